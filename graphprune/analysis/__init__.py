@@ -1,0 +1,1 @@
+"""Dependency analysis: which dimensions are coupled, which stay whole and why, and what they cost."""

@@ -1,0 +1,1 @@
+"""The intermediate representation: dimension expressions, coupling rules, graphs, and their text forms."""

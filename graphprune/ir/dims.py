@@ -1,0 +1,164 @@
+"""Dimension expressions: how one axis of one tensor is built from factors, and the index maps that follow.
+
+A dimension is a :class:`Factor` (an atomic sub-dimension), a :class:`Product` (row-major: the last part varies
+fastest) or a :class:`Sum` (the parts lie one after the other). Expressions are kept in a normal form by
+:func:`product` and :func:`concat`: no nested products or sums, no parts of size one in a product, no empty parts
+in a sum, and a product whose first part is a sum is a sum of products. :data:`ONE` is the dimension of size one.
+
+What an expression means for the units of its factors is answered here too, vectorised: which positions of the axis
+stay (:func:`positions`), how long it becomes (:func:`resized`), which unit each position belongs to (:func:`unit_of`).
+Which factors are the same is not decided here: that is the solver's work (``graphprune.analysis``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from math import prod
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Index: TypeAlias = NDArray[np.int64]
+_serial = count()
+
+
+class Factor:
+    """An atomic sub-dimension: ``size`` units that are kept or removed one by one. Compared by identity."""
+
+    __slots__ = ("name", "serial", "size")
+
+    def __init__(self, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        self.serial = next(_serial)
+
+    def __repr__(self) -> str:
+        return f"{self.name}:{self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A row-major product: ``index = (i_0 * |p_1| + i_1) * |p_2| + ...``. Build it with :func:`product`."""
+
+    parts: tuple[Dim, ...]
+    size: int
+
+    def __repr__(self) -> str:
+        return "(" + " ".join(map(repr, self.parts)) + ")" if self.parts else "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Parts that lie one after the other on the axis. Build it with :func:`concat`."""
+
+    parts: tuple[Dim, ...]
+    size: int
+
+    def __repr__(self) -> str:
+        return "(" + "+".join(map(repr, self.parts)) + ")"
+
+
+Dim: TypeAlias = Factor | Product | Sum
+Layout: TypeAlias = tuple[Dim, ...]
+Kept: TypeAlias = Mapping[Factor, Index]
+"""The units of each factor that stay, as sorted indices in the factor's own numbering; absent means all."""
+
+ONE = Product((), 1)
+
+
+def product(*dims: Dim) -> Dim:
+    """The normal form of the row-major product of ``dims``, the major one first."""
+    parts: list[Dim] = []
+    for dim in dims:
+        if dim.size == 1:
+            continue
+        if type(dim) is Product:
+            parts.extend(dim.parts)
+        else:
+            parts.append(dim)
+    if not parts:
+        return ONE
+    if len(parts) == 1:
+        return parts[0]
+    if type(parts[0]) is Sum:
+        minor = parts[1:]
+        return concat(*(product(part, *minor) for part in parts[0].parts))
+    return Product(tuple(parts), prod(part.size for part in parts))
+
+
+def concat(*dims: Dim) -> Dim:
+    """The normal form of ``dims`` laid one after the other."""
+    parts: list[Dim] = []
+    for dim in dims:
+        if dim.size == 0:
+            continue
+        if type(dim) is Sum:
+            parts.extend(dim.parts)
+        else:
+            parts.append(dim)
+    if len(parts) == 1:
+        return parts[0]
+    return Sum(tuple(parts), sum(part.size for part in parts))
+
+
+def factors_of(dim: Dim) -> Iterator[Factor]:
+    """Every factor of ``dim``, in order, with repetitions."""
+    match dim:
+        case Factor():
+            yield dim
+        case Product() | Sum():
+            for part in dim.parts:
+                yield from factors_of(part)
+
+
+def positions(dim: Dim, kept: Kept) -> Index:
+    """The positions of the axis that stay, in order.
+
+    ``positions((h:2 d:3), {d: [0, 2]})`` is ``[0, 2, 3, 5]``; ``positions(a:2+b:2, {b: [1]})`` is ``[0, 1, 3]``.
+    """
+    match dim:
+        case Factor():
+            index = kept.get(dim)
+            return np.arange(dim.size, dtype=np.int64) if index is None else index
+        case Product():
+            result = np.zeros(1, dtype=np.int64)
+            for part in dim.parts:
+                result = (result[:, None] * part.size + positions(part, kept)[None, :]).ravel()
+            return result
+        case Sum():
+            offset, pieces = 0, []
+            for part in dim.parts:
+                pieces.append(positions(part, kept) + offset)
+                offset += part.size
+            return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int64)
+
+
+def resized(dim: Dim, sizes: Mapping[Factor, int]) -> int:
+    """The length of the axis when each factor in ``sizes`` has that many units left (absent: all of them)."""
+    match dim:
+        case Factor():
+            return sizes.get(dim, dim.size)
+        case Product():
+            return prod(resized(part, sizes) for part in dim.parts)
+        case Sum():
+            return sum(resized(part, sizes) for part in dim.parts)
+
+
+def unit_of(dim: Dim, factor: Factor) -> Index:
+    """For each position of the axis, the unit of ``factor`` that it belongs to, or -1.
+
+    ``unit_of((h:2 d:3), h)`` is ``[0, 0, 0, 1, 1, 1]``; ``unit_of(a:2+b:2, b)`` is ``[-1, -1, 0, 1]``.
+    """
+    match dim:
+        case Factor():
+            return np.arange(dim.size, dtype=np.int64) if dim is factor else np.full(dim.size, -1, dtype=np.int64)
+        case Product():
+            result = np.full(1, -1, dtype=np.int64)
+            for part in dim.parts:
+                result = np.maximum(result[:, None], unit_of(part, factor)[None, :]).ravel()
+            return result
+        case Sum():
+            return np.concatenate([unit_of(part, factor) for part in dim.parts])

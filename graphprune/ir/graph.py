@@ -1,0 +1,85 @@
+"""The graph that the analysis reads: values, nodes, and the coupling rule of each node.
+
+A graph is derived from a host (a torch program, an ONNX model), is cheap to derive again, and is never written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from graphprune.ir.rule import Rule, Shape
+
+Kind = Literal["input", "parameter", "constant", "computed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor of the graph.
+
+    Attributes:
+        name: Unique in the graph; for parameters the name that a user knows (``layer1.0.conv1.weight``).
+        shape: Sizes; for a dynamic axis the size in the example.
+        dtype: NumPy's name of the element type (``float32``, ``bfloat16``, ``int64``, ...).
+        kind: ``parameter`` (a floating-point weight, what pruning is for), ``constant`` (any other stored tensor:
+            a buffer, an index table), ``input`` or ``computed``.
+        itemsize: Bytes of one element; sub-byte types have a fraction.
+        dynamic: Axes whose size is not known before run time.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str = "float32"
+    kind: Kind = "computed"
+    itemsize: float = 4
+    dynamic: frozenset[int] = frozenset()
+
+    @property
+    def stored(self) -> bool:
+        """Whether the tensor is stored with the model (a parameter or a constant)."""
+        return self.kind in ("parameter", "constant")
+
+    @property
+    def n_elements(self) -> int:
+        """How many elements the tensor has."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator call.
+
+    Attributes:
+        name: Unique in the graph.
+        op: The operator's name in its framework (``aten.linear.default``, ``Conv``).
+        operands: Names of values, in the order of the rule's operands; ``None`` where one is absent.
+        results: Names of values, in the order of the rule's results.
+        rule: How the dimensions are coupled; ``None`` makes the node a barrier.
+        location: Where the user finds it (a source line, a scope), if known.
+        reason: Why there is no rule, if something better than "no coupling rule" can be said.
+    """
+
+    name: str
+    op: str
+    operands: tuple[str | None, ...]
+    results: tuple[str | None, ...]
+    rule: Rule | None = None
+    location: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A model as the analysis sees it: nodes in execution order over named values."""
+
+    values: Mapping[str, Value]
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def stored(self) -> tuple[Value, ...]:
+        """Parameters and constants."""
+        return tuple(value for value in self.values.values() if value.stored)

@@ -1,0 +1,80 @@
+"""Coupling rules for operators that graphprune does not know: the public registry.
+
+    from graphprune import ops
+
+    ops.register("mylib::fused_gate", "n c s, n c s -> n c s")          # torch custom op
+    ops.register("com.example::Scale", "n c h w, c -> n c h w")         # ONNX custom op
+
+    @ops.register("mylib::head_mix")                                    # where the text depends on the call
+    def head_mix(call: ops.Call) -> ops.Rule:
+        return ops.parse_rule("b (h d), h -> b (h d)", call.operands, h=call.attributes["heads"])
+
+The notation is described in :mod:`graphprune.ir.rule`. A package can register its rules for all its users through
+the entry point group ``graphprune.rules`` (the entry point is a function without arguments that registers them).
+Rules are judged by the proof of every compile like the built-in ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import entry_points
+from typing import overload
+
+from graphprune.errors import RuleError
+from graphprune.ir.rule import Rule, parse_rule
+from graphprune.rules.call import Call, Refusal, Row
+
+__all__ = ["Call", "Refusal", "Row", "Rule", "lookup", "parse_rule", "register", "registered"]
+
+_ROWS: dict[str, Row] = {}
+
+
+@overload
+def register(op: str, rule: str) -> None: ...
+@overload
+def register(op: str, rule: None = None) -> Callable[[Row], Row]: ...
+
+
+def register(op: str, rule: str | None = None) -> Callable[[Row], Row] | None:
+    """Adds (or replaces) the rule of an operator.
+
+    Args:
+        op: ``namespace::name`` of a torch custom op, or ``domain::OpType`` of an ONNX one (``OpType`` alone in the
+            default domain).
+        rule: The rule as text; its sizes must follow from the shapes of the operands and results. Without it, the
+            result decorates a function from :class:`Call` to :class:`Rule`.
+
+    Raises:
+        RuleError: The text cannot be read.
+    """
+    if rule is None:
+
+        def decorate(row: Row) -> Row:
+            _ROWS[op] = row
+            return row
+
+        return decorate
+    if "->" not in rule:
+        raise RuleError(f"no '->' in rule '{rule}' for '{op}'; expected 'operands -> results'")
+    text = rule
+    _ROWS[op] = lambda call: parse_rule(text, call.operands, call.results)
+    return None
+
+
+def registered() -> dict[str, Row]:
+    """All rules that users and plug-ins have registered."""
+    _load_plugins()
+    return dict(_ROWS)
+
+
+def lookup(op: str) -> Row | None:
+    """The registered rule of an operator, if any."""
+    _load_plugins()
+    return _ROWS.get(op)
+
+
+@cache
+def _load_plugins() -> None:
+    for entry in entry_points(group="graphprune.rules"):
+        entry.load()()

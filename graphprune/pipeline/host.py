@@ -1,0 +1,125 @@
+"""The editor interface of a host, the framework's own representation of a model, which stays the truth.
+
+Hosts (``graphprune.hosts``) are values: every edit returns a new host and leaves the old one as it is; weights are
+shared until they are cut. Edits are data (:class:`Edits`), so that they can be printed, tested and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.ir.dims import Index
+from graphprune.ir.graph import Graph
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeEdit:
+    """Writes ``new`` into an attribute (or into element ``index`` of one) of a node, where ``old`` stood."""
+
+    node: str
+    attribute: str
+    index: int | None
+    old: int
+    new: int
+
+    def __str__(self) -> str:
+        index = "" if self.index is None else f"[{self.index}]"
+        return f"set {self.node}.{self.attribute}{index} = {self.new} (was {self.old})"
+
+
+@dataclass(frozen=True, slots=True)
+class PinEdit:
+    """Makes the value of an attribute explicit that the operator would otherwise derive from a size."""
+
+    node: str
+    attribute: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"pin {self.node}.{self.attribute} = {self.value!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """All that must change in a host for some units to go (or to change places).
+
+    Attributes:
+        slices: For each stored tensor and axis, the positions to take, in order.
+        sizes: Attributes to rewrite.
+        pins: Attributes to make explicit.
+        shapes: The new shape of every value whose shape changes.
+    """
+
+    slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
+    sizes: tuple[SizeEdit, ...] = ()
+    pins: tuple[PinEdit, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [
+            f"take {tensor} axis {axis}: {np.array2string(index, threshold=12, separator=', ')}"
+            for tensor, axes in self.slices.items()
+            for axis, index in axes.items()
+        ]
+        return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins)])
+
+
+class Host(Protocol):
+    """A model that can be analysed, edited, run and saved."""
+
+    @property
+    def kind(self) -> str:
+        """``onnx`` or ``torch``."""
+
+    def graph(self) -> Graph:
+        """The graph that the analysis reads. Cheap: names, shapes and rules, no weight."""
+
+    def read(self, tensor: str) -> Array:
+        """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
+
+    def edited(self, edits: Edits) -> Host:
+        """A copy with the edits made."""
+
+    def folded(self) -> Host:
+        """A copy in which what does not depend on inputs or weights is computed (shape arithmetic, tables)."""
+
+    def without_dead_nodes(self) -> Host:
+        """A copy without nodes and stored tensors that no output needs."""
+
+    def example_inputs(self, seed: int = 0) -> dict[str, Array]:
+        """Inputs to try the model on: the user's example, or random ones that fit."""
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """Runs the model; outputs by name, in order."""
+
+    def run_masked(self, inputs: Arrays, masks: Mapping[str, Mapping[int, NDArray[np.bool_]]]) -> dict[str, Array]:
+        """Runs the model with the removed units zeroed after every node, and normalizers counting only kept units.
+
+        Args:
+            inputs: As for :meth:`run`.
+            masks: For values of :meth:`graph` and their axes, which positions are kept. Values that are not named
+                are whole. Stored tensors are masked as well.
+
+        Raises:
+            ProofError: A node normalizes over a masked axis and the host has no masked form of it.
+        """
+
+    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
+
+        Args:
+            path: The file.
+            metadata: Entries for the model's ``metadata_props``.
+
+        Raises:
+            OutputError: It cannot be written.
+        """

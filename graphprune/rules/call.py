@@ -1,0 +1,62 @@
+"""What a table of operators sees of one call, whatever the framework."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from graphprune.ir.rule import Rule, Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator call, reduced to what rules depend on.
+
+    Attributes:
+        op: The operator (``aten.linear.default``, ``Conv``).
+        operands: Shapes of the tensor operands; ``None`` where one is absent.
+        results: Shapes of the results; ``None`` where a result is unused or no tensor.
+        attributes: All other arguments, by the name in the operator's schema.
+        stored: Whether each operand is a stored tensor (a weight, a constant).
+        constants: The values of small integer operands that are known (shapes, axes, bounds), by operand index; an
+            element that is only known at run time is ``None``.
+    """
+
+    op: str
+    operands: tuple[Shape | None, ...]
+    results: tuple[Shape | None, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    stored: tuple[bool, ...] = ()
+    constants: Mapping[int, tuple[int | None, ...]] = field(default_factory=dict)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute, or the default where it is absent."""
+        value = self.attributes.get(name)
+        return default if value is None else value
+
+    def operand(self, i: int) -> Shape | None:
+        """The shape of operand ``i``, ``None`` where there is none."""
+        return self.operands[i] if i < len(self.operands) else None
+
+    @property
+    def x(self) -> Shape:
+        """The shape of the first operand."""
+        shape = self.operands[0]
+        assert shape is not None
+        return shape
+
+    @property
+    def y(self) -> Shape:
+        """The shape of the first result."""
+        shape = self.results[0]
+        assert shape is not None
+        return shape
+
+
+class Refusal(Exception):  # noqa: N818  (it is an answer, not an error)
+    """Raised by a row that knows the operator but not this use of it; its text becomes the reason of the barrier."""
+
+
+Row: TypeAlias = Callable[[Call], Rule]
+"""One line of a table: how the rule of a call is built. May raise :class:`Refusal`."""

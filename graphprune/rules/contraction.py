@@ -1,0 +1,180 @@
+"""Rules of weighted sums: linear layers, matrix products, convolutions, attention, einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from graphprune.errors import RuleError
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
+from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+
+KERNEL = "kernel size of a convolution"
+SPATIAL = "spatial axis of a convolution"
+
+
+def axis(name: str, size: int) -> Dim:
+    """A fresh factor, or :data:`ONE`."""
+    return ONE if size == 1 else Factor(name, size)
+
+
+def axes(name: str, sizes: Sequence[int]) -> Layout:
+    """Fresh factors ``name0``, ``name1``, ..."""
+    return tuple(axis(f"{name}{i}", size) for i, size in enumerate(sizes))
+
+
+def _spell(name: str, n: int) -> str:
+    return " ".join(f"{name}{i}" for i in range(n))
+
+
+def linear(x: Shape, weight: Shape, bias: Shape | None, *, transposed: bool = False) -> Rule:
+    """``y = x Wᵀ + b``; ``weight: co ci``, or ``ci co`` where ``transposed``. Leading axes of ``x`` are batch axes."""
+    batch = _spell("n", len(x) - 1)
+    w = "ci co" if transposed else "co ci"
+    b = "_" if bias is None else "co"
+    text = f"{batch} ci, {w}, {b} -> {batch} co; macs {batch} co ci; label ci=neuron co=neuron"
+    return parse_rule(text, (x, weight, bias))
+
+
+def matmul(a: Shape, b: Shape, *, weights: bool = False) -> Rule:
+    """NumPy's ``matmul`` with broadcast batch axes.
+
+    Args:
+        a: Left operand ``... m k`` (or ``k``).
+        b: Right operand ``... k n`` (or ``k``).
+        weights: Whether an operand is a stored weight; otherwise the product is taken for attention, whose batch
+            axes are heads.
+    """
+    k = axis("k", a[-1])
+    m = axis("m", a[-2]) if len(a) > 1 else None
+    n = axis("n", b[-1]) if len(b) > 1 else None
+    rank = max(len(a), len(b)) - 2
+    left, right, batch = _broadcast((a[:-2], b[:-2]), rank)
+    rows, columns = () if m is None else (m,), () if n is None else (n,)
+    if weights:
+        labels = {f: "neuron" for dim in (k, *rows, *columns) for f in factors_of(dim)}
+    else:
+        labels = {f: "head" for dim in batch for f in factors_of(dim)}
+        labels.update((f, "qk-dim") for f in factors_of(k))
+        labels.update((f, "value-dim") for dim in columns for f in factors_of(dim))
+    return Rule(
+        ((*left, *rows, k), (*right, k, *columns)),
+        ((*batch, *rows, *columns),),
+        macs=((*batch, *rows, *columns, k),),
+        labels=labels,
+    )
+
+
+def _broadcast(shapes: Sequence[Shape], rank: int) -> tuple[Layout, ...]:
+    """Layouts of operands that are broadcast together, and (last) of the result."""
+    sizes = [1] * rank
+    for shape in shapes:
+        for i, size in enumerate(shape):
+            if size != 1:
+                sizes[rank - len(shape) + i] = size
+    result = axes("b", sizes)
+    layouts = [
+        tuple(ONE if size == 1 else result[rank - len(shape) + i] for i, size in enumerate(shape)) for shape in shapes
+    ]
+    return (*layouts, result)
+
+
+def conv(
+    x: Shape, weight: Shape, bias: Shape | None, y: Shape, *, groups: int = 1, transposed: bool = False, slot: str = "groups"
+) -> Rule:
+    """A convolution over any number of spatial axes; grouped, depthwise (``|ci| = 1``) or transposed."""
+    n = len(weight) - 2
+    if len(x) == n + 1:  # unbatched
+        head, rank = "", n + 1
+    else:
+        head, rank = "n ", n + 2
+    if len(x) != rank:
+        raise RuleError(f"a convolution with weight {list(weight)} cannot take an input of shape {list(x)}")
+    s, o, k = _spell("s", n), _spell("o", n), _spell("k", n)
+    w = f"(g ci) co {k}" if transposed else f"(g co) ci {k}"
+    b = "_" if bias is None else "(g co)"
+    spread = s if transposed else o
+    text = (
+        f"{head}(g ci) {s}, {w}, {b} -> {head}(g co) {o}; fixed {s} {o} {k}; macs {head}g co ci {k} {spread}"
+        "; label g=channel ci=channel co=channel"
+    )
+    if groups > 1:
+        text += f"; size {slot}=g"
+    why = {f"k{i}": KERNEL for i in range(n)} | {f"{c}{i}": SPATIAL for i in range(n) for c in "so"}
+    return parse_rule(text, (x, weight, bias), (y,), why=why, g=groups)
+
+
+def sdpa(q: Shape, k: Shape, v: Shape, mask: Shape | None, *, scale: float | None, slot: str = "scale") -> Rule:
+    """Scaled dot-product attention ``b h q d, b h k d, b h k v, 1 1 q k -> b h q v``.
+
+    Where the query has a multiple of the key's heads (grouped-query attention), its head axis is ``(h r)``. Without a
+    ``scale`` the operator divides by the root of the *new* head size, so the present value is pinned.
+    """
+    rank = len(q)
+    repeat = q[-3] // k[-3] if rank >= 4 and k[-3] and q[-3] != k[-3] else 1
+    batch = [f"b{i}" for i in range(rank - 2)]
+    if rank >= 4:
+        batch[-1] = "h"
+    keyed = list(batch)
+    query = [*batch[:-1], "(h r)"] if repeat > 1 else batch
+    text = f"{' '.join(query)} q d, {' '.join(keyed)} k d, {' '.join(keyed)} k v"
+    if mask is None:
+        text += ", _"
+    else:
+        full = [*query, "q", "k"]
+        text += ", " + (
+            " ".join("1" if size == 1 else name for size, name in zip(mask, full[rank - len(mask) :], strict=True)) or "[]"
+        )
+    text += f" -> {' '.join(query)} q v; fixed k; macs {' '.join(query)} q k d; macs {' '.join(query)} q k v"
+    text += "; label d=qk-dim v=value-dim" + (" h=head" if rank >= 4 else "") + (" r=query-head" if repeat > 1 else "")
+    text += f"; pin {slot}={(q[-1] ** -0.5 if scale is None else scale)!r}"
+    return parse_rule(text, (q, k, v, mask), why="the softmax of attention runs over this axis", **({"r": repeat} if rank >= 4 else {}))
+
+
+def einsum(equation: str, operands: Sequence[Shape], *, weights: bool = False) -> Rule:
+    """Any einsum equation without ellipsis and without repeated letters in one operand."""
+    left, _, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "->" not in equation:
+        right = "".join(sorted(letter for letter in set(left) if letter != "," and left.count(letter) == 1))
+    if "." in equation or any(len(set(term)) != len(term) for term in terms):
+        raise RuleError(f"einsum equation '{equation}' has an ellipsis or a repeated letter; no rule is known for it")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, operands, strict=True):
+        for letter, size in zip(term, shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    dims = {letter: axis(letter, size) for letter, size in sizes.items()}
+    layouts = tuple(
+        tuple(ONE if size == 1 else dims[letter] for letter, size in zip(term, shape, strict=True))
+        for term, shape in zip(terms, operands, strict=True)
+    )
+    labels: dict[Factor, str] = {}
+    for letter, dim in dims.items():
+        everywhere = all(letter in term for term in terms) and letter in right
+        contracted = letter not in right
+        label = "neuron" if weights else "head" if everywhere else "qk-dim" if contracted else "value-dim"
+        labels.update((factor, label) for factor in factors_of(dim))
+    return Rule(
+        layouts,
+        (tuple(dims[letter] for letter in right),),
+        macs=(tuple(dims.values()),) if len(terms) > 1 else (),
+        labels=labels,
+    )
+
+
+def gemm(a: Shape, b: Shape, c: Shape | None, y: Shape, *, trans_a: bool = False, trans_b: bool = False) -> Rule:
+    """ONNX ``Gemm`` and ``addmm``: ``alpha a b + beta c`` with optional transposes and a broadcast ``c``."""
+    left = "k m" if trans_a else "m k"
+    right = "n k" if trans_b else "k n"
+    third = "_"
+    if c is not None:
+        names = ("m", "n")[2 - len(c) :]
+        third = " ".join("1" if size == 1 else name for size, name in zip(c, names, strict=True)) or "[]"
+    text = f"{left}, {right}, {third} -> m n; macs m n k; label k=neuron n=neuron"
+    return parse_rule(text, (a, b, c), (y,))
+
+
+def with_slots(rule: Rule, *slots: SizeSlot) -> Rule:
+    """``rule`` with more attributes that carry sizes."""
+    return Rule(
+        rule.operands, rule.results, rule.fixed, rule.normalized, rule.macs, (*rule.sizes, *slots), rule.pinned, rule.labels
+    )

@@ -1,0 +1,133 @@
+"""The oracle of coupling rules: the real operator, run on cut operands, must give the cut result.
+
+For every factor of a rule that is neither fixed nor normalized, some of its units are removed. The operator is run on
+the cut operands, with the sizes that the rule says in its attributes, and compared with the cut result of the whole
+operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from graphprune.ir.dims import Factor, Index, factors_of, positions, resized
+from graphprune.ir.rule import Rule
+
+Arrays = Sequence[np.ndarray | None]
+Run = Callable[[Arrays, Mapping[tuple[str, int | None], float]], Sequence[np.ndarray | None]]
+"""Runs the operator on operands, with some attributes (or their elements) replaced; numpy in, numpy out."""
+
+
+def free_factors(rule: Rule) -> list[Factor]:
+    """The factors that the rule lets be cut without a change to any other value."""
+    layouts = [layout for layout in (*rule.operands, *rule.results) if layout is not None]
+    found = dict.fromkeys(factor for layout in layouts for dim in layout for factor in factors_of(dim))
+    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized]
+
+
+def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
+    for axis, dim in enumerate(layout):
+        index = positions(dim, kept)
+        if len(index) != array.shape[axis]:
+            array = np.take(array, index, axis)
+    return array
+
+
+def _zero(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
+    array = array.copy()
+    for axis, dim in enumerate(layout):
+        mask = np.zeros(array.shape[axis], bool)
+        mask[positions(dim, kept)] = True
+        array[(slice(None),) * axis + (~mask,)] = 0
+    return array
+
+
+def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9) -> list[str]:
+    """What the operator says against the rule, one line for each factor; empty if the rule is right.
+
+    Args:
+        rule: The rule.
+        operands: Operands of the call, float64 where they are floating point.
+        run: The operator.
+        tolerance: Largest accepted difference, relative to the largest value of the result.
+    """
+    found = []
+    rng = np.random.default_rng(0)
+    for factor in free_factors(rule):
+        n = max(1, factor.size - max(1, factor.size // 3))
+        if n == factor.size:
+            continue
+        kept = {factor: np.sort(rng.choice(factor.size, n, replace=False))}
+        in_results = any(
+            factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout
+        )
+        cut = [
+            None if array is None else array if layout is None else _take(array, layout, kept)
+            for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
+        ]
+        sizes: dict[tuple[str, int | None], float] = {
+            (slot.attribute, slot.index): resized(slot.dim, {factor: n}) for slot in rule.sizes
+        }
+        sizes.update({(name, None): value for name, value in rule.pinned})
+        reference_operands = operands
+        if not in_results:
+            reference_operands = [
+                None if array is None else array if layout is None else _zero(array, layout, kept)
+                for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
+            ]
+        whole = run(reference_operands, {})
+        try:
+            got = run(cut, sizes)
+        except Exception as error:  # noqa: BLE001  (the operator refuses the cut operands: that is the finding)
+            found.append(f"{factor}: the operator refuses the cut operands: {error}")
+            continue
+        for i, (layout, ours, full) in enumerate(zip(rule.results, got, whole, strict=False)):
+            if layout is None or ours is None or full is None:
+                continue
+            expected = _take(full, layout, kept)
+            if expected.shape != ours.shape:
+                found.append(f"{factor}: result {i} has shape {list(ours.shape)}, the rule says {list(expected.shape)}")
+                continue
+            scale = max(1e-30, float(np.max(np.abs(full), initial=0.0)))
+            difference = float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
+            if not difference <= tolerance:
+                found.append(f"{factor}: result {i} differs by {difference:.2g} of its largest value")
+    return found
+
+
+def _pad(layouts: Sequence, n: int) -> list:
+    return [*layouts, *([None] * n)][:n]
+
+
+def mutants(rule: Rule) -> list[Rule]:
+    """Wrong rules: in each, two free factors of equal kind have changed places in one operand or result."""
+    factors = [factor for factor in free_factors(rule) if factor.size > 1]
+    found = []
+    for i, a in enumerate(factors):
+        for b in factors[i + 1 :]:
+            if a.size != b.size:
+                continue
+            for role in ("operands", "results"):
+                layouts = getattr(rule, role)
+                for at, layout in enumerate(layouts):
+                    if layout is None:
+                        continue
+                    swapped = tuple(_swap(dim, a, b) for dim in layout)
+                    if swapped == layout:
+                        continue
+                    changed = (*layouts[:at], swapped, *layouts[at + 1 :])
+                    found.append(_with(rule, role, changed))
+    return found
+
+
+def _swap(dim, a: Factor, b: Factor):
+    if isinstance(dim, Factor):
+        return b if dim is a else a if dim is b else dim
+    return type(dim)(tuple(_swap(part, a, b) for part in dim.parts), dim.size)
+
+
+def _with(rule: Rule, role: str, layouts: tuple) -> Rule:
+    from dataclasses import replace
+
+    return replace(rule, **{role: layouts})
