@@ -2,7 +2,8 @@
 
 For every factor of a rule that is neither fixed nor normalized, some of its units are removed. The operator is run on
 the cut operands, with the sizes that the rule says in its attributes, and compared with the cut result of the whole
-operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead.
+operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead;
+so it is for one that stands on both axes of an operand (a recurrent weight).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from graphprune.ir.dims import Factor, Index, factors_of, positions, resized
+from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.rule import Rule
 
 Arrays = Sequence[np.ndarray | None]
@@ -59,19 +60,17 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
         if n == factor.size:
             continue
         kept = {factor: np.sort(rng.choice(factor.size, n, replace=False))}
-        in_results = any(
-            factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout
-        )
+        in_results = any(factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout)
         cut = [
             None if array is None else array if layout is None else _take(array, layout, kept)
             for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
         ]
         sizes: dict[tuple[str, int | None], float] = {
-            (slot.attribute, slot.index): resized(slot.dim, {factor: n}) for slot in rule.sizes
+            (slot.attribute, slot.index): slot.value(slot.dim, {factor: n}) for slot in rule.sizes
         }
         sizes.update({(name, None): value for name, value in rule.pinned})
         reference_operands = operands
-        if not in_results:
+        if not in_results or _recurs(rule, factor):
             reference_operands = [
                 None if array is None else array if layout is None else _zero(array, layout, kept)
                 for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
@@ -90,10 +89,19 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
                 found.append(f"{factor}: result {i} has shape {list(ours.shape)}, the rule says {list(expected.shape)}")
                 continue
             scale = max(1e-30, float(np.max(np.abs(full), initial=0.0)))
-            difference = float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
+            difference = (
+                float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
+            )
             if not difference <= tolerance:
                 found.append(f"{factor}: result {i} differs by {difference:.2g} of its largest value")
     return found
+
+
+def _recurs(rule: Rule, factor: Factor) -> bool:
+    """Whether the factor is on both axes of one operand: a recurrent weight, which also contracts what it makes."""
+    return any(
+        sum(factor in factors_of(dim) for dim in layout) > 1 for layout in rule.operands if layout is not None
+    )
 
 
 def _pad(layouts: Sequence, n: int) -> list:

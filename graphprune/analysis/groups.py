@@ -35,11 +35,19 @@ KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """An axis of a stored tensor in which a group occurs, and how (in terms of the merged factors)."""
+    """An axis of a stored tensor in which a group occurs, and how (in terms of the merged factors).
+
+    Attributes:
+        tensor: The stored tensor.
+        axis: The axis, from 0.
+        dim: Its dimension.
+        parameter: Whether the tensor is a weight (and not a buffer or table, which says nothing of importance).
+    """
 
     tensor: str
     axis: int
     dim: Dim
+    parameter: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +209,7 @@ def _collect(graph: Graph, layouts: Mapping[str, Layout], solver: Solver) -> Ana
     for value in graph.stored:
         for axis, dim in enumerate(layouts[value.name]):
             for factor in dict.fromkeys(factors_of(dim)):
-                sites.setdefault(factor, []).append(Site(value.name, axis, dim))
+                sites.setdefault(factor, []).append(Site(value.name, axis, dim, value.kind == "parameter"))
                 if value.kind == "parameter" and factor not in solver.fixed:
                     prunable.add(factor)
     repeated = _partners(layouts.values(), solver)
@@ -229,11 +237,11 @@ def _partners(layouts: Iterable[Layout], solver: Solver) -> set[Factor]:
         return found
 
     def walk(dim: Dim) -> None:
-        if type(dim) is Product:
+        if isinstance(dim, Product):
             for major, minor in zip(dim.parts, dim.parts[1:], strict=False):
                 if minor in repeats:
                     found.update(factors_of(major))
-        if type(dim) is not Factor:
+        if not isinstance(dim, Factor):
             for part in dim.parts:
                 walk(part)
 
@@ -261,7 +269,17 @@ def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool)
 
 
 def _occurs_twice(dim: Dim, factor: Factor) -> bool:
-    return sum(1 for found in factors_of(dim) if found is factor) > 1
+    """Whether a head is a sum that holds the factor twice (rotary halves); twice in a packed qkv does not count."""
+    match dim:
+        case Factor():
+            return False
+        case Sum():
+            if any(type(part) is not Factor for part in dim.parts):
+                return any(_occurs_twice(part, factor) for part in dim.parts)
+            return len(dim.parts) > 1 and all(part is factor for part in dim.parts)
+        case Product():
+            halves = (part for part in dim.parts if type(part) is Sum)
+            return any(sum(found is factor for found in factors_of(half)) > 1 for half in halves)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

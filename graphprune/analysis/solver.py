@@ -15,6 +15,7 @@ from typing import Literal
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Product, Sum, concat, factors_of, product
 
+
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Why a dimension stays whole.
@@ -56,7 +57,7 @@ class Solver:
 
     def resolve(self, dim: Dim) -> Dim:
         """``dim`` in terms of what its factors are bound to at present."""
-        if type(dim) is Factor:
+        if isinstance(dim, Factor):
             bound = self._binding.get(dim)
             if bound is None:
                 return dim
@@ -69,7 +70,7 @@ class Solver:
         parts = tuple(self.resolve(part) for part in dim.parts)
         if all(new is old for new, old in zip(parts, dim.parts, strict=True)):
             return dim
-        return product(*parts) if type(dim) is Product else concat(*parts)
+        return product(*parts) if isinstance(dim, Product) else concat(*parts)
 
     def fix(self, dim: Dim, reason: Reason) -> None:
         """Keeps every factor of ``dim`` whole; the first reason stays."""
@@ -102,13 +103,14 @@ class Solver:
             return
         if a.size != b.size:
             raise RuleError(
-                f"cannot couple dimensions of sizes {a.size} and {b.size} at node '{where}'; its rule or a shape is wrong"
+                f"cannot couple dimensions of sizes {a.size} and {b.size} at node '{where}'; "
+                "its rule or a shape is wrong"
             )
-        if type(a) is Factor:
+        if isinstance(a, Factor):
             self._bind(a, b)
-        elif type(b) is Factor:
+        elif isinstance(b, Factor):
             self._bind(b, a)
-        elif type(a) is Product and type(b) is Product:
+        elif isinstance(a, Product) and isinstance(b, Product):
             self._unify_products(a, b, where)
         else:
             self._unify_sum(a, b, where)
@@ -171,16 +173,16 @@ class Solver:
 
     def _unify_sum(self, left: Dim, right: Dim, where: str) -> None:
         """Cuts both sides at the union of their boundaries and unifies part by part."""
-        while type(left) is Sum or type(right) is Sum:
+        while isinstance(left, Sum) or isinstance(right, Sum):
             size = min(_first_size(left), _first_size(right))
             try:
-                head_left, left = self.cut(left, size)
-                head_right, right = self.cut(right, size)
+                head_left, rest_left = self.cut(left, size)
+                head_right, rest_right = self.cut(right, size)
             except _MisalignedError:
                 self._give_up((left, right), where)
                 return
             self.unify(head_left, head_right, where)
-            left, right = self.resolve(left), self.resolve(right)
+            left, right = self.resolve(rest_left), self.resolve(rest_right)
             if left.size == 0:
                 return
         self.unify(left, right, where)
@@ -195,7 +197,7 @@ class Solver:
                 self.unify(product(*rest_a), product(*rest_b), where)
                 return
             common = gcd(x.size, y.size)
-            if common > 1 and type(x) is Factor and type(y) is Factor:
+            if common > 1 and isinstance(x, Factor) and isinstance(y, Factor):
                 self._split(x, common, minor=end == -1)
                 self._split(y, common, minor=end == -1)
                 self.unify(a, b, where)
@@ -214,4 +216,4 @@ def _piece(name: str, size: int) -> Dim:
 
 
 def _first_size(dim: Dim) -> int:
-    return dim.parts[0].size if type(dim) is Sum else dim.size
+    return dim.parts[0].size if isinstance(dim, Sum) else dim.size

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
 from math import prod
 from typing import TypeAlias
 
@@ -22,18 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Index: TypeAlias = NDArray[np.int64]
-_serial = count()
 
 
 class Factor:
     """An atomic sub-dimension: ``size`` units that are kept or removed one by one. Compared by identity."""
 
-    __slots__ = ("name", "serial", "size")
+    __slots__ = ("name", "size")
 
     def __init__(self, name: str, size: int) -> None:
         self.name = name
         self.size = size
-        self.serial = next(_serial)
 
     def __repr__(self) -> str:
         return f"{self.name}:{self.size}"
@@ -75,7 +72,7 @@ def product(*dims: Dim) -> Dim:
     for dim in dims:
         if dim.size == 1:
             continue
-        if type(dim) is Product:
+        if isinstance(dim, Product):
             parts.extend(dim.parts)
         else:
             parts.append(dim)
@@ -83,7 +80,7 @@ def product(*dims: Dim) -> Dim:
         return ONE
     if len(parts) == 1:
         return parts[0]
-    if type(parts[0]) is Sum:
+    if isinstance(parts[0], Sum):
         minor = parts[1:]
         return concat(*(product(part, *minor) for part in parts[0].parts))
     return Product(tuple(parts), prod(part.size for part in parts))
@@ -95,7 +92,7 @@ def concat(*dims: Dim) -> Dim:
     for dim in dims:
         if dim.size == 0:
             continue
-        if type(dim) is Sum:
+        if isinstance(dim, Sum):
             parts.extend(dim.parts)
         else:
             parts.append(dim)

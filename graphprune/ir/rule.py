@@ -2,7 +2,7 @@
 
 A rule in text, one line over named factors::
 
-    n (g ci) h w, (g co) ci kh kw, (g co) -> n (g co) oh ow; fixed h w kh kw oh ow; macs n g co ci kh kw oh ow; size groups=g
+    n (g ci) h w, (g co) ci kh kw, (g co) -> n (g co) oh ow; fixed h w kh kw oh ow; macs n g co ci kh kw oh ow
 
 Operands and results are separated by commas, axes by spaces. ``(a b)`` is a product, ``a+b`` a sum, ``1`` an axis of
 size one, ``_`` an operand without axes of interest (a shape vector, an absent bias), ``[]`` a scalar. Clauses:
@@ -10,7 +10,7 @@ size one, ``_`` an operand without axes of interest (a shape vector, an absent b
 ``fixed``       factors that may not be cut (the reason comes from the builder)
 ``normalized``  factors over which a statistic is taken: removing units shifts it
 ``macs``        one monomial of multiply-accumulates; may occur several times
-``size``        attributes that carry sizes: ``groups=g``, ``shape[1]=(h d)``
+``size``        attributes that carry sizes: ``groups=g``, ``shape[1]=(h d)``, ``start=-b``
 ``pin``         attributes whose implied value depends on a size and must be made explicit: ``scale=0.125``
 ``label``       what the units are to a user: ``h=head``
 
@@ -27,18 +27,26 @@ from functools import lru_cache
 from math import prod
 
 from graphprune.errors import RuleError
-from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, factors_of, product
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, factors_of, product, resized
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class SizeSlot:
-    """An attribute (or an element of one) whose value is the size of ``dim``: ``shape[2] = |(h d)|``."""
+    """An attribute (or an element of one) whose value is the size of ``dim``: ``shape[2] = |(h d)|``.
+
+    With ``negative`` the value is minus that size, as in a slice that starts 64 before the end: ``start = -|b|``.
+    """
 
     attribute: str
     dim: Dim
     index: int | None = None
+    negative: bool = False
+
+    def value(self, dim: Dim, sizes: Mapping[Factor, int]) -> int:
+        """The attribute's value when ``dim`` (this slot's, or what the solver made of it) has these sizes left."""
+        return -resized(dim, sizes) if self.negative else resized(dim, sizes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,42 @@ class Rule:
         return print_rule(self)
 
 
+def fresh(rule: Rule) -> Rule:
+    """The same rule with factors of its own, for another node: building a rule anew costs many times as much."""
+    copies: dict[Dim, Dim] = {}
+
+    def copy(dim: Dim) -> Dim:
+        known = copies.get(dim)
+        if known is None:
+            if isinstance(dim, Factor):
+                known = Factor(dim.name, dim.size)
+            elif dim.parts:
+                known = type(dim)(tuple([copy(part) for part in dim.parts]), dim.size)
+            else:
+                known = dim
+            copies[dim] = known
+        return known
+
+    def factor(old: Factor) -> Factor:
+        new = copy(old)
+        assert isinstance(new, Factor)
+        return new
+
+    def layouts(old: tuple[Layout | None, ...]) -> tuple[Layout | None, ...]:
+        return tuple([None if layout is None else tuple([copy(dim) for dim in layout]) for layout in old])
+
+    return Rule(
+        layouts(rule.operands),
+        layouts(rule.results),
+        {factor(old): reason for old, reason in rule.fixed.items()},
+        frozenset([factor(old) for old in rule.normalized]),
+        tuple([tuple([copy(dim) for dim in monomial]) for monomial in rule.macs]),
+        tuple([SizeSlot(slot.attribute, copy(slot.dim), slot.index, slot.negative) for slot in rule.sizes]),
+        rule.pinned,
+        {factor(old): label for old, label in rule.labels.items()},
+    )
+
+
 # -- parsing -----------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*(?::\d+)?|1|[()+])")
@@ -97,7 +141,9 @@ def _parse_axes(text: str, whole: str, declared: dict[str, int]) -> tuple[_Tree,
     while at < len(text):
         match = _TOKEN.match(text, at)
         if match is None:
-            raise RuleError(f"cannot read '{text[at:]}' in rule '{whole}'; expected names, '1', '(', ')' or '+'")
+            raise RuleError(
+                f"cannot read '{text[at:].strip()}' in rule '{whole}'; expected names, '1', '(', ')' or '+'"
+            )
         tokens.append(match.group(1))
         at = match.end()
     position = 0
@@ -296,6 +342,7 @@ class _Clauses:
         self.labels: dict[Factor, str] = {}
 
     def dims(self, text: str) -> Layout:
+        """The dimensions that the text of a clause names."""
         trees = _parse_axes(text, self.text, {}) or ()
         for tree in trees:
             for name in _names(tree):
@@ -304,6 +351,7 @@ class _Clauses:
         return tuple(_build(tree, self.factors) for tree in trees)
 
     def read(self, word: str, content: tuple[str, ...]) -> None:
+        """Enters one clause."""
         match word:
             case "fixed":
                 for name in content:
@@ -318,7 +366,10 @@ class _Clauses:
             case "size":
                 slot, _, dim = content[0].partition("=")
                 name, _, index = slot.strip().rstrip("]").partition("[")
-                self.sizes.append(SizeSlot(name, self.dims(dim)[0], int(index) if index else None))
+                negative = dim.startswith("-")
+                self.sizes.append(
+                    SizeSlot(name, self.dims(dim.lstrip("-"))[0], int(index) if index else None, negative)
+                )
             case "pin":
                 for item in content:
                     name, _, value = item.partition("=")
@@ -342,6 +393,7 @@ class Namer:
         self.sizes = sizes
 
     def __call__(self, factor: Factor) -> str:
+        """The name of a factor, the same at every call."""
         if (known := self.names.get(factor)) is not None:
             return known
         name, n = factor.name, 0
@@ -378,19 +430,17 @@ def print_rule(rule: Rule, *, sizes: bool = False) -> str:
     left = ", ".join(print_layout(layout, namer) for layout in rule.operands)
     right = ", ".join(print_layout(layout, namer) for layout in rule.results)
     text = [f"{left} -> {right}".strip()]
-    ordered = sorted(rule.fixed, key=lambda factor: factor.serial)
-    if ordered:
-        text.append("fixed " + " ".join(namer(factor) for factor in ordered))
+    order = tuple(namer.names)  # by first use
+    if rule.fixed:
+        text.append("fixed " + " ".join(namer(factor) for factor in order if factor in rule.fixed))
     if rule.normalized:
-        ordered = sorted(rule.normalized, key=lambda factor: factor.serial)
-        text.append("normalized " + " ".join(namer(factor) for factor in ordered))
+        text.append("normalized " + " ".join(namer(factor) for factor in order if factor in rule.normalized))
     text.extend("macs " + print_layout(term, namer) for term in rule.macs)
     for slot in rule.sizes:
         index = "" if slot.index is None else f"[{slot.index}]"
-        text.append(f"size {slot.attribute}{index}={print_dim(slot.dim, namer)}")
+        text.append(f"size {slot.attribute}{index}={'-' * slot.negative}{print_dim(slot.dim, namer)}")
     if rule.pinned:
         text.append("pin " + " ".join(f"{name}={value!r}" for name, value in rule.pinned))
     if rule.labels:
-        labels = sorted(rule.labels.items(), key=lambda item: item[0].serial)
-        text.append("label " + " ".join(f"{namer(factor)}={label}" for factor, label in labels))
+        text.append("label " + " ".join(f"{namer(f)}={rule.labels[f]}" for f in order if f in rule.labels))
     return "; ".join(text)

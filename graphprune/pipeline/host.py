@@ -19,6 +19,8 @@ from graphprune.ir.graph import Graph
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
+Masks = Mapping[str, Mapping[int, NDArray[np.bool_]]]
+"""For some values and axes, which positions are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +100,25 @@ class Host(Protocol):
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
         """Inputs to try the model on: the user's example, or random ones that fit."""
 
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        """Runs the model; outputs by name, in order."""
+    def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
+        """Runs the model; outputs by name, in order.
 
-    def run_masked(self, inputs: Arrays, masks: Mapping[str, Mapping[int, NDArray[np.bool_]]]) -> dict[str, Array]:
+        Args:
+            inputs: By name.
+            double: Run everything in float64, which tells rounding from errors; slow.
+
+        Raises:
+            ModelError: The model cannot be run (in float64).
+        """
+
+    def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node, and normalizers counting only kept units.
 
         Args:
             inputs: As for :meth:`run`.
             masks: For values of :meth:`graph` and their axes, which positions are kept. Values that are not named
                 are whole. Stored tensors are masked as well.
+            double: As for :meth:`run`.
 
         Raises:
             ProofError: A node normalizes over a masked axis and the host has no masked form of it.

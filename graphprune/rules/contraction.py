@@ -79,7 +79,14 @@ def _broadcast(shapes: Sequence[Shape], rank: int) -> tuple[Layout, ...]:
 
 
 def conv(
-    x: Shape, weight: Shape, bias: Shape | None, y: Shape, *, groups: int = 1, transposed: bool = False, slot: str = "groups"
+    x: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    y: Shape,
+    *,
+    groups: int = 1,
+    transposed: bool = False,
+    slot: str = "groups",
 ) -> Rule:
     """A convolution over any number of spatial axes; grouped, depthwise (``|ci| = 1``) or transposed."""
     n = len(weight) - 2
@@ -122,12 +129,18 @@ def sdpa(q: Shape, k: Shape, v: Shape, mask: Shape | None, *, scale: float | Non
     else:
         full = [*query, "q", "k"]
         text += ", " + (
-            " ".join("1" if size == 1 else name for size, name in zip(mask, full[rank - len(mask) :], strict=True)) or "[]"
+            " ".join("1" if size == 1 else name for size, name in zip(mask, full[rank - len(mask) :], strict=True))
+            or "[]"
         )
     text += f" -> {' '.join(query)} q v; fixed k; macs {' '.join(query)} q k d; macs {' '.join(query)} q k v"
     text += "; label d=qk-dim v=value-dim" + (" h=head" if rank >= 4 else "") + (" r=query-head" if repeat > 1 else "")
     text += f"; pin {slot}={(q[-1] ** -0.5 if scale is None else scale)!r}"
-    return parse_rule(text, (q, k, v, mask), why="the softmax of attention runs over this axis", **({"r": repeat} if rank >= 4 else {}))
+    return parse_rule(
+        text,
+        (q, k, v, mask),
+        why="the softmax of attention runs over this axis",
+        r=repeat,
+    )
 
 
 def einsum(equation: str, operands: Sequence[Shape], *, weights: bool = False) -> Rule:
@@ -176,5 +189,12 @@ def gemm(a: Shape, b: Shape, c: Shape | None, y: Shape, *, trans_a: bool = False
 def with_slots(rule: Rule, *slots: SizeSlot) -> Rule:
     """``rule`` with more attributes that carry sizes."""
     return Rule(
-        rule.operands, rule.results, rule.fixed, rule.normalized, rule.macs, (*rule.sizes, *slots), rule.pinned, rule.labels
+        rule.operands,
+        rule.results,
+        rule.fixed,
+        rule.normalized,
+        rule.macs,
+        (*rule.sizes, *slots),
+        rule.pinned,
+        rule.labels,
     )

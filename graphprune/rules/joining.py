@@ -69,20 +69,23 @@ def sliced(
     rest: tuple[None, ...] = (None,) * (n_operands - 1)
     if step == 1:
         before, middle, after = (
-            axis(name, n) if n > 0 else concat() for name, n in (("a", first), ("b", length), ("c", size - first - length))
+            axis(name, n) if n > 0 else concat()
+            for name, n in (("a", first), ("b", length), ("c", size - first - length))
         )
         slots = []
         if start_slot is not None and first > 0:
-            slots.append(SizeSlot(start_slot[0], before, start_slot[1]))
+            slots.append(_bound(start_slot, start, before, concat(middle, after)))
         if stop_slot is not None and not open_end:
-            slots.append(SizeSlot(stop_slot[0], concat(before, middle), stop_slot[1]))
+            slots.append(_bound(stop_slot, stop, concat(before, middle), after))
         whole = concat(before, middle, after)
         return Rule((_replace(dims, at, whole), *rest), (_replace(dims, at, middle),), sizes=tuple(slots))
     if step > 1 and size % step == 0 and first < step and length == size // step:
         major, minor = axis("q", size // step), axis("step", step)
         fixed = dict.fromkeys(factors_of(minor), f"a slice takes every {step}-th position of this axis")
         slots_ = () if open_end or stop_slot is None else (SizeSlot(stop_slot[0], product(major, minor), stop_slot[1]),)
-        return Rule((_replace(dims, at, product(major, minor)), *rest), (_replace(dims, at, major),), fixed, sizes=slots_)
+        return Rule(
+            (_replace(dims, at, product(major, minor)), *rest), (_replace(dims, at, major),), fixed, sizes=slots_
+        )
     reason = f"a slice with step {step} walks along this axis"
     shape = (*operand[:at], max(length, len(range(first, last if stop >= -size else -1, step))), *operand[at + 1 :])
     own = axis("y", shape[at])
@@ -92,6 +95,13 @@ def sliced(
 
 SizeName = tuple[str, int | None]
 """An attribute and, where it is a list, the element."""
+
+
+def _bound(slot: SizeName, written: int, before: Dim, after: Dim) -> SizeSlot:
+    """A bound of a slice: the size of what lies before it, or minus that of what lies after where it is negative."""
+    if written < 0:
+        return SizeSlot(slot[0], after, slot[1], negative=True)
+    return SizeSlot(slot[0], before, slot[1])
 
 
 def _clip(position: int, size: int) -> int:
@@ -137,7 +147,9 @@ def padded(operand: Shape, before: Sequence[int], after: Sequence[int], *, const
                 fixed.update(dict.fromkeys(factors_of(end), "padding"))
             result.append(concat(ends[0], dim, ends[1]))
         elif left <= 0 and right <= 0:
-            parts = [axis(n, s) if s else concat() for n, s in (("l", -left), ("x", dim.size + left + right), ("r", -right))]
+            parts = [
+                axis(n, s) if s else concat() for n, s in (("l", -left), ("x", dim.size + left + right), ("r", -right))
+            ]
             for end in (parts[0], parts[2]):
                 fixed.update(dict.fromkeys(factors_of(end), "cut off by a negative padding"))
             inner[i] = concat(*parts)

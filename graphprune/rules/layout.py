@@ -12,7 +12,14 @@ from graphprune.rules.contraction import axes, axis
 MISALIGNED = "a reshape moves values across this axis"
 
 
-def reshape(operand: Shape, result: Shape, *, slot: str | None = None, stored: Sequence[int | None] | None = None, n_operands: int = 1) -> Rule:
+def reshape(
+    operand: Shape,
+    result: Shape,
+    *,
+    slot: str | None = None,
+    stored: Sequence[int | None] | None = None,
+    n_operands: int = 1,
+) -> Rule:
     """A row-major reshape: both sides are products of the same factors, the major ones first.
 
     ``(12, 64) -> (768)`` is ``h d -> (h d)``; ``(6, 4) -> (8, 3)`` shares a factor of 2 and fixes the rest.
@@ -25,7 +32,7 @@ def reshape(operand: Shape, result: Shape, *, slot: str | None = None, stored: S
         n_operands: How many operands the node has; those after the first have no axes of interest.
     """
     before, after, fixed = _refine(operand, result)
-    slots = ()
+    slots: tuple[SizeSlot, ...] = ()
     if slot is not None:
         raw = stored if stored is not None else result
         slots = tuple(SizeSlot(slot, dim, i) for i, dim in enumerate(after) if i < len(raw) and raw[i] not in (-1, 0))
@@ -81,7 +88,14 @@ def transpose(operand: Shape, order: Sequence[int]) -> Rule:
     return Rule((dims,), (tuple(dims[i] for i in order),))
 
 
-def expand(operand: Shape, result: Shape, *, slot: str | None = None, stored: Sequence[int | None] | None = None, n_operands: int = 1) -> Rule:
+def expand(
+    operand: Shape,
+    result: Shape,
+    *,
+    slot: str | None = None,
+    stored: Sequence[int | None] | None = None,
+    n_operands: int = 1,
+) -> Rule:
     """Broadcasting to a shape: axes of size one become free factors (``b k 1 s d -> b k r s d``).
 
     A free factor that ends up in weights is prunable on its own: query heads of each key-value group.
@@ -103,7 +117,9 @@ def expand(operand: Shape, result: Shape, *, slot: str | None = None, stored: Se
     return Rule((before, *(None for _ in range(n_operands - 1))), (dims,), sizes=slots, labels=labels)
 
 
-def tile(operand: Shape, repeats: Sequence[int], *, slot: str | None = None, interleave: bool = False, n_operands: int = 1) -> Rule:
+def tile(
+    operand: Shape, repeats: Sequence[int], *, slot: str | None = None, interleave: bool = False, n_operands: int = 1
+) -> Rule:
     """Repeats each axis: ``(r c)`` for a tile of the whole, ``(c r)`` where each element is repeated in place."""
     rank = len(repeats)
     before = axes("x", operand)

@@ -15,7 +15,9 @@ def batch_norm(x: Shape, parameters: Sequence[Shape | None], n_results: int = 1)
     return parse_rule(f"n c {spatial}, {vectors} -> n c {spatial}{rest}", (x, *parameters))
 
 
-def layer_norm(x: Shape, n_axes: int, parameters: Sequence[Shape | None], *, slot: str | None = None, n_results: int = 1) -> Rule:
+def layer_norm(
+    x: Shape, n_axes: int, parameters: Sequence[Shape | None], *, slot: str | None = None, n_results: int = 1
+) -> Rule:
     """Layer or RMS normalisation over the last ``n_axes`` axes; they are normalized."""
     outer = " ".join(f"n{i}" for i in range(len(x) - n_axes))
     inner = " ".join(f"c{i}" for i in range(n_axes))
@@ -57,4 +59,6 @@ def instance_norm(x: Shape, parameters: Sequence[Shape | None]) -> Rule:
     """Instance normalisation: statistics over the spatial axes of each channel alone."""
     spatial = " ".join(f"s{i}" for i in range(len(x) - 2))
     vectors = "".join(f", {'_' if shape is None else 'c'}" for shape in parameters)
-    return parse_rule(f"n c {spatial}{vectors} -> n c {spatial}; normalized {spatial}; label c=channel", (x, *parameters))
+    return parse_rule(
+        f"n c {spatial}{vectors} -> n c {spatial}; normalized {spatial}; label c=channel", (x, *parameters)
+    )

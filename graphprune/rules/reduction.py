@@ -12,7 +12,9 @@ from graphprune.rules.contraction import axes
 Statistic = Literal["sum", "mean", "other"]
 
 
-def reduce(operand: Shape, reduced: Sequence[int] | None, *, keep: bool, statistic: Statistic, op: str, n_operands: int = 1) -> Rule:
+def reduce(
+    operand: Shape, reduced: Sequence[int] | None, *, keep: bool, statistic: Statistic, op: str, n_operands: int = 1
+) -> Rule:
     """A reduction over some axes (``None`` or empty: all).
 
     A removed unit adds zero to a ``sum`` (or an L2 norm), shifts a ``mean`` (normalized), and makes anything else wrong

@@ -1,0 +1,53 @@
+"""graphprune: a graph-based structural pruning compiler.
+
+In: a PyTorch model or an ONNX file. Out: a physically smaller, dense model that computes what the original computes
+with the chosen units removed, with a proof.
+
+    import graphprune as gp
+
+    result = gp.prune("model.onnx", target={"macs": 0.5})
+    result.save_onnx("smaller.onnx")
+"""
+
+from __future__ import annotations
+
+from graphprune.analysis.dependency import DependencyGraph
+from graphprune.analysis.groups import Analysis, Group, Site
+from graphprune.api import Result, analyze, apply, prune, restore, verify
+from graphprune.errors import (
+    GraphpruneError,
+    ModelError,
+    OptionError,
+    OutputError,
+    PlanError,
+    ProofError,
+    RuleError,
+    TargetError,
+)
+from graphprune.planning.plan import PruningPlan
+from graphprune.report.data import Report
+from graphprune.version import __version__
+
+__all__ = [
+    "Analysis",
+    "DependencyGraph",
+    "GraphpruneError",
+    "Group",
+    "ModelError",
+    "OptionError",
+    "OutputError",
+    "PlanError",
+    "ProofError",
+    "PruningPlan",
+    "Report",
+    "Result",
+    "RuleError",
+    "Site",
+    "TargetError",
+    "__version__",
+    "analyze",
+    "apply",
+    "prune",
+    "restore",
+    "verify",
+]

@@ -1,0 +1,360 @@
+"""The Python interface: prune, analyze, apply, verify."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graphprune.analysis.groups import Analysis, analyze_graph
+from graphprune.backends import runtime
+from graphprune.errors import OptionError, PlanError
+from graphprune.opening import Shapes, open_host
+from graphprune.passes import Allocate, Analyze, Score, Verify, all_passes, default_pipeline
+from graphprune.passes.slice_groups import SliceGroups
+from graphprune.passes.verify import compare, require
+from graphprune.passes.verify import verify as run_oracles
+from graphprune.pipeline.host import Host
+from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
+from graphprune.pipeline.state import Check, State
+from graphprune.planning.cost import build_cost_model
+from graphprune.planning.plan import PruningPlan
+from graphprune.planning.select import protected_axes
+from graphprune.planning.target import parse_targets
+from graphprune.report.data import Cost, GroupRow, LatencyRow, Report
+
+EXPORT_TOLERANCE = 1e-4
+"""Largest accepted difference between PyTorch and onnxruntime, relative to the largest output (methods.md §9, P1)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned model.
+
+    Attributes:
+        plan: Which units stay; JSON by ``plan.save(path)``.
+        report: Requested and realised costs, latency, and the proof.
+        host: The pruned model as graphprune holds it.
+        module: For PyTorch input, the pruned module: the user's own class with sliced parameters where the proof says
+            that this is right, otherwise the pruned graph module; ``None`` for ONNX input.
+        state: The compiler's state after the last pass.
+    """
+
+    plan: PruningPlan
+    report: Report
+    host: Host
+    state: State
+    module: Any = None
+
+    def save_onnx(self, path: str | Path) -> None:
+        """Writes the pruned model as a checked ONNX file, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self.host.save_onnx(Path(path), metadata_of(self.plan))
+
+    def save_state(self, folder: str | Path) -> None:
+        """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.
+
+        Raises:
+            OptionError: The model was an ONNX file, which has no module.
+            OutputError: A file cannot be written.
+        """
+        if self.module is None:
+            raise OptionError("an ONNX model has no module to save the state of; use save_onnx and plan.save")
+        from graphprune.hosts.torch_state import save_state
+
+        save_state(self.module, self.plan, Path(folder))
+
+
+def prune(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str | Iterable[str] | Mapping[str, float | str],
+    criterion: str = "l2",
+    allocation: str = "isomorphic",
+    align: int = 8,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = (),
+    min_units: int = 1,
+    max_ratio: float = 0.9,
+    seed: int = 0,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    verify: bool = True,
+    latency: bool = False,
+    pipeline: str | Sequence[Pass] | None = None,
+    dump_after: Iterable[str] = (),
+    dump: Callable[[str], None] = lambda text: None,
+    verify_each: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Result:
+    """Prunes a model to a budget.
+
+    Args:
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, or the name of
+            a factory ``"package.module:factory"``.
+        example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
+        target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
+            ``macs``, ``params`` or ``bytes``.
+        criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
+        allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
+        align: Widths stay multiples of this where the width allows.
+        protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
+        min_units: At least so many units stay in every group.
+        max_ratio: At most this fraction of a group's units is removed.
+        seed: Of random scores and of the proof's inputs.
+        shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
+        trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+        verify: Whether to prove the result (masked and permutation oracles, onnxruntime on the exported file).
+        latency: Whether to measure latency in onnxruntime before and after.
+        pipeline: Passes to run instead of the default ones, as text or as objects.
+        dump_after: Names of passes after which the graph is given to ``dump``.
+        dump: Takes the text of a graph.
+        verify_each: Whether to check the model after every pass.
+        progress: Told each step before it begins.
+
+    Returns:
+        The pruned model with its plan and report.
+
+    Raises:
+        GraphpruneError: One of its kinds, with a message that says what to do.
+    """
+    progress("open")
+    parsed = parse_targets(target)
+    start = time.perf_counter()
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    opened = time.perf_counter() - start
+    passes: Sequence[Pass]
+    if pipeline is None:
+        passes = default_pipeline(
+            Analyze(tuple(protect)),
+            Score(criterion, seed),
+            Allocate(
+                tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
+            ),
+            Verify(seed) if verify else None,
+        )
+    else:
+        passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
+    state = State(host, seconds=(("open", opened),))
+    state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
+    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
+
+
+def analyze(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    protect: Sequence[str] = (),
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+) -> Analysis:
+    """Finds what can be pruned: ``analysis.groups``, and ``analysis.fixed`` with the reason of all that stays whole.
+
+    Args and Raises as for :func:`prune`.
+    """
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
+    graph = host.graph()
+    return analyze_graph(graph, protected_axes(graph, protect))
+
+
+def apply(
+    model: Any,
+    plan: PruningPlan | str | Path,
+    example_inputs: Any = None,
+    *,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    verify: bool = True,
+    latency: bool = False,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Result:
+    """Replays a plan on the model that it was made for, or on another checkpoint of it.
+
+    Raises:
+        PlanError: The plan belongs to another model.
+    """
+    progress("open")
+    if not isinstance(plan, PruningPlan):
+        plan = PruningPlan.load(plan)
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    folded = host.folded()
+    analysis = analyze_graph(folded.graph())
+    kept = plan.kept_of(analysis)
+    inexact = any(not group.exact for group in analysis.groups if group.factor in kept)
+    state = State(folded, folded, analysis, kept=kept, plan=plan, inexact=inexact)
+    passes: list[Pass] = [SliceGroups(), all_passes()["remove-dead-nodes"]()]
+    if verify:
+        passes.append(Verify())
+    state = run_pipeline(passes, state, progress=progress)
+    return _finish(host, state, verify=verify, latency=latency, progress=progress)
+
+
+def verify(
+    original: Any,
+    pruned: str | Path,
+    plan: PruningPlan | str | Path,
+    example_inputs: Any = None,
+    *,
+    shapes: Shapes | None = None,
+    trust: bool = False,
+    seed: int = 0,
+) -> tuple[Check, ...]:
+    """Proves that an ONNX file is what a plan makes of a model, whoever pruned it.
+
+    Args:
+        original: The model before, as for :func:`prune`.
+        pruned: The ONNX file after.
+        plan: The plan.
+        example_inputs: For PyTorch originals.
+        shapes: Shapes of inputs by name.
+        trust: Whether a ``.pt2`` file may be loaded.
+        seed: Of the inputs.
+
+    Returns:
+        The checks, passed or not.
+
+    Raises:
+        PlanError: The plan belongs to another model.
+        ModelError: A file cannot be read or run.
+    """
+    if not isinstance(plan, PruningPlan):
+        plan = PruningPlan.load(plan)
+    host = open_host(original, example_inputs, shapes=shapes, trust=trust).folded()
+    analysis = analyze_graph(host.graph())
+    kept = plan.kept_of(analysis)
+    sliced = SliceGroups().run(State(host, host, analysis, kept=kept)).host
+    checks = run_oracles(host, sliced, analysis, kept, seed=seed)
+    open_host(Path(pruned))  # a broken file gets its own clear error
+    inputs = host.example_inputs(seed)
+    got = runtime.run_file(Path(pruned), inputs)
+    tolerance = EXPORT_TOLERANCE if host.kind == "torch" else None
+    return (
+        *checks,
+        compare("onnxruntime", sliced.run(inputs), got, note="the file = the plan, replayed", tolerance=tolerance),
+    )
+
+
+def restore(
+    model: Any,
+    folder: str | Path,
+    example_inputs: Any = None,
+) -> Any:
+    """The pruned module that :meth:`Result.save_state` wrote, on a fresh instance of the original module.
+
+    Raises:
+        PlanError: The folder's plan belongs to another model, or a tensor has another shape.
+    """
+    from graphprune.hosts.torch_state import load_state
+
+    result = apply(model, Path(folder) / "plan.json", example_inputs, verify=False)
+    if result.module is None:
+        raise PlanError("an ONNX model has no module to restore; use apply")
+    load_state(result.module, Path(folder))
+    return result.module
+
+
+def metadata_of(plan: PruningPlan) -> dict[str, str]:
+    """What graphprune writes into a file's ``metadata_props``."""
+    from graphprune import __version__
+
+    targets = ", ".join(plan.options.get("targets", ()))
+    return {
+        "graphprune.version": __version__,
+        "graphprune.fingerprint": plan.fingerprint,
+        "graphprune.targets": targets,
+    }
+
+
+def _finish(
+    host: Host,
+    state: State,
+    *,
+    verify: bool,
+    latency: bool,
+    progress: Callable[[str], None],
+    seed: int = 0,
+) -> Result:
+    """Exports, proves the exported file, measures, builds the module and the report."""
+    if state.plan is None or state.analysis is None or state.original is None:
+        raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
+    rows: tuple[LatencyRow, ...] = ()
+    seconds = list(state.seconds)
+    if verify or latency:
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            after = Path(folder) / "after.onnx"
+            progress("export")
+            begin = time.perf_counter()
+            state.host.save_onnx(after, metadata_of(state.plan))
+            seconds.append(("export", time.perf_counter() - begin))
+            inputs = state.original.example_inputs(seed)
+            if verify:
+                state = replace(state, checks=(*state.checks, _parity(state.host, after, inputs)))
+                require(state.checks)
+            if latency:
+                progress("measure latency")
+                before = Path(folder) / "before.onnx"
+                host.save_onnx(before)
+                rows = tuple(
+                    LatencyRow(each.threads, *each.milliseconds)
+                    for each in runtime.measure([before, after], [inputs, inputs])
+                )
+    notes = _notes(state)
+    module = None
+    if state.host.kind == "torch":
+        progress("module")
+        from graphprune.hosts.torch_module import pruned_module
+
+        module, note = pruned_module(state)
+        notes = (*notes, note) if note else notes
+    report = replace(_report(state), latency=rows, notes=notes, seconds=tuple(seconds))
+    return Result(state.plan, report, state.host, state, module)
+
+
+def _parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
+    tolerance = EXPORT_TOLERANCE if host.kind == "torch" else None
+    return compare(
+        "onnxruntime",
+        host.run(inputs),
+        runtime.run_file(path, inputs),
+        note="exported file = pruned model",
+        tolerance=tolerance,
+    )
+
+
+def _notes(state: State) -> tuple[str, ...]:
+    if not state.inexact:
+        return ()
+    assert state.analysis is not None
+    kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
+    return (
+        f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
+        "others; the proof counts the kept units only",
+    )
+
+
+def _report(state: State) -> Report:
+    assert state.analysis is not None
+    model = build_cost_model(state.analysis)
+    counts = model.full.copy()
+    for i, group in enumerate(model.groups):
+        if group.factor in state.kept:
+            counts[i] = len(state.kept[group.factor])
+    before, after = model.costs(), model.costs(counts)
+    assert state.plan is not None
+    targets = state.plan.options.get("targets")
+    requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}
+    costs = tuple(Cost(metric, before[metric], after[metric], requested.get(metric)) for metric in before)
+    rows = tuple(GroupRow(g.name, g.kind, g.size, int(n), g.exact) for g, n in zip(model.groups, counts, strict=True))
+    return Report(costs, rows, state.inexact, state.checks)

@@ -1,0 +1,111 @@
+"""onnxruntime: running an exported file and measuring its latency."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from graphprune.errors import ModelError
+
+ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
+
+
+def session(path: Path, *, threads: int = 1) -> ort.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        path: The ONNX file.
+        threads: Threads within an operator; 0 means all cores.
+
+    Raises:
+        ModelError: onnxruntime refuses the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"onnxruntime cannot load '{path}': {reason}; check the file with onnx.checker") from error
+
+
+def run_file(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs a file once; outputs by name, in order.
+
+    Raises:
+        ModelError: onnxruntime refuses the file or the inputs.
+    """
+    return run_session(session(path), inputs)
+
+
+def run_session(runner: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs a session once; inputs that the file does not have are left out.
+
+    Raises:
+        ModelError: onnxruntime refuses the inputs or fails.
+    """
+    wanted = {each.name for each in runner.get_inputs()}
+    names = [each.name for each in runner.get_outputs()]
+    try:
+        values = runner.run(names, {name: value for name, value in inputs.items() if name in wanted})
+    except Exception as error:
+        raise ModelError(
+            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; check the input shapes"
+        ) from error
+    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Median milliseconds of one run, for each of several files, on so many threads."""
+
+    threads: int
+    milliseconds: tuple[float, ...]
+
+
+def measure(
+    paths: Sequence[Path],
+    inputs: Sequence[Mapping[str, NDArray[Any]]],
+    *,
+    threads: Sequence[int] = (1, 0),
+    seconds: float = 1.0,
+    most_runs: int = 100,
+) -> tuple[Latency, ...]:
+    """Median latencies of several files in interleaved runs, so that noise of the machine hits all alike.
+
+    Args:
+        paths: The files.
+        inputs: For each file, its inputs.
+        threads: Numbers of threads to measure with; 0 means all cores.
+        seconds: About how long to measure for each number of threads.
+        most_runs: At most so many runs of each file.
+    """
+    found = []
+    for n in threads:
+        runners = [session(path, threads=n) for path in paths]
+        feeds = [
+            {each.name: given[each.name] for each in runner.get_inputs()}
+            for runner, given in zip(runners, inputs, strict=True)
+        ]
+        for runner, feed in zip(runners, feeds, strict=True):  # the first run allocates
+            runner.run(None, feed)
+        times: list[list[float]] = [[] for _ in runners]
+        start = time.perf_counter()
+        while len(times[0]) < 3 or (time.perf_counter() - start < seconds and len(times[0]) < most_runs):
+            for runner, feed, taken in zip(runners, feeds, times, strict=True):
+                begin = time.perf_counter()
+                runner.run(None, feed)
+                taken.append((time.perf_counter() - begin) * 1e3)
+        found.append(Latency(n or os.cpu_count() or 1, tuple(statistics.median(taken) for taken in times)))
+    return tuple(found)

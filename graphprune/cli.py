@@ -1,0 +1,415 @@
+"""The command line. It parses, calls the Python interface, and prints; errors are one message and exit status 2."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import graphprune as gp
+from graphprune.analysis.dependency import DependencyGraph, vertex
+from graphprune.analysis.groups import Analysis
+from graphprune.errors import GraphpruneError, OptionError, ProofError
+from graphprune.files import require_writable, write_text
+from graphprune.ir.dims import factors_of
+from graphprune.ir.rule import Namer, print_dim
+from graphprune.report.data import inspect_analysis
+from graphprune.report.terminal import render_inspection, render_report
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Makes PyTorch and ONNX models smaller by removing whole channels, heads and neurons, and proves the result.",
+)
+out = Console(soft_wrap=False)
+err = Console(stderr=True)
+P = ParamSpec("P")
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An .onnx file, package.module:factory for a Python model, or (with --trust) a .pt2 program.",
+    ),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file to write.")]
+ShapeOptions = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME=1x3x224x224", help="Shape of an input, where it is dynamic. Repeatable."),
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
+NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
+
+
+def _guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turns errors into one message and an exit status: 2 for what a user can mend, 1 for a bug."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (GraphpruneError, KeyboardInterrupt) as error:
+            if kwargs.get("debug"):
+                raise
+            err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
+            raise typer.Exit(2) from None
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if kwargs.get("debug"):
+                raise
+            text = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
+            err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@contextmanager
+def _progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A spinner with the name of the present step, on stderr so that stdout can be piped."""
+    if quiet or not err.is_terminal:
+        yield lambda step: None
+        return
+    with err.status("") as status:
+        yield lambda step: status.update(f"{step} ...")
+
+
+def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for option in options or ():
+        name, _, sizes = option.partition("=")
+        try:
+            shapes[name] = tuple(int(size) for size in sizes.split("x"))
+        except ValueError:
+            raise OptionError(f"cannot read --shape '{option}'; expected one like 'image=1x3x224x224'") from None
+    return shapes
+
+
+@app.command()
+@_guarded
+def prune(
+    model: Model,
+    output: Output,
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
+        ),
+    ],
+    criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
+    allocation: Annotated[
+        str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
+    ] = "isomorphic",
+    align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
+    min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,
+    max_ratio: Annotated[float, typer.Option(help="At most this fraction of a group's units is removed.")] = 0.9,
+    protect: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors, scopes or kinds that stay whole. Repeatable.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
+    ] = None,
+    shape: ShapeOptions = None,
+    plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Passes to run instead of the default ones, as text.")] = None,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Show how long each pass took.")] = False,
+    dump_after: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="Print the graph after a pass, on stderr. Repeatable.")
+    ] = None,
+    verify_each: Annotated[bool, typer.Option("--verify-each", help="Check the model after every pass.")] = False,
+    seed: Annotated[int, typer.Option(help="Of random scores and of the proof's inputs.")] = 0,
+    no_verify: NoVerify = False,
+    no_latency: NoLatency = False,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune MODEL to a budget and write a smaller ONNX file."""
+    for path in (output, plan_out):
+        if path is not None:
+            require_writable(path)
+    with _progress(as_json) as progress:
+        result = gp.prune(
+            model,
+            target=target,
+            criterion=criterion,
+            allocation=allocation,
+            align=align,
+            min_units=min_units,
+            max_ratio=max_ratio,
+            protect=tuple(protect or ()),
+            only=tuple(only or ()),
+            shapes=_shapes(shape),
+            pipeline=pipeline,
+            dump_after=tuple(dump_after or ()),
+            dump=_dump,
+            verify_each=verify_each,
+            seed=seed,
+            trust=trust,
+            verify=not no_verify,
+            latency=not no_latency,
+            progress=progress,
+        )
+        progress("write")
+        result.save_onnx(output)
+        if plan_out is not None:
+            result.plan.save(plan_out)
+    _show(result, output, as_json, time_passes)
+
+
+@app.command()
+@_guarded
+def apply(
+    model: Model,
+    plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")],
+    output: Output,
+    shape: ShapeOptions = None,
+    no_verify: NoVerify = False,
+    no_latency: NoLatency = False,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
+    require_writable(output)
+    with _progress(as_json) as progress:
+        result = gp.apply(
+            model,
+            plan,
+            shapes=_shapes(shape),
+            trust=trust,
+            verify=not no_verify,
+            latency=not no_latency,
+            progress=progress,
+        )
+        progress("write")
+        result.save_onnx(output)
+    _show(result, output, as_json, False)
+
+
+@app.command()
+@_guarded
+def verify(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The model before.")],
+    pruned: Annotated[Path, typer.Argument(metavar="PRUNED", help="The ONNX file after, whoever made it.")],
+    plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan.")],
+    shape: ShapeOptions = None,
+    seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prove that PRUNED is what a plan makes of ORIGINAL."""
+    with _progress(as_json):
+        checks = gp.verify(original, pruned, plan, shapes=_shapes(shape), trust=trust, seed=seed)
+    if as_json:
+        _print_json({"checks": [{**vars(check), "passed": check.passed} for check in checks]})
+    else:
+        table = Table(show_edge=False)
+        for column in ("check", "largest difference", "accepted", ""):
+            table.add_column(column)
+        for check in checks:
+            word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
+            table.add_row(
+                check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}"
+            )
+        out.print(table)
+    if failed := [check.name for check in checks if not check.passed]:
+        raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
+
+
+@app.command()
+@_guarded
+def inspect(
+    model: Model,
+    shape: ShapeOptions = None,
+    dot: Annotated[
+        Path | None, typer.Option(metavar="FILE.dot", help="Write the dependency graph for Graphviz.")
+    ] = None,
+    graphml: Annotated[
+        Path | None, typer.Option(metavar="FILE.graphml", help="Write the dependency graph as GraphML.")
+    ] = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what can be pruned in MODEL, and what stays whole and why."""
+    with _progress(as_json):
+        analysis = gp.analyze(model, shapes=_shapes(shape), trust=trust)
+    inspection = inspect_analysis(analysis)
+    if dot is not None or graphml is not None:
+        graph = DependencyGraph(analysis)
+        if dot is not None:
+            write_text(dot, graph.to_dot())
+        if graphml is not None:
+            graph.save_graphml(graphml)
+    if as_json:
+        _print_json(inspection.to_dict())
+    else:
+        out.print(render_inspection(inspection, title=model))
+
+
+@app.command()
+@_guarded
+def explain(
+    model: Model,
+    tensor: Annotated[str, typer.Argument(metavar="TENSOR", help="The name of a stored tensor (a weight).")],
+    axis: Annotated[int | None, typer.Option(help="One axis only, from 0.")] = None,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say why the dimensions of TENSOR are coupled to others, or why they stay whole."""
+    with _progress(as_json):
+        analysis = gp.analyze(model, shapes=_shapes(shape), trust=trust)
+    names = [value.name for value in analysis.graph.stored]
+    if tensor not in names:
+        near = [name for name in names if tensor in name][:5] or names[:5]
+        raise OptionError(
+            f"no stored tensor '{tensor}' in '{model}'; there are {len(names)}, such as {', '.join(near)}"
+        )
+    rank = len(analysis.layouts[tensor])
+    if axis is not None and not 0 <= axis < rank:
+        raise OptionError(f"'{tensor}' has no axis {axis}; it has {rank} axes, from 0")
+    facts = [_explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
+    if as_json:
+        _print_json({"tensor": tensor, "axes": facts})
+        return
+    for fact in facts:
+        out.print(f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}", highlight=False)
+        for group in fact["groups"]:
+            exact = "removal is exact" if group["exact"] else f"removal shifts statistics: {group['normalized']}"
+            out.print(
+                f"  {group['units']} units of kind [cyan]{group['kind']}[/], {escape(exact)}; coupled with",
+                highlight=False,
+            )
+            for site in group["sites"]:
+                out.print(f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]", highlight=False)
+        for reason in fact["fixed"]:
+            out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False)
+
+
+def _explain_axis(analysis: Analysis, tensor: str, axis: int) -> dict[str, Any]:
+    dim = analysis.layouts[tensor][axis]
+    here = vertex(tensor, axis)
+    groups = []
+    graph: DependencyGraph | None = None
+    for factor in dict.fromkeys(factors_of(dim)):
+        group = analysis.group_of.get(factor)
+        if group is None:
+            continue
+        graph = graph or DependencyGraph(analysis)
+        sites = [
+            {
+                "axis": vertex(site.tensor, site.axis),
+                "through": [op for op, _ in graph.path(group, here, vertex(site.tensor, site.axis))],
+            }
+            for site in group.sites
+            if vertex(site.tensor, site.axis) != here
+        ]
+        groups.append(
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "units": group.size,
+                "exact": group.exact,
+                "normalized": str(group.normalized) if group.normalized else None,
+                "sites": sites,
+            }
+        )
+    reasons = [str(reason) for reason in analysis.site_reasons(tensor, axis)]
+    if dim.size == 1:
+        reasons.append("it has one position")
+    return {
+        "axis": here,
+        "size": dim.size,
+        "layout": print_dim(dim, _Units(analysis)),
+        "groups": groups,
+        "fixed": reasons,
+    }
+
+
+class _Units(Namer):
+    """Names factors by the kind of their group: ``(head:12 qk-dim:64)``; fixed ones are just their size."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        super().__init__()
+        self.analysis = analysis
+
+    def __call__(self, factor: Any) -> str:
+        group = self.analysis.group_of.get(factor)
+        return f"{group.kind if group else 'fixed'}:{factor.size}"
+
+
+@app.command()
+@_guarded
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write the pruned files.")] = Path(
+        "graphprune-demo"
+    ),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune a small trained CNN that ships with graphprune, and show accuracy, size, latency and proof."""
+    from graphprune.demo.run import run_demo
+
+    with _progress(as_json) as progress:
+        outcome = run_demo(out_dir, progress)
+    if as_json:
+        _print_json(outcome.to_dict())
+    else:
+        out.print(outcome.render())
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        out.print(gp.__version__, highlight=False)
+        raise typer.Exit
+
+
+def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> None:
+    if as_json:
+        _print_json({"output": str(output), **result.report.to_dict()})
+        return
+    out.print(render_report(result.report, title=str(output)))
+    if time_passes:
+        table = Table(title="time", title_justify="left", show_edge=False)
+        table.add_column("pass")
+        table.add_column("seconds", justify="right")
+        for step, seconds in result.report.seconds:
+            table.add_row(step, f"{seconds:.3f}")
+        out.print("", table)
+
+
+def _dump(text: str) -> None:
+    sys.stderr.write(text)
+
+
+def _print_json(data: object) -> None:
+    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+
+
+def main() -> None:
+    """The entry point of the ``graphprune`` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Rows of the ATen table: how a call of each family of operators becomes a coupling rule.
+
+Every function takes a :class:`Call` and returns a :class:`Rule`; the names of attributes are those of the operator's
+schema. Which operator has which row is said by :mod:`graphprune.frontends.aten_ops`. A size in an attribute that is
+only known at run time is ``None`` in a list and :data:`UNKNOWN` where it stands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from graphprune.ir.dims import ONE, Dim, concat, factors_of, product
+from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.rules import contraction, layout, normalization, pointwise, recurrent, reduction
+from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.contraction import axes, axis
+
+UNKNOWN: Final = "unknown until run time"
+OPEN: Final = 2**63 - 1
+"""The end of a slice that goes on to the end."""
+
+SOFTMAX = "the softmax runs over this axis"
+ORDER = "the operator depends on the order along this axis"
+POOLED = "spatial axis of a pooling"
+RESIZED = "spatial axis of a resizing"
+
+
+def present(call: Call) -> tuple[Shape, ...]:
+    """The shapes of the operands that are there."""
+    return tuple(shape for shape in call.operands if shape is not None)
+
+
+def results(call: Call) -> tuple[Shape, ...]:
+    """The shapes of all results; an unused one is taken to have the first one's shape."""
+    return tuple(call.y if shape is None else shape for shape in call.results)
+
+
+def _only_first(call: Call) -> None:
+    """Refuses a call whose further results (saved statistics) are used."""
+    if any(shape is not None for shape in call.results[1:]):
+        raise Refusal(f"a second result of '{call.op}' is used, which has no coupling rule")
+
+
+def fixing(rule: Rule, dims: Sequence[Dim], reason: str) -> Rule:
+    """``rule`` with the factors of ``dims`` fixed as well."""
+    more = {factor: reason for dim in dims for factor in factors_of(dim)}
+    return replace(rule, fixed={**more, **rule.fixed})
+
+
+# -- weighted sums ---------------------------------------------------------------------------------------------------
+
+
+def linear(call: Call) -> Rule:
+    """``n ci, co ci, co -> n co``, refused where the weight is no matrix."""
+    weight = call.operand(1)
+    if weight is None or len(weight) != 2:
+        raise Refusal(f"'{call.op}' with a weight that is no matrix")
+    return contraction.linear(call.x, weight, call.operand(2))
+
+
+def matmul(call: Call) -> Rule:
+    """``b m k, b k n -> b m n`` with broadcast batch axes; a vector operand lacks ``m`` or ``n``."""
+    other = call.operand(1)
+    assert other is not None
+    return contraction.matmul(call.x, other, weights=any(call.stored))
+
+
+def addmm(call: Call) -> Rule:
+    """``m n, m k, k n -> m n``, the first operand broadcast; batched and for vectors too."""
+    bias, a, b = call.operands[:3]
+    assert bias is not None
+    assert a is not None
+    assert b is not None
+    product_ = contraction.matmul(a, b, weights=any(call.stored[1:]))
+    (result,) = product_.results
+    assert result is not None
+    aligned = tuple(ONE if size == 1 else result[i - len(bias)] for i, size in enumerate(bias))
+    return replace(product_, operands=(aligned, *product_.operands))
+
+
+def outer(call: Call) -> Rule:
+    """``m, n -> m n``."""
+    return parse_rule("m, n -> m n; macs m n", call.operands)
+
+
+def bilinear(call: Call) -> Rule:
+    """``n a, n b, co a b, co -> n co``."""
+    n = " ".join(f"n{i}" for i in range(len(call.x) - 1))
+    bias = "_" if call.operand(3) is None else "co"
+    text = f"{n} a, {n} b, co a b, {bias} -> {n} co; macs {n} co a b; label a=neuron b=neuron co=neuron"
+    return parse_rule(text, call.operands)
+
+
+def conv(call: Call) -> Rule:
+    """``n (g ci) s, (g co) ci k, (g co) -> n (g co) o``, transposed where the operator says so."""
+    weight = call.operand(1)
+    assert weight is not None
+    transposed = "transpose" in call.op or bool(call.get("transposed", False))
+    return contraction.conv(
+        call.x, weight, call.operand(2), call.y, groups=call.get("groups", 1), transposed=transposed
+    )
+
+
+def sdpa(call: Call) -> Rule:
+    """``b h q d, b h k d, b h k v, 1 1 q k -> b h q v``; causal attention fixes ``q`` as well."""
+    q, k, v = call.operands[:3]
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    rule = contraction.sdpa(q, k, v, call.operand(3), scale=call.get("scale"))
+    if call.get("is_causal", False):
+        assert rule.operands[0] is not None
+        rule = fixing(rule, rule.operands[0][-2:-1], "causal attention depends on the order along this axis")
+    return rule
+
+
+def einsum(call: Call) -> Rule:
+    """What the equation says."""
+    return contraction.einsum(call.attributes["equation"], present(call), weights=any(call.stored))
+
+
+def grouped_mm(call: Call) -> Rule:
+    """``x: t k`` (rows sorted by expert), ``weight: e k n``, offsets: the batched experts of transformers 5."""
+    if len(call.x) != 2 or call.operand(1) is None or len(call.operand(1) or ()) != 3 or call.operand(3) is not None:
+        raise Refusal(f"'{call.op}' with operands of these ranks")
+    text = "t k, e k n, _ -> t n; fixed t e; macs t k n; label k=neuron n=neuron"
+    return parse_rule(text, call.operands[:2], why="rows are routed to experts by offsets")
+
+
+def cdist(call: Call) -> Rule:
+    """``b p m, b r m -> b p r``."""
+    batch = " ".join(f"b{i}" for i in range(len(call.x) - 2))
+    if call.get("p", 2.0) <= 0 or len(call.operand(1) or ()) != len(call.x):
+        raise Refusal(f"'{call.op}' with p <= 0 or broadcast operands")
+    return parse_rule(f"{batch} p m, {batch} r m -> {batch} p r", call.operands)
+
+
+def cosine_similarity(call: Call) -> Rule:
+    """Element by element, contracted over the axis."""
+    at = call.get("dim", 1) % (len(call.y) + 1)
+    rule = pointwise.pointwise(call.operands[:2], broadcast(present(call)))
+    (dims,) = rule.results
+    assert dims is not None
+    return replace(rule, results=((*dims[:at], *dims[at + 1 :]),))
+
+
+def grid_sampler(call: Call) -> Rule:
+    """``n c s, n o xy -> n c o``."""
+    s, o = ("s0 s1", "o0 o1") if len(call.x) == 4 else ("s0 s1 s2", "o0 o1 o2")
+    text = f"n c {s}, n {o} xy -> n c {o}; fixed {s} xy"
+    return parse_rule(text, call.operands, call.results, why="a sampling grid addresses positions of this axis")
+
+
+def weight_norm(call: Call) -> Rule:
+    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one."""
+    dims = axes("x", call.x)
+    gain = call.operand(1)
+    assert gain is not None
+    at = call.get("dim", 0)
+    inner = frozenset(f for i, dim in enumerate(dims) if i != at for f in factors_of(dim))
+    return Rule((dims, tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))), (dims,), normalized=inner)
+
+
+def lstm(call: Call) -> Rule:
+    """An LSTM, GRU or plain recurrent layer, see :func:`graphprune.rules.recurrent.recurrent`."""
+    gates = 4 if "lstm" in call.op else 3 if "gru" in call.op else 1
+    return recurrent.recurrent(
+        call.operands,
+        gates=gates,
+        n_states=2 if gates == 4 else 1,
+        n_layers=call.attributes["num_layers"],
+        biases=call.attributes["has_biases"],
+        bidirectional=call.attributes["bidirectional"],
+        batch_first=call.attributes["batch_first"],
+    )
+
+
+# -- normalisations --------------------------------------------------------------------------------------------------
+
+
+def batch_norm(call: Call) -> Rule:
+    """``n c s, c, c, c, c -> n c s`` with stored statistics; those of the batch fix ``n`` and ``s``."""
+    _only_first(call)
+    if call.get("training", False):
+        return _batch_statistics(call)
+    return normalization.batch_norm(call.x, call.operands[1:], len(call.results))
+
+
+def _batch_statistics(call: Call) -> Rule:
+    """Statistics of the batch: channels stay apart from each other; every other axis takes part in the statistic."""
+    rule = normalization.batch_norm(call.x, call.operands[1:], len(call.results))
+    dims = rule.results[0]
+    assert dims is not None
+    return fixing(rule, (*dims[:1], *dims[2:]), "batch statistics are taken over this axis")
+
+
+def layer_norm(call: Call) -> Rule:
+    """``n c, c, c -> n c``, layer and RMS normalisation alike."""
+    _only_first(call)
+    n_axes = len(call.attributes["normalized_shape"])
+    return normalization.layer_norm(
+        call.x, n_axes, call.operands[1:], slot="normalized_shape", n_results=len(call.results)
+    )
+
+
+def group_norm(call: Call) -> Rule:
+    """``n (g c) s, (g c), (g c) -> n (g c) s``."""
+    return normalization.group_norm(call.x, call.attributes["num_groups"], call.operands[1:], slot="num_groups")
+
+
+def native_group_norm(call: Call) -> Rule:
+    """As :func:`group_norm`, with all sizes as arguments."""
+    _only_first(call)
+    rule = normalization.group_norm(call.x, call.attributes["group"], call.operands[1:], slot="group")
+    dims = rule.results[0]
+    assert dims is not None
+    slots = [SizeSlot("N", dims[0]), SizeSlot("C", dims[1]), SizeSlot("HxW", product(*dims[2:]))]
+    return replace(rule, results=(dims, None, None), sizes=(*rule.sizes, *(s for s in slots if s.dim is not ONE)))
+
+
+def instance_norm(call: Call) -> Rule:
+    """``n c s, c, c -> n c s``; a batch normalisation where the statistics are stored."""
+    if not call.get("use_input_stats", True):
+        return normalization.batch_norm(call.x, call.operands[1:])
+    return normalization.instance_norm(call.x, call.operands[1:])
+
+
+# -- element by element ----------------------------------------------------------------------------------------------
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """What shapes become when they are broadcast together."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+def elementwise(call: Call) -> Rule:
+    """Every operand is broadcast to the result."""
+    return pointwise.pointwise(call.operands, call.y, len(call.results))
+
+
+def first_only(call: Call) -> Rule:
+    """Element by element over the first operand; the others (a type, a shape of the same tensor) take no part."""
+    rule = pointwise.pointwise(call.operands[:1], call.y, len(call.results))
+    return replace(rule, operands=(*rule.operands, *(None for _ in call.operands[1:])))
+
+
+def dropout(call: Call) -> Rule:
+    """Nothing in evaluation mode."""
+    if call.get("train", False):
+        raise Refusal("dropout in training mode draws random numbers")
+    return elementwise(call)
+
+
+def prelu(call: Call) -> Rule:
+    """``n c s, c -> n c s``."""
+    weight = call.operand(1)
+    assert weight is not None
+    dims = axes("x", call.x)
+    slope = (dims[1] if weight[0] != 1 and len(dims) > 1 else ONE,)
+    return Rule((dims, slope if len(weight) == 1 else ()), (dims,))
+
+
+def glu(call: Call) -> Rule:
+    """``n c+c -> n c``: both halves lose the same units."""
+    at = call.get("dim", -1) % len(call.x)
+    dims = list(axes("x", call.y))
+    half = dims[at] if dims[at] is not ONE else ONE
+    whole = [*dims[:at], concat(half, half), *dims[at + 1 :]]
+    return Rule((tuple(whole),), (tuple(dims),))
+
+
+# -- along some axes -------------------------------------------------------------------------------------------------
+
+
+def along(reason: str, attribute: str = "dim") -> Row:
+    """An operator that works along the axis (or axes) that ``attribute`` names; none named: along all."""
+
+    def row(call: Call) -> Rule:
+        if any(shape is not None for shape in call.operands[1:]):
+            raise Refusal(f"'{call.op}' with a second tensor")
+        named = call.attributes.get(attribute)
+        at = [named] if isinstance(named, int) else list(named or range(len(call.x)))
+        return pointwise.along(call.x, results(call), at, reason, n_operands=len(call.operands))
+
+    return row
+
+
+def last(n: int, reason: str) -> Row:
+    """An operator that works along the last ``n`` axes."""
+
+    def row(call: Call) -> Rule:
+        return pointwise.along(call.x, results(call), range(-n, 0), reason, n_operands=len(call.operands))
+
+    return row
+
+
+def reduce(statistic: reduction.Statistic) -> Row:
+    """A reduction over ``dim`` (all axes where there is none)."""
+
+    def row(call: Call) -> Rule:
+        if not call.x:
+            return pointwise.pointwise(call.operands[:1], (), len(call.results))
+        named = call.attributes.get("dim")
+        at = (named,) if isinstance(named, int) else tuple(named or ())
+        keep = bool(call.get("keepdim", False))
+        rule = reduction.reduce(call.x, at, keep=keep, statistic=statistic, op=call.op, n_operands=len(call.operands))
+        return replace(rule, results=rule.results * len(call.results))
+
+    return row
+
+
+def norm(call: Call) -> Rule:
+    """A norm adds nothing for a removed unit, unless its order is negative."""
+    order = call.get("ord", call.get("p", 2.0))
+    positive = isinstance(order, int | float) and (order >= 0 or order == inf)
+    return reduce("sum" if positive else "other")(call)
+
+
+def cross(call: Call) -> Rule:
+    """Element by element over two operands, along an axis that is fixed."""
+    rule = elementwise(call)
+    assert rule.results[0] is not None
+    at = call.attributes.get("dim")
+    return fixing(rule, rule.results[0] if at is None else (rule.results[0][at],), ORDER)
+
+
+def unfold(call: Call) -> Rule:
+    """``n s -> n o w``: windows of an axis."""
+    at = call.attributes["dimension"] % len(call.x)
+    own, window = axis("y", call.y[at]), axis("w", call.y[-1])
+    dims = axes("x", call.x)
+    rule = Rule((dims,), ((*dims[:at], own, *dims[at + 1 :], window),))
+    return fixing(rule, (dims[at], own, window), "windows slide along this axis")
+
+
+def diagonal(call: Call) -> Rule:
+    """``n a a c -> n c a``."""
+    at = [call.get(name, default) % len(call.x) for name, default in (("dim1", 0), ("dim2", 1))]
+    dims, own = axes("x", call.x), axis("y", call.y[-1])
+    rule = Rule((dims,), ((*(dim for i, dim in enumerate(dims) if i not in at), own),))
+    return fixing(rule, (*(dims[i] for i in at), own), "a diagonal runs along this axis")
+
+
+# -- tensors made from nothing ---------------------------------------------------------------------------------------
+
+
+def create(call: Call) -> Rule:
+    """``-> a b`` with free axes."""
+    return layout.create(call.y, slot="size", n_operands=len(call.operands))
+
+
+def scalar(call: Call) -> Rule:
+    """A tensor without axes."""
+    return layout.create(call.y, n_operands=len(call.operands))
+
+
+def opaque(reason: str) -> Row:
+    """Results whose axes are fixed; the operands' axes do not matter."""
+
+    def row(call: Call) -> Rule:
+        return layout.opaque(call.results, reason, n_operands=len(call.operands))
+
+    return row
+
+
+def meshgrid(call: Call) -> Rule:
+    """``a, b -> a b, a b``."""
+    lines = present(call)
+    dims = tuple(axis(f"g{i}", shape[0] if shape else 1) for i, shape in enumerate(lines))
+    grid = (dims[1], dims[0], *dims[2:]) if call.get("indexing", "ij") == "xy" and len(dims) > 1 else dims
+    return Rule(tuple((dim,) if shape else () for dim, shape in zip(dims, lines, strict=True)), (grid,) * len(lines))

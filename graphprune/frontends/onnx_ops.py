@@ -1,0 +1,122 @@
+"""The table of ONNX operators: what each says about the dimensions of its operands and results.
+
+Default-domain operators of opsets 9 to the newest; where an attribute became an operand, the row reads both. A row
+gets the opset as attribute ``opset``. Whatever is not here is a barrier. To support an operator, add a line, and a
+row in ``tests/test_onnx_ops.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from graphprune.frontends import onnx_layers as layers
+from graphprune.frontends import onnx_rows as rows
+from graphprune.rules.call import Row
+from graphprune.rules.contraction import conv, gemm, matmul
+from graphprune.rules.indexing import gather
+from graphprune.rules.joining import joined
+from graphprune.rules.layout import create, opaque
+from graphprune.rules.normalization import instance_norm
+from graphprune.rules.pointwise import along
+
+_SIZES = "a size, computed from the shape of another tensor"
+_INDEX = "positions depend on the data of this axis"
+
+ROWS: Mapping[str, Row] = {
+    # weighted sums
+    "Conv": lambda c: conv(c.x, rows.shape_of(c, 1), c.operand(2), c.y, groups=c.get("group", 1), slot="group"),
+    "ConvTranspose": lambda c: conv(
+        c.x, rows.shape_of(c, 1), c.operand(2), c.y, groups=c.get("group", 1), transposed=True, slot="group"
+    ),
+    "Gemm": lambda c: gemm(
+        c.x, rows.shape_of(c, 1), c.operand(2), c.y, trans_a=bool(c.get("transA", 0)), trans_b=bool(c.get("transB", 0))
+    ),
+    "MatMul": lambda c: matmul(c.x, rows.shape_of(c, 1), weights=any(c.stored)),
+    "Einsum": rows.contracted,
+    "Attention": layers.attention,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), layers.recurrent),
+    # normalisations
+    "BatchNormalization": rows.batch_norm,
+    "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
+    "LayerNormalization": rows.norm_over_last,
+    "RMSNormalization": rows.norm_over_last,
+    "GroupNormalization": rows.grouped_norm,
+    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
+    "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
+    "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
+    # element-wise, with broadcasting
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
+    **dict.fromkeys(
+        ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise
+    ),
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip"), rows.elementwise),
+    # element-wise, one operand
+    **dict.fromkeys(
+        ("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log"), rows.first_only
+    ),
+    **dict.fromkeys(("Sin", "Cos", "Tan", "Sinh", "Cosh", "Tanh", "Asin", "Acos", "Atan"), rows.first_only),
+    **dict.fromkeys(("Asinh", "Acosh", "Atanh", "Erf", "Not", "BitwiseNot", "IsNaN", "IsInf"), rows.first_only),
+    **dict.fromkeys(("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "Mish"), rows.first_only),
+    **dict.fromkeys(
+        ("Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Softsign", "Shrink", "Swish"), rows.first_only
+    ),
+    **dict.fromkeys(("Identity", "Cast", "CastLike"), rows.first_only),
+    "Dropout": rows.dropout,
+    "QuantizeLinear": layers.quantized,
+    "DequantizeLinear": layers.quantized,
+    "RotaryEmbedding": layers.rotary,
+    # along some axes
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), rows.softmax),
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), rows.pooling),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), rows.pooling),
+    **dict.fromkeys(("Resize", "Upsample"), rows.resize),
+    "CumSum": rows.cumulative,
+    "CumProd": rows.cumulative,
+    "TopK": lambda c: along(
+        c.x, rows.result_shapes(c), (c.get("axis", -1),), "'TopK' runs over this axis", n_operands=len(c.operands)
+    ),
+    "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
+    "GridSample": layers.grid_sample,
+    # reductions
+    **dict.fromkeys(
+        ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"),
+        partial(rows.reduction, statistic="sum"),
+    ),
+    "ReduceMean": partial(rows.reduction, statistic="mean"),
+    **dict.fromkeys(
+        ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp"), partial(rows.reduction, statistic="other")
+    ),
+    "ArgMax": rows.arg_reduction,
+    "ArgMin": rows.arg_reduction,
+    # rearranging
+    "Reshape": rows.reshaped,
+    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), rows.rearranged),
+    "Transpose": rows.transposed,
+    "Expand": rows.expanded,
+    "Tile": rows.tiled,
+    "DepthToSpace": rows.depth_to_space,
+    "SpaceToDepth": rows.space_to_depth,
+    # joining and taking parts
+    "Concat": lambda c: joined([rows.shape_of(c, i) for i in range(len(c.operands))], c.attributes["axis"]),
+    "Split": rows.splits,
+    "Slice": rows.slices,
+    "Pad": rows.padding,
+    # looking up
+    "Gather": lambda c: gather(c.x, rows.shape_of(c, 1), c.get("axis", 0)),
+    "GatherElements": rows.gather_elements,
+    "GatherND": rows.gather_nd,
+    "ScatterElements": rows.scatter_elements,
+    "ScatterND": rows.scatter_nd,
+    "OneHot": rows.one_hot,
+    # made from sizes
+    "Shape": lambda c: opaque(c.results, _SIZES, n_operands=1),
+    "Size": lambda c: rows.whole(c, "the number of elements of this tensor is counted"),
+    "Range": lambda c: opaque(c.results, "a range has values that depend on its size", n_operands=len(c.operands)),
+    "ConstantOfShape": lambda c: create(c.y, slot="input", n_operands=1),
+    "EyeLike": lambda c: rows.whole(c, "a diagonal couples rows with columns"),
+    "Constant": lambda c: opaque(c.results, "a constant that is an output"),
+    # what depends on data
+    **dict.fromkeys(("NonZero", "NonMaxSuppression", "Compress", "Unique"), lambda c: rows.whole(c, _INDEX)),
+}
+"""Operator -> row. Operators of other domains are keyed ``domain::Op``."""

@@ -1,0 +1,334 @@
+"""Rows of the ONNX table that need more than one line: reading attributes that moved between opsets, combined axes.
+
+The names of size slots are those of the ONNX schema: of the attribute, or of the operand that holds the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from graphprune.ir.dims import Dim, Factor, Layout, factors_of
+from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.rules.call import Call, Refusal
+from graphprune.rules.contraction import axes, axis, einsum
+from graphprune.rules.joining import padded, sliced, split
+from graphprune.rules.layout import expand, reshape, tile
+from graphprune.rules.normalization import group_norm, layer_norm
+from graphprune.rules.pointwise import along, pointwise
+from graphprune.rules.reduction import Statistic, reduce
+
+
+def shape_of(c: Call, i: int) -> Shape:
+    """The shape of operand ``i``, which must be there."""
+    shape = c.operand(i)
+    if shape is None:
+        raise Refusal(f"operand {i} of '{c.op}' is absent")
+    return shape
+
+
+def result_shapes(c: Call) -> list[Shape]:
+    """The shapes of the results that are used."""
+    return [shape for shape in c.results if shape is not None]
+
+
+def numbers(c: Call, name: str, operand: int, what: str) -> tuple[int, ...] | None:
+    """Integers that are an attribute in old opsets and an operand in new ones; ``None`` where they are absent."""
+    if (given := c.get(name)) is not None:
+        return (given,) if isinstance(given, int) else tuple(given)
+    if c.operand(operand) is None:
+        return None
+    values = c.constants.get(operand)
+    if values is None or any(value is None for value in values):
+        raise Refusal(f"the {what} of '{c.op}' are only known at run time")
+    return tuple(value for value in values if value is not None)
+
+
+def whole(c: Call, reason: str) -> Rule:
+    """Every axis of every operand and result is fixed."""
+    operands = tuple(None if shape is None else axes("x", shape) for shape in c.operands)
+    results = tuple(None if shape is None else axes("y", shape) for shape in c.results)
+    fixed = {f: reason for layout in (*operands, *results) if layout for dim in layout for f in factors_of(dim)}
+    return Rule(operands, results, fixed)
+
+
+def elementwise(c: Call) -> Rule:
+    """All operands broadcast to the first result; further results (a mask) have its shape, or none that is known."""
+    rule = pointwise(c.operands, c.y, len(c.results))
+    return replace(rule, results=tuple(None if shape is None else rule.results[0] for shape in c.results))
+
+
+def first_only(c: Call) -> Rule:
+    """Element-wise in the first operand; the others are a type, a seed, a ratio."""
+    rule = pointwise((c.x,), c.y, len(c.results))
+    operands = (*rule.operands, *(None for _ in c.operands[1:]))
+    return replace(rule, operands=operands, results=tuple(None if s is None else rule.results[0] for s in c.results))
+
+
+def dropout(c: Call) -> Rule:
+    """The identity, unless it is told to train."""
+    if c.constants.get(2, (0,)) not in ((0,), ()):
+        raise Refusal("a dropout in training mode draws random numbers")
+    return first_only(c)
+
+
+def batch_norm(c: Call) -> Rule:
+    """``n c s, c, c, c, c -> n c s`` with stored statistics."""
+    if c.get("training_mode", 0):
+        raise Refusal("a batch normalisation in training mode takes statistics over the batch")
+    from graphprune.rules.normalization import batch_norm as rule
+
+    return rule(c.x, c.operands[1:5], len(c.results))
+
+
+def norm_over_last(c: Call) -> Rule:
+    """``LayerNormalization`` and ``RMSNormalization``: from ``axis`` to the end."""
+    at = c.get("axis", -1) % len(c.x)
+    return layer_norm(c.x, len(c.x) - at, c.operands[1:3], n_results=len(c.results))
+
+
+def normalized_along(c: Call, at: Iterable[int], reason: str = "") -> Rule:
+    """Element-wise, with a statistic over some axes."""
+    rule = pointwise((c.x,), c.y)
+    layout = rule.operands[0] or ()
+    return replace(rule, normalized=frozenset(f for i in at for f in factors_of(layout[i])))
+
+
+def grouped_norm(c: Call) -> Rule:
+    """``GroupNormalization``: scale and bias are per group in opset 18, per channel from 21 on."""
+    per_group = c.get("opset", 21) < 21
+    return group_norm(c.x, c.attributes["num_groups"], c.operands[1:3], slot="num_groups", per_group=per_group)
+
+
+def softmax(c: Call) -> Rule:
+    """Along one axis, or (before opset 13) along all axes from ``axis`` on."""
+    if c.get("opset", 13) >= 13:
+        at: Sequence[int] = (c.get("axis", -1),)
+    else:
+        at = range(c.get("axis", 1) % len(c.x), len(c.x))
+    return along(c.x, [c.y], at, f"'{c.op}' runs over this axis")
+
+
+def pooling(c: Call) -> Rule:
+    """Works along the axes from the third on; nothing is said of the indices of a maximum, which count channels too."""
+    rule = along(c.x, [c.y], range(2, len(c.x)), f"'{c.op}' runs over this axis")
+    return replace(rule, results=(*rule.results, *(None for _ in c.results[1:])))
+
+
+def resize(c: Call) -> Rule:
+    """Works along the axes whose size changes; the new sizes of the others may be written in the operand ``sizes``."""
+    changed = [i for i, (a, b) in enumerate(zip(c.x, c.y, strict=True)) if a != b]
+    rule = along(c.x, [c.y], changed, f"'{c.op}' interpolates along this axis", n_operands=len(c.operands))
+    if c.operand(3) is None:
+        return rule
+    layout = rule.results[0] or ()
+    places = [at % len(c.x) for at in c.get("axes", range(len(c.x)))]
+    slots = tuple(SizeSlot("sizes", layout[at], i) for i, at in enumerate(places) if at not in changed)
+    return replace(rule, sizes=slots)
+
+
+def reduction(c: Call, statistic: Statistic) -> Rule:
+    """A reduction over the axes of an attribute or of the second operand."""
+    reduced = numbers(c, "axes", 1, "axes")
+    if not reduced and c.get("noop_with_empty_axes", 0):
+        return first_only(c)
+    return reduce(
+        c.x, reduced, keep=bool(c.get("keepdims", 1)), statistic=statistic, op=c.op, n_operands=len(c.operands)
+    )
+
+
+def arg_reduction(c: Call) -> Rule:
+    """The position of the largest or smallest element."""
+    return reduce(c.x, [c.get("axis", 0)], keep=bool(c.get("keepdims", 1)), statistic="other", op=c.op)
+
+
+def reshaped(c: Call) -> Rule:
+    """``Reshape`` to the operand ``shape``, whose elements -1 and (unless ``allowzero``) 0 adjust themselves."""
+    stored = c.constants.get(1, (None,) * len(c.y))
+    return reshape(c.x, c.y, slot="shape", stored=stored, n_operands=len(c.operands))
+
+
+def rearranged(c: Call) -> Rule:
+    """``Flatten``, ``Squeeze``, ``Unsqueeze``: a reshape that finds its sizes itself."""
+    return reshape(c.x, c.y, n_operands=len(c.operands))
+
+
+def transposed(c: Call) -> Rule:
+    """A permutation of axes; by default they are reversed."""
+    from graphprune.rules.layout import transpose
+
+    return transpose(c.x, c.get("perm", tuple(reversed(range(len(c.x))))))
+
+
+def splits(c: Call) -> Rule:
+    """``Split``: equal parts without ``split`` get one, so that each part may be cut on its own."""
+    at = c.get("axis", 0)
+    sizes = [shape[at % len(c.x)] if shape is not None else None for shape in c.results]
+    rest = c.x[at % len(c.x)] - sum(size for size in sizes if size is not None)
+    if sizes.count(None) > 1:
+        raise Refusal("the sizes of unused parts of a split are not known")
+    known = [rest if size is None else size for size in sizes]
+    return split(c.x, at, known, slot="split", n_operands=len(c.operands))
+
+
+def slices(c: Call) -> Rule:
+    """``Slice`` of several axes at once: each axis follows its own rule."""
+    rank = len(c.x)
+    in_attributes = c.get("starts") is not None
+    starts = tuple(c.get("starts")) if in_attributes else c.constants.get(1)
+    ends = tuple(c.get("ends")) if in_attributes else c.constants.get(2)
+    n = len(starts) if starts is not None else len(ends) if ends is not None else shape_of(c, 1)[0]
+    at = numbers(c, "axes", 3, "axes") or tuple(range(n))
+    steps = (None if in_attributes else numbers(c, "steps", 4, "steps")) or (1,) * n
+    starts, ends = starts or (None,) * n, ends or (None,) * n
+    before: list[Dim] = list(axes("x", c.x))
+    after: list[Dim] = list(before)
+    fixed: dict[Factor, str] = {}
+    slots: list[SizeSlot] = []
+    for i, (place, start, stop, step) in enumerate(zip(at, starts, ends, steps, strict=True)):
+        size, new = c.x[place % rank], c.y[place % rank]
+        if start is None or stop is None or step < 0:
+            rule = along(
+                (size,), [(new,)], (0,), "a slice with bounds from run time, or backwards, takes part of this axis"
+            )
+            if size == new and step > 0:  # the whole axis, in the example at least
+                rule = along((size,), [(new,)], (0,), "a slice with bounds from run time takes part of this axis")
+        else:
+            rule = sliced((size,), 0, start, stop, step, start_slot=("starts", i), stop_slot=("ends", i))
+        before[place % rank] = (rule.operands[0] or ())[0]
+        after[place % rank] = (rule.results[0] or ())[0]
+        fixed.update(rule.fixed)
+        slots.extend(rule.sizes)
+    rest = (None,) * (len(c.operands) - 1)
+    return Rule((tuple(before), *rest), (tuple(after),), fixed, sizes=tuple(slots))
+
+
+def padding(c: Call) -> Rule:
+    """``Pad`` with an attribute or operands; axes whose padding is only known at run time are fixed."""
+    rank = len(c.x)
+    pads = c.get("pads", c.constants.get(1))
+    at = numbers(c, "axes", 3, "axes") or tuple(range(rank))
+    if pads is None or any(pad is None for pad in pads):
+        changed = [i for i in range(rank) if pads is None or c.x[i] != c.y[i]]
+        return along(
+            c.x, [c.y], changed, "the padding of this axis is only known at run time", n_operands=len(c.operands)
+        )
+    before, after = [0] * rank, [0] * rank
+    for i, place in enumerate(at):
+        before[place], after[place] = pads[i], pads[i + len(at)]
+    return padded(c.x, before, after, constant=c.get("mode", "constant") == "constant", n_operands=len(c.operands))
+
+
+def expanded(c: Call) -> Rule:
+    """``Expand``: the operand ``shape`` is aligned at the right and may be shorter than the result."""
+    stored = c.constants.get(1)
+    length = len(stored) if stored is not None else shape_of(c, 1)[0]
+    missing = len(c.y) - length
+    raw = (1,) * missing + (stored if stored is not None else (None,) * length)
+    rule = expand(c.x, c.y, slot="shape", stored=raw, n_operands=len(c.operands))
+    slots = tuple(replace(slot, index=slot.index - missing) for slot in rule.sizes if slot.index is not None)
+    return replace(rule, sizes=slots)
+
+
+def tiled(c: Call) -> Rule:
+    """``Tile`` by known repeats; axes that are repeated an unknown number of times are fixed."""
+    repeats = c.constants.get(1)
+    if repeats is None or any(n is None for n in repeats):
+        changed = [
+            i for i, (a, b) in enumerate(zip(c.x, c.y, strict=True)) if repeats is None or repeats[i] is None or a != b
+        ]
+        return along(
+            c.x, [c.y], changed, "this axis is repeated a number of times that is known at run time", n_operands=2
+        )
+    return tile(c.x, [n for n in repeats if n is not None], slot="repeats", n_operands=2)
+
+
+def gather_elements(c: Call) -> Rule:
+    """An index for each element: ``axis`` is fixed, the others are coupled where they are equally long."""
+    indices, at = shape_of(c, 1), c.get("axis", 0) % len(c.x)
+    if any(a != b for i, (a, b) in enumerate(zip(c.x, indices, strict=True)) if i != at):
+        return whole(c, f"'{c.op}' takes part of this axis")
+    data, places = axes("x", c.x), list(axes("x", c.x))
+    places[at] = axis("i", indices[at])
+    shared = tuple(data[i] if i != at else places[at] for i in range(len(data)))
+    fixed = {f: "an index looks up positions of this axis" for dim in (data[at], places[at]) for f in factors_of(dim)}
+    return Rule((data, shared), (shared,), fixed)
+
+
+def scatter_elements(c: Call) -> Rule:
+    """As :func:`gather_elements`, writing."""
+    indices, at = shape_of(c, 1), c.get("axis", 0) % len(c.x)
+    if any(a != b for i, (a, b) in enumerate(zip(c.x, indices, strict=True)) if i != at):
+        return whole(c, f"'{c.op}' writes to part of this axis")
+    data = axes("x", c.x)
+    place = axis("i", indices[at])
+    shared = tuple(place if i == at else dim for i, dim in enumerate(data))
+    fixed = {f: "an index writes to positions of this axis" for dim in (data[at], place) for f in factors_of(dim)}
+    return Rule((data, shared, shared), (data,), fixed)
+
+
+def _nd_layouts(c: Call, batch: int) -> tuple[Layout, Layout, Layout, dict[Factor, str]]:
+    """Layouts of data, indices and of one entry per index; the indexed axes are fixed."""
+    indices = shape_of(c, 1)
+    depth = indices[-1]
+    data = axes("x", c.x)
+    places = axes("i", indices[batch:-1])
+    vector = axis("depth", depth)
+    rows = (*data[:batch], *places)
+    fixed = {
+        f: "an index looks up positions of this axis" for dim in data[batch : batch + depth] for f in factors_of(dim)
+    }
+    fixed.update((f, "positions are given along this axis") for f in factors_of(vector))
+    return data, (*rows, vector), (*rows, *data[batch + depth :]), fixed
+
+
+def gather_nd(c: Call) -> Rule:
+    """``GatherND``: index vectors along the last axis of the indices."""
+    data, indices, result, fixed = _nd_layouts(c, c.get("batch_dims", 0))
+    return Rule((data, indices), (result,), fixed)
+
+
+def scatter_nd(c: Call) -> Rule:
+    """``ScatterND``: every index must stay, or something is not written."""
+    data, indices, updates, fixed = _nd_layouts(c, 0)
+    fixed.update((f, "every index writes something") for dim in indices for f in factors_of(dim))
+    return Rule((data, indices, updates), (data,), fixed)
+
+
+def one_hot(c: Call) -> Rule:
+    """A new, fixed axis of classes."""
+    at = c.get("axis", -1) % len(c.y)
+    dims, classes = axes("x", c.x), axis("classes", c.y[at])
+    fixed = dict.fromkeys(factors_of(classes), "one-hot classes")
+    return Rule((dims, None, None), ((*dims[:at], classes, *dims[at:]),), fixed)
+
+
+def cumulative(c: Call) -> Rule:
+    """A running sum along an axis that must be known."""
+    at = numbers(c, "axis", 1, "axes")
+    if not at:
+        raise Refusal("the axis of a running sum is only known at run time")
+    return along(c.x, [c.y], at, f"'{c.op}' runs over this axis", n_operands=2)
+
+
+def depth_to_space(c: Call) -> Rule:
+    """Pixel shuffle: the blocks are the major part of the channels, or (``CRD``) the minor one."""
+    channels = "(c r q)" if c.get("mode", "DCR") == "CRD" else "(r q c)"
+    block = c.attributes["blocksize"]
+    text = f"n {channels} h w -> n c (h r) (w q); fixed r q; label c=channel"
+    return parse_rule(text, (c.x,), (c.y,), why="blocks of a pixel shuffle", r=block, q=block)
+
+
+def space_to_depth(c: Call) -> Rule:
+    """The inverse of a pixel shuffle with major blocks."""
+    block = c.attributes["blocksize"]
+    text = "n c (h r) (w q) -> n (r q c) h w; fixed r q; label c=channel"
+    return parse_rule(text, (c.x,), (c.y,), why="blocks of a pixel shuffle", r=block, q=block)
+
+
+def contracted(c: Call) -> Rule:
+    """``Einsum``."""
+    equation = c.attributes["equation"]
+    if "..." in equation:
+        raise Refusal(f"einsum equation '{equation}' has an ellipsis")
+    return einsum(equation, [shape_of(c, i) for i in range(len(c.operands))], weights=any(c.stored))

@@ -1,0 +1,126 @@
+"""What the ONNX frontend is told by the host: shapes, types and small values; and how to walk ONNX messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from graphprune.pipeline.host import Array
+
+_UNCUTTABLE = {
+    "FLOAT8E4M3FNUZ": "is an FNUZ 8-bit float",
+    "FLOAT8E5M2FNUZ": "is an FNUZ 8-bit float",
+    "STRING": "holds strings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """A small tensor of which some elements are known.
+
+    Attributes:
+        values: The values in the example.
+        known: For each element, whether it has that value for every input.
+    """
+
+    values: Array
+    known: NDArray[np.bool_]
+
+    @property
+    def constant(self) -> bool:
+        """Whether all elements are known."""
+        return bool(self.known.all())
+
+    def elements(self) -> tuple[int | None, ...]:
+        """The integers, flattened; ``None`` where an element is only known at run time."""
+        flat, known = self.values.ravel(), self.known.ravel()
+        return tuple(int(value) if sure else None for value, sure in zip(flat, known, strict=True))
+
+
+def known(values: Array) -> Partial:
+    """A tensor of which everything is known."""
+    return Partial(values, np.ones(values.shape, dtype=np.bool_))
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    """What is known about the values of a model.
+
+    Attributes:
+        shapes: By value; values that are no tensors, or whose shape depends on data, are absent.
+        types: Element types (of ``onnx.TensorProto``).
+        dynamic: Axes whose size is not known before run time.
+        values: Small tensors of shape arithmetic.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    types: Mapping[str, int]
+    dynamic: Mapping[str, frozenset[int]]
+    values: Mapping[str, Partial]
+
+
+def uncuttable(data_type: int) -> str | None:
+    """Why tensors of an element type are never cut, or ``None``."""
+    dtype = ir.DataType(data_type)
+    if dtype.bitwidth < 8 and dtype != ir.DataType.BOOL:
+        return "packs several elements into one byte"
+    return _UNCUTTABLE.get(dtype.name)
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node of a graph and of its subgraphs."""
+    for node in graph.node:
+        yield node
+        for subgraph in subgraphs_of(node):
+            yield from nodes_of(subgraph)
+
+
+def subgraphs_of(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The subgraphs of a node (branches, loop bodies)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def operands_of(node: onnx.NodeProto) -> list[str]:
+    """The operands of a node, and the values of the main graph that its subgraphs capture."""
+    names = list(node.input)
+    for subgraph in subgraphs_of(node):
+        names.extend(name for name in captured(subgraph) if name not in names)
+    return names
+
+
+def captured(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that a subgraph uses and does not define."""
+    own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    own.update(name for node in graph.node for name in node.output)
+    for name in dict.fromkeys(
+        [name for node in graph.node for name in operands_of(node)] + [value.name for value in graph.output]
+    ):
+        if name and name not in own:
+            yield name
+
+
+def attributes_of(node: onnx.NodeProto) -> Mapping[str, Any]:
+    """The attributes of a node as Python values; text is decoded, graphs are left out."""
+    found: dict[str, Any] = {}
+    for attribute in node.attribute:
+        if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
+            continue
+        value = onnx.helper.get_attribute_value(attribute)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "replace")
+        elif attribute.type == onnx.AttributeProto.STRINGS:
+            value = tuple(item.decode("utf-8", "replace") for item in value)
+        elif attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+            value = tuple(value)
+        found[attribute.name] = value
+    return found

@@ -1,0 +1,75 @@
+"""Running an ONNX model in float64, to tell rounding from errors.
+
+onnxruntime has few operators in double precision, so onnx's own reference evaluator runs them. It is slow, and asked
+only where a single-precision comparison leaves doubt.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from graphprune.errors import ModelError
+from graphprune.hosts.onnx_store import Store, fill_inline, inline_array, with_weights
+from graphprune.pipeline.host import Array, Arrays
+
+_NARROW = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+
+def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str, Array]:
+    """Runs a weightless model in float64; outputs by name, in order.
+
+    Raises:
+        ModelError: The reference evaluator cannot run it (a contrib operator, for example).
+    """
+    wide = with_weights(proto, store, fill_inline)
+    del wide.graph.value_info[:]
+    _widen(wide.graph)
+    wanted = {value.name for value in wide.graph.input}
+    feeds = {
+        name: array.astype(np.float64) if array.dtype.kind == "f" else array
+        for name, array in inputs.items()
+        if name in wanted
+    }
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            results = ReferenceEvaluator(wide).run(None, feeds)
+    except Exception as error:  # the evaluator raises whatever an operator's implementation raises
+        raise ModelError(
+            f"onnx's reference evaluator cannot run the model: {error}; prove it on the runtime"
+        ) from error
+    return {value.name: np.asarray(result) for value, result in zip(wide.graph.output, results, strict=True)}
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    """Makes every narrow float of a graph, and of its subgraphs, a double."""
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _NARROW:
+            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i in _NARROW:
+                attribute.i = onnx.TensorProto.DOUBLE
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            if attribute.HasField("g"):
+                _widen(attribute.g)
+            for inner in attribute.graphs:
+                _widen(inner)
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name in ("value_float", "value_floats"):
+            held = node.attribute[0]
+            value = np.asarray(onnx.helper.get_attribute_value(held), dtype=np.float64)
+            node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(value)))
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        array = inline_array(tensor).astype(np.float64)
+        tensor.CopyFrom(ir.serde.serialize_tensor(ir.Tensor(array, name=tensor.name)))

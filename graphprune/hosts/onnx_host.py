@@ -1,0 +1,181 @@
+"""The host of an ONNX file: a weightless graph that is edited, and weights that stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphprune.errors import ModelError
+from graphprune.frontends.onnx_graph import build_graph
+from graphprune.frontends.onnx_values import Inferred, operands_of
+from graphprune.hosts.onnx_double import run_double
+from graphprune.hosts.onnx_edit import apply_edits
+from graphprune.hosts.onnx_fold import fold
+from graphprune.hosts.onnx_load import load_model
+from graphprune.hosts.onnx_masked import masked_model
+from graphprune.hosts.onnx_runtime import random_inputs, run_raw, run_session, session_of
+from graphprune.hosts.onnx_save import save
+from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer
+from graphprune.hosts.onnx_store import Store, inline_array, weightless
+from graphprune.hosts.onnx_surgery import Surgery
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.host import Array, Arrays, Edits, Masks
+
+MAXIMUM_FOLDS = 4
+"""How often folding is repeated where a folded shape may let more shapes be inferred."""
+
+
+@dataclass(frozen=True)
+class OnnxHost:
+    """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
+
+    Attributes:
+        proto: The graph, weightless: large tensors are headers.
+        store: Where the data of the headers is, and what of it is taken.
+        bound: The shapes of the inputs that the analysis and the examples use.
+        sources: Data files that weights are mapped from.
+        original: The weightless model as loaded.
+    """
+
+    proto: onnx.ModelProto
+    store: Store
+    bound: Mapping[str, tuple[int, ...]]
+    sources: frozenset[Path] = frozenset()
+    original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
+
+    @staticmethod
+    def load(source: str | Path | onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> OnnxHost:
+        """Opens a model.
+
+        Args:
+            source: A ``.onnx`` file, or a model in memory.
+            shapes: Shapes of inputs, where dynamic axes should not have the sizes that :func:`bind` assumes.
+
+        Raises:
+            ModelError: The model is malformed, unsafe or of an unsupported version.
+            OptionError: ``shapes`` names an unknown input or does not fit.
+        """
+        model, files = load_model(source)
+        proto, store = weightless(model)
+        return OnnxHost(proto, store, bind(proto, shapes), files, proto)
+
+    @property
+    def kind(self) -> str:
+        """``onnx``."""
+        return "onnx"
+
+    @cached_property
+    def inferred(self) -> Inferred:
+        """Shapes, types, dynamic axes and small values; what inference leaves open is found by a trial run."""
+        first = infer(self.proto, self.bound)
+        unknown = sorted(name for name in self._made & self._uses if name not in first.shapes)
+        probed = self._probe(unknown, self.bound) if unknown else {}
+        if not probed:
+            return first
+        twice = doubled(self.proto, self.bound)
+        return infer(self.proto, self.bound, probed, self._probe(unknown, twice) if twice else None)
+
+    @property
+    def _made(self) -> frozenset[str]:
+        return frozenset(name for node in self.proto.graph.node for name in node.output if name)
+
+    @property
+    def _uses(self) -> frozenset[str]:
+        used = {name for node in self.proto.graph.node for name in operands_of(node)}
+        return frozenset(used | {value.name for value in self.proto.graph.output})
+
+    def _probe(self, names: list[str], bound: Mapping[str, tuple[int, ...]]) -> Probed:
+        """What values are in a run on example inputs; empty if the model does not run on them."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.proto)
+        declared = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
+        try:
+            results = run_raw(session_of(model, self.store), random_inputs(self.proto, bound, 0))
+        except ModelError:
+            return {}
+        return {
+            name: (onnx.helper.np_dtype_to_tensor_dtype(result.dtype), tuple(result.shape))
+            for name in names
+            if isinstance(result := results[name], np.ndarray) and result.dtype != object
+        }
+
+    @cached_property
+    def _graph(self) -> Graph:
+        return build_graph(self.proto, self.inferred)
+
+    def graph(self) -> Graph:
+        """The graph that the analysis reads."""
+        return self._graph
+
+    def read(self, tensor: str) -> Array:
+        """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
+        if tensor in self.store:
+            array = self.store[tensor].numpy()
+        else:
+            header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
+            if header is None:
+                raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
+            array = inline_array(header)
+        return array if array.dtype.kind in "fiub" else array.astype(np.float32)
+
+    def edited(self, edits: Edits) -> OnnxHost:
+        """A copy with the edits made."""
+        proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
+        return replace(self, proto=proto, store=store)
+
+    def folded(self) -> OnnxHost:
+        """A copy in which static shape arithmetic and small tables are constants."""
+        host = self
+        for _ in range(MAXIMUM_FOLDS):
+            folded = fold(host.proto, host.store, host.inferred, host.graph())
+            if folded is None:
+                return host
+            proto, constants = folded
+            complete = all(name in host.inferred.shapes for name in host._made & host._uses)
+            values = {**host.inferred.values, **constants}
+            host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
+            if complete:
+                return host
+        return host
+
+    def without_dead_nodes(self) -> OnnxHost:
+        """A copy without nodes and stored tensors that no output needs; inputs and outputs stay."""
+        proto = Surgery(self.proto).result(cleanup=True)
+        names = {tensor.name for tensor in proto.graph.initializer}
+        store = {name: stored for name, stored in self.store.items() if name in names}
+        return self._with(proto, store, vars(self).get("inferred"))
+
+    def _with(self, proto: onnx.ModelProto, store: Store, inferred: Inferred | None) -> OnnxHost:
+        """A copy with another graph, of which something may be known already."""
+        host = replace(self, proto=proto, store=store)
+        if inferred is not None:
+            vars(host)["inferred"] = inferred
+        return host
+
+    def example_inputs(self, seed: int = 0) -> dict[str, Array]:
+        """Random inputs that fit the types and the assumed shapes."""
+        return random_inputs(self.proto, self.bound, seed)
+
+    @cached_property
+    def _session(self) -> ort.InferenceSession:
+        return session_of(self.proto, self.store)
+
+    def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
+        """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""
+        return run_double(self.proto, self.store, inputs) if double else run_session(self._session, inputs)
+
+    def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
+        """Runs the model with the removed units zeroed after every node."""
+        proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
+
+    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
+        save(self.proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)

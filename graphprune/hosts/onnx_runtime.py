@@ -1,0 +1,127 @@
+"""Running ONNX models in onnxruntime, one thread, and inputs to try them on."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphprune.errors import ModelError
+from graphprune.hosts.onnx_save import EXTERNAL_BYTES, write_external
+from graphprune.hosts.onnx_store import Store, fill_inline, n_bytes, with_weights
+from graphprune.pipeline.host import Array, Arrays
+
+ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
+
+MAXIMUM_IR_VERSION = 13
+"""What this onnxruntime reads; newer messages are run as this version, which their operators allow."""
+VOCABULARY = 8
+"""Assumed number of distinct integers where nothing bounds them."""
+_FOLLOWED = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose", "Concat", "Expand")
+
+
+def session_of(proto: onnx.ModelProto, store: Store | None = None) -> ort.InferenceSession:
+    """A session of a weightless model with its weights.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    store = store or {}
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        if n_bytes(proto) < EXTERNAL_BYTES:
+            full = with_weights(proto, store, fill_inline)
+            full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
+            return ort.InferenceSession(full.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            path = Path(folder) / "model.onnx"
+            full = write_external(proto, store, path.with_suffix(".data"))
+            full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
+            path.write_bytes(full.SerializeToString())
+            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ModelError(
+            f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
+        ) from error
+
+
+def run_session(session: ort.InferenceSession, inputs: Arrays) -> dict[str, Array]:
+    """Runs a session; outputs by name, in order. Inputs that the model does not have are left out.
+
+    Raises:
+        ModelError: onnxruntime refuses the inputs.
+    """
+    return {name: _as_array(result) for name, result in run_raw(session, inputs).items()}
+
+
+def run_raw(session: ort.InferenceSession, inputs: Arrays) -> dict[str, object]:
+    """As :func:`run_session`; outputs that are no tensors come as the runtime gives them."""
+    wanted = {entry.name for entry in session.get_inputs()}
+    names = [entry.name for entry in session.get_outputs()]
+    try:
+        results = session.run(names, {name: array for name, array in inputs.items() if name in wanted})
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ModelError(
+            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; "
+            "give input shapes that fit (--shape NAME=2x3x64x64)"
+        ) from error
+    return dict(zip(names, results, strict=True))
+
+
+def _as_array(result: object) -> Array:
+    if isinstance(result, list):  # a sequence of tensors
+        return np.concatenate([np.asarray(item).ravel() for item in result]) if result else np.zeros(0)
+    return np.asarray(result)
+
+
+def random_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+    """Random inputs that fit: normal floats, integers within the vocabulary that they look up, ones for masks."""
+    rng = np.random.default_rng(seed)
+    inputs: dict[str, Array] = {}
+    for value in proto.graph.input:
+        if not value.type.HasField("tensor_type") or value.name not in shapes:
+            raise ModelError(
+                f"input '{value.name}' is no tensor of a known rank, so no example can be made; "
+                f"give its shape (--shape {value.name}=2x3)"
+            )
+        shape = shapes[value.name]
+        kind = value.type.tensor_type.elem_type
+        if kind == onnx.TensorProto.STRING:
+            inputs[value.name] = np.full(shape, "a", dtype=object)
+            continue
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        if np.issubdtype(dtype, np.bool_):
+            inputs[value.name] = np.ones(shape, dtype) if "mask" in value.name.lower() else rng.random(shape) < 0.5
+        elif np.issubdtype(dtype, np.integer):
+            if "mask" in value.name.lower():
+                inputs[value.name] = np.ones(shape, dtype)
+            else:
+                inputs[value.name] = rng.integers(0, _vocabulary(proto, value.name), shape).astype(dtype)
+        else:
+            inputs[value.name] = rng.standard_normal(shape).astype(dtype)
+    return inputs
+
+
+def _vocabulary(proto: onnx.ModelProto, name: str) -> int:
+    """How many distinct integers an input may hold: the rows of the tables that it indexes."""
+    tables = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    reached, bounds = {name}, []
+    for node in proto.graph.node:
+        if node.op_type in ("Gather", "GatherElements") and len(node.input) > 1 and node.input[1] in reached:
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            if node.input[0] in tables:
+                bounds.append(tables[node.input[0]][axis])
+        elif node.op_type in _FOLLOWED and any(operand in reached for operand in _carriers(node)):
+            reached.update(node.output)
+    return max(1, min(bounds, default=VOCABULARY))
+
+
+def _carriers(node: onnx.NodeProto) -> Iterable[str]:
+    return list(node.input) if node.op_type == "Concat" else list(node.input[:1])

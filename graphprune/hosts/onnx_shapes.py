@@ -1,0 +1,242 @@
+"""Shapes of all values of a weightless ONNX model, for one binding of its dynamic input sizes.
+
+ONNX's own inference runs on the bound model; what it leaves open is inferred node by node, with the small integers
+that the partial evaluator knows; what is still open (sizes that depend on data) is left to a trial run of the host.
+
+An axis is dynamic if its size differs between two bindings, the second of which doubles every dynamic input size (so
+that sums and products of sizes keep their relations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+
+import numpy as np
+import onnx
+from onnx import TensorProto, TypeProto
+
+from graphprune.errors import OptionError
+from graphprune.frontends.onnx_values import Inferred, Partial
+from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
+
+BATCH = 2
+"""Assumed size of a dynamic first axis: not 1, so that it is told from axes that are broadcast."""
+CHANNELS = 3
+SPATIAL = 64
+"""Assumed height and width of a dynamic image axis: survives five halvings."""
+LENGTH = 16
+"""Assumed size of any other dynamic axis."""
+
+_INFERENCE_ERRORS = (
+    onnx.defs.SchemaError,
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    KeyError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)
+_SHAPE_KEEPING = ("GroupNormalization", "BatchNormalization", "MeanVarianceNormalization", "Celu", "Swish", "Mish")
+"""Operators for which some versions of ONNX infer nothing, whose first result has the shape of the first operand."""
+
+
+Probed = Mapping[str, tuple[int, tuple[int, ...]]]
+"""Element types and shapes of values, as a trial run has found them."""
+
+
+def input_sizes(proto: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
+    """The declared sizes of the inputs: numbers, symbols, or ``None``; of tensors with a declared rank only."""
+    found = {}
+    for value in proto.graph.input:
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            found[value.name] = tuple(_size(dim) for dim in value.type.tensor_type.shape.dim)
+    return found
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param if dim.dim_param not in ("", "?", "-1") else None
+
+
+def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]]:
+    """Chooses sizes for the dynamic axes of all inputs.
+
+    Args:
+        proto: The model.
+        shapes: What the user says, by input. A symbol has one size everywhere. Other dynamic axes get: a first axis
+            :data:`BATCH`, of images :data:`CHANNELS` and :data:`SPATIAL`, else :data:`LENGTH`.
+
+    Raises:
+        OptionError: An input is unknown, or its shape is not what the model declares.
+    """
+    declared = input_sizes(proto)
+    given = dict(shapes or {})
+    names = [value.name for value in proto.graph.input]
+    for name, shape in given.items():
+        if name not in names:
+            raise OptionError(f"the model has no input '{name}'; expected one of {', '.join(map(repr, names))}")
+        want = declared.get(name)
+        if want is None:
+            continue
+        text = "x".join(str(size) if size is not None else "?" for size in want)
+        got = "x".join(map(str, shape))
+        if len(want) != len(shape) or any(isinstance(w, int) and w != s for w, s in zip(want, shape, strict=True)):
+            raise OptionError(f"input '{name}' has the shape {text or 'of a scalar'}, got {got}; give sizes that fit")
+    symbols: dict[str, int] = {}
+    for name, shape in given.items():
+        for want_size, size in zip(declared.get(name, ()), shape, strict=False):
+            if isinstance(want_size, str) and symbols.setdefault(want_size, size) != size:
+                raise OptionError(
+                    f"the size '{want_size}' of input '{name}' is {size} here and {symbols[want_size]} elsewhere; "
+                    "give one size"
+                )
+    bound: dict[str, tuple[int, ...]] = {}
+    for name, sizes in declared.items():
+        result: list[int] = []
+        for axis, declared_size in enumerate(sizes):
+            if isinstance(declared_size, int):
+                result.append(declared_size)
+            elif name in given:
+                result.append(given[name][axis])
+            elif declared_size is not None:
+                result.append(symbols.setdefault(declared_size, _default(axis, len(sizes), declared_size)))
+            else:
+                result.append(_default(axis, len(sizes), ""))
+        bound[name] = tuple(result)
+    for name, shape in given.items():
+        bound.setdefault(name, tuple(shape))
+    return bound
+
+
+def _default(axis: int, rank: int, symbol: str) -> int:
+    if axis == 0 or "batch" in symbol.lower():
+        return BATCH
+    if rank >= 4:
+        return CHANNELS if axis == 1 else SPATIAL
+    return LENGTH
+
+
+def doubled(proto: onnx.ModelProto, bound: Shapes) -> dict[str, tuple[int, ...]] | None:
+    """The second binding, or ``None`` if nothing is dynamic."""
+    declared = input_sizes(proto)
+    result = {
+        name: tuple(
+            size if name in declared and isinstance(declared[name][axis], int) else 2 * size
+            for axis, size in enumerate(shape)
+        )
+        for name, shape in bound.items()
+    }
+    return None if result == dict(bound) else result
+
+
+def infer(
+    proto: onnx.ModelProto, bound: Shapes, probed: Probed | None = None, probed_twice: Probed | None = None
+) -> Inferred:
+    """Infers shapes, types, dynamic axes and small values.
+
+    Args:
+        proto: A weightless model.
+        bound: The shapes of its inputs.
+        probed: Element types and shapes that a trial run has found for ``bound``.
+        probed_twice: The same for :func:`doubled`.
+    """
+    shapes, types = _walk(proto, bound, probed or {})
+    twice = doubled(proto, bound)
+    dynamic: dict[str, frozenset[int]] = {}
+    if twice is not None:
+        other, _ = _walk(proto, twice, probed_twice or {})
+        for name, shape in shapes.items():
+            second = other.get(name)
+            if second is None or len(second) != len(shape):
+                dynamic[name] = frozenset(range(len(shape)))
+            else:
+                dynamic[name] = frozenset(i for i, (a, b) in enumerate(zip(shape, second, strict=True)) if a != b)
+    for name in probed or {}:  # depends on data
+        dynamic[name] = frozenset(range(len(shapes.get(name, ()))))
+    values = evaluate_graph(proto.graph, shapes, dynamic)
+    return Inferred(shapes, types, {name: axes for name, axes in dynamic.items() if axes}, values)
+
+
+def bound_model(proto: onnx.ModelProto, bound: Shapes) -> onnx.ModelProto:
+    """The model with the input shapes written in, and no statement about any other value."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    del result.graph.value_info[:]
+    for value in result.graph.input:
+        if value.name in bound and value.type.HasField("tensor_type"):
+            tensor = value.type.tensor_type
+            tensor.ClearField("shape")
+            tensor.shape.SetInParent()
+            for size in bound[value.name]:
+                tensor.shape.dim.add().dim_value = size
+    for value in result.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    return result
+
+
+def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    model = bound_model(proto, bound)
+    with suppress(onnx.shape_inference.InferenceError):  # then node by node, below
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found: dict[str, TypeProto] = {}
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        found[value.name] = value.type
+    for tensor in model.graph.initializer:
+        found[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+    for name, (data_type, sizes) in probed.items():
+        found[name] = onnx.helper.make_tensor_type_proto(data_type, list(sizes))
+    values = constants_of(model.graph)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, kind in found.items():
+        if (shape := _shape(kind)) is not None:
+            shapes[name] = shape
+    for node in model.graph.node:
+        if any(name and name not in shapes for name in node.output):
+            for name, kind in _infer_node(model, node, found, values).items():
+                if _shape(found.get(name, TypeProto())) is None:
+                    found[name] = kind
+                if (shape := _shape(found[name])) is not None:
+                    shapes[name] = shape
+        result = evaluate(node, values, shapes, {})
+        if result is not None and node.output:
+            values[node.output[0]] = result
+            shapes.setdefault(node.output[0], result.values.shape)
+    types = {name: kind.tensor_type.elem_type for name, kind in found.items() if kind.HasField("tensor_type")}
+    return shapes, types
+
+
+def _shape(kind: TypeProto) -> tuple[int, ...] | None:
+    if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
+        return None
+    dims = kind.tensor_type.shape.dim
+    if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in dims):
+        return None
+    return tuple(dim.dim_value for dim in dims)
+
+
+def _infer_node(
+    model: onnx.ModelProto, node: onnx.NodeProto, found: Mapping[str, TypeProto], values: Mapping[str, Partial]
+) -> dict[str, TypeProto]:
+    """Inference of one node, with all the values that are known."""
+    versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    try:
+        schema = onnx.defs.get_schema(node.op_type, versions.get(domain, 1), domain)
+        kinds = {name: found[name] for name in node.input if name}
+        data: dict[str, TensorProto] = {
+            name: onnx.numpy_helper.from_array(np.asarray(values[name].values), name)
+            for name in node.input
+            if name in values and values[name].values.dtype.kind in "iufb"
+        }
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema, node, kinds, data, opset_imports=list(model.opset_import), ir_version=model.ir_version
+        )
+    except _INFERENCE_ERRORS:
+        inferred = {}
+    unknown = node.output[0] not in inferred or _shape(inferred[node.output[0]]) is None
+    if unknown and node.op_type in _SHAPE_KEEPING and node.input[0] in found:
+        return {node.output[0]: found[node.input[0]]}
+    return inferred

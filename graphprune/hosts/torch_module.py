@@ -1,0 +1,294 @@
+"""The user's own module, made as small as the pruned graph.
+
+The graph module that torch.export gives is exact, but it has lost the methods of the user's class (``generate``) and
+its training behaviour (dropout). So a copy of the user's module gets the pruned tensors, and the sizes that it keeps in
+attributes (``num_heads``, ``out_features``) are repaired. Which attribute means which size cannot be known; it is tried
+and proven: a copy is handed out only if it computes what the pruned graph computes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from graphprune.frontends.torch_graph import SPEC, argument
+from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_trace import inference
+from graphprune.pipeline.state import State
+
+TOLERANCE = 1e-5
+"""Largest accepted difference to the pruned graph, relative to the largest output."""
+
+ATTEMPTS = 256
+"""Combinations of attribute values that are tried."""
+
+Resized = tuple[int, int]
+"""A size of the original graph and what became of it."""
+Choices = dict[tuple[type, str], list[dict[str, Any]]]
+"""For an attribute of a class: ways to set it, each with a value for every module (by path)."""
+
+
+def pruned_module(state: State) -> tuple[nn.Module | None, str]:
+    """The trainable module of a compiled model, and a note where it is not the user's own class.
+
+    Its tensors are its own: training it leaves the user's module as it is.
+    """
+    pruned, original = state.host, state.original
+    if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
+        return None, ""
+    reason = "the model was given as an exported program"
+    if pruned.source is not None:
+        module, reason = sliced_module(pruned.source, original, pruned)
+        if module is not None:
+            return module, reason
+    return _detached(pruned), f"the module is a graph module of torch.export, since {reason}"
+
+
+def sliced_module(source: nn.Module, original: TorchHost, pruned: TorchHost) -> tuple[nn.Module | None, str]:
+    """A copy of ``source`` that computes what ``pruned`` computes.
+
+    Args:
+        source: The user's module; it is not touched.
+        original: The graph of ``source``.
+        pruned: The pruned graph.
+
+    Returns:
+        The module and ``""``, or ``None`` and the reason why there is none.
+    """
+    try:
+        module = _copied(source, pruned)
+    except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
+        return None, f"the module of class '{type(source).__name__}' cannot be copied: {error}"
+    _repair_known(module, original, pruned)
+    examples = [pruned.example_inputs(seed) for seed in (0, 1)]
+    expected = [list(pruned.run(inputs).values()) for inputs in examples]
+    choices = _choices(module, original, pruned)
+    reason = ""
+    for options in islice(product(*choices.values()), ATTEMPTS):
+        _apply(module, dict(zip(choices, options, strict=True)))
+        reason = _difference(module, pruned, examples, expected)
+        if not reason:
+            return module, ""
+    return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
+
+
+def _copied(source: nn.Module, pruned: TorchHost) -> nn.Module:
+    """A deep copy in which tensors of the graph are replaced by the pruned ones; ties stay ties."""
+    tensors: dict[str, torch.Tensor] = {
+        **dict(source.named_parameters(remove_duplicate=False)),
+        **dict(source.named_buffers(remove_duplicate=False)),
+    }
+    memo: dict[int, Any] = {}
+    for name, aliases in pruned.tied.items():
+        new = pruned.tensor(name)
+        old = [tensors[alias] for alias in (name, *aliases) if alias in tensors]
+        if not old:
+            continue
+        fresh = new.detach().clone()
+        if isinstance(old[0], nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=old[0].requires_grad)
+        for tensor in old:
+            memo[id(tensor)] = fresh
+    return copy.deepcopy(source, memo)
+
+
+def _detached(pruned: TorchHost) -> nn.Module:
+    """The graph module with tensors of its own."""
+    module = pruned.without_dead_nodes().module
+    memo: dict[int, torch.Tensor] = {}
+    for owner in module.modules():
+        for table in (owner._parameters, owner._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in memo:
+                    fresh = tensor.detach().clone()
+                    kept = isinstance(tensor, nn.Parameter)
+                    memo[id(tensor)] = nn.Parameter(fresh, requires_grad=tensor.requires_grad) if kept else fresh
+                table[name] = memo[id(tensor)]  # type: ignore[assignment]
+    return module
+
+
+# -- attributes whose meaning is known -------------------------------------------------------------------------------
+
+
+def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> None:
+    """Sets the attributes of torch's own layers from the shapes of their tensors."""
+    counts = _resized(original, pruned, ("groups", "num_groups"))
+    for path, layer in module.named_modules(remove_duplicate=False):
+        weight: Any = getattr(layer, "weight", None)
+        match layer:
+            case nn.Linear():
+                layer.out_features, layer.in_features = weight.shape
+            case nn.Bilinear():
+                layer.out_features, layer.in1_features, layer.in2_features = weight.shape
+            case nn.Embedding():
+                layer.num_embeddings, layer.embedding_dim = weight.shape
+            case nn.modules.conv._ConvNd():
+                layer.groups = _renamed(layer.groups, counts.get(path, ()))
+                outer, inner = (1, 0) if layer.transposed else (0, 1)
+                sizes = {outer: weight.shape[outer], inner: weight.shape[inner]}
+                layer.out_channels = sizes[outer] * (layer.groups if layer.transposed else 1)
+                layer.in_channels = sizes[inner] * (1 if layer.transposed else layer.groups)
+            case nn.GroupNorm():
+                layer.num_groups = _renamed(layer.num_groups, counts.get(path, ()))
+                if weight is not None:
+                    layer.num_channels = weight.shape[0]
+            case nn.LayerNorm() | nn.RMSNorm():
+                if weight is not None:
+                    layer.normalized_shape = tuple(weight.shape)
+            case nn.modules.batchnorm._NormBase():
+                stored = weight if weight is not None else layer.running_mean
+                if stored is not None:
+                    layer.num_features = stored.shape[0]
+            case nn.modules.rnn.RNNBase():
+                hidden: Any = layer.weight_hh_l0
+                source: Any = layer.weight_ih_l0
+                layer.hidden_size, layer.input_size = hidden.shape[1], source.shape[1]
+
+
+def _renamed(size: int, resized: Sequence[Resized]) -> int:
+    return next((new for old, new in resized if old == size), size)
+
+
+# -- attributes whose meaning must be tried --------------------------------------------------------------------------
+
+
+def _resized(
+    original: TorchHost, pruned: TorchHost, attributes: tuple[str, ...] | None = None
+) -> dict[str, list[Resized]]:
+    """For each module that a node stands in: the literals that pruning changed, in the order of the graph."""
+    found: dict[str, list[Resized]] = {}
+    new_nodes = {node.name: node for node in pruned.module.graph.nodes}
+    for node in original.module.graph.nodes:
+        other = new_nodes.get(node.name)
+        if other is None or node.op != "call_function":
+            continue
+        if attributes is None:
+            changed = list(_changes(node, other))
+        else:
+            changed = []
+            for name in attributes:
+                try:
+                    changed.append((argument(node, name), argument(other, name)))
+                except KeyError:
+                    continue
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        for path in stack[-1:]:
+            found.setdefault(path, []).extend(pair for pair in changed if pair[0] != pair[1])
+    return found
+
+
+def _changes(old: fx.Node, new: fx.Node) -> Iterator[Resized]:
+    """Pairs of whole numbers at the same place in the arguments of two nodes, and of sizes of their results."""
+    yield from zip(_numbers((old.args, old.kwargs)), _numbers((new.args, new.kwargs)), strict=False)
+    specs, others = old.meta.get(SPEC), new.meta.get(SPEC)
+    if specs is not None and others is not None and not isinstance(specs, tuple) and not isinstance(others, tuple):
+        yield from zip(specs.shape, others.shape, strict=True)
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _numbers(item)
+
+
+def _choices(module: nn.Module, original: TorchHost, pruned: TorchHost) -> Choices:
+    """For each attribute that may hold a changed size: what it may have become, the likeliest first.
+
+    The same choice is made for all modules of a class: the ``k``-th changed size that equals the attribute, counted in
+    the order of the graph, so that layers of equal build may end up with different sizes.
+    """
+    resized = _resized(original, pruned)
+    layers = dict(module.named_modules(remove_duplicate=False))
+    found: dict[tuple[type, str], dict[str, list[Any]]] = {}
+    for path, layer in layers.items():
+        if type(layer).__module__.startswith("torch.nn."):
+            continue
+        nearby = _nearby(path, layers, resized)
+        if not nearby:
+            continue
+        for name, value in vars(layer).items():
+            options = _options(value, nearby) if not name.startswith("_") and name != "training" else []
+            if options:
+                found.setdefault((type(layer), name), {})[path] = [*options, value]
+    choices: Choices = {}
+    for key, by_path in found.items():
+        n = max(map(len, by_path.values()))
+        ways: list[dict[str, Any]] = []
+        for k in range(n):
+            way = {path: options[min(k, len(options) - 1)] for path, options in by_path.items()}
+            if way not in ways:
+                ways.append(way)
+        choices[key] = ways
+    return choices
+
+
+def _nearby(path: str, layers: Mapping[str, nn.Module], resized: Mapping[str, list[Resized]]) -> list[Resized]:
+    """The changed sizes inside a module, then those of torch's own layers that it holds."""
+    found = list(resized.get(path, ()))
+    prefix = f"{path}." if path else ""
+    for name, _ in layers[path].named_children():
+        if type(layers[prefix + name]).__module__.startswith("torch.nn."):
+            found.extend(resized.get(prefix + name, ()))
+    return [pair for pair in found if pair[0] != pair[1]]
+
+
+def _options(value: Any, resized: Sequence[Resized]) -> list[Any]:
+    """What a number, or a list of numbers, may have become; without repetition."""
+    options: list[Any] = []
+    if isinstance(value, int) and not isinstance(value, bool):
+        options = [new for old, new in resized if old == value]
+    elif isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
+        renamed = type(value)(_renamed(item, resized) for item in value)
+        options = [renamed] if renamed != value else []
+    return list(dict.fromkeys(options)) if not isinstance(value, list) else options
+
+
+def _apply(module: nn.Module, chosen: Mapping[tuple[type, str], Mapping[str, Any]]) -> None:
+    layers = dict(module.named_modules(remove_duplicate=False))
+    for (_, name), by_path in chosen.items():
+        for path, value in by_path.items():
+            setattr(layers[path], name, value)
+
+
+# -- the proof -------------------------------------------------------------------------------------------------------
+
+
+def _difference(
+    module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Sequence[list[Any]]
+) -> str:
+    """Why the module does not compute what the pruned graph does; empty if it does."""
+    for inputs, want in zip(examples, expected, strict=True):
+        args, kwargs = pruned.arguments(inputs)
+        try:
+            with inference(module):
+                output = module(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
+            return f"it fails with '{str(error).splitlines()[0] if str(error) else type(error).__name__}'"
+        got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if len(got) != len(want):
+            return f"it returns {len(got)} tensors instead of {len(want)}"
+        for ours, theirs in zip(got, want, strict=True):
+            if tuple(ours.shape) != theirs.shape:
+                return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+            a, b = ours.detach().cpu().double().numpy(), np.asarray(theirs, dtype=np.float64)
+            scale = float(np.abs(b[np.isfinite(b)]).max(initial=0.0)) or 1.0
+            differing = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b)) / scale
+            if not float(differing.max(initial=0.0)) <= TOLERANCE:
+                return f"its outputs differ by {float(differing.max(initial=0.0)):.2g} of the largest value"
+    return ""

@@ -1,0 +1,70 @@
+"""Export of the torch host's module to an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import fx
+
+from graphprune.errors import OutputError
+from graphprune.hosts.torch_trace import Example, quiet
+
+OPSET = 20
+"""The newest opset whose files every runtime of the last years loads."""
+
+LIMIT = 2**31 - 2**20
+"""Bytes of weights above which they go into a file of their own: one protobuf message holds at most 2 GB."""
+
+
+def save(
+    module: fx.GraphModule,
+    example: Example,
+    dynamic_shapes: Any,
+    output_names: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+) -> None:
+    """Exports, checks and writes, in this order; ``path`` appears whole or not at all.
+
+    Raises:
+        OutputError: The exporter, the checker or the file system refuses.
+    """
+    tensors = list(module.state_dict(keep_vars=True).values())
+    if any(tensor.is_meta for tensor in tensors):
+        raise OutputError("a model on the 'meta' device has no weights to write; load them first")
+    size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+    try:
+        with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
+            program = torch.export.export(module, *example, dynamic_shapes=dynamic_shapes, strict=False)
+            exported = torch.onnx.export(
+                program, dynamo=True, optimize=True, opset_version=OPSET, output_names=list(output_names), verbose=False
+            )
+    except Exception as error:  # the exporters raise whatever they stumble over
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise OutputError(
+            f"torch.onnx cannot export the model: {first.strip()[:300]}; the pruned module itself is intact, "
+            "save it as a checkpoint or export it with another exporter"
+        ) from error
+    assert exported is not None
+    exported.model.metadata_props.update(metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        with quiet():
+            exported.save(folder / path.name, external_data=size > LIMIT)
+            onnx.checker.check_model(str(folder / path.name), full_check=True)
+        written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+        for file in written:  # the model comes last: until then the old one is whole
+            os.replace(file, path.parent / file.name)  # noqa: PTH105
+    except (OSError, onnx.checker.ValidationError, cast("Any", onnx).shape_inference.InferenceError) as error:
+        raise OutputError(f"cannot write '{path}': {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

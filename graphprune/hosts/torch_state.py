@@ -1,0 +1,70 @@
+"""The state of a pruned module on disk: safetensors and the plan, no pickle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from graphprune.errors import OutputError, PlanError
+from graphprune.files import replaced
+from graphprune.planning.plan import PruningPlan
+
+STATE, PLAN = "model.safetensors", "plan.json"
+
+
+def save_state(module: torch.nn.Module, plan: PruningPlan, folder: Path) -> None:
+    """Writes the state dict and the plan into a folder, which is made if need be.
+
+    Tied tensors are written once; loading restores the ties, since the module has them.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make folder '{folder}': {error.strerror}; give a writable path") from error
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor.detach().contiguous()
+    with replaced(folder / STATE) as temporary:
+        save_file(tensors, temporary)
+    plan.save(folder / PLAN)
+
+
+def load_state(module: torch.nn.Module, folder: Path) -> None:
+    """Loads what :func:`save_state` wrote into a module that was pruned by the same plan.
+
+    Raises:
+        PlanError: The file is missing or broken, or a tensor is missing or has another shape.
+    """
+    path = folder / STATE
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PlanError(f"cannot read '{path}': {error}; give the folder that save_state wrote") from error
+    own = module.state_dict()
+    by_storage = {(own[name].data_ptr(), tuple(own[name].shape)) for name in tensors if name in own}
+    for name, tensor in own.items():
+        if name in tensors:
+            if tensors[name].shape != tensor.shape:
+                raise PlanError(
+                    f"tensor '{name}' of '{path}' has shape {list(tensors[name].shape)}, the pruned module has "
+                    f"{list(tensor.shape)}; restore it on the model that the plan was made for"
+                )
+        elif (tensor.data_ptr(), tuple(tensor.shape)) not in by_storage and tensor.numel():
+            raise PlanError(
+                f"'{path}' lacks tensor '{name}' of the pruned module; give the folder that save_state wrote"
+            )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name in own:
+                own[name].copy_(tensor)

@@ -1,0 +1,216 @@
+"""From a user's module to a functional graph module: export without side effects, and a normal form.
+
+The normal form makes later edits simple: ``view`` is ``reshape`` (sliced tensors need not be contiguous), parts of an
+axis are split by explicit sizes (they may become unequal), bounds of slices count from the start, axes to squeeze are
+named (an axis that is cut down to size one must stay).
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from graphprune.errors import ModelError
+from graphprune.frontends.aten_rows import OPEN
+from graphprune.frontends.torch_graph import SPEC, Spec, annotate, argument, attribute
+
+Example = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def split_example(example: tuple[Any, ...] | Mapping[str, Any] | torch.Tensor) -> Example:
+    """Positional and keyword arguments of an example: a tuple, a mapping of keywords, or one tensor."""
+    if isinstance(example, torch.Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return tuple(example), {}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the exporters' warnings and logs from the user: what goes wrong is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def inference(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, without a cache and without torch's fused attention; all is put back after."""
+    training = [(module, module.training) for module in model.modules()]
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    cached = [config for config in configs.values() if getattr(config, "use_cache", None)]
+    mha = cast("Any", torch.backends).mha
+    fast = mha.get_fastpath_enabled()
+    try:
+        mha.set_fastpath_enabled(False)
+        for module, _ in training:
+            module.training = False
+        for config in cached:
+            config.use_cache = False
+        with torch.no_grad():
+            yield
+    finally:
+        mha.set_fastpath_enabled(fast)
+        for module, flag in training:
+            module.training = flag
+        for config in cached:
+            config.use_cache = True
+
+
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> ExportedProgram:
+    """Exports a module as a functional program.
+
+    Raises:
+        ModelError: torch.export cannot trace it.
+    """
+    args, kwargs = example
+    with quiet(), inference(model):
+        try:
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+        except Exception as error:  # the exporter raises whatever the user's code raises
+            raise ModelError(_failure(model, error)) from error
+    return functional(program)
+
+
+def functional(program: ExportedProgram) -> ExportedProgram:
+    """The program without in-place operators and wrappers, but with ``linear``, ``conv`` and attention whole."""
+    with quiet(), torch.no_grad():
+        try:
+            return cast("ExportedProgram", program.run_decompositions({}))
+        except Exception as error:
+            raise ModelError(
+                f"torch.export traced the model, but its program cannot be made functional: {_line(error)}; "
+                "check that the model runs on the example inputs in evaluation mode"
+            ) from error
+
+
+def _failure(model: torch.nn.Module, error: Exception) -> str:
+    return (
+        f"torch.export cannot trace '{type(model).__name__}': {_line(error)}; check that it runs on the example inputs, "
+        "that no 'if' depends on values, and that dynamic_shapes fit; or pass an ExportedProgram of your own"
+    )
+
+
+def _line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
+
+
+def graph_module(program: ExportedProgram) -> fx.GraphModule:
+    """The program as a graph module in normal form, with parameters under the user's names."""
+    with quiet():
+        module = program.module(check_guards=False)
+    annotate(module)
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr" and not node.users:
+            module.graph.erase_node(node)
+        elif node.op == "call_function":
+            _normalize(module, node)
+    return fx.GraphModule(module, module.graph)
+
+
+_ATEN = torch.ops.aten
+_VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default)
+_SPLITS = (
+    _ATEN.split.Tensor,
+    _ATEN.unsafe_split.Tensor,
+    _ATEN.chunk.default,
+    _ATEN.unsafe_chunk.default,
+    _ATEN.tensor_split.sections,
+    _ATEN.unsafe_split_with_sizes.default,
+)
+_SQUEEZES = (_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims)
+
+
+def _normalize(module: fx.GraphModule, node: fx.Node) -> None:
+    target = node.target
+    if target is _ATEN._assert_tensor_metadata.default:
+        module.graph.erase_node(node)
+    elif target in _VIEWS:
+        node.target = _ATEN.reshape.default
+    elif target in _SPLITS:
+        _split_by_sizes(node)
+    elif target in _SQUEEZES:
+        _squeeze_named(node)
+    elif target is _ATEN.slice.Tensor:
+        _count_from_start(node)
+    elif target is _ATEN.index.Tensor:
+        slice_by_run(module, node)
+
+
+def _spec(node: Any) -> Spec:
+    return cast("Spec", node.meta[SPEC])
+
+
+def _split_by_sizes(node: fx.Node) -> None:
+    at = argument(node, "dim")
+    parts = cast("tuple[Spec, ...]", node.meta[SPEC])
+    at %= len(_spec(node.args[0]).shape)
+    if any(axis == at for part in parts for axis, _ in part.dynamic):
+        return
+    node.args = (node.args[0], [part.shape[at] for part in parts], at)
+    node.kwargs = {}
+    node.target = _ATEN.split_with_sizes.default
+
+
+def _squeeze_named(node: fx.Node) -> None:
+    shape = _spec(node.args[0]).shape
+    named = argument(node, "dim") if node.target is not _ATEN.squeeze.default else list(range(len(shape)))
+    at = [i % len(shape) for i in ([named] if isinstance(named, int) else named)] if shape else []
+    node.args, node.kwargs = (node.args[0], [i for i in at if shape[i] == 1]), {}
+    node.target = _ATEN.squeeze.dims
+
+
+def _count_from_start(node: fx.Node) -> None:
+    operand = _spec(node.args[0])
+    at = argument(node, "dim") % len(operand.shape)
+    start, stop, step = (argument(node, name) for name in ("start", "end", "step"))
+    if any(axis == at for axis, _ in operand.dynamic) or any(isinstance(b, fx.Node) for b in (start, stop, step)):
+        return
+    size = operand.shape[at]
+    first, last, step = slice(start, stop, step).indices(size)
+    node.args, node.kwargs = (node.args[0], at, first, OPEN if last >= size else last, step), {}
+
+
+def slice_by_run(module: fx.GraphModule, node: fx.Node) -> None:
+    """Makes a slice of an index by consecutive known positions (``x[:, [-2]]``), which would keep its axis whole."""
+    indices = cast("list[Any]", node.args[1])
+    chosen = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(chosen) != 1:
+        return
+    at, index = chosen[0]
+    while index.op == "call_function" and index.target in _COPIES:
+        index = index.args[0]
+    if index.op != "get_attr" or any(axis == at for axis, _ in _spec(node.args[0]).dynamic):
+        return
+    value = attribute(module, str(index.target))
+    if value.dim() != 1 or value.dtype in (torch.bool, torch.uint8) or value.is_meta or not 0 < value.numel() <= _RUN:
+        return
+    size = _spec(node.args[0]).shape[at]
+    places = [int(i) % size for i in value.tolist()]
+    if places != list(range(places[0], places[0] + len(places))):
+        return
+    last = places[-1] + 1
+    node.args, node.kwargs = (node.args[0], at, places[0], OPEN if last >= size else last, 1), {}
+    node.target = _ATEN.slice.Tensor
+
+
+_COPIES = (_ATEN.clone.default, _ATEN.lift_fresh_copy.default, _ATEN.alias.default, _ATEN.detach.default)
+_RUN = 1 << 16
+"""Positions that are looked at: what is longer is a table."""

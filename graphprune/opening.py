@@ -1,0 +1,135 @@
+"""From what a user has (a file, a module, the name of a factory) to a host."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import ModelError, OptionError
+from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.pipeline.host import Host
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def open_host(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    shapes: Shapes | None = None,
+    trust: bool = False,
+    dynamic_shapes: Any = None,
+) -> Host:
+    """Opens a model.
+
+    Args:
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
+            ``ExportedProgram``, or (with ``trust``) a ``.pt2`` file.
+        example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
+        shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
+        trust: Whether a ``.pt2`` file may be loaded, which can run any code that its author put into it.
+        dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
+
+    Raises:
+        ModelError: The model cannot be read or traced.
+        OptionError: Something is missing to open it.
+    """
+    if isinstance(model, str | os.PathLike):
+        text = os.fspath(model)
+        if text.endswith(".pt2"):
+            return _torch_host(_load_program(Path(text), trust), None, None)
+        if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
+            built, inputs = _call_factory(text, shapes)
+            return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
+        return OnnxHost.load(Path(text), shapes)
+    if type(model).__name__ == "ModelProto":
+        return OnnxHost.load(model, shapes)
+    if _is_torch(model):
+        return _torch_host(model, example_inputs, dynamic_shapes)
+    raise ModelError(
+        f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
+        "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
+    )
+
+
+def _is_torch(model: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)
+
+
+def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
+    from graphprune.hosts.torch_host import TorchHost
+
+    if example_inputs is None and type(model).__name__ != "ExportedProgram":
+        raise OptionError(
+            "a PyTorch model needs example inputs; pass example_inputs=(tensor, ...), let the factory return "
+            "(model, example_inputs), or give --shape NAME=1x3x224x224 for each argument of forward"
+        )
+    return TorchHost.trace(model, example_inputs, dynamic_shapes)
+
+
+def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
+    """Imports ``package.module:factory`` (from the current folder too), calls it, and finds the example inputs."""
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+        factory = getattr(module, attribute)
+    except ImportError as error:
+        raise ModelError(
+            f"cannot import '{module_name}' of model '{name}': {error}; "
+            "expected 'package.module:factory' or the path of an .onnx file"
+        ) from error
+    except AttributeError as error:
+        raise ModelError(
+            f"module '{module_name}' has no '{attribute}'; expected a function that returns a model"
+        ) from error
+    built = factory() if callable(factory) and not _is_torch(factory) else factory
+    model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not _is_torch(model):
+        raise ModelError(
+            f"'{name}' returned a '{type(model).__name__}'; expected a torch.nn.Module or (module, example_inputs)"
+        )
+    if inputs is None and shapes:
+        inputs = _random_inputs(model, shapes)
+    return model, inputs
+
+
+def _random_inputs(model: Any, shapes: Shapes) -> dict[str, Any]:
+    """Random inputs by the names of ``forward``'s arguments; integers where the model begins with an embedding."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    tokens = [m.num_embeddings for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+
+    def one(name: str, shape: Sequence[int]) -> torch.Tensor:
+        if tokens and ("ids" in name or "token" in name):
+            return torch.randint(0, min(tokens), tuple(shape), generator=generator)
+        if "mask" in name:
+            return torch.ones(tuple(shape), dtype=torch.int64)
+        return torch.randn(tuple(shape), generator=generator)
+
+    return {name: one(name, shape) for name, shape in shapes.items()}
+
+
+def _load_program(path: Path, trust: bool) -> Any:
+    if not trust:
+        raise OptionError(
+            f"'{path}' is an exported program, and loading one can run any code in it; "
+            "pass --trust if you trust its author"
+        )
+    if not path.is_file():
+        raise ModelError(f"no file '{path}'; give the path of an exported program")
+    import torch
+
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises many kinds for a broken archive
+        raise ModelError(
+            f"cannot load '{path}' as an exported program: {error}; write it with torch.export.save"
+        ) from error

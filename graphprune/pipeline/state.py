@@ -1,0 +1,77 @@
+"""What passes hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis
+from graphprune.errors import OptionError
+from graphprune.ir.dims import Factor, Index
+from graphprune.pipeline.host import Host
+from graphprune.planning.plan import PruningPlan
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison of the proof.
+
+    Attributes:
+        name: ``masked``, ``permutation`` or ``onnxruntime``.
+        difference: The largest difference of any output, relative to the largest value of that output.
+        tolerance: What is accepted.
+        note: What was compared, for the reader.
+        informative: Whether the outputs vary at all on the example input: a saturated or constant output would agree
+            with anything.
+    """
+
+    name: str
+    difference: float
+    tolerance: float
+    note: str = ""
+    informative: bool = True
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the tolerance (NaN is not)."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class State:
+    """The state of a compilation between two passes. Passes return a new one; nothing is edited in place.
+
+    Attributes:
+        host: The model as it is now.
+        original: The model as it was analysed, what the proof compares with.
+        analysis: The analysis of ``original``.
+        scores: Normalised scores by group name.
+        kept: The units that stay, for groups that lose some.
+        plan: The plan.
+        inexact: Whether groups whose removal shifts a normalizer were needed to meet the target.
+        checks: The proof so far.
+        seconds: Time taken by each pass that ran, in order.
+    """
+
+    host: Host
+    original: Host | None = None
+    analysis: Analysis | None = None
+    scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    kept: Mapping[Factor, Index] = field(default_factory=dict)
+    plan: PruningPlan | None = None
+    inexact: bool = False
+    checks: tuple[Check, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+
+    def analyzed(self, by: str) -> Analysis:
+        """The analysis.
+
+        Raises:
+            OptionError: No ``analyze`` has run before the pass ``by``.
+        """
+        if self.analysis is None:
+            raise OptionError(f"pass '{by}' needs an analysis; put 'analyze' before it in the pipeline")
+        return self.analysis

@@ -1,0 +1,233 @@
+"""Sharing a budget among groups.
+
+Every allocation is an order of *moves*. A move takes one group one alignment step down, always removing its least
+important units first. The order says which move comes first, the budget says how many are made: the shortest prefix
+that meets the target, after which the last moves are taken back as long as the target still holds. The result is
+therefore within one alignment step of the target, whatever the order.
+
+- ``uniform``: the move that leaves its group with the largest fraction goes first, so that all shrink alike.
+- ``global``: the move that removes the least important units goes first (scores normalised by the group's mean).
+- ``isomorphic``: groups of the same signature (kind, size, roles) form a class; classes shrink alike, and inside a
+  class the least important units go first (Isomorphic Pruning, ECCV 2024; methods.md §1.3).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Group, multiplicity
+from graphprune.errors import OptionError, TargetError
+from graphprune.planning.cost import METRICS, CostModel
+from graphprune.planning.target import Target
+
+Counts = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What allocation may do to a group.
+
+    Attributes:
+        align: Widths (positions on an axis) stay multiples of this where the width allows.
+        min_units: At least so many units stay in every group.
+        max_ratio: At most this fraction of a group's units is removed.
+    """
+
+    align: int = 8
+    min_units: int = 1
+    max_ratio: float = 0.9
+
+    def __post_init__(self) -> None:
+        if self.align < 1:
+            raise OptionError(f"align is {self.align}; expected 1 or more")
+        if self.min_units < 1:
+            raise OptionError(f"min_units is {self.min_units}; expected 1 or more")
+        if not 0 < self.max_ratio <= 1:
+            raise OptionError(f"max_ratio is {self.max_ratio}; expected a fraction above 0 and at most 1")
+
+
+@dataclass(frozen=True, eq=False)
+class _Moves:
+    """All moves of some groups: for each, its group, how many units it removes, and its place in the order."""
+
+    group: NDArray[np.int64]
+    removed: NDArray[np.int64]
+    key: NDArray[np.float64]
+
+    def counts(self, full: Counts, n: int) -> Counts:
+        """The units kept after the first ``n`` moves."""
+        counts = full.copy()
+        np.subtract.at(counts, self.group[:n], self.removed[:n])
+        return counts
+
+
+def step_of(group: Group, align: int) -> int:
+    """How many units are removed together so that every axis stays a multiple of ``align`` where the width allows.
+
+    A head of 64 positions is aligned by itself; 24 channels go in steps of 8; 12 channels in steps of 4, since two
+    steps must fit.
+    """
+    widths = [multiplicity(site.dim, group.factor) for site in group.sites]
+    step = align // gcd(align, gcd(*widths))
+    while step > 1 and group.size < 2 * step:
+        step = step // 2 if step % 2 == 0 else 1
+    return step
+
+
+def levels_of(group: Group, limits: Limits) -> list[int]:
+    """The numbers of units that a group may keep, falling from all of them."""
+    step = step_of(group, limits.align)
+    floor = max(limits.min_units, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
+    first = (group.size - 1) // step * step
+    return [group.size, *range(first, max(floor, step) - 1, -step)] if floor < group.size else [group.size]
+
+
+def allocate(
+    model: CostModel,
+    scores: Mapping[str, NDArray[np.float64]],
+    targets: Sequence[Target],
+    *,
+    allocation: str,
+    limits: Limits,
+    allowed: frozenset[str],
+) -> Counts:
+    """How many units of each group are kept so that every target is met.
+
+    Args:
+        model: The cost model; its groups order the result.
+        scores: Normalised scores of every allowed group, by name.
+        targets: What must remain at most.
+        allocation: One of :data:`ALLOCATIONS`.
+        limits: Alignment, floors and ceilings.
+        allowed: The names of the groups that may be pruned.
+
+    Returns:
+        One count for each group of the model.
+
+    Raises:
+        OptionError: The allocation is unknown.
+        TargetError: A target cannot be met with the allowed groups within the limits.
+    """
+    if allocation not in ALLOCATIONS:
+        raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
+    bounds = [(target, target.limit(model.cost(target.metric))) for target in targets]
+
+    def met(counts: Counts) -> bool:
+        return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
+
+    moves = ALLOCATIONS[allocation](_ladders(model, scores, limits, allowed))
+    n_moves = len(moves.group)
+    if not met(moves.counts(model.full, n_moves)):
+        raise TargetError(_shortfall(model, bounds, moves.counts(model.full, n_moves)))
+    low, high = 0, n_moves
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if met(moves.counts(model.full, middle)) else (middle + 1, high)
+    return _give_back(moves, moves.counts(model.full, low), low, met)
+
+
+def _give_back(moves: _Moves, counts: Counts, n: int, met: Callable[[Counts], bool]) -> Counts:
+    """Takes back the latest moves that are not needed; of each group only its last move can be."""
+    closed: set[int] = set()
+    for i in range(n - 1, -1, -1):
+        group = int(moves.group[i])
+        if group in closed:
+            continue
+        counts[group] += moves.removed[i]
+        if not met(counts):
+            counts[group] -= moves.removed[i]
+            closed.add(group)
+    return counts
+
+
+def _shortfall(model: CostModel, bounds: Sequence[tuple[Target, float]], lowest: Counts) -> str:
+    parts = []
+    for target, limit in bounds:
+        reached, full = model.cost(target.metric, lowest), model.cost(target.metric)
+        if reached > limit:
+            parts.append(
+                f"target '{target}' cannot be met: at least {reached:,.0f} of {full:,.0f} {METRICS[target.metric]} "
+                f"({reached / full:.1%}) remain, {limit:,.0f} are allowed"
+            )
+    return "; ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ladder:
+    """The moves of one group, first to last."""
+
+    index: int
+    group: Group
+    removed: NDArray[np.int64]
+    fraction: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+def _ladders(
+    model: CostModel, scores: Mapping[str, NDArray[np.float64]], limits: Limits, allowed: frozenset[str]
+) -> list[_Ladder]:
+    ladders = []
+    for index, group in enumerate(model.groups):
+        levels = np.array(levels_of(group, limits)) if group.name in allowed else np.array([group.size])
+        if len(levels) < 2:
+            continue
+        totals = np.concatenate([[0.0], np.cumsum(np.sort(scores[group.name]))])
+        gone = group.size - levels
+        removed = np.diff(gone)
+        mean = np.diff(totals[gone]) / removed
+        ladders.append(_Ladder(index, group, removed, gone[1:] / group.size, mean))
+    return ladders
+
+
+def _ordered(ladders: Sequence[_Ladder], keys: Sequence[NDArray[np.float64]]) -> _Moves:
+    """The moves of all ladders in the order of their keys, which rise within each ladder."""
+    if not ladders:
+        return _Moves(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    group = np.concatenate([np.full(len(ladder.removed), ladder.index) for ladder in ladders])
+    removed = np.concatenate([ladder.removed for ladder in ladders])
+    key = np.concatenate(keys)
+    order = np.argsort(key, kind="stable")
+    return _Moves(group[order], removed[order], key[order])
+
+
+def _uniform(ladders: Sequence[_Ladder]) -> _Moves:
+    return _ordered(ladders, [ladder.fraction for ladder in ladders])
+
+
+def _global(ladders: Sequence[_Ladder]) -> _Moves:
+    return _ordered(ladders, [ladder.score for ladder in ladders])
+
+
+def _isomorphic(ladders: Sequence[_Ladder]) -> _Moves:
+    classes: dict[tuple[object, ...], list[_Ladder]] = defaultdict(list)
+    for ladder in ladders:
+        classes[signature(ladder.group)].append(ladder)
+    result: list[_Ladder] = []
+    keys: list[NDArray[np.float64]] = []
+    for members in classes.values():
+        inside = _ordered(members, [ladder.score for ladder in members])
+        share = np.cumsum(inside.removed) / sum(ladder.group.size for ladder in members)
+        for ladder in members:
+            result.append(ladder)
+            keys.append(share[inside.group == ladder.index])
+    return _ordered(result, keys)
+
+
+def signature(group: Group) -> tuple[object, ...]:
+    """What makes two groups isomorphic: the same kind, size, and multiset of (rank, axis, place) of their sites."""
+    roles = sorted((site.axis, multiplicity(site.dim, group.factor), site.parameter) for site in group.sites)
+    return (group.kind, group.size, tuple(roles))
+
+
+ALLOCATIONS: dict[str, Callable[[Sequence[_Ladder]], _Moves]] = {
+    "isomorphic": _isomorphic,
+    "global": _global,
+    "uniform": _uniform,
+}
+"""How a budget is shared; see the module's docstring."""

@@ -1,0 +1,69 @@
+"""What keeps dimensions whole, and how much of the model each reason costs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from graphprune.analysis.groups import Analysis
+from graphprune.analysis.solver import Reason
+from graphprune.ir.dims import factors_of
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A reason, and the weights whose axes it keeps whole.
+
+    Attributes:
+        reason: The reason.
+        axes: ``tensor[axis]`` of every axis that it keeps (part of).
+        share: The fraction of all parameters that lie in tensors all of whose axes stay whole, for this reason among
+            others.
+    """
+
+    reason: Reason
+    axes: tuple[str, ...]
+    share: float
+
+    @property
+    def shown(self) -> str:
+        """The first axis, and how many more there are."""
+        more = len(self.axes) - 1
+        return f"{self.axes[0]} and {more} more axes" if more else self.axes[0]
+
+
+def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:
+    """Every reason that keeps an axis of a parameter, the costly ones first."""
+    prunable = {(site.tensor, site.axis) for group in analysis.groups for site in group.sites}
+    parameters = [value for value in analysis.graph.stored if value.kind == "parameter"]
+    total = max(1, sum(value.n_elements for value in parameters))
+    axes: dict[Reason, list[str]] = defaultdict(list)
+    share: dict[Reason, float] = defaultdict(float)
+    for value in parameters:
+        whole = all((value.name, axis) not in prunable for axis in range(len(value.shape)))
+        seen = set()
+        for axis, dim in enumerate(analysis.layouts[value.name]):
+            for factor in factors_of(dim):
+                reason = analysis.fixed.get(factor)
+                if reason is None or factor.size == 1:
+                    continue
+                name = f"{value.name}[{axis}]"
+                if name not in axes[reason][-1:]:
+                    axes[reason].append(name)
+                if whole and reason not in seen:
+                    seen.add(reason)
+                    share[reason] += value.n_elements / total
+    found = [Blocker(reason, tuple(names), share[reason]) for reason, names in axes.items()]
+    return tuple(sorted(found, key=lambda blocker: (-blocker.share, -len(blocker.axes))))
+
+
+def blockers(analysis: Analysis, most: int = 3) -> str:
+    """One line about the costliest reasons."""
+    found = [blocker for blocker in list_blockers(analysis) if blocker.reason.text != KERNEL_REASON][:most]
+    if not found:
+        return "nothing is fixed"
+    return ", ".join(f"{blocker.reason} keeps {blocker.shown} whole" for blocker in found)
+
+
+KERNEL_REASON = "kernel size of a convolution"
+"""Nothing that a user could want to prune."""

@@ -1,0 +1,141 @@
+"""The cost model: multiply-accumulates, parameters and bytes of any plan, from layouts alone, without rewriting.
+
+Every cost is a polynomial in the numbers of units kept: an axis ``q+(h d)`` contributes ``|q| + |h|·|d|``, a
+convolution ``n g co ci kh kw oh ow``. The polynomials are expanded once and evaluated with numpy, so that an allocator
+can ask thousands of times.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.ir.dims import Dim, Factor, Product
+
+METRICS = {"macs": "multiply-accumulates", "params": "parameters", "bytes": "bytes of stored tensors"}
+"""What a target can be about, with units."""
+
+_Terms = dict[tuple[int, ...], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Polynomial:
+    """``Σ_t coefficients[t] · Π_j counts[powers[t, j]]``, where index ``-1`` stands for the number one."""
+
+    coefficients: NDArray[np.float64]
+    powers: NDArray[np.int64]
+
+    def __call__(self, counts: NDArray[np.float64]) -> float:
+        """The value at ``counts``, one number of kept units for each group."""
+        return float(self.coefficients @ np.append(counts, 1.0)[self.powers].prod(axis=1))
+
+    def share(self, group: int, counts: NDArray[np.float64]) -> float:
+        """How much of the value at ``counts`` disappears with all units of ``group``."""
+        touched = (self.powers == group).any(axis=1)
+        values = np.append(counts, 1.0)[self.powers[touched]].prod(axis=1)
+        return float(self.coefficients[touched] @ values)
+
+
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """What a model costs as a function of how many units of each group are kept.
+
+    Attributes:
+        groups: The groups, in the order of the ``counts`` that the methods take.
+        polynomials: One for each of :data:`METRICS`.
+    """
+
+    groups: tuple[Group, ...]
+    polynomials: Mapping[str, Polynomial]
+
+    @cached_property
+    def full(self) -> NDArray[np.float64]:
+        """The counts of the unpruned model."""
+        return np.array([group.size for group in self.groups], dtype=np.float64)
+
+    def cost(self, metric: str, counts: NDArray[np.float64] | None = None) -> float:
+        """The cost of keeping ``counts`` units of each group (absent: all)."""
+        return self.polynomials[metric](self.full if counts is None else counts)
+
+    def costs(self, counts: NDArray[np.float64] | None = None) -> dict[str, float]:
+        """All costs at once, by metric."""
+        return {metric: self.cost(metric, counts) for metric in self.polynomials}
+
+    def shares(self, metric: str) -> dict[str, float]:
+        """For each group the fraction of the whole cost that all its units together are part of."""
+        total = max(self.cost(metric), 1e-30)
+        return {g.name: self.polynomials[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
+
+
+def build_cost_model(analysis: Analysis) -> CostModel:
+    """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input."""
+    index = {group.factor: i for i, group in enumerate(analysis.groups)}
+    macs: _Terms = defaultdict(float)
+    for node in analysis.graph.nodes:
+        for monomial in node.rule.macs if node.rule is not None else ():
+            _accumulate(macs, map(analysis.resolve, monomial), index, 1.0)
+    params: _Terms = defaultdict(float)
+    size: _Terms = defaultdict(float)
+    for value in analysis.graph.stored:
+        layout = analysis.layouts[value.name]
+        _accumulate(size, layout, index, value.itemsize)
+        if value.kind == "parameter":
+            _accumulate(params, layout, index, 1.0)
+    return CostModel(analysis.groups, {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)})
+
+
+def prunable_share(analysis: Analysis) -> float:
+    """The fraction of all parameters that are stored in at least one prunable group."""
+    held = {site.tensor for group in analysis.groups for site in group.sites}
+    parameters = [value for value in analysis.graph.stored if value.kind == "parameter"]
+    total = sum(value.n_elements for value in parameters)
+    return sum(value.n_elements for value in parameters if value.name in held) / total if total else 0.0
+
+
+def _accumulate(into: _Terms, dims: Iterable[Dim], index: Mapping[Factor, int], scale: float) -> None:
+    terms: _Terms = {(): scale}
+    for dim in dims:
+        terms = _times(terms, _expand(dim, index))
+    for powers, coefficient in terms.items():
+        into[powers] += coefficient
+
+
+def _expand(dim: Dim, index: Mapping[Factor, int]) -> _Terms:
+    if isinstance(dim, Factor):
+        i = index.get(dim)
+        return {(): float(dim.size)} if i is None else {(i,): 1.0}
+    if isinstance(dim, Product):
+        terms: _Terms = {(): 1.0}
+        for part in dim.parts:
+            terms = _times(terms, _expand(part, index))
+        return terms
+    total: _Terms = defaultdict(float)
+    for part in dim.parts:
+        for powers, coefficient in _expand(part, index).items():
+            total[powers] += coefficient
+    return total
+
+
+def _times(a: _Terms, b: _Terms) -> _Terms:
+    if len(b) == 1 and () in b:
+        scale = b[()]
+        return {powers: coefficient * scale for powers, coefficient in a.items()}
+    result: _Terms = defaultdict(float)
+    for left, x in a.items():
+        for right, y in b.items():
+            result[tuple(sorted(left + right))] += x * y
+    return result
+
+
+def _pack(terms: _Terms) -> Polynomial:
+    width = max((len(powers) for powers in terms), default=0) or 1
+    powers = np.full((len(terms), width), -1, dtype=np.int64)
+    for row, key in enumerate(terms):
+        powers[row, : len(key)] = key
+    return Polynomial(np.array(list(terms.values()), dtype=np.float64), powers)

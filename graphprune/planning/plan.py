@@ -1,0 +1,218 @@
+"""The plan: which units of which group stay. Frozen, JSON, by original index.
+
+``plan.to_dict()["parameters"][name][str(axis)]`` lists the kept positions of every cut axis of a stored tensor in the
+original numbering, so that anyone can replay or check a plan without graphprune.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.analysis.groups import Analysis
+from graphprune.errors import PlanError
+from graphprune.files import write_text
+from graphprune.ir.dims import Factor, Index, positions
+from graphprune.ir.graph import Graph
+
+FORMAT = 1
+"""The version of the JSON form."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """The units of one group that stay, as sorted original indices."""
+
+    name: str
+    kind: str
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Which units of which groups stay.
+
+    Attributes:
+        fingerprint: Of the graph that the plan belongs to.
+        groups: The groups that lose units.
+        parameters: For each cut stored tensor and axis, the original positions that stay.
+        shapes: The original shape of each cut stored tensor.
+        options: How the plan was made (targets, criterion, ...), for the reader.
+    """
+
+    fingerprint: str
+    groups: tuple[GroupPlan, ...]
+    parameters: Mapping[str, Mapping[int, tuple[int, ...]]]
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def kept_of(self, analysis: Analysis) -> dict[Factor, Index]:
+        """The kept units by factor of an analysed graph.
+
+        Raises:
+            PlanError: The plan belongs to another model.
+        """
+        found = fingerprint(analysis.graph)
+        if found != self.fingerprint:
+            raise PlanError(
+                f"the plan belongs to another model: its fingerprint is '{self.fingerprint}', this model's is "
+                f"'{found}'; make a plan with 'graphprune prune MODEL --plan-out plan.json'"
+            )
+        by_name = {group.name: group for group in analysis.groups}
+        kept: dict[Factor, Index] = {}
+        for planned in self.groups:
+            group = by_name.get(planned.name)
+            if group is None or group.size != planned.size:
+                what = "is not a group of this model" if group is None else f"has {group.size} units in this model"
+                raise PlanError(f"group '{planned.name}' of the plan ({planned.size} units) {what}; make the plan anew")
+            kept[group.factor] = np.array(planned.kept, dtype=np.int64)
+        return kept
+
+    def then(self, later: PruningPlan) -> PruningPlan:
+        """This plan and, on its result, a ``later`` one, as one plan on the original (the unit ledger).
+
+        Original indices survive any number of rounds, so that the sum of all rounds can be replayed on any earlier
+        checkpoint (rewinding).
+        """
+        groups = {group.name: group for group in self.groups}
+        for group in later.groups:
+            before = groups.get(group.name)
+            if before is None:
+                groups[group.name] = group
+            else:
+                kept = tuple(before.kept[i] for i in group.kept)
+                groups[group.name] = GroupPlan(group.name, group.kind, before.size, kept)
+        parameters = {name: dict(axes) for name, axes in self.parameters.items()}
+        shapes = dict(self.shapes)
+        for name, axes in later.parameters.items():
+            shapes.setdefault(name, later.shapes[name])
+            for axis, index in axes.items():
+                mine = parameters.setdefault(name, {})
+                mine[axis] = tuple(mine[axis][i] for i in index) if axis in mine else index
+        return PruningPlan(self.fingerprint, tuple(groups.values()), parameters, shapes, later.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "options": dict(self.options),
+            "groups": [{"name": g.name, "kind": g.kind, "size": g.size, "kept": list(g.kept)} for g in self.groups],
+            "parameters": {
+                name: {str(axis): list(index) for axis, index in axes.items()} for name, axes in self.parameters.items()
+            },
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> PruningPlan:
+        """Reads the JSON form.
+
+        Raises:
+            PlanError: Something is missing or of the wrong type, or the format is newer.
+        """
+        try:
+            if data["format"] != FORMAT:
+                raise PlanError(
+                    f"the plan has format {data['format']}, this graphprune reads format {FORMAT}; update one of them"
+                )
+            return PruningPlan(
+                str(data["fingerprint"]),
+                tuple(
+                    GroupPlan(
+                        str(g["name"]), str(g["kind"]), int(g["size"]), _indices(g["kept"], int(g["size"]), g["name"])
+                    )
+                    for g in data["groups"]
+                ),
+                {
+                    str(name): {
+                        int(axis): _indices(index, int(data["shapes"][name][int(axis)]), f"{name}[{axis}]")
+                        for axis, index in axes.items()
+                    }
+                    for name, axes in data["parameters"].items()
+                },
+                {str(name): tuple(map(int, shape)) for name, shape in data.get("shapes", {}).items()},
+                dict(data.get("options", {})),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise PlanError(
+                f"the plan is malformed ({type(error).__name__}: {error}); expected what --plan-out writes"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes the plan as JSON, whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+
+    @staticmethod
+    def load(path: str | Path) -> PruningPlan:
+        """Reads a plan.
+
+        Raises:
+            PlanError: The file is missing or is no plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise PlanError(
+                f"cannot read plan '{path}': {error.strerror}; give the file that --plan-out wrote"
+            ) from error
+        except ValueError as error:
+            raise PlanError(f"plan '{path}' is no JSON: {error}; give the file that --plan-out wrote") from error
+        if not isinstance(data, dict):
+            raise PlanError(
+                f"plan '{path}' holds a {type(data).__name__}, expected an object; give the file that --plan-out wrote"
+            )
+        return PruningPlan.from_dict(data)
+
+
+def _indices(values: Any, size: int, name: str) -> tuple[int, ...]:
+    index = tuple(int(value) for value in values)
+    if not index or any(b <= a for a, b in pairwise(index)) or index[0] < 0 or index[-1] >= size:
+        raise PlanError(
+            f"the kept indices of '{name}' are not a rising sequence within 0..{size - 1}; make the plan anew"
+        )
+    return index
+
+
+def make_plan(
+    analysis: Analysis, kept: Mapping[Factor, Index], options: Mapping[str, Any] | None = None
+) -> PruningPlan:
+    """The plan that keeps these units (all units of factors that are not named)."""
+    cut = {factor: index for factor, index in kept.items() if len(index) < factor.size}
+    groups = tuple(
+        GroupPlan(group.name, group.kind, group.size, tuple(cut[group.factor].tolist()))
+        for group in analysis.groups
+        if group.factor in cut
+    )
+    parameters: dict[str, dict[int, tuple[int, ...]]] = {}
+    for group in analysis.groups:
+        for site in group.sites if group.factor in cut else ():
+            axes = parameters.setdefault(site.tensor, {})
+            if site.axis not in axes:
+                axes[site.axis] = tuple(positions(site.dim, cut).tolist())
+    shapes = {name: analysis.graph.values[name].shape for name in parameters}
+    return PruningPlan(fingerprint(analysis.graph), groups, parameters, shapes, dict(options or {}))
+
+
+def fingerprint(graph: Graph) -> str:
+    """A hash of the structure: operators, connections, names and shapes of stored tensors; not of weights or of the
+    sizes of the example input, so that a retrained model takes the same plan.
+    """
+    digest = hashlib.sha256()
+    for value in graph.stored:
+        digest.update(f"{value.name}:{value.dtype}:{list(value.shape)};".encode())
+    for node in graph.nodes:
+        digest.update(f"{node.op}({','.join(map(str, node.operands))})->{','.join(map(str, node.results))};".encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,76 @@
+"""From names and kinds that a user writes to groups and axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from graphprune.analysis.groups import KINDS, Analysis, Group
+from graphprune.errors import OptionError
+from graphprune.ir.graph import Graph
+
+_SELECTOR = re.compile(r"(?P<pattern>.+?)(?:\[(?P<axis>\d+)\])?$", re.DOTALL)
+
+
+def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int | None, str]]:
+    """The stored tensors (and axes) that ``protect`` patterns name.
+
+    A pattern is matched against the names of stored tensors and of the scopes that hold them (``layer1`` protects
+    ``layer1.0.conv1.weight``), with ``*`` and ``?``; ``[0]`` at its end names one axis. A pattern may also be a kind
+    of group (``head``), which is handled by :func:`chosen_groups`.
+
+    Raises:
+        OptionError: A pattern matches nothing.
+    """
+    found: list[tuple[str, int | None, str]] = []
+    names = [value.name for value in graph.stored]
+    for pattern in protect:
+        if pattern in KINDS:
+            continue
+        parts = _SELECTOR.match(pattern)
+        text, axis = (parts["pattern"], parts["axis"]) if parts else (pattern, None)
+        hits = [name for name in names if _matches(name, text)]
+        if not hits:
+            near = ", ".join(f"'{name}'" for name in names[:3])
+            raise OptionError(
+                f"protect pattern '{pattern}' matches no stored tensor and no kind of group; names look like {near}, "
+                f"kinds are {', '.join(KINDS)}"
+            )
+        found.extend((name, None if axis is None else int(axis), f"protected by '{pattern}'") for name in hits)
+    return found
+
+
+def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str] = ()) -> tuple[Group, ...]:
+    """The groups that ``only`` selectors name, without kinds that ``protect`` names; all where ``only`` is empty.
+
+    A selector is a kind of group (``channel``), a group's name, or a pattern for the names of its tensors.
+
+    Raises:
+        OptionError: A selector names no group.
+    """
+    kept = frozenset(protect) & KINDS.keys()
+    candidates = [group for group in analysis.groups if group.kind not in kept]
+    selectors = list(only)
+    if not selectors:
+        return tuple(candidates)
+    chosen: dict[str, Group] = {}
+    for selector in selectors:
+        hits = [group for group in candidates if _selects(selector, group)]
+        if not hits:
+            kinds = ", ".join(dict.fromkeys(group.kind for group in analysis.groups)) or "none"
+            raise OptionError(f"'{selector}' of only selects no group; the kinds in this model are: {kinds}")
+        chosen.update((group.name, group) for group in hits)
+    return tuple(group for group in candidates if group.name in chosen)
+
+
+def _selects(selector: str, group: Group) -> bool:
+    return selector in (group.kind, group.name) or any(_matches(tensor, selector) for tensor in group.tensors)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    scopes = [name]
+    for separator in (".", "/"):
+        parts = name.split(separator)
+        scopes.extend(separator.join(parts[:i]) for i in range(1, len(parts)))
+    return any(fnmatchcase(scope, pattern) for scope in scopes)

@@ -1,0 +1,70 @@
+"""Budgets: what must remain of the model, and how they are written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from graphprune.errors import TargetError
+from graphprune.planning.cost import METRICS
+
+_SUFFIXES = {
+    "": 1,
+    "k": 1e3,
+    "m": 1e6,
+    "g": 1e9,
+    "kb": 1e3,
+    "mb": 1e6,
+    "gb": 1e9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_NUMBER = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-z%]*)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What may remain of one metric: a fraction of the original (at most 1) or an absolute number (above 1)."""
+
+    metric: str
+    value: float
+
+    def limit(self, original: float) -> float:
+        """The absolute number for a model that costs ``original``."""
+        return self.value * original if self.value <= 1 else self.value
+
+    def __str__(self) -> str:
+        return f"{self.metric}={self.value:g}"
+
+
+def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> tuple[Target, ...]:
+    """Reads ``{"macs": 0.5}``, ``"macs=0.5"``, ``["macs=50%", "bytes=2MB"]``.
+
+    Raises:
+        TargetError: A metric is unknown, or a value is not a positive number.
+    """
+    if isinstance(targets, Mapping):
+        pairs = [(str(metric), str(value)) for metric, value in targets.items()]
+    else:
+        texts = [targets] if isinstance(targets, str) else list(targets)
+        pairs = [(metric, value) for text in texts for metric, _, value in [text.partition("=")]]
+    if not pairs:
+        raise TargetError("no target given; expected one like 'macs=0.5', which keeps half of the multiply-accumulates")
+    return tuple(_target(metric.strip(), value.strip()) for metric, value in pairs)
+
+
+def _target(metric: str, text: str) -> Target:
+    if metric not in METRICS:
+        raise TargetError(f"unknown target '{metric}'; expected one of {', '.join(METRICS)}, as in 'macs=0.5'")
+    match = _NUMBER.match(text)
+    suffix = match.group(2).lower() if match else ""
+    if match is None or suffix not in (*_SUFFIXES, "%"):
+        raise TargetError(
+            f"cannot read '{text}' of target '{metric}'; expected a fraction like 0.5 or 50%, or a number like 2M"
+        )
+    value = float(match.group(1)) * (0.01 if suffix == "%" else _SUFFIXES[suffix])
+    if value <= 0:
+        raise TargetError(f"target '{metric}={text}' keeps nothing; expected a number above 0")
+    return Target(metric, value)

@@ -1,0 +1,136 @@
+"""Reports as data: plain dataclasses that turn into JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from graphprune.analysis.groups import Analysis
+from graphprune.pipeline.state import Check
+from graphprune.planning.blockers import list_blockers
+from graphprune.planning.cost import build_cost_model, prunable_share
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One metric before and after."""
+
+    metric: str
+    before: float
+    after: float
+    requested: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """What remains, as a fraction of the original."""
+        return self.after / self.before if self.before else 1.0
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """What became of one group."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    exact: bool
+
+
+@dataclass(frozen=True)
+class LatencyRow:
+    """Median milliseconds in onnxruntime before and after, on so many threads."""
+
+    threads: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a compilation did.
+
+    Attributes:
+        costs: MACs, parameters and bytes, requested (absolute) and realised.
+        groups: Every group.
+        inexact: Whether groups that shift a normalizer lost units.
+        proof: The checks that were run; all passed.
+        latency: Measured latencies; empty if not asked for.
+        seconds: Time taken by each step.
+        notes: Sentences for the user.
+    """
+
+    costs: tuple[Cost, ...]
+    groups: tuple[GroupRow, ...]
+    inexact: bool
+    proof: tuple[Check, ...] = ()
+    latency: tuple[LatencyRow, ...] = ()
+    seconds: tuple[tuple[str, float], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def cost(self, metric: str) -> Cost:
+        """The row of a metric (``macs``, ``params`` or ``bytes``)."""
+        return next(cost for cost in self.costs if cost.metric == metric)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON data."""
+        data = asdict(self)
+        for row, cost in zip(data["costs"], self.costs, strict=True):
+            row["fraction"] = cost.fraction
+        for row, check in zip(data["proof"], self.proof, strict=True):
+            row["passed"] = check.passed
+        data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]
+        return data
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be pruned in a model, and what stays whole and why.
+
+    Attributes:
+        costs: The model's MACs (at the example's shapes), parameters and bytes.
+        prunable: The fraction of all parameters in tensors with at least one prunable axis.
+        groups: For each group its name, kind, number of units, whether removal is exact, tensors, and the shares of
+            MACs and parameters that it is part of.
+        blockers: For each reason: its text, how many axes it keeps whole, and the share of the parameters that it
+            keeps whole entirely.
+    """
+
+    costs: Mapping[str, float]
+    prunable: float
+    groups: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    blockers: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inspection as JSON data."""
+        return asdict(self)
+
+
+def inspect_analysis(analysis: Analysis) -> Inspection:
+    """Collects what ``graphprune inspect`` shows."""
+    model = build_cost_model(analysis)
+    macs, params = model.shares("macs"), model.shares("params")
+    groups = tuple(
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "units": group.size,
+            "exact": group.exact,
+            "macs_share": macs[group.name],
+            "params_share": params[group.name],
+            "sites": [f"{site.tensor}[{site.axis}]" for site in group.sites],
+        }
+        for group in analysis.groups
+    )
+    blocked = tuple(
+        {
+            "reason": blocker.reason.text,
+            "node": blocker.reason.node,
+            "kind": blocker.reason.kind,
+            "axes": list(blocker.axes),
+            "params_share": blocker.share,
+        }
+        for blocker in list_blockers(analysis)
+    )
+    return Inspection(model.costs(), prunable_share(analysis), groups, blocked)

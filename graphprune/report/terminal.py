@@ -1,0 +1,112 @@
+"""Reports as tables in a terminal, by rich."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich.console import Group as Stack
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from graphprune.report.data import Inspection, Report
+
+_UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
+_MOST_GROUPS = 40
+
+
+def amount(value: float) -> str:
+    """A large number with a suffix: ``40.6 M``."""
+    for limit, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def render_report(report: Report, *, title: str) -> RenderableType:
+    """The tables of ``graphprune prune``."""
+    costs = Table(title=title, title_justify="left", show_edge=False)
+    for column, justify in (
+        ("", "left"),
+        ("before", "right"),
+        ("after", "right"),
+        ("kept", "right"),
+        ("allowed", "right"),
+    ):
+        costs.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for cost in report.costs:
+        allowed = "" if cost.requested is None else f"{cost.requested / cost.before:.1%}"
+        costs.add_row(_UNITS[cost.metric], amount(cost.before), amount(cost.after), f"{cost.fraction:.1%}", allowed)
+    for row in report.latency:
+        name = f"latency, {row.threads} thread{'s' if row.threads > 1 else ''}"
+        costs.add_row(name, f"{row.before:.2f} ms", f"{row.after:.2f} ms", f"{row.after / row.before:.1%}", "")
+    parts: list[RenderableType] = [costs, ""]
+    parts.extend([_cut_groups(report), ""])
+    if report.proof:
+        proof = Table(title="proof", title_justify="left", show_edge=False)
+        for column in ("check", "largest difference", "accepted", ""):
+            proof.add_column(column)
+        for check in report.proof:
+            word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
+            proof.add_row(
+                check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}"
+            )
+        parts.append(proof)
+    else:
+        parts.append("[yellow]not verified[/] (--no-verify)")
+    parts.extend(f"[yellow]note:[/] {escape(note)}" for note in report.notes)
+    return Stack(*parts)
+
+
+def _cut_groups(report: Report) -> Table:
+    table = Table(title="groups", title_justify="left", show_edge=False)
+    table.add_column("kind")
+    table.add_column("groups", justify="right")
+    table.add_column("cut", justify="right")
+    table.add_column("units", justify="right")
+    table.add_column("kept", justify="right")
+    for kind in dict.fromkeys(group.kind for group in report.groups):
+        rows = [group for group in report.groups if group.kind == kind]
+        units, kept = sum(row.size for row in rows), sum(row.kept for row in rows)
+        cut = sum(row.kept < row.size for row in rows)
+        table.add_row(kind, str(len(rows)), str(cut), str(units), f"{kept} ({kept / units:.0%})")
+    return table
+
+
+def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
+    """The tables of ``graphprune inspect``."""
+    head = ", ".join(f"{amount(value)} {_UNITS[metric]}" for metric, value in inspection.costs.items())
+    table = Table(title="groups", title_justify="left", show_edge=False)
+    table.add_column("group")
+    table.add_column("kind")
+    table.add_column("units", justify="right")
+    table.add_column("exact")
+    for column in ("MACs", "params", "tensors"):
+        table.add_column(column, justify="right")
+    shown = sorted(inspection.groups, key=lambda row: -row["macs_share"])
+    for row in shown[:_MOST_GROUPS]:
+        table.add_row(
+            escape(row["name"]),
+            row["kind"],
+            str(row["units"]),
+            "yes" if row["exact"] else "no",
+            f"{row['macs_share']:.1%}",
+            f"{row['params_share']:.1%}",
+            str(len(row["sites"])),
+        )
+    parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}", ""]
+    counts = Counter(row["kind"] for row in inspection.groups)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"
+    parts.append(f"{len(inspection.groups)} groups ({kinds}) over {inspection.prunable:.1%} of the parameters")
+    parts.extend(["", table])
+    if len(shown) > _MOST_GROUPS:
+        parts.append(f"... and {len(shown) - _MOST_GROUPS} smaller groups (--json lists all)")
+    blocked = Table(title="what stays whole", title_justify="left", show_edge=False)
+    for column in ("reason", "axes", "parameters kept whole"):
+        blocked.add_column(column)
+    for row in inspection.blockers[:15]:
+        where = f" (node '{row['node']}')" if row["node"] else ""
+        axes = row["axes"][0] + (f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else "")
+        blocked.add_row(escape(row["reason"] + where), escape(axes), f"{row['params_share']:.1%}")
+    parts.extend(["", blocked])
+    return Stack(*parts)

@@ -1,0 +1,61 @@
+"""The passes: each a frozen dataclass with options, in a file of its own. Import them as ``graphprune.passes``.
+
+:data:`PASSES` names them for pipelines as text, :func:`default_pipeline` is the order that ``prune`` runs.
+"""
+
+from __future__ import annotations
+
+if __name__ != "graphprune.passes":
+    raise ImportError(f"this package is 'graphprune.passes', it was imported as '{__name__}'; import it by that name")
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+
+from graphprune.passes.allocate import Allocate
+from graphprune.passes.analyze import Analyze
+from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
+from graphprune.passes.score import Score
+from graphprune.passes.slice_groups import SliceGroups
+from graphprune.passes.verify import Verify
+from graphprune.pipeline.passes import Pass
+
+__all__ = [
+    "PASSES",
+    "Allocate",
+    "Analyze",
+    "FoldConstants",
+    "Pass",
+    "RemoveDeadNodes",
+    "Score",
+    "SliceGroups",
+    "Verify",
+    "all_passes",
+    "default_pipeline",
+]
+
+PASSES: tuple[type[Pass], ...] = (FoldConstants, Analyze, Score, Allocate, SliceGroups, RemoveDeadNodes, Verify)
+"""The built-in passes."""
+
+
+def default_pipeline(analyze: Analyze, score: Score, allocate: Allocate, verify: Verify | None) -> tuple[Pass, ...]:
+    """The pipeline of ``prune``."""
+    passes: tuple[Pass, ...] = (
+        FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
+        analyze,  # before anything is cut: plans speak of the original's units
+        score,
+        allocate,  # after score: it ranks by the scores
+        SliceGroups(),
+        RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now
+    )
+    return passes if verify is None else (*passes, verify)  # last: it proves what all others have done
+
+
+@cache
+def all_passes() -> Mapping[str, type[Pass]]:
+    """All passes by name: the built-in ones and those of the entry point group ``graphprune.passes``."""
+    found = {each.name: each for each in PASSES}
+    for entry in entry_points(group="graphprune.passes"):
+        found.setdefault(entry.name, entry.load())
+    return found

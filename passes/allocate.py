@@ -1,0 +1,107 @@
+"""Share the budget and choose the units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.errors import OptionError, TargetError
+from graphprune.ir.dims import Factor, Index
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+from graphprune.planning.allocation import Limits, allocate
+from graphprune.planning.blockers import blockers
+from graphprune.planning.cost import build_cost_model
+from graphprune.planning.plan import make_plan
+from graphprune.planning.select import chosen_groups
+from graphprune.planning.target import parse_targets
+
+
+@dataclass(frozen=True)
+class Allocate(Pass):
+    """Decides how many units each group keeps, keeps the most important ones, and writes the plan.
+
+    Groups whose removal is exact are used first. Groups that shift a normalizer (residual width) are added when
+    ``only`` names them or when the targets cannot be met without them.
+
+    Attributes:
+        targets: What may remain, as text (``macs=0.5``).
+        allocation: ``isomorphic``, ``global`` or ``uniform``.
+        align: Widths stay multiples of this where the width allows.
+        min_units: At least so many units stay in every group.
+        max_ratio: At most this fraction of a group's units is removed.
+        only: Selectors of the groups that may be pruned; empty means all.
+        protect: Kinds of group that may not be pruned (patterns of tensors are the business of ``analyze``).
+        criterion: Noted in the plan.
+    """
+
+    name: ClassVar[str] = "allocate"
+    targets: tuple[str, ...] = ()
+    allocation: str = "isomorphic"
+    align: int = 8
+    min_units: int = 1
+    max_ratio: float = 0.9
+    only: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    criterion: str = ""
+
+    def run(self, state: State) -> State:
+        """The state with kept units and a plan."""
+        analysis = state.analyzed(self.name)
+        targets = parse_targets(self.targets)
+        limits = Limits(self.align, self.min_units, self.max_ratio)
+        model = build_cost_model(analysis)
+        chosen = chosen_groups(analysis, self.only, self.protect)
+        if not chosen:
+            raise TargetError("no group of this model can be pruned; " + blockers(analysis))
+        if missing := [group.name for group in chosen if group.name not in state.scores]:
+            raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
+        exact = frozenset(group.name for group in chosen if group.exact)
+        everything = frozenset(group.name for group in chosen)
+        tries = [everything] if self.only or not exact or exact == everything else [exact, everything]
+        for attempt in tries:
+            try:
+                counts = allocate(
+                    model, state.scores, targets, allocation=self.allocation, limits=limits, allowed=attempt
+                )
+                break
+            except TargetError as error:
+                if attempt is tries[-1]:
+                    raise TargetError(f"{error}. What stands in the way: {self._obstacles(analysis)}") from None
+        kept = keep_counts(
+            analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
+        )
+        options = {
+            "targets": [str(target) for target in targets],
+            "allocation": self.allocation,
+            "align": self.align,
+            **({"criterion": self.criterion} if self.criterion else {}),
+            **({"only": list(self.only)} if self.only else {}),
+        }
+        inexact = any(not group.exact for group in analysis.groups if group.factor in kept)
+        return replace(state, kept=kept, plan=make_plan(analysis, kept, options), inexact=inexact)
+
+    def _obstacles(self, analysis: Analysis) -> str:
+        limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
+        selected = f", only={'|'.join(self.only)}" if self.only else ""
+        return (
+            f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
+            "Raise the target or relax these"
+        )
+
+
+def keep_counts(
+    groups: Iterable[Group], scores: Mapping[str, NDArray[np.float64]], counts: Mapping[str, int]
+) -> dict[Factor, Index]:
+    """So many units of each group with the highest scores, for groups that lose some; ties go to the lower index."""
+
+    def top(group: Group) -> Index:
+        order = np.argsort(-scores[group.name], kind="stable")
+        return np.sort(order[: counts[group.name]]).astype(np.int64)
+
+    return {group.factor: top(group) for group in groups if counts[group.name] < group.size}

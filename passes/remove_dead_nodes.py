@@ -1,0 +1,20 @@
+"""Drop what no output needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class RemoveDeadNodes(Pass):
+    """Removes nodes and stored tensors that no output depends on; the model's interface stays as it is."""
+
+    name: ClassVar[str] = "remove-dead-nodes"
+
+    def run(self, state: State) -> State:
+        """The state with a tidy host."""
+        return replace(state, host=state.host.without_dead_nodes())

@@ -1,0 +1,68 @@
+"""Take the kept units and leave the others out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.analysis.groups import Analysis
+from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
+from graphprune.ir.graph import Node
+from graphprune.pipeline.host import Edits, PinEdit, SizeEdit
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class SliceGroups(Pass):
+    """Slices stored tensors and rewrites every attribute that carries a size."""
+
+    name: ClassVar[str] = "slice-groups"
+
+    def run(self, state: State) -> State:
+        """The state with a smaller host."""
+        analysis = state.analyzed(self.name)
+        return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
+
+
+def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
+    """The edits that leave ``kept`` units, in the order given.
+
+    The order matters: a permutation of all units gives the edits of the permutation oracle, which change no size.
+    """
+    touched = frozenset(kept)
+    sizes = {factor: len(index) for factor, index in kept.items()}
+
+    def affected(dim: Dim) -> bool:
+        return not touched.isdisjoint(factors_of(dim))
+
+    slices: dict[str, dict[int, Index]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, layout in analysis.layouts.items():
+        axes = [axis for axis, dim in enumerate(layout) if affected(dim)]
+        if not axes:
+            continue
+        shape = tuple(resized(dim, sizes) for dim in layout)
+        if shape != analysis.graph.values[name].shape:
+            shapes[name] = shape
+        if analysis.graph.values[name].stored:
+            slices[name] = {axis: positions(layout[axis], kept) for axis in axes}
+    size_edits: list[SizeEdit] = []
+    pins: list[PinEdit] = []
+    for node in analysis.graph.nodes:
+        rule = node.rule
+        if rule is None:
+            continue
+        for slot in rule.sizes:
+            dim = analysis.resolve(slot.dim)
+            old, new = slot.value(dim, {}), slot.value(dim, sizes)
+            if new != old:
+                size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
+        if rule.pinned and _reshaped(node, shapes):
+            pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
+    return Edits(slices, tuple(size_edits), tuple(pins), shapes)
+
+
+def _reshaped(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return any(name in shapes for name in (*node.operands, *node.results) if name is not None)

@@ -1,0 +1,399 @@
+"""The constructs on which rival tools were seen to be wrong: here each one is exact, or refused with its reason.
+
+Every test runs both oracles: pruned = masked, and the original with permuted units = the original.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch_proof import Proof, prove
+
+from graphprune import ops
+
+IMAGE = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
+ROW = (torch.randn(2, 6, generator=torch.Generator().manual_seed(2)),)
+SEQUENCE = (torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(3)),)
+
+
+class Net(nn.Module):
+    """A module whose forward is a function of itself and the input."""
+
+    def __init__(self, forward, **modules) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.function = forward
+        for name, module in modules.items():
+            made = module()
+            if isinstance(made, torch.Tensor) and not isinstance(made, nn.Parameter):
+                self.register_buffer(name, made)
+            else:
+                setattr(self, name, made)
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def kinds(proof: Proof) -> dict[str, tuple[str, int]]:
+    return {group.name: (group.kind, group.size) for group in proof.groups}
+
+
+def test_conv_permute_flatten_linear() -> None:
+    net = Net(
+        lambda m, x: m.fc(torch.flatten(m.conv(x).permute(0, 2, 3, 1), 1)),
+        conv=lambda: nn.Conv2d(3, 6, 3, stride=2), fc=lambda: nn.Linear(54, 4),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert kinds(proof) == {"conv.weight[0]": ("channel", 6)}
+    assert str(proof.group("fc.weight[1]")) != "((f:9 f_1:6))"
+    assert proof.pruned.tensor("fc.weight").shape[1] == 3 * 9
+
+
+def test_flip_is_refused_with_its_reason() -> None:
+    net = Net(lambda m, x: m.b(m.a(x).flip(1)), a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(6, 4, 1))
+    proof = prove(net, IMAGE)
+    assert kinds(proof) == {}
+    assert proof.reasons("a.weight[0]") == ["a flip reverses this axis"]
+
+
+def test_flip_of_another_axis_is_exact() -> None:
+    net = Net(lambda m, x: m.b(m.a(x).flip(3)), a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(6, 4, 1))
+    assert kinds(prove(net, IMAGE)) == {"a.weight[0]": ("channel", 6)}
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2 + 1
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * 2
+
+
+def test_custom_autograd_function() -> None:
+    net = Net(lambda m, x: m.b(Doubled.apply(m.a(x))), a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 4))
+    assert kinds(prove(net, ROW)) == {"a.weight[0]": ("neuron", 8)}
+
+
+def test_frozen_parameters_are_pruned_and_stay_frozen() -> None:
+    net = Net(lambda m, x: m.b(F.relu(m.a(x))), a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 4))
+    net.a.requires_grad_(False)
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
+    assert not proof.pruned.tensor("a.weight").requires_grad
+    assert proof.pruned.tensor("b.weight").requires_grad
+
+
+def test_backbone_under_no_grad() -> None:
+    def forward(m, x):
+        with torch.no_grad():
+            x = F.relu(m.a(x))
+        return m.b(x)
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 4))
+    assert kinds(prove(net, ROW)) == {"a.weight[0]": ("neuron", 8)}
+
+
+def test_broadcast_mask() -> None:
+    def forward(m, x):
+        return m.b(m.a(x) * torch.sigmoid(m.gate(x)))
+
+    net = Net(forward, a=lambda: nn.Conv2d(3, 6, 1), gate=lambda: nn.Conv2d(3, 1, 1), b=lambda: nn.Conv2d(6, 4, 1))
+    assert kinds(prove(net, IMAGE)) == {"a.weight[0]": ("channel", 6)}
+
+
+def test_gated_mlp_by_chunk() -> None:
+    def forward(m, x):
+        gate, up = m.gate_up(x).chunk(2, -1)
+        return m.down(F.silu(gate) * up)
+
+    net = Net(forward, gate_up=lambda: nn.Linear(12, 16), down=lambda: nn.Linear(8, 12))
+    proof = prove(net, SEQUENCE)
+    assert kinds(proof) == {"gate_up.weight[0]": ("neuron", 8)}
+    assert tuple(proof.pruned.tensor("gate_up.weight").shape) == (8, 12)
+
+
+def test_chunks_that_become_unequal() -> None:
+    def forward(m, x):
+        left, right = m.a(x).chunk(2, -1)
+        return m.b(left) + m.c(right)
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(4, 3), c=lambda: nn.Linear(4, 3))
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 4), "a.weight[0]#2": ("neuron", 4)}
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_concatenation_on_any_axis(axis: int) -> None:
+    net = Net(
+        lambda m, x: m.c(torch.cat([m.a(x), m.b(x)], axis).mean((2, 3))),
+        a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(3, 6, 1), c=lambda: nn.Linear(12 if axis == 1 else 6, 4),
+    )  # fmt: skip
+    expected = {"a.weight[0]": ("channel", 6)} | ({"b.weight[0]": ("channel", 6)} if axis == 1 else {})
+    assert expected == kinds(prove(net, IMAGE))
+
+
+def test_literal_sizes_in_view_split_and_slice() -> None:
+    def forward(m, x):
+        x = m.a(x).view(2, 4, 3)
+        left, right = x.split([1, 3], dim=1)
+        x = torch.cat([right, left], 1).reshape(2, 12)
+        return m.b(x[:, :6] + x[:, 6:12])
+
+    net = Net(forward, a=lambda: nn.Linear(6, 12), b=lambda: nn.Linear(6, 4))
+    proof = prove(net, ROW)
+    assert proof.groups
+    assert proof.pruned.tensor("a.weight").shape[0] < 12
+
+
+def test_pixel_shuffle_and_unshuffle() -> None:
+    net = Net(
+        lambda m, x: m.c(F.pixel_unshuffle(m.b(F.pixel_shuffle(m.a(x), 2)), 2)),
+        a=lambda: nn.Conv2d(3, 24, 1), b=lambda: nn.Conv2d(6, 5, 1), c=lambda: nn.Conv2d(20, 4, 1),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert kinds(proof) == {"a.weight[0]": ("channel", 6), "b.weight[0]": ("channel", 5)}
+
+
+def test_channel_shuffle() -> None:
+    net = Net(
+        lambda m, x: m.b(m.shuffle(m.a(x))),
+        a=lambda: nn.Conv2d(3, 12, 1), shuffle=lambda: nn.ChannelShuffle(3), b=lambda: nn.Conv2d(12, 4, 1),
+    )  # fmt: skip
+    assert sorted(group.size for group in prove(net, IMAGE).groups) == [3, 4]
+
+
+def test_repeat_interleave() -> None:
+    net = Net(
+        lambda m, x: m.b(m.a(x).repeat_interleave(3, dim=1)),
+        a=lambda: nn.Conv2d(3, 6, 1),
+        b=lambda: nn.Conv2d(18, 4, 1),
+    )
+    assert sorted(group.size for group in prove(net, IMAGE).groups) == [3, 6]
+
+
+def test_index_permutation_is_refused_with_its_reason() -> None:
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    net = Net(
+        lambda m, x: m.b(m.a(x)[:, m.order]),
+        a=lambda: nn.Conv2d(3, 6, 1), order=lambda: order, b=lambda: nn.Conv2d(6, 4, 1),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert kinds(proof) == {"b.weight[1]": ("channel", 6)} or kinds(proof) == {}
+    assert proof.reasons("a.weight[0]") == ["an index looks up positions of this axis"]
+
+
+def test_index_by_a_known_run_is_a_slice() -> None:
+    net = Net(lambda m, x: m.b(m.a(x)[:, [-3, -2, -1]]), a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(3, 4, 1))
+    assert [group.size for group in prove(net, IMAGE).groups] == [3, 3]
+
+
+def test_einsum() -> None:
+    net = Net(
+        lambda m, x: torch.einsum("bsf,fo->bso", torch.einsum("bsd,df->bsf", x, m.w), m.v),
+        w=lambda: nn.Parameter(torch.randn(12, 8)), v=lambda: nn.Parameter(torch.randn(8, 4)),
+    )  # fmt: skip
+    assert kinds(prove(net, SEQUENCE)) == {"w[1]": ("neuron", 8)}
+
+
+def test_bare_parameter() -> None:
+    net = Net(
+        lambda m, x: F.gelu(x @ m.w) @ m.v + m.bias,
+        w=lambda: nn.Parameter(torch.randn(6, 8)), v=lambda: nn.Parameter(torch.randn(8, 4)),
+        bias=lambda: nn.Parameter(torch.randn(4)),
+    )  # fmt: skip
+    assert kinds(prove(net, ROW)) == {"w[1]": ("neuron", 8)}
+
+
+def test_buffer_per_channel() -> None:
+    net = Net(
+        lambda m, x: m.b(m.a(x) * m.scale), a=lambda: nn.Conv2d(3, 6, 1), scale=lambda: torch.rand(6, 1, 1),
+        b=lambda: nn.Conv2d(6, 4, 1),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert tuple(
+        sorted(proof.group("scale[0]").tensors, key=["a.weight", "a.bias", "scale", "b.weight"].index)
+    ) == ("a.weight", "a.bias", "scale", "b.weight")
+    assert tuple(proof.pruned.tensor("scale").shape) == (3, 1, 1)
+
+
+def test_module_used_twice() -> None:
+    net = Net(
+        lambda m, x: m.c(m.b(F.relu(m.b(F.relu(m.a(x)))))),
+        a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 8), c=lambda: nn.Linear(8, 4),
+    )  # fmt: skip
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
+    assert tuple(proof.pruned.tensor("b.weight").shape) == (4, 4)
+
+
+def test_tied_embedding_stays_tied() -> None:
+    def tied():
+        return nn.Embedding(11, 8)
+
+    net = Net(
+        lambda m, x: m.head(m.middle(m.embed(x))),
+        embed=tied,
+        middle=lambda: nn.Linear(8, 8),
+        head=lambda: nn.Linear(8, 11),
+    )
+    net.head.weight = net.embed.weight
+    proof = prove(net, (torch.tensor([[1, 2, 3], [4, 5, 6]]),))
+    module = proof.pruned.module
+    assert module.head.weight is module.embed.weight
+    assert tuple(module.head.weight.shape) == (11, 4)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_lstm(bidirectional: bool) -> None:
+    width = 16 if bidirectional else 8
+    net = Net(
+        lambda m, x: m.head(m.lstm(m.embed(x))[0]),
+        embed=lambda: nn.Linear(12, 10), head=lambda: nn.Linear(width, 4),
+        lstm=lambda: nn.LSTM(10, 8, num_layers=2, batch_first=True, bidirectional=bidirectional),
+    )  # fmt: skip
+    proof = prove(net, SEQUENCE)
+    assert sorted(kinds(proof).values()) == [("neuron", 8), ("neuron", 10)]
+    assert tuple(proof.pruned.tensor("lstm.weight_ih_l0").shape) == (16, 5)
+
+
+def test_gru() -> None:
+    net = Net(
+        lambda m, x: m.head(m.gru(x)[0][:, -1]),
+        gru=lambda: nn.GRU(12, 8, batch_first=True), head=lambda: nn.Linear(8, 4),
+    )  # fmt: skip
+    assert kinds(prove(net, SEQUENCE)) == {"gru.weight_ih_l0[0]": ("neuron", 8)}
+
+
+@torch.library.custom_op("graphprune_tests::scaled", mutates_args=())
+def scaled(x: torch.Tensor, factor: float) -> torch.Tensor:
+    return x * factor
+
+
+@scaled.register_fake
+def _(x: torch.Tensor, factor: float) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _custom() -> Net:
+    return Net(lambda m, x: m.b(scaled(m.a(x), 2.0)), a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 4))
+
+
+def test_custom_operator_is_a_barrier() -> None:
+    proof = prove(_custom(), ROW)
+    assert kinds(proof) == {}
+    assert proof.reasons("a.weight[0]") == ["no coupling rule for 'graphprune_tests.scaled.default'"]
+
+
+def test_custom_operator_with_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "_ROWS", {})
+    ops.register("graphprune_tests::scaled", "n c -> n c")
+    assert kinds(prove(_custom(), ROW)) == {"a.weight[0]": ("neuron", 8)}
+
+
+class Attention(nn.Module):
+    """A fused qkv block as in vision transformers, with separate heads for keys where ``n_kv`` is given."""
+
+    def __init__(self, dim: int = 12, n_heads: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.n_heads = n_heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        b, s, c = x.shape
+        q, k, v = (
+            self.qkv(self.norm(x)).reshape(b, s, 3, self.n_heads, c // self.n_heads).permute(2, 0, 3, 1, 4).unbind(0)
+        )
+        y = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(y.transpose(1, 2).reshape(b, s, c))
+
+
+def test_fused_qkv() -> None:
+    proof = prove(Attention(), SEQUENCE)
+    assert kinds(proof) == {"qkv.weight[0]": ("head", 3), "qkv.weight[0]#2": ("qk-dim", 4)}
+    (call,) = (n for n in proof.pruned.module.graph.nodes if "scaled_dot" in str(n.target))
+    assert call.kwargs["scale"] == 0.5
+
+
+def test_attention_with_a_scale_from_the_shape() -> None:
+    def forward(m, x):
+        q, k, v = m.qkv(x).chunk(3, -1)
+        weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        return m.out(weights @ v)
+
+    net = Net(forward, qkv=lambda: nn.Linear(12, 24), out=lambda: nn.Linear(8, 12))
+    assert sorted(kind for kind, _ in kinds(prove(net, SEQUENCE)).values()) == ["qk-dim", "value-dim"]
+
+
+def test_multihead_attention_module() -> None:
+    net = Net(
+        lambda m, x: m.norm(m.attend(x, x, x, need_weights=False)[0] + x),
+        attend=lambda: nn.MultiheadAttention(12, 3, batch_first=True), norm=lambda: nn.LayerNorm(12),
+    )  # fmt: skip
+    assert {"head", "qk-dim"} == {kind for kind, _ in kinds(prove(net, SEQUENCE)).values()}
+
+
+def test_group_norm_keeps_groups_and_channels_apart() -> None:
+    net = Net(
+        lambda m, x: m.b(m.norm(m.a(x))),
+        a=lambda: nn.Conv2d(3, 12, 1), norm=lambda: nn.GroupNorm(3, 12), b=lambda: nn.Conv2d(12, 4, 1),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert {group.kind: group.exact for group in proof.groups} == {"norm-group": True, "width": False} or {group.kind: group.exact for group in proof.groups} == {
+        "norm-group": True,
+        "channel": False,
+    }
+
+
+def test_grouped_and_depthwise_convolutions() -> None:
+    net = Net(
+        lambda m, x: m.d(m.c(m.b(m.a(x)))),
+        a=lambda: nn.Conv2d(3, 12, 1), b=lambda: nn.Conv2d(12, 12, 3, groups=12), c=lambda: nn.Conv2d(12, 8, 1, groups=4),
+        d=lambda: nn.Conv2d(8, 4, 1),
+    )  # fmt: skip
+    proof = prove(net, IMAGE)
+    assert sorted(group.size for group in proof.groups) == [2, 3, 4]
+
+
+def test_train_mode_statistics_keep_the_batch() -> None:
+    net = Net(lambda m, x: m.b(F.instance_norm(m.a(x))), a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(6, 4, 1))
+    assert kinds(prove(net, IMAGE)) == {"a.weight[0]": ("channel", 6)}
+
+
+def test_dynamic_batch_with_heads_folded_into_it() -> None:
+    def forward(m, x):
+        b, s, _ = x.shape
+        q, k, v = (t.view(b, s, 3, 4).transpose(1, 2).reshape(b * 3, s, 4) for t in m.qkv(x).chunk(3, -1))
+        y = torch.bmm((torch.bmm(q, k.transpose(1, 2)) * 0.5).softmax(-1), v)
+        return m.out(y.view(b, 3, s, 4).transpose(1, 2).reshape(b, s, 12))
+
+    net = Net(forward, qkv=lambda: nn.Linear(12, 36), out=lambda: nn.Linear(12, 12))
+    proof = prove(net, SEQUENCE, ({0: torch.export.Dim.DYNAMIC},))
+    assert {3, 4} == {group.size for group in proof.groups}
+    other = {"x": torch.randn(5, 5, 12).numpy()}
+    assert proof.pruned.run(other)["output"].shape == (5, 5, 12)
+
+
+def test_strided_slices_of_channels() -> None:
+    net = Net(
+        lambda m, x: m.b(torch.cat([m.a(x)[:, ::2], m.a(x)[:, 1::2]], 1)),
+        a=lambda: nn.Conv2d(3, 8, 1), b=lambda: nn.Conv2d(8, 4, 1),
+    )  # fmt: skip
+    assert [group.size for group in prove(net, IMAGE).groups] == [4]
+
+
+def test_squeeze_of_an_axis_that_is_cut_to_one() -> None:
+    def forward(m, x):
+        return m.b(m.a(x).squeeze())
+
+    net = Net(forward, a=lambda: nn.Linear(6, 2), b=lambda: nn.Linear(2, 4))
+    assert kinds(prove(net, ROW)) == {"a.weight[0]": ("neuron", 2)}

@@ -1,0 +1,233 @@
+"""Compile time and peak memory against Torch-Pruning 1.6.1, same job on both sides.
+
+The job: find the groups, score them by the l2 norm of the whole group, choose half of every group (widths in multiples
+of 8), and slice. Tracing (torch.export here, the autograd walk there) and ONNX export are measured beside it. Each
+measurement runs in a process of its own on one thread; the median of several runs counts.
+
+    python tools/bench_compile.py [--repeats 5] [--models NAME ...] [--json bench_compile.json]
+
+Needs ``pip install torch-pruning==1.6.1`` (the extra ``bench``); ratios within one run are what to quote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+SIDES = ("graphprune", "torch-pruning")
+
+
+def build(name: str):  # noqa: C901  (a table)
+    """A model with random weights, its keyword inputs, and the names of its output layers."""
+    import torch
+    import transformers as hf
+
+    torch.manual_seed(0)
+    image = {"pixel_values": torch.randn(1, 3, 224, 224)}
+    tokens = {"input_ids": torch.randint(0, 1000, (1, 64))}
+    builders = {
+        "resnet18": lambda: (
+            hf.ResNetForImageClassification(
+                hf.ResNetConfig(layer_type="basic", hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2])
+            ),
+            image,
+        ),
+        "resnet50": lambda: (hf.ResNetForImageClassification(hf.ResNetConfig()), image),
+        "regnet-y-40": lambda: (hf.RegNetForImageClassification(hf.RegNetConfig()), image),
+        "mobilenet-v1": lambda: (hf.MobileNetV1ForImageClassification(hf.MobileNetV1Config()), image),
+        "mobilenet-v2": lambda: (hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config()), image),
+        "convnext-tiny": lambda: (hf.ConvNextForImageClassification(hf.ConvNextConfig()), image),
+        "vit-small": lambda: (
+            hf.ViTForImageClassification(
+                hf.ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+            ),
+            image,
+        ),
+        "swin-tiny": lambda: (hf.SwinForImageClassification(hf.SwinConfig()), image),
+        "bert-base": lambda: (hf.BertForSequenceClassification(hf.BertConfig()), tokens),
+        "llama-8-layers": lambda: (
+            hf.LlamaForCausalLM(
+                hf.LlamaConfig(
+                    hidden_size=512,
+                    num_hidden_layers=8,
+                    num_attention_heads=8,
+                    num_key_value_heads=8,
+                    intermediate_size=1376,
+                    vocab_size=8000,
+                    use_cache=False,
+                )
+            ),
+            tokens,
+        ),
+    }
+    if name == "list":
+        return list(builders)
+    model, inputs = builders[name]()
+    return model.eval(), inputs
+
+
+def rss() -> float:
+    """Peak resident memory of this process, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(model, inputs) -> dict[str, float]:
+    """Times of graphprune, seconds."""
+    from graphprune.analysis.groups import analyze_graph
+    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.importance import criterion
+    from graphprune.importance.criteria import normalized
+    from graphprune.passes.allocate import keep_counts
+    from graphprune.passes.slice_groups import slice_edits
+    from graphprune.planning.allocation import Limits, levels_of
+
+    before = rss()
+    t0 = time.perf_counter()
+    host = TorchHost.trace(model, inputs)
+    t1 = time.perf_counter()
+    host = host.folded()
+    analysis = analyze_graph(host.graph())
+    t2 = time.perf_counter()
+    scores = normalized(criterion("l2")(analysis.groups, host.read, 0))
+    limits = Limits(align=8)
+    groups = [group for group in analysis.groups if group.exact or group.kind == "width"]
+    counts = {g.name: min(levels_of(g, limits), key=lambda n, g=g: abs(n - g.size / 2)) for g in groups}
+    kept = keep_counts(groups, scores, counts)
+    t3 = time.perf_counter()
+    pruned = host.edited(slice_edits(analysis, kept)).without_dead_nodes()
+    t4 = time.perf_counter()
+    peak = rss()
+    with tempfile.TemporaryDirectory() as folder:
+        pruned.save_onnx(Path(folder) / "model.onnx")
+    t5 = time.perf_counter()
+    n = sum(p.numel() for p in model.parameters())
+    left = sum(t.numel() for t in pruned.module.parameters())
+    return {
+        "trace": t1 - t0, "groups": t2 - t1, "plan": t3 - t2, "slice": t4 - t3, "job": t4 - t1,
+        "export": t5 - t4, "memory_mb": peak - before, "parameters_kept": left / n,
+    }  # fmt: skip
+
+
+def theirs(model, inputs) -> dict[str, float]:
+    """Times of Torch-Pruning, seconds; its tracing is inside its dependency graph and is clocked there."""
+    import torch
+    import torch_pruning as tp
+
+    traced = [0.0]
+    original = tp.DependencyGraph._trace
+
+    def clocked(self, *args, **kwargs):
+        begin = time.perf_counter()
+        result = original(self, *args, **kwargs)
+        traced[0] += time.perf_counter() - begin
+        return result
+
+    tp.DependencyGraph._trace = clocked
+    n = sum(p.numel() for p in model.parameters())
+    heads = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features in (2, 1000, 8000)]
+    before = rss()
+    t0 = time.perf_counter()
+    pruner = tp.pruner.BasePruner(
+        model,
+        inputs,
+        importance=tp.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        round_to=8,
+        ignored_layers=heads,
+        output_transform=lambda out: out.logits,
+    )
+    t1 = time.perf_counter()
+    pruner.step()
+    t2 = time.perf_counter()
+    left = sum(p.numel() for p in model.parameters())
+    return {
+        "trace": traced[0], "groups": t1 - t0 - traced[0], "plan+slice": t2 - t1, "job": t2 - t0 - traced[0],
+        "memory_mb": rss() - before, "parameters_kept": left / n,
+    }  # fmt: skip
+
+
+def child(side: str, name: str) -> None:
+    """One measurement, printed as JSON."""
+    import torch
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    model, inputs = build(name)
+    with torch.no_grad() if side == "graphprune" else torch.enable_grad():
+        model(**inputs)  # warm the kernels on both sides
+    result = (ours if side == "graphprune" else theirs)(model, inputs)
+    print("RESULT " + json.dumps(result))
+
+
+def measure(side: str, name: str, repeats: int) -> dict[str, float] | str:
+    """Medians over processes, or the reason of a failure."""
+    runs = []
+    for _ in range(repeats):
+        done = subprocess.run(
+            [sys.executable, __file__, "--child", side, name], capture_output=True, text=True, timeout=900, check=False
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+        if not lines:
+            return (done.stderr.strip().splitlines() or ["no output"])[-1][:120]
+        runs.append(json.loads(lines[0].removeprefix("RESULT ")))
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def main() -> None:
+    """Runs the benchmark and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--models", nargs="*")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    rows = {}
+    print(f"{'model':16} {'job, ms':>17} {'':>8} {'trace, ms':>17} {'':>8} {'export':>8} {'memory, MB':>13} {'kept':>13}")
+    print(f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ours':>8} {'theirs':>8} {'+trace':>8} {'ours':>8}")
+    for name in options.models or build("list"):
+        a, b = (measure(side, name, options.repeats) for side in SIDES)
+        rows[name] = dict(zip(SIDES, (a, b), strict=True))
+        if isinstance(a, str) or isinstance(b, str):
+            print(f"{name:16} ours: {a if isinstance(a, str) else 'ok'}; theirs: {b if isinstance(b, str) else 'ok'}")
+            continue
+        both = (b["job"] + b["trace"]) / a["job"]
+        print(
+            f"{name:16} {a['job'] * 1e3:8.1f} {b['job'] * 1e3:8.1f} {b['job'] / a['job']:7.1f}x "
+            f"{a['trace'] * 1e3:8.0f} {b['trace'] * 1e3:8.0f} {both:7.1f}x {a['export'] * 1e3:8.0f} "
+            f"{a['memory_mb']:6.0f}/{b['memory_mb']:<6.0f} {a['parameters_kept']:6.2f}/{b['parameters_kept']:<6.2f}",
+            flush=True,
+        )
+    ratios = [r[SIDES[1]]["job"] / r[SIDES[0]]["job"] for r in rows.values() if all(isinstance(x, dict) for x in r.values())]
+    whole = [
+        (r[SIDES[1]]["job"] + r[SIDES[1]]["trace"]) / r[SIDES[0]]["job"]
+        for r in rows.values()
+        if all(isinstance(x, dict) for x in r.values())
+    ]
+    if ratios:
+        print(
+            f"geometric mean: {statistics.geometric_mean(ratios):.1f}x without tracing on either side, "
+            f"{statistics.geometric_mean(whole):.1f}x where their tracing counts as finding groups; "
+            f"smallest {min(ratios):.1f}x"
+        )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
