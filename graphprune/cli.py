@@ -21,7 +21,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import require_writable, write_text
 from graphprune.ir.dims import factors_of
-from graphprune.ir.rule import Namer, print_dim
+from graphprune.ir.notation import Namer, print_dim
 from graphprune.report.data import inspect_analysis
 from graphprune.report.terminal import render_inspection, render_report
 

@@ -9,7 +9,7 @@
     def head_mix(call: ops.Call) -> ops.Rule:
         return ops.parse_rule("b (h d), h -> b (h d)", call.operands, h=call.attributes["heads"])
 
-The notation is described in :mod:`graphprune.ir.rule`. A package can register its rules for all its users through
+The notation is described in :mod:`graphprune.ir.notation`. A package can register its rules for all its users through
 the entry point group ``graphprune.rules`` (the entry point is a function without arguments that registers them).
 Rules are judged by the proof of every compile like the built-in ones.
 """
@@ -22,7 +22,8 @@ from importlib.metadata import entry_points
 from typing import overload
 
 from graphprune.errors import RuleError
-from graphprune.ir.rule import Rule, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule
 from graphprune.rules.call import Call, Refusal, Row
 
 __all__ = ["Call", "Refusal", "Row", "Rule", "lookup", "parse_rule", "register", "registered"]

@@ -26,8 +26,9 @@ from graphprune.planning.target import parse_targets
 class Allocate(Pass):
     """Decides how many units each group keeps, keeps the most important ones, and writes the plan.
 
-    Groups whose removal is exact are used first. Groups that shift a normalizer (residual width) are added when
-    ``only`` names them or when the targets cannot be met without them.
+    Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
+    heads of a group), which leave ragged heads that few runtimes and no module class expect, and then groups that shift
+    a normalizer (residual width), are added when ``only`` names them or when the targets cannot be met without them.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
@@ -61,9 +62,7 @@ class Allocate(Pass):
             raise TargetError("no group of this model can be pruned; " + blockers(analysis))
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
-        exact = frozenset(group.name for group in chosen if group.exact)
-        everything = frozenset(group.name for group in chosen)
-        tries = [everything] if self.only or not exact or exact == everything else [exact, everything]
+        tries = _tiers(chosen, asked=bool(self.only))
         for attempt in tries:
             try:
                 counts = allocate(
@@ -83,8 +82,7 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(self.only)} if self.only else {}),
         }
-        inexact = any(not group.exact for group in analysis.groups if group.factor in kept)
-        return replace(state, kept=kept, plan=make_plan(analysis, kept, options), inexact=inexact)
+        return replace(state, kept=kept, plan=make_plan(analysis, kept, options))
 
     def _obstacles(self, analysis: Analysis) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
@@ -93,6 +91,20 @@ class Allocate(Pass):
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
             "Raise the target or relax these"
         )
+
+
+PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})
+"""Kinds that are left whole as long as the targets can be met without them."""
+
+
+def _tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
+    """Names of the groups to try to meet the targets with, the preferred ones first."""
+    chosen = tuple(groups)
+    everything = frozenset(group.name for group in chosen)
+    exact = frozenset(group.name for group in chosen if group.exact)
+    whole = frozenset(group.name for group in chosen if group.exact and group.kind not in PARTS_OF_HEADS)
+    tiers = [everything] if asked else [whole, exact, everything]
+    return list(dict.fromkeys(tier for tier in tiers if tier))
 
 
 def keep_counts(

@@ -62,28 +62,28 @@ def verify(
     shuffled = {group.factor: rng.permutation(group.size) for group in analysis.groups}
     permuted = original.edited(slice_edits(analysis, shuffled))
 
-    def masked(double: bool) -> Check:
+    def masked(*, double: bool) -> Check:
         expected = original.run_masked(inputs, removed, double=double)
         got = pruned.run(inputs, double=double)
         return compare("masked", expected, got, note="pruned = original with the removed units masked")
 
-    def permutation(double: bool) -> Check:
+    def permutation(*, double: bool) -> Check:
         expected, got = original.run(inputs, double=double), permuted.run(inputs, double=double)
         return compare("permutation", expected, got, note="original = original with all units permuted")
 
-    return (_judged(masked), _judged(permutation))
+    return (judged(masked), judged(permutation))
 
 
-def _judged(check: Callable[[bool], Check]) -> Check:
+def judged(check: Callable[..., Check]) -> Check:
     """A check in the model's own precision; in doubt, in float64, where rounding cannot be mistaken for an error.
 
     Deep networks amplify rounding, and outputs that are saturated (a sigmoid at 1e-6) consist of it.
     """
-    first = check(False)
+    first = check(double=False)
     if first.passed and first.informative:
         return first
     try:
-        second = check(True)
+        second = check(double=True)
     except ModelError:  # the host has no float64 executor for this model
         return first if first.informative else replace(first, note=f"{first.note}; {_CONSTANT}")
     note = f"{second.note}, in float64 ({first.difference:.2g} in the model's own precision)"

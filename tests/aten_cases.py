@@ -375,7 +375,8 @@ REDUCTIONS = [
     case("linalg_vector_norm.default", F(2, 3, 4), -1, [1], True, note="negative order"),
     case("norm.Scalar", F(2, 3, 4)),
     case("norm.ScalarOpt_dim", F(2, 3, 4), 2, [1], True),
-    *(case(f"{name}.dim", F(2, 3, 4), [1], True, False) for name in ("var", "std")),
+    *(case(f"{name}.dim", F(2, 3, 4), [1], True, False) for name in ("var", "std", "var_mean", "std_mean")),
+    *(case(f"{name}.default", F(2, 3, 4)) for name in ("var_mean", "std_mean")),
     *(case(f"{name}.correction", F(2, 3, 4), [1], correction=1) for name in ("var", "std", "var_mean", "std_mean")),
     case("aminmax.default", F(2, 3, 4), dim=1),
 ]

@@ -16,7 +16,7 @@ from torch import fx
 
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.torch_graph import SPEC, annotate, build_graph, spec_of
-from graphprune.ir.rule import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule, print_rule
 
 GOLDEN = Path(__file__).parent / "golden" / "aten_rules.txt"
 IDS = [case.id for case in CASES]

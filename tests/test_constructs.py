@@ -83,7 +83,7 @@ def test_custom_autograd_function() -> None:
 
 def test_frozen_parameters_are_pruned_and_stay_frozen() -> None:
     net = Net(lambda m, x: m.b(F.relu(m.a(x))), a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 4))
-    net.a.requires_grad_(False)
+    net.a.requires_grad_(requires_grad=False)
     proof = prove(net, ROW)
     assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
     assert not proof.pruned.tensor("a.weight").requires_grad
@@ -217,9 +217,12 @@ def test_buffer_per_channel() -> None:
         b=lambda: nn.Conv2d(6, 4, 1),
     )  # fmt: skip
     proof = prove(net, IMAGE)
-    assert tuple(
-        sorted(proof.group("scale[0]").tensors, key=["a.weight", "a.bias", "scale", "b.weight"].index)
-    ) == ("a.weight", "a.bias", "scale", "b.weight")
+    assert tuple(sorted(proof.group("scale[0]").tensors, key=["a.weight", "a.bias", "scale", "b.weight"].index)) == (
+        "a.weight",
+        "a.bias",
+        "scale",
+        "b.weight",
+    )
     assert tuple(proof.pruned.tensor("scale").shape) == (3, 1, 1)
 
 
@@ -348,7 +351,9 @@ def test_group_norm_keeps_groups_and_channels_apart() -> None:
         a=lambda: nn.Conv2d(3, 12, 1), norm=lambda: nn.GroupNorm(3, 12), b=lambda: nn.Conv2d(12, 4, 1),
     )  # fmt: skip
     proof = prove(net, IMAGE)
-    assert {group.kind: group.exact for group in proof.groups} == {"norm-group": True, "width": False} or {group.kind: group.exact for group in proof.groups} == {
+    assert {group.kind: group.exact for group in proof.groups} == {"norm-group": True, "width": False} or {
+        group.kind: group.exact for group in proof.groups
+    } == {
         "norm-group": True,
         "channel": False,
     }

@@ -19,7 +19,7 @@ from rule_oracle import failures, free_factors, mutants
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_ops import ROWS
 from graphprune.hosts.onnx_shapes import infer
-from graphprune.ir.rule import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule, print_rule
 
 GOLDEN = Path(__file__).parent / "golden" / "onnx_rules.txt"
 IDS = [case.id for case in CASES]

@@ -3,7 +3,7 @@
 import pytest
 
 from graphprune.errors import RuleError
-from graphprune.ir.rule import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule, print_rule
 from graphprune.rules import contraction, joining, layout, normalization, pointwise, reduction
 
 RULES = {

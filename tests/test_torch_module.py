@@ -73,12 +73,9 @@ def sliced(model: nn.Module, example: Any, only: set[str] | None = None) -> tupl
 
 def test_transformer_keeps_its_class_ties_and_training_flag() -> None:
     model = Model().train()
-    model.up_frozen = model.blocks[0].up.requires_grad_(False)
-    module, reason, proof = sliced(model, IDS)
-    assert reason == "" or module is None
-    if module is None:
-        assert "it fails" in reason or "differ" in reason
-        return
+    model.up_frozen = model.blocks[0].up.requires_grad_(requires_grad=False)
+    module, reason, _ = sliced(model, IDS)
+    assert reason == ""
     assert type(module) is Model
     assert module.training
     assert module.head.weight is module.embed.weight
@@ -93,7 +90,7 @@ def test_convolutions() -> None:
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 12, 1),
         nn.GroupNorm(3, 12), nn.Flatten(), nn.Linear(12 * 16, 5),
     )  # fmt: skip
-    module, reason, proof = sliced(model, (torch.randn(2, 3, 8, 8),))
+    module, reason, _ = sliced(model, (torch.randn(2, 3, 8, 8),))
     assert reason == ""
     assert isinstance(module, nn.Sequential)
     assert (module[3].in_channels, module[3].out_channels, module[3].groups) == (4, 4, 4)

@@ -13,7 +13,8 @@ from math import inf
 from typing import Final
 
 from graphprune.ir.dims import ONE, Dim, concat, factors_of, product
-from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules import contraction, layout, normalization, pointwise, recurrent, reduction
 from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from graphprune.frontends.aten_rows import OPEN, ORDER, POOLED, UNKNOWN, broadcast, fixing, present, results
 from graphprune.ir.dims import ONE, Dim, concat
-from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules import indexing, joining, layout, pointwise
 from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis

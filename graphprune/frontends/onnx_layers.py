@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from graphprune.frontends.onnx_rows import shape_of
 from graphprune.ir.dims import Layout, factors_of
-from graphprune.ir.rule import Rule, Shape, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal
 from graphprune.rules.contraction import axes, axis, sdpa
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of
-from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules.call import Call, Refusal
 from graphprune.rules.contraction import axes, axis, einsum
 from graphprune.rules.joining import padded, sliced, split

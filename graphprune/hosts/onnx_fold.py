@@ -16,10 +16,9 @@ import onnxruntime as ort
 
 from graphprune.frontends.onnx_values import Inferred, Partial, known, subgraphs_of
 from graphprune.hosts.onnx_runtime import session_of
-from graphprune.hosts.onnx_store import Store
+from graphprune.hosts.onnx_store import Store, has_data
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.hosts.shape_values import MAXIMUM_ELEMENTS as SMALL_ELEMENTS
-from graphprune.hosts.shape_values import has_data
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array
 

@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import OutputError
-from graphprune.hosts.onnx_store import INLINE_BYTES, Store, fill_inline, n_bytes, with_weights
+from graphprune.hosts.onnx_store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
 
 EXTERNAL_BYTES = (1 << 31) - (1 << 27)
 """Above this size of all tensors, data goes to a file of its own: a protobuf message holds less than 2 GiB."""
@@ -45,6 +45,9 @@ def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onn
         inferred = onnx.shape_inference.infer_shapes(result, data_prop=True)
     except onnx.shape_inference.InferenceError:
         inferred = result  # the values stay undeclared, which every runtime accepts
+    for value, known in zip(result.graph.output, inferred.graph.output, strict=True):
+        if not value.type.tensor_type.HasField("shape"):  # which the checker demands
+            value.type.CopyFrom(known.type)
     declared = {value.name for value in (*result.graph.input, *result.graph.output)}
     stored = {tensor.name for tensor in result.graph.initializer}
     result.graph.value_info.extend(
@@ -110,11 +113,11 @@ def save(
 
 
 def _check(path: Path, original: onnx.ModelProto) -> None:
-    """Runs ONNX's checker, with strict inference unless the original did not pass that either."""
+    """Runs ONNX's checker with strict inference; what the original did not pass either is let through."""
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if isinstance(error, onnx.shape_inference.InferenceError) and not _strict(original):
+        if not _valid(original):
             return
         raise OutputError(
             f"the model that would be written to '{path.name}' is not valid ONNX: {str(error).splitlines()[0]}; "
@@ -122,9 +125,20 @@ def _check(path: Path, original: onnx.ModelProto) -> None:
         ) from error
 
 
-def _strict(proto: onnx.ModelProto) -> bool:
+def _valid(weightless: onnx.ModelProto) -> bool:
+    """Whether a weightless model passes the checker, its headers taken as inputs."""
+    model = onnx.ModelProto()
+    model.CopyFrom(weightless)
+    kept = [tensor for tensor in model.graph.initializer if has_data(tensor)]
+    for tensor in model.graph.initializer:
+        if not has_data(tensor):
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     try:
-        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
         return False
     return True

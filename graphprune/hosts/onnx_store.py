@@ -119,6 +119,13 @@ def header(name: str, stored: Stored, doc_string: str = "") -> onnx.TensorProto:
     return proto
 
 
+def has_data(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor of a weightless graph has kept its data."""
+    return tensor.HasField("raw_data") or any(
+        len(getattr(tensor, name)) for name in ("int64_data", "int32_data", "float_data", "double_data", "uint64_data")
+    )
+
+
 def inline_array(tensor: onnx.TensorProto) -> Array:
     """The values of a tensor that is kept in the graph."""
     return np.asarray(ir.serde.deserialize_tensor(tensor).numpy())

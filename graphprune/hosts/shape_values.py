@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.frontends.onnx_values import Partial, known
-from graphprune.hosts.onnx_store import inline_array
+from graphprune.hosts.onnx_store import has_data, inline_array
 from graphprune.pipeline.host import Array
 
 MAXIMUM_ELEMENTS = 4096
@@ -97,13 +97,6 @@ def constants_of(graph: onnx.GraphProto, *, weights: bool = True) -> dict[str, P
         and has_data(tensor)
         and (weights or prod(tensor.dims) == 1 or not ir.DataType(tensor.data_type).is_floating_point())
     }
-
-
-def has_data(tensor: onnx.TensorProto) -> bool:
-    """Whether a tensor of a weightless graph has kept its data."""
-    return tensor.HasField("raw_data") or any(
-        len(getattr(tensor, name)) for name in ("int64_data", "int32_data", "float_data", "double_data", "uint64_data")
-    )
 
 
 # -- handlers ----------------------------------------------------------------------------------------------------

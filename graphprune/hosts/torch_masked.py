@@ -206,7 +206,8 @@ def _std_mean(call: _Call, weights: torch.Tensor, _shape: tuple[int, ...] | None
 
 
 def _squeezed(call: _Call, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if call["keepdim"] else tensor.squeeze(_dims(call))
+    keep = argument_position(call.node, "keepdim") is not None and call["keepdim"]
+    return tensor if keep else tensor.squeeze(_dims(call))
 
 
 def _affine(x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None) -> torch.Tensor:
@@ -274,7 +275,11 @@ _FORMS: dict[Any, _Form] = {
     _ATEN.std.default: _std,
     _ATEN.std.dim: _std,
     _ATEN.std.correction: _std,
+    _ATEN.var_mean.default: _var_mean,
+    _ATEN.var_mean.dim: _var_mean,
     _ATEN.var_mean.correction: _var_mean,
+    _ATEN.std_mean.default: _std_mean,
+    _ATEN.std_mean.dim: _std_mean,
     _ATEN.std_mean.correction: _std_mean,
     _ATEN.layer_norm.default: _layer_norm,
     _ATEN.native_layer_norm.default: _native_layer_norm,

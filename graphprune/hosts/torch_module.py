@@ -9,8 +9,9 @@ and proven: a copy is handed out only if it computes what the pruned graph compu
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, product
+from itertools import combinations, islice, product
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,8 @@ ATTEMPTS = 256
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""
-Choices = dict[tuple[type, str], list[dict[str, Any]]]
-"""For an attribute of a class: ways to set it, each with a value for every module (by path)."""
+Choices = dict[tuple[str, str], list[dict[str, Any]]]
+"""For an attribute of alike modules (``layers.*.attn``): ways to set it, each with a value for every module by path."""
 
 
 def pruned_module(state: State) -> tuple[nn.Module | None, str]:
@@ -71,11 +72,12 @@ def sliced_module(source: nn.Module, original: TorchHost, pruned: TorchHost) -> 
     expected = [list(pruned.run(inputs).values()) for inputs in examples]
     choices = _choices(module, original, pruned)
     reason = ""
-    for options in islice(product(*choices.values()), ATTEMPTS):
-        _apply(module, dict(zip(choices, options, strict=True)))
-        reason = _difference(module, pruned, examples, expected)
-        if not reason:
+    for options in islice(_combinations([len(ways) for ways in choices.values()]), ATTEMPTS):
+        _apply(module, [ways[k] for ways, k in zip(choices.values(), options, strict=True)], list(choices))
+        found = _difference(module, pruned, examples, expected)
+        if not found:
             return module, ""
+        reason = reason or found
     return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
 
 
@@ -210,12 +212,12 @@ def _numbers(value: Any) -> Iterator[int]:
 def _choices(module: nn.Module, original: TorchHost, pruned: TorchHost) -> Choices:
     """For each attribute that may hold a changed size: what it may have become, the likeliest first.
 
-    The same choice is made for all modules of a class: the ``k``-th changed size that equals the attribute, counted in
-    the order of the graph, so that layers of equal build may end up with different sizes.
+    The same choice is made for all modules in alike places (``layers.*.attn``): the ``k``-th changed size that equals
+    the attribute, counted in the order of the graph, so that layers of equal build may end up with different sizes.
     """
     resized = _resized(original, pruned)
     layers = dict(module.named_modules(remove_duplicate=False))
-    found: dict[tuple[type, str], dict[str, list[Any]]] = {}
+    found: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for path, layer in layers.items():
         if type(layer).__module__.startswith("torch.nn."):
             continue
@@ -225,7 +227,7 @@ def _choices(module: nn.Module, original: TorchHost, pruned: TorchHost) -> Choic
         for name, value in vars(layer).items():
             options = _options(value, nearby) if not name.startswith("_") and name != "training" else []
             if options:
-                found.setdefault((type(layer), name), {})[path] = [*options, value]
+                found.setdefault((re.sub(r"\d+", "*", path), name), {})[path] = [*options, value]
     choices: Choices = {}
     for key, by_path in found.items():
         n = max(map(len, by_path.values()))
@@ -259,9 +261,18 @@ def _options(value: Any, resized: Sequence[Resized]) -> list[Any]:
     return list(dict.fromkeys(options)) if not isinstance(value, list) else options
 
 
-def _apply(module: nn.Module, chosen: Mapping[tuple[type, str], Mapping[str, Any]]) -> None:
+def _combinations(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Indices into lists of these sizes: all first ones, then one other, then two others, ..."""
+    for n in range(len(sizes) + 1):
+        for places in combinations(range(len(sizes)), n):
+            for others in product(*(range(1, sizes[place]) for place in places)):
+                chosen = dict(zip(places, others, strict=True))
+                yield tuple(chosen.get(i, 0) for i in range(len(sizes)))
+
+
+def _apply(module: nn.Module, ways: Sequence[Mapping[str, Any]], keys: Sequence[tuple[str, str]]) -> None:
     layers = dict(module.named_modules(remove_duplicate=False))
-    for (_, name), by_path in chosen.items():
+    for (_, name), by_path in zip(keys, ways, strict=True):
         for path, value in by_path.items():
             setattr(layers[path], name, value)
 

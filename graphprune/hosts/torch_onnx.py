@@ -54,6 +54,7 @@ def save(
             "save it as a checkpoint or export it with another exporter"
         ) from error
     assert exported is not None
+    _name_inputs(exported.model.graph, [node.name for node in module.graph.nodes if node.op == "placeholder"])
     exported.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -68,3 +69,16 @@ def save(
         raise OutputError(f"cannot write '{path}': {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_inputs(graph: Any, names: Sequence[str]) -> None:
+    """Gives inputs their own names back: the exporter renames those that are returned as they are."""
+    present = [value.name for value in graph.inputs]
+    for value in graph.inputs:
+        plain = value.name.removesuffix("_orig")
+        if value.name not in names and plain in names and plain not in present:
+            for node in graph:
+                for output in node.outputs:
+                    if output.name == plain:
+                        output.name = f"{plain}_copy"
+            value.name = plain

@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import fx
 from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.frontends.aten_rows import OPEN
@@ -24,13 +25,28 @@ from graphprune.frontends.torch_graph import SPEC, Spec, annotate, argument, att
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
 
+def _distinct(example: Example) -> Example:
+    """The example with a tensor that occurs twice copied: torch.export would take the two inputs for one."""
+    seen: set[int] = set()
+
+    def fresh(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        known = id(leaf) in seen
+        seen.add(id(leaf))
+        return leaf.clone() if known else leaf
+
+    args, kwargs = pytree.tree_map(fresh, example)
+    return args, kwargs
+
+
 def split_example(example: tuple[Any, ...] | Mapping[str, Any] | torch.Tensor) -> Example:
     """Positional and keyword arguments of an example: a tuple, a mapping of keywords, or one tensor."""
     if isinstance(example, torch.Tensor):
         return (example,), {}
     if isinstance(example, Mapping):
-        return (), dict(example)
-    return tuple(example), {}
+        return _distinct(((), dict(example)))
+    return _distinct((tuple(example), {}))
 
 
 @contextmanager

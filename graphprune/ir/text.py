@@ -16,7 +16,7 @@ import re
 
 from graphprune.errors import RuleError
 from graphprune.ir.graph import Graph, Kind, Node, Value
-from graphprune.ir.rule import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule, print_rule
 
 _NODE = re.compile(r"(?P<name>\S+): (?P<results>.*?) = (?P<op>[^\s(]+)\((?P<operands>.*?)\) : (?P<rule>.*)$")
 _BARRIER = "barrier"

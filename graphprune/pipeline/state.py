@@ -51,7 +51,6 @@ class State:
         scores: Normalised scores by group name.
         kept: The units that stay, for groups that lose some.
         plan: The plan.
-        inexact: Whether groups whose removal shifts a normalizer were needed to meet the target.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
     """
@@ -62,9 +61,17 @@ class State:
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
     plan: PruningPlan | None = None
-    inexact: bool = False
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def inexact(self) -> bool:
+        """Whether groups lose units whose removal shifts a normalizer."""
+        return (
+            any(group.factor in self.kept and not group.exact for group in self.analysis.groups)
+            if self.analysis
+            else False
+        )
 
     def analyzed(self, by: str) -> Analysis:
         """The analysis.

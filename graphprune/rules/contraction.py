@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
-from graphprune.ir.rule import Rule, Shape, SizeSlot, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape, SizeSlot
 
 KERNEL = "kernel size of a convolution"
 SPATIAL = "spatial axis of a convolution"

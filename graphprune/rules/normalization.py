@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphprune.ir.rule import Rule, Shape, parse_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape
 
 
 def batch_norm(x: Shape, parameters: Sequence[Shape | None], n_results: int = 1) -> Rule:
@@ -30,7 +31,7 @@ def layer_norm(
 
 def _aligned(shape: Shape, n_axes: int) -> str:
     names = [f"c{i}" for i in range(n_axes)][n_axes - len(shape) :]
-    return " ".join(names) or "[]"
+    return " ".join("1" if size == 1 else name for size, name in zip(shape, names, strict=True)) or "[]"
 
 
 def group_norm(

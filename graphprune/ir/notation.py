@@ -1,0 +1,359 @@
+"""The notation of coupling rules: parser and printer.
+
+A rule in text, one line over named factors::
+
+    n (g ci) h w, (g co) ci kh kw, (g co) -> n (g co) oh ow; fixed h w kh kw oh ow; macs n g co ci kh kw oh ow
+
+Operands and results are separated by commas, axes by spaces. ``(a b)`` is a product, ``a+b`` a sum, ``1`` an axis of
+size one, ``_`` an operand without axes of interest (a shape vector, an absent bias), ``[]`` a scalar. Clauses:
+
+``fixed``       factors that may not be cut (the reason comes from the builder)
+``normalized``  factors over which a statistic is taken: removing units shifts it
+``macs``        one monomial of multiply-accumulates; may occur several times
+``size``        attributes that carry sizes: ``groups=g``, ``shape[1]=(h d)``, ``start=-b``
+``pin``         attributes whose implied value depends on a size and must be made explicit: ``scale=0.125``
+``label``       what the units are to a user: ``h=head``
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from graphprune.errors import RuleError
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, product
+from graphprune.ir.rule import Rule, Shape, SizeSlot
+
+# -- parsing -----------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*(?::\d+)?|1|[()+])")
+_CLAUSES = ("fixed", "normalized", "macs", "size", "pin", "label")
+_Tree = str | tuple[str, tuple["_Tree", ...]]
+_Axes = tuple[_Tree, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Template:
+    """A parsed rule without sizes; parsed once for each text."""
+
+    operands: tuple[_Axes, ...]
+    results: tuple[_Axes, ...]
+    declared: Mapping[str, int]
+    used: frozenset[str]
+    fixed: tuple[str, ...]
+    normalized: tuple[str, ...]
+    macs: tuple[tuple[_Tree, ...], ...]
+    sizes: tuple[tuple[str, int | None, bool, _Tree], ...]
+    pinned: tuple[tuple[str, float], ...]
+    labels: tuple[tuple[str, str], ...]
+
+
+def _parse_axes(text: str, whole: str, declared: dict[str, int]) -> _Axes:
+    """Parses the axes of one tensor into trees; names with ``:size`` are entered in ``declared``."""
+    text = text.strip()
+    if text == "_":
+        return None
+    if text == "[]":
+        return ()
+    tokens, at = [], 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise RuleError(
+                f"cannot read '{text[at:].strip()}' in rule '{whole}'; expected names, '1', '(', ')' or '+'"
+            )
+        tokens.append(match.group(1))
+        at = match.end()
+    position = 0
+
+    def atom() -> _Tree:
+        nonlocal position
+        if position >= len(tokens) or tokens[position] in (")", "+"):
+            raise RuleError(f"expected a name, '1' or '(' in '{text}' of rule '{whole}'")
+        token = tokens[position]
+        position += 1
+        if token == "(":
+            inner = []
+            while position < len(tokens) and tokens[position] != ")":
+                inner.append(term())
+            if position >= len(tokens):
+                raise RuleError(f"unclosed '(' in '{text}' of rule '{whole}'")
+            position += 1
+            return ("*", tuple(inner))
+        name, _, size = token.partition(":")
+        if size and declared.setdefault(name, int(size)) != int(size):
+            raise RuleError(f"factor '{name}' has two sizes, {declared[name]} and {size}, in rule '{whole}'")
+        return name
+
+    def term() -> _Tree:
+        nonlocal position
+        parts = [atom()]
+        while position < len(tokens) and tokens[position] == "+":
+            position += 1
+            parts.append(atom())
+        return parts[0] if len(parts) == 1 else ("+", tuple(parts))
+
+    axes = []
+    while position < len(tokens):
+        axes.append(term())
+    return tuple(axes)
+
+
+@lru_cache(maxsize=4096)
+def _parse_template(text: str) -> _Template:
+    signature, *clauses = (part.strip() for part in text.split(";"))
+    left, arrow, right = signature.partition("->")
+    if not arrow:
+        raise RuleError(f"no '->' in rule '{text}'; expected 'operands -> results'")
+    declared: dict[str, int] = {}
+    operands, results = (
+        tuple(_parse_axes(part, text, declared) for part in side.split(",")) if side.strip() else ()
+        for side in (left, right)
+    )
+    used = frozenset(name for axes in (*operands, *results) if axes for tree in axes for name in _names(tree))
+
+    def named(words: str) -> tuple[_Tree, ...]:
+        trees = _parse_axes(words, text, {}) or ()
+        for name in (name for tree in trees for name in _names(tree)):
+            if name not in used:
+                raise RuleError(f"unknown factor '{name}' in a clause of rule '{text}'")
+        return trees
+
+    found: dict[str, list[str]] = {word: [] for word in _CLAUSES}
+    for clause in clauses:
+        word, _, rest = clause.partition(" ")
+        if word not in _CLAUSES:
+            raise RuleError(f"unknown clause '{word}' in rule '{text}'; expected one of {', '.join(_CLAUSES)}")
+        found[word].append(rest.strip())
+    sizes = []
+    for item in found["size"]:
+        slot, _, dim = item.partition("=")
+        name, _, index = slot.strip().rstrip("]").partition("[")
+        (tree,) = named(dim.lstrip("-"))
+        sizes.append((name, int(index) if index else None, dim.startswith("-"), tree))
+    pairs = {
+        word: [item.partition("=")[::2] for words in found[word] for item in words.split()] for word in ("pin", "label")
+    }
+    return _Template(
+        operands,
+        results,
+        declared,
+        used,
+        tuple(name for words in found["fixed"] for tree in named(words) for name in _names(tree)),
+        tuple(name for words in found["normalized"] for tree in named(words) for name in _names(tree)),
+        tuple(named(words) for words in found["macs"]),
+        tuple(sizes),
+        tuple((name, float(value)) for name, value in pairs["pin"]),
+        tuple((name, label) for words, label in pairs["label"] for tree in named(words) for name in _names(tree)),
+    )
+
+
+def _tree_size(tree: _Tree, sizes: Mapping[str, int]) -> int | None:
+    if isinstance(tree, str):
+        return 1 if tree == "1" else sizes.get(tree)
+    known = [size for part in tree[1] if (size := _tree_size(part, sizes)) is not None]
+    if len(known) < len(tree[1]):
+        return None
+    return prod(known) if tree[0] == "*" else sum(known)
+
+
+def _infer(tree: _Tree, size: int, sizes: dict[str, int]) -> bool:
+    """Enters into ``sizes`` what follows from ``|tree| == size``; says whether nothing is left to learn from it."""
+    if isinstance(tree, str):
+        if tree != "1":
+            sizes.setdefault(tree, size)
+        return True
+    parts = [(part, _tree_size(part, sizes)) for part in tree[1]]
+    unknown = [part for part, known in parts if known is None]
+    if len(unknown) != 1:
+        return not unknown
+    rest = [known for _, known in parts if known is not None]
+    if tree[0] == "+":
+        return _infer(unknown[0], size - sum(rest), sizes)
+    divisor = prod(rest)
+    if divisor == 0 or size % divisor:
+        return True
+    return _infer(unknown[0], size // divisor, sizes)
+
+
+def _build(tree: _Tree, factors: Mapping[str, Dim]) -> Dim:
+    if isinstance(tree, str):
+        return ONE if tree == "1" else factors[tree]
+    parts = [_build(part, factors) for part in tree[1]]
+    return product(*parts) if tree[0] == "*" else concat(*parts)
+
+
+def _names(tree: _Tree) -> Iterator[str]:
+    if isinstance(tree, str):
+        if tree != "1":
+            yield tree
+    else:
+        for part in tree[1]:
+            yield from _names(part)
+
+
+def _match(
+    template: _Template, operands: Sequence[Shape | None] | None, results: Sequence[Shape | None] | None, text: str
+) -> tuple[list[tuple[_Tree, int]], frozenset[int]]:
+    """Pairs of trees and the sizes that they must have, and the operands that are absent."""
+    pairs: list[tuple[_Tree, int]] = []
+    absent: set[int] = set()
+    for role, trees, shapes in (("operand", template.operands, operands), ("result", template.results, results)):
+        if shapes is None:
+            continue
+        for i, axes in enumerate(trees):
+            shape = shapes[i] if i < len(shapes) else None
+            if shape is None:
+                if role == "operand":
+                    absent.add(i)
+            elif axes is not None:
+                if len(axes) != len(shape):
+                    raise RuleError(f"rule '{text}' gives {role} {i} {len(axes)} axes, but its shape is {list(shape)}")
+                pairs.extend(zip(axes, shape, strict=True))
+    return pairs, frozenset(absent)
+
+
+def _solve(pairs: list[tuple[_Tree, int]], known: dict[str, int]) -> None:
+    """Enters the sizes of all names that follow from the pairs."""
+    pending = pairs
+    while pending:
+        later = [(tree, size) for tree, size in pending if not _infer(tree, size, known)]
+        if len(later) == len(pending):
+            return
+        pending = later
+
+
+def _misfit(known: Mapping[str, int], text: str, shapes: Sequence[tuple[str, _Axes, Shape | None]]) -> RuleError:
+    """The error for the first tensor whose shape the rule does not give."""
+    for role, axes, shape in shapes:
+        if axes is not None and shape is not None:
+            got = [_tree_size(tree, known) for tree in axes]
+            if got != list(shape):
+                return RuleError(f"rule '{text}' gives {role} the shape {got}, but it is {list(shape)}")
+    raise AssertionError("a pair of a tree and a size came from no tensor")
+
+
+def parse_rule(
+    text: str,
+    operands: Sequence[Shape | None] | None = None,
+    results: Sequence[Shape | None] | None = None,
+    *,
+    why: Mapping[str, str] | str = "fixed by the operator",
+    **sizes: int,
+) -> Rule:
+    """Builds a rule from its notation.
+
+    Args:
+        text: The rule, see the module's docstring. Sizes may stand in it (``h:12``).
+        operands: The shapes of the operands, from which the sizes of the factors are inferred. An operand that is
+            absent (``None``) or that the text does not name takes no part.
+        results: The shapes of the results, likewise.
+        why: The reason for the ``fixed`` factors: one for all, or one for each name.
+        **sizes: Sizes of factors that do not follow from the shapes (``g=32``).
+
+    Returns:
+        The rule, with fresh factors. ``parse_rule("n ci, co ci -> n co", [(8, 3), (5, 3)])`` has ``co`` of size 5.
+
+    Raises:
+        RuleError: The text cannot be read, or it does not fit the shapes.
+    """
+    template = _parse_template(text)
+    known = {**template.declared, **sizes}
+    pairs, absent = _match(template, operands, results, text)
+    _solve(pairs, known)
+    if missing := sorted(template.used - known.keys()):
+        raise RuleError(f"the size of '{missing[0]}' in rule '{text}' does not follow from the shapes; give it by name")
+    if any(_tree_size(tree, known) != size for tree, size in pairs):
+        named = [
+            (f"{role} {i}", axes, shapes[i] if i < len(shapes) else None)
+            for role, trees, shapes in (("operand", template.operands, operands), ("result", template.results, results))
+            if shapes is not None
+            for i, axes in enumerate(trees)
+        ]
+        raise _misfit(known, text, named)
+    factors: dict[str, Dim] = {name: Factor(name, known[name]) if known[name] != 1 else ONE for name in known}
+
+    def layout(axes: _Axes) -> Layout | None:
+        return None if axes is None else tuple([_build(tree, factors) for tree in axes])
+
+    def free(names: Sequence[str]) -> list[tuple[str, Factor]]:
+        return [(name, factor) for name in names if isinstance(factor := factors[name], Factor)]
+
+    return Rule(
+        tuple([None if i in absent else layout(axes) for i, axes in enumerate(template.operands)]),
+        tuple([layout(axes) for axes in template.results]),
+        {f: why if isinstance(why, str) else why.get(n, "fixed by the operator") for n, f in free(template.fixed)},
+        frozenset([factor for _, factor in free(template.normalized)]),
+        tuple([tuple([_build(tree, factors) for tree in monomial]) for monomial in template.macs]),
+        tuple([SizeSlot(name, _build(tree, factors), index, minus) for name, index, minus, tree in template.sizes]),
+        template.pinned,
+        {factor: label for name, label in template.labels if isinstance(factor := factors[name], Factor)},
+    )
+
+
+# -- printing ----------------------------------------------------------------------------------------------------
+
+
+class Namer:
+    """Gives each factor a name of its own: ``co``, ``co_1``, ...; with ``sizes``, the size at the first use."""
+
+    def __init__(self, *, sizes: bool = False) -> None:
+        self.names: dict[Factor, str] = {}
+        self.taken: set[str] = set()
+        self.sizes = sizes
+
+    def __call__(self, factor: Factor) -> str:
+        """The name of a factor, the same at every call."""
+        if (known := self.names.get(factor)) is not None:
+            return known
+        name, n = factor.name, 0
+        while name in self.taken:
+            n += 1
+            name = f"{factor.name}_{n}"
+        self.taken.add(name)
+        self.names[factor] = name
+        return f"{name}:{factor.size}" if self.sizes else name
+
+
+def print_dim(dim: Dim, namer: Namer, *, nested: bool = False) -> str:
+    """The notation of one dimension expression."""
+    match dim:
+        case Factor():
+            return namer(dim)
+        case Product():
+            return "(" + " ".join(print_dim(part, namer) for part in dim.parts) + ")" if dim.parts else "1"
+        case Sum():
+            text = "+".join(print_dim(part, namer, nested=True) for part in dim.parts)
+            return f"({text})" if nested else text
+
+
+def print_layout(layout: Layout | None, namer: Namer) -> str:
+    """The notation of one operand or result."""
+    if layout is None:
+        return "_"
+    return " ".join(print_dim(dim, namer) for dim in layout) or "[]"
+
+
+def print_rule(rule: Rule, *, sizes: bool = False) -> str:
+    """The notation of a rule; with ``sizes`` it can be parsed again without shapes."""
+    namer = Namer(sizes=sizes)
+    left = ", ".join(print_layout(layout, namer) for layout in rule.operands)
+    right = ", ".join(print_layout(layout, namer) for layout in rule.results)
+    text = [f"{left} -> {right}".strip()]
+    order = tuple(namer.names)  # by first use
+    if rule.fixed:
+        text.append("fixed " + " ".join(namer(factor) for factor in order if factor in rule.fixed))
+    if rule.normalized:
+        text.append("normalized " + " ".join(namer(factor) for factor in order if factor in rule.normalized))
+    text.extend("macs " + print_layout(term, namer) for term in rule.macs)
+    for slot in rule.sizes:
+        index = "" if slot.index is None else f"[{slot.index}]"
+        text.append(f"size {slot.attribute}{index}={'-' * slot.negative}{print_dim(slot.dim, namer)}")
+    if rule.pinned:
+        text.append("pin " + " ".join(f"{name}={value!r}" for name, value in rule.pinned))
+    if rule.labels:
+        text.append("label " + " ".join(f"{namer(f)}={rule.labels[f]}" for f in order if f in rule.labels))
+    return "; ".join(text)
