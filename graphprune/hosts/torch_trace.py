@@ -118,8 +118,8 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 
 def _failure(model: torch.nn.Module, error: Exception) -> str:
     return (
-        f"torch.export cannot trace '{type(model).__name__}': {_line(error)}; check that it runs on the example inputs, "
-        "that no 'if' depends on values, and that dynamic_shapes fit; or pass an ExportedProgram of your own"
+        f"torch.export cannot trace '{type(model).__name__}': {_line(error)}; check that it runs on the example "
+        "inputs, that no 'if' depends on values, and that dynamic_shapes fit; or pass an ExportedProgram of your own"
     )
 
 
