@@ -257,8 +257,8 @@ def test_masked_instance_norm() -> None:
 
 def test_statistic_without_a_masked_form_is_an_error() -> None:
     host = TorchHost.trace(_native(), (X,))
-    graph, names = build_graph(host.module)
-    (node,) = (node for node in host.module.graph.nodes if "native_group_norm" in str(node.target))
+    graph, names = build_graph(host.program, host.tensors)
+    (node,) = (node for node in host.program.nodes if "native_group_norm" in str(node.target))
     mask = np.array([True] * 4 + [False] * 4)
     with pytest.raises(
         ProofError, match=r"^'aten.native_group_norm.default' \(node 'native_group_norm'\) takes a statistic"

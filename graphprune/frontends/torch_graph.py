@@ -1,4 +1,4 @@
-"""From a functional ``fx.GraphModule`` of ATen operators to the graph that the analysis reads.
+"""From a functional ``fx.Graph`` of ATen operators to the graph that the analysis reads.
 
 Shapes are read once, by :func:`annotate`, and stay with the nodes as :class:`Spec`; :func:`build_graph` then works on
 plain tuples. Stored tensors carry the names that a user knows; tensors that share their storage are one value.
@@ -26,7 +26,7 @@ from graphprune.frontends.aten_rows import UNKNOWN
 from graphprune.ir.dims import Dim, Factor, Product, factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
-from graphprune.rules.call import Call, Refusal
+from graphprune.rules.call import Call, Refusal, RuleBook
 
 SPEC = "graphprune_spec"
 DYNAMIC_AXIS = "the size of this axis is only known at run time"
@@ -81,11 +81,11 @@ def _symbolic(size: torch.SymInt) -> tuple[int, int]:
     return value, static if static > 0 and value % static == 0 else 0
 
 
-def annotate(module: fx.GraphModule) -> None:
+def annotate(graph: fx.Graph, tensors: Mapping[str, Any]) -> None:
     """Notes the spec of every value at its node and drops the exporter's fake tensors."""
-    for node in module.graph.nodes:
+    for node in graph.nodes:
         if node.op == "get_attr":
-            value = attribute(module, str(node.target))
+            value = tensors[str(node.target)]
         else:
             value = node.meta.get("val")
         node.meta = {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
@@ -170,21 +170,23 @@ def _plain(value: Any) -> Any:
 
 
 class _Builder:
-    """Walks one module; ``names`` maps every node that stands for one tensor to the name of its value."""
+    """Walks one graph; ``names`` maps every node that stands for one tensor to the name of its value."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self.module = module
+    def __init__(self, program: fx.Graph, tensors: Mapping[str, Any]) -> None:
+        self.program = program
+        self.tensors = tensors
         self.values: dict[str, Value] = {}
         self.names: dict[fx.Node, str] = {}
         self.nodes: list[Node] = []
         self.weightlike: set[str] = set()
         self.tuples: dict[fx.Node, tuple[str | None, ...]] = {}
         self.locations: dict[str, str] = {}
+        self.rules = RuleBook()
 
     def build(self) -> None:
         inputs = []
         stored: dict[tuple[Any, ...], str] = {}
-        nodes = list(self.module.graph.nodes)
+        nodes = list(self.program.nodes)
         for node in nodes:
             if node.op == "get_attr":
                 self._store(node, stored)
@@ -196,11 +198,11 @@ class _Builder:
                 self._call(node)
             elif node.op not in ("get_attr", "output"):
                 self._barrier(node, str(node.target), f"'{node.op}' is no operator call")
-        outputs = [self.names[node] for node in output_nodes(self.module.graph) if node is not None]
+        outputs = [self.names[node] for node in output_nodes(self.program) if node is not None]
         self.graph = Graph(self.values, tuple(self.nodes), tuple(inputs), tuple(outputs))
 
     def _store(self, node: fx.Node, stored: dict[tuple[Any, ...], str]) -> None:
-        tensor = attribute(self.module, str(node.target))
+        tensor = self.tensors[str(node.target)]
         if not isinstance(tensor, torch.Tensor):
             return
         key = storage_key(tensor)
@@ -269,7 +271,7 @@ class _Builder:
         try:
             if row not in _EMPTY and any(0 in shape for shape in (*sizes, *shapes) if shape is not None):
                 raise Refusal(f"'{op}' on an empty tensor")
-            rule = _checked(row(call), call)
+            rule = _checked(self.rules.rule(row, call), call)
             rule = _fix_dynamic(rule, taken, results, shown)
             self._add(node, op, names, results, rule, "")
         except (Refusal, RuleError) as refusal:
@@ -401,9 +403,9 @@ def _live(dim: Dim, static: int) -> Iterator[Factor]:
     return factors_of(dim)
 
 
-def build_graph(module: fx.GraphModule) -> tuple[Graph, Mapping[fx.Node, str]]:
-    """The graph of an annotated module, and the name of the value that each node stands for."""
-    builder = _Builder(module)
+def build_graph(program: fx.Graph, tensors: Mapping[str, Any]) -> tuple[Graph, Mapping[fx.Node, str]]:
+    """The graph of an annotated program, and the name of the value that each node stands for."""
+    builder = _Builder(program, tensors)
     builder.build()
     return builder.graph, builder.names
 

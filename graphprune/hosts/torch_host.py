@@ -1,7 +1,8 @@
-"""The torch host: a functional ``fx.GraphModule`` that is analysed, edited, run and exported.
+"""The torch host: a functional graph of ATen operators that is analysed, edited, run and exported.
 
 A module is exported once; all surgery happens on copies of the exported graph, which share their weights until they
-are cut. The user's module is never touched.
+are cut. The user's module is never touched. A graph and a table of tensors are all that surgery and proofs need; the
+module that users call is generated from them when it is asked for.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from graphprune.collector import paused_collector
 from graphprune.errors import ModelError, PlanError
 from graphprune.frontends.torch_graph import (
     SPEC,
     Spec,
     argument,
     argument_position,
-    attribute,
     build_graph,
     output_nodes,
     spec_of,
     storage_key,
 )
 from graphprune.hosts import torch_masked, torch_onnx
-from graphprune.hosts.torch_trace import Example, export, functional, graph_module, slice_by_run, split_example
+from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Masks, PinEdit, SizeEdit
@@ -58,7 +59,8 @@ class TorchHost:
     """A traced PyTorch model.
 
     Attributes:
-        module: The graph as a module: trainable, callable like the user's module, with the user's parameter names.
+        program: The graph.
+        tensors: What its ``get_attr`` nodes stand for: stored tensors, and bodies of higher-order operators.
         example: Positional and keyword arguments of the example call.
         dynamic_shapes: As for ``torch.export``; kept for the export to ONNX.
         in_spec: How the arguments flatten into the graph's inputs.
@@ -68,7 +70,8 @@ class TorchHost:
         source: The user's module, if it was one; only read.
     """
 
-    module: fx.GraphModule
+    program: fx.Graph
+    tensors: Mapping[str, Any]
     example: Example
     dynamic_shapes: Any = None
     in_spec: Any = field(default=None, repr=False)
@@ -107,22 +110,37 @@ class TorchHost:
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
         spec = program.call_spec
-        module = graph_module(program)
+        graph, tensors = normal_form(program)
         return cls(
-            _with_names(module, shared := _shared(module, program.state_dict)),
+            graph,
+            tensors,
             (example[0], dict(example[1])),
             dynamic_shapes,
             spec.in_spec,
             spec.out_spec,
-            shared,
+            _shared(tensors, program.state_dict),
             None if isinstance(model, ExportedProgram) else model,
         )
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The graph as a module: trainable, callable like the user's module, with the user's parameter names."""
+        root = torch.nn.Module()
+        for name, tensor in self.tensors.items():
+            _assign(root, name, tensor)
+        module = fx.GraphModule(root, self.program, class_name="PrunedModule")
+        for target, others in self.shared.items():  # fx drops tied names that the graph does not use
+            for name in others if target in self.tensors else ():
+                if name not in self.tensors:
+                    _assign(module, name, self.tensors[target])
+        return module
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property
+    @paused_collector()
     def _built(self) -> tuple[Graph, Mapping[fx.Node, str]]:
-        return build_graph(self.module)
+        return build_graph(self.program, self.tensors)
 
     def graph(self) -> Graph:
         """The graph that the analysis reads."""
@@ -130,7 +148,7 @@ class TorchHost:
 
     def tensor(self, name: str) -> torch.Tensor:
         """A stored tensor itself."""
-        found = attribute(self.module, name)
+        found = self.tensors.get(name)
         if not isinstance(found, torch.Tensor):
             raise PlanError(f"'{name}' is no stored tensor of the model; see the names that 'graphprune explain' lists")
         return found
@@ -144,10 +162,9 @@ class TorchHost:
         """For each stored value, all names in the module that are the same tensor."""
         found: dict[str, list[str]] = {}
         keys: dict[tuple[Any, ...], str] = {}
-        for node in self.module.graph.nodes:
-            if node.op == "get_attr" and isinstance(node.meta[SPEC], Spec):
-                target = str(node.target)
-                first = keys.setdefault(storage_key(self.tensor(target)), target)
+        for target, tensor in self.tensors.items():
+            if isinstance(tensor, torch.Tensor):
+                first = keys.setdefault(storage_key(tensor), target)
                 for name in (target, *self.shared.get(target, ())):
                     if name not in found.setdefault(first, []):
                         found[first].append(name)
@@ -155,86 +172,73 @@ class TorchHost:
 
     # -- editing -----------------------------------------------------------------------------------------------------
 
-    def _copied(self) -> TorchHost:
-        """A copy of the graph over the same tensors."""
-        return self._with(_copied(self.module.graph))
-
-    def _with(self, graph: fx.Graph) -> TorchHost:
-        return replace(self, module=_with_names(_rebuilt(self.module, graph), self.shared))
-
+    @paused_collector()
     def edited(self, edits: Edits) -> TorchHost:
         """A copy with the edits made.
 
         Raises:
             PlanError: An edit names something that the model does not have.
         """
-        names = {node.name: value for node, value in self._built[1].items()}
-        host = self._copied()
-        nodes = {node.name: node for node in host.module.graph.nodes}
+        program, copies = _copied(self.program)
+        tensors = dict(self.tensors)
         for tensor, axes in edits.slices.items():
             if tensor not in self.tied:
                 raise PlanError(f"the model has no stored tensor '{tensor}'; the plan belongs to another model")
-            self._slice(host.module, tensor, axes)
+            cut = _sliced(self.tensor(tensor), axes)
+            tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
+        nodes = {node.name: node for node in copies.values()} if edits.sizes or edits.pins else {}
         for edit in edits.sizes:
             _write_size(_node(nodes, edit), edit)
         for pin in edits.pins:
             _set_argument(_node(nodes, pin), pin.attribute, pin.value)
-        for name, node in nodes.items():
-            value = names.get(name)
-            if value is not None and value in edits.shapes and isinstance(node.meta[SPEC], Spec):
+        for old, value in self._built[1].items():
+            node = copies[old]
+            if value in edits.shapes and isinstance(node.meta[SPEC], Spec):
                 node.meta[SPEC] = _reshaped(node.meta[SPEC], edits.shapes[value])
-        for node in nodes.values():
+        for node in copies.values():
             if isinstance(node.meta[SPEC], tuple):  # a tuple follows the getitem nodes that take it apart
                 specs = list(node.meta[SPEC])
                 for user in node.users:
                     if isinstance(user.args[1] if len(user.args) > 1 else None, int) and user.meta[SPEC] is not None:
                         specs[cast("int", user.args[1])] = user.meta[SPEC]
                 node.meta[SPEC] = tuple(specs)
-        host.module.graph.lint()
-        host.module.recompile()
-        return host
+        return replace(self, program=program, tensors=tensors)
 
-    def _slice(self, module: fx.GraphModule, name: str, axes: Mapping[int, Index]) -> None:
-        old = self.tensor(name)
-        new = old.detach()
-        for axis, index in axes.items():
-            new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
-        if isinstance(old, torch.nn.Parameter):
-            new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
-        for alias in self.tied[name]:
-            _assign(module, alias, new)
-
+    @paused_collector()
     def folded(self) -> TorchHost:
         """A copy in which tables that depend on no input, parameter or buffer are constants.
 
         Only what contains a range or a computation is folded; a lone ``zeros`` or ``ones`` keeps its free axes.
         """
-        found = _foldable(self.module.graph)
+        found = _foldable(self.program)
         if not found:
             return self
-        host = self._copied()
-        nodes = {node.name: node for node in host.module.graph.nodes}
-        interpreter = fx.Interpreter(host.module, garbage_collect_values=False)
+        program, copies = _copied(self.program)
+        tensors = dict(self.tensors)
+        interpreter = torch_masked.Interpreter(program, tensors)
         for original in found:
-            node = nodes[original.name]
+            node = copies[original]
             with torch.no_grad():
                 value = _evaluate(interpreter, node)
             name = f"_folded_{node.name}"
-            host.module.register_buffer(name, value.detach().clone(), persistent=True)
-            with host.module.graph.inserting_before(node):
-                constant = host.module.graph.get_attr(name)
+            tensors[name] = value.detach().clone()
+            with program.inserting_before(node):
+                constant = program.create_node("get_attr", name)
             constant.meta = {**node.meta, SPEC: spec_of(value)}
             node.replace_all_uses_with(constant)
-        for node in host.module.graph.nodes:
+        for node in program.nodes:
             if node.target is torch.ops.aten.index.Tensor:
-                slice_by_run(host.module, node)
-        return host.without_dead_nodes()
+                slice_by_run(tensors, node)
+        return replace(self, program=program, tensors=tensors).without_dead_nodes()
 
     def without_dead_nodes(self) -> TorchHost:
         """A copy without nodes and stored tensors that no output needs."""
-        graph = _copied(self.module.graph)
-        graph.eliminate_dead_code()
-        return self._with(graph)
+        if not any(_is_dead(node) for node in self.program.nodes):
+            return self
+        program, _ = _copied(self.program)
+        program.eliminate_dead_code()
+        used = {str(node.target) for node in program.nodes if node.op == "get_attr"}
+        return replace(self, program=program, tensors={n: t for n, t in self.tensors.items() if n in used})
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -243,14 +247,14 @@ class TorchHost:
         """Name and example of every placeholder, whether tensor or not."""
         args, kwargs = self.example
         leaves = fx._pytree.tree_flatten_spec((args, kwargs), self.in_spec)
-        nodes = [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        nodes = [node for node in self.program.nodes if node.op == "placeholder"]
         names = self._built[1]
         return tuple((names.get(node, node.name), leaf) for node, leaf in zip(nodes, leaves, strict=True))
 
     @cached_property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs: the keys under which the user's module returns them, else ``output_0``, ..."""
-        nodes = list(output_nodes(self.module.graph))
+        nodes = list(output_nodes(self.program))
         tree = pytree.tree_unflatten(list(range(len(nodes))), self.out_spec)
         paths = [path for path, _ in pytree.tree_flatten_with_path(tree)[0]]
         named = [_path_name(path) for path, node in zip(paths, nodes, strict=True) if node is not None]
@@ -288,12 +292,12 @@ class TorchHost:
 
     def _named(self, outputs: Any) -> dict[str, Array]:
         items = outputs if isinstance(outputs, list | tuple) else (outputs,)
-        kept = [item for item, node in zip(items, output_nodes(self.module.graph), strict=True) if node is not None]
+        kept = [item for item, node in zip(items, output_nodes(self.program), strict=True) if node is not None]
         return {name: to_numpy(item) for name, item in zip(self.output_names, kept, strict=True)}
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model, in float64 where ``double``; outputs by name, in order."""
-        return self._interpreted(torch_masked.Interpreter(self.module, double=double), inputs)
+        return self._interpreted(torch_masked.Interpreter(self.program, self.tensors, double=double), inputs)
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node; see :class:`graphprune.pipeline.host.Host`.
@@ -303,7 +307,7 @@ class TorchHost:
         """
         graph, names = self._built
         return self._interpreted(
-            torch_masked.MaskedInterpreter(self.module, graph, names, masks, double=double), inputs
+            torch_masked.MaskedInterpreter(self.program, self.tensors, graph, names, masks, double=double), inputs
         )
 
     def _interpreted(self, interpreter: torch_masked.Interpreter, inputs: Arrays) -> dict[str, Array]:
@@ -322,45 +326,41 @@ class TorchHost:
 # -- edits of single nodes -------------------------------------------------------------------------------------------
 
 
-def _rebuilt(root: torch.nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """A module of its own over the tensors of ``root`` (``fx`` copies references, not weights)."""
-    return fx.GraphModule(root, graph, class_name="PrunedModule")
+def _sliced(old: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
+    """The positions of a tensor that are taken; the axis that loses most goes first."""
+    new = old.detach()
+    for axis, index in sorted(axes.items(), key=lambda item: len(item[1]) / old.shape[item[0]]):
+        new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
+    return torch.nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
 
 
-def _shared(module: fx.GraphModule, state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def _is_dead(node: fx.Node) -> bool:
+    return not node.users and node.op in ("call_function", "get_attr") and not node.is_impure()
+
+
+def _shared(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """For each stored tensor of the graph, the other names under which the user's module has it."""
     names: dict[tuple[Any, ...], list[str]] = {}
     for name, tensor in state.items():
         if isinstance(tensor, torch.Tensor) and tensor.numel():
             names.setdefault(storage_key(tensor), []).append(name)
     found = {}
-    for node in module.graph.nodes:
-        if node.op == "get_attr" and isinstance(node.meta[SPEC], Spec):
-            target = str(node.target)
-            others = tuple(n for n in names.get(storage_key(attribute(module, target)), ()) if n != target)
+    for target, tensor in tensors.items():
+        if isinstance(tensor, torch.Tensor):
+            others = tuple(name for name in names.get(storage_key(tensor), ()) if name != target)
             if others:
                 found[target] = others
     return found
 
 
-def _with_names(module: fx.GraphModule, shared: Mapping[str, tuple[str, ...]]) -> fx.GraphModule:
-    """Gives tied tensors all their names, which ``fx`` drops where the graph uses one only."""
-    present = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-    for target, others in shared.items():
-        for name in others if target in present else ():
-            if name not in present:
-                _assign(module, name, attribute(module, target))
-    return module
-
-
-def _copied(graph: fx.Graph) -> fx.Graph:
-    """A copy of the nodes; what describes the module's interface is shared."""
+def _copied(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy of the graph, and what each node became; what describes the module's interface is shared."""
     new = fx.Graph()
     nodes: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         nodes[node] = new.node_copy(node, nodes.__getitem__)
     new.set_codegen(graph._codegen)
-    return new
+    return new, nodes
 
 
 def _node(nodes: Mapping[str, fx.Node], edit: SizeEdit | PinEdit) -> fx.Node:
@@ -413,14 +413,16 @@ def _reshaped(spec: Spec, shape: tuple[int, ...]) -> Spec:
     return replace(spec, shape=tuple(shape), dynamic=tuple(dynamic))
 
 
-def _assign(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _assign(module: torch.nn.Module, name: str, tensor: Any) -> None:
     *path, last = name.split(".")
     owner = module
     for part in path:
         if part not in owner._modules:
             owner.add_module(part, torch.nn.Module())
         owner = cast("torch.nn.Module", owner._modules[part])
-    if isinstance(tensor, torch.nn.Parameter):
+    if isinstance(tensor, torch.nn.Module):
+        owner.add_module(last, tensor)
+    elif isinstance(tensor, torch.nn.Parameter):
         owner._parameters[last] = tensor  # a plain setattr refuses to change a buffer
     else:
         owner._buffers[last] = tensor

@@ -28,8 +28,9 @@ _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
 class Interpreter(fx.Interpreter):
     """Runs a graph; where ``double``, with every floating-point number in float64 whatever the graph says."""
 
-    def __init__(self, module: fx.GraphModule, *, double: bool = False) -> None:
-        super().__init__(module)
+    def __init__(self, program: fx.Graph, tensors: Mapping[str, Any], *, double: bool = False) -> None:
+        super().__init__(torch.nn.Module(), graph=program)
+        self._tensors = tensors
         self._double = double
 
     @contextmanager
@@ -56,7 +57,7 @@ class Interpreter(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A stored tensor, widened."""
-        return self._widened(super().get_attr(target, args, kwargs))
+        return self._widened(self._tensors[target])
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """A call in which every floating-point type is float64."""
@@ -70,17 +71,25 @@ class MaskedInterpreter(Interpreter):
     """Runs a graph with masks; see :meth:`graphprune.pipeline.host.Host.run_masked`.
 
     Args:
-        module: The module.
-        graph: Its graph.
+        program: The program.
+        tensors: What its ``get_attr`` nodes stand for.
+        graph: The graph that was made of it.
         names: The value that each node stands for.
         masks: For values and axes, the kept positions.
         double: Whether to run in float64.
     """
 
     def __init__(
-        self, module: fx.GraphModule, graph: Graph, names: Mapping[fx.Node, str], masks: Masks, *, double: bool = False
+        self,
+        program: fx.Graph,
+        tensors: Mapping[str, Any],
+        graph: Graph,
+        names: Mapping[fx.Node, str],
+        masks: Masks,
+        *,
+        double: bool = False,
     ) -> None:
-        super().__init__(module, double=double)
+        super().__init__(program, tensors, double=double)
         self._names, self._masks = names, masks
         self._nodes = {node.name: node for node in graph.nodes}
 

@@ -168,8 +168,8 @@ def _resized(
 ) -> dict[str, list[Resized]]:
     """For each module that a node stands in: the literals that pruning changed, in the order of the graph."""
     found: dict[str, list[Resized]] = {}
-    new_nodes = {node.name: node for node in pruned.module.graph.nodes}
-    for node in original.module.graph.nodes:
+    new_nodes = {node.name: node for node in pruned.program.nodes}
+    for node in original.program.nodes:
         other = new_nodes.get(node.name)
         if other is None or node.op != "call_function":
             continue

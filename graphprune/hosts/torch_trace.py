@@ -128,17 +128,20 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
-def graph_module(program: ExportedProgram) -> fx.GraphModule:
-    """The program as a graph module in normal form, with parameters under the user's names."""
+def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
+    """The program's graph in normal form, and what its ``get_attr`` nodes stand for, under the user's names."""
     with quiet():
         module = program.module(check_guards=False)
-    annotate(module)
-    for node in list(module.graph.nodes):
+    graph = module.graph
+    tensors = {str(node.target): attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    annotate(graph, tensors)
+    for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
-            module.graph.erase_node(node)
+            graph.erase_node(node)
         elif node.op == "call_function":
-            _normalize(module, node)
-    return fx.GraphModule(module, module.graph)
+            _normalize(tensors, node)
+    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    return graph, {name: tensor for name, tensor in tensors.items() if name in used}
 
 
 _ATEN = torch.ops.aten
@@ -154,10 +157,10 @@ _SPLITS = (
 _SQUEEZES = (_ATEN.squeeze.default, _ATEN.squeeze.dim, _ATEN.squeeze.dims)
 
 
-def _normalize(module: fx.GraphModule, node: fx.Node) -> None:
+def _normalize(tensors: Mapping[str, Any], node: fx.Node) -> None:
     target = node.target
     if target is _ATEN._assert_tensor_metadata.default:
-        module.graph.erase_node(node)
+        node.graph.erase_node(node)
     elif target in _VIEWS:
         node.target = _ATEN.reshape.default
     elif target in _SPLITS:
@@ -167,7 +170,7 @@ def _normalize(module: fx.GraphModule, node: fx.Node) -> None:
     elif target is _ATEN.slice.Tensor:
         _count_from_start(node)
     elif target is _ATEN.index.Tensor:
-        slice_by_run(module, node)
+        slice_by_run(tensors, node)
 
 
 def _spec(node: Any) -> Spec:
@@ -204,7 +207,7 @@ def _count_from_start(node: fx.Node) -> None:
     node.args, node.kwargs = (node.args[0], at, first, OPEN if last >= size else last, step), {}
 
 
-def slice_by_run(module: fx.GraphModule, node: fx.Node) -> None:
+def slice_by_run(tensors: Mapping[str, Any], node: fx.Node) -> None:
     """Makes a slice of an index by consecutive known positions (``x[:, [-2]]``), which would keep its axis whole."""
     indices = cast("list[Any]", node.args[1])
     chosen = [(axis, index) for axis, index in enumerate(indices) if index is not None]
@@ -215,7 +218,7 @@ def slice_by_run(module: fx.GraphModule, node: fx.Node) -> None:
         index = index.args[0]
     if index.op != "get_attr" or any(axis == at for axis, _ in _spec(node.args[0]).dynamic):
         return
-    value = attribute(module, str(index.target))
+    value = tensors[str(index.target)]
     if value.dim() != 1 or value.dtype in (torch.bool, torch.uint8) or value.is_meta or not 0 < value.numel() <= _RUN:
         return
     size = _spec(node.args[0]).shape[at]

@@ -6,14 +6,14 @@ the running statistics of a batch normalisation are no weights, and ONNX files a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.ir.dims import Factor, unit_of
+from graphprune.ir.dims import Dim, Factor, Product, Sum
 
 _LETTERS = "abcdefghijklmnop"
 
@@ -29,40 +29,47 @@ def l2(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], seed: int =
 
 
 def _norms(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], p: int) -> dict[str, NDArray[np.float64]]:
-    marginals: dict[tuple[str, int], NDArray[np.float64]] = {}
-    tensors: dict[str, NDArray[Any]] = {}
-
-    def marginal(tensor: str, axis: int) -> NDArray[np.float64]:
-        """``Σ |w|^p`` over all axes but one; computed once for each axis, without a temporary of the tensor's size."""
-        key = (tensor, axis)
-        if key not in marginals:
-            if tensor not in tensors:
-                tensors[tensor] = _floating(read(tensor))
-            weights = tensors[tensor]
-            letters = _LETTERS[: weights.ndim]
-            if p == 2:
-                sums = np.einsum(f"{letters},{letters}->{letters[axis]}", weights, weights)
-            else:
-                sums = np.einsum(f"{letters}->{letters[axis]}", np.abs(weights))
-            marginals[key] = sums.astype(np.float64)
-        return marginals[key]
-
-    scores = {}
-    for group in groups:
-        total = np.zeros(group.size)
-        for site in group.sites:
-            if not site.parameter:
-                continue
-            sums = marginal(site.tensor, site.axis)
-            if isinstance(site.dim, Factor):
-                total += sums
-            else:
-                unit = unit_of(site.dim, group.factor)
-                ours = unit >= 0
-                total += np.bincount(unit[ours], weights=sums[ours], minlength=group.size)
-        scores[group.name] = total
-    return scores
+    groups = tuple(groups)
+    totals = {group.factor: np.zeros(group.size) for group in groups}
+    sites = {(site.tensor, site.axis): site.dim for group in groups for site in group.sites if site.parameter}
+    axes: dict[str, list[int]] = {}
+    for tensor, axis in sites:
+        axes.setdefault(tensor, []).append(axis)
+    for tensor, used in axes.items():
+        sums = _marginals(read(tensor), used, p)
+        for axis, values in zip(used, sums, strict=True):
+            _scatter(sites[tensor, axis], values, totals)
+    return {group.name: totals[group.factor] for group in groups}
 
 
-def _floating(array: NDArray[Any]) -> NDArray[Any]:
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[Any]]:
+    """``Σ |w|^p`` over all axes but one, for each of ``axes``; no temporary of the tensor's size for ``p = 2``."""
+    if weights.dtype not in (np.float32, np.float64):
+        weights = weights.astype(np.float32)
+    if p == 1:
+        weights = np.abs(weights)
+    letters = _LETTERS[: weights.ndim]
+    operands = (weights, weights) if p == 2 else (weights,)
+    left = ",".join([letters] * len(operands))
+    kept = "".join(letters[axis] for axis in sorted(axes))
+    if len(kept) < weights.ndim:  # one pass over all weights, then small sums
+        table = np.einsum(f"{left}->{kept}", *operands)
+        return [np.einsum(f"{kept}->{letters[axis]}", table) for axis in axes]
+    return [np.einsum(f"{left}->{letters[axis]}", *operands) for axis in axes]
+
+
+def _scatter(dim: Dim, values: NDArray[Any], totals: Mapping[Factor, NDArray[np.float64]]) -> None:
+    """Adds the values of an axis' positions to the units that they belong to."""
+    match dim:
+        case Factor():
+            if dim in totals:
+                totals[dim] += values
+        case Product():
+            table = values.reshape([part.size for part in dim.parts])
+            for i, part in enumerate(dim.parts):
+                _scatter(part, table.sum(axis=tuple(j for j in range(table.ndim) if j != i)), totals)
+        case Sum():
+            offset = 0
+            for part in dim.parts:
+                _scatter(part, values[offset : offset + part.size], totals)
+                offset += part.size

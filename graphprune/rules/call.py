@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from graphprune.ir.rule import Rule, Shape
+from graphprune.ir.rule import Rule, Shape, fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +60,35 @@ class Refusal(Exception):  # noqa: N818  (it is an answer, not an error)
 
 Row: TypeAlias = Callable[[Call], Rule]
 """One line of a table: how the rule of a call is built. May raise :class:`Refusal`."""
+
+
+class RuleBook:
+    """Builds rules, those of equal calls once: models repeat their layers, and a copy costs a fraction of a rule."""
+
+    def __init__(self) -> None:
+        self._known: dict[Hashable, Rule] = {}
+
+    def rule(self, row: Row, call: Call) -> Rule:
+        """The rule of a call, with factors of its own.
+
+        Raises:
+            Refusal: The row knows the operator but not this use of it.
+            RuleError: The row's rule does not fit the shapes.
+        """
+        key = (
+            row,
+            call.op,
+            call.operands,
+            call.results,
+            tuple(call.attributes.items()),
+            call.stored,
+            tuple(call.constants.items()),
+        )
+        try:
+            known = self._known.get(key)
+        except TypeError:  # an attribute that cannot be hashed
+            return row(call)
+        if known is None:
+            known = self._known[key] = row(call)
+            return known
+        return fresh(known)
