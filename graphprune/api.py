@@ -11,6 +11,7 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.opening import Shapes, open_host
@@ -74,6 +75,7 @@ class Result:
         save_state(self.module, self.plan, Path(folder))
 
 
+@frozen_heap()
 def prune(
     model: Any,
     example_inputs: Any = None,
@@ -153,6 +155,7 @@ def prune(
     return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
 
 
+@frozen_heap()
 def analyze(
     model: Any,
     example_inputs: Any = None,
@@ -171,6 +174,7 @@ def analyze(
     return analyze_graph(graph, protected_axes(graph, protect))
 
 
+@frozen_heap()
 def apply(
     model: Any,
     plan: PruningPlan | str | Path,
@@ -203,6 +207,7 @@ def apply(
     return _finish(host, state, verify=verify, latency=latency, progress=progress)
 
 
+@frozen_heap()
 def verify(
     original: Any,
     pruned: str | Path,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from graphprune.analysis.groups import Analysis
-from graphprune.collector import paused_collector
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
 from graphprune.ir.graph import Node
 from graphprune.pipeline.host import Edits, PinEdit, SizeEdit
@@ -27,7 +26,6 @@ class SliceGroups(Pass):
         return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
 
 
-@paused_collector()
 def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
     """The edits that leave ``kept`` units, in the order given.
 

@@ -13,7 +13,6 @@ from itertools import zip_longest
 from math import prod
 
 from graphprune.analysis.solver import Reason, Solver
-from graphprune.collector import paused_collector
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, factors_of
 from graphprune.ir.graph import Graph, Node, Value
@@ -117,7 +116,6 @@ class Analysis:
         return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
 
 
-@paused_collector()
 def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] = ()) -> Analysis:
     """Finds the groups of a graph.
 

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from graphprune.collector import paused_collector
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
@@ -126,13 +125,11 @@ class OnnxHost:
             array = inline_array(header)
         return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
-    @paused_collector()
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
         return replace(self, proto=proto, store=store)
 
-    @paused_collector()
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants."""
         host = self

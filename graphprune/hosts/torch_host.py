@@ -21,7 +21,6 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphprune.collector import paused_collector
 from graphprune.errors import ModelError, PlanError
 from graphprune.frontends.torch_graph import (
     SPEC,
@@ -138,7 +137,6 @@ class TorchHost:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    @paused_collector()
     def _built(self) -> tuple[Graph, Mapping[fx.Node, str]]:
         return build_graph(self.program, self.tensors)
 
@@ -172,7 +170,6 @@ class TorchHost:
 
     # -- editing -----------------------------------------------------------------------------------------------------
 
-    @paused_collector()
     def edited(self, edits: Edits) -> TorchHost:
         """A copy with the edits made.
 
@@ -204,7 +201,6 @@ class TorchHost:
                 node.meta[SPEC] = tuple(specs)
         return replace(self, program=program, tensors=tensors)
 
-    @paused_collector()
     def folded(self) -> TorchHost:
         """A copy in which tables that depend on no input, parameter or buffer are constants.
 
@@ -229,16 +225,14 @@ class TorchHost:
         for node in program.nodes:
             if node.target is torch.ops.aten.index.Tensor:
                 slice_by_run(tensors, node)
-        return replace(self, program=program, tensors=tensors).without_dead_nodes()
+        return replace(self, program=program, tensors=_tidied(program, tensors))
 
     def without_dead_nodes(self) -> TorchHost:
         """A copy without nodes and stored tensors that no output needs."""
         if not any(_is_dead(node) for node in self.program.nodes):
             return self
         program, _ = _copied(self.program)
-        program.eliminate_dead_code()
-        used = {str(node.target) for node in program.nodes if node.op == "get_attr"}
-        return replace(self, program=program, tensors={n: t for n, t in self.tensors.items() if n in used})
+        return replace(self, program=program, tensors=_tidied(program, self.tensors))
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -329,9 +323,25 @@ class TorchHost:
 def _sliced(old: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
     """The positions of a tensor that are taken; the axis that loses most goes first."""
     new = old.detach()
-    for axis, index in sorted(axes.items(), key=lambda item: len(item[1]) / old.shape[item[0]]):
-        new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
+    order = sorted(axes.items(), key=lambda item: len(item[1]) / old.shape[item[0]])
+    if new.device.type == "cpu" and new.dtype is torch.float32:
+        array = new.numpy()  # takes along minor axes in half the time of torch
+        for axis, index in order:
+            array = array.take(index, axis)
+        new = torch.from_numpy(array)
+    else:
+        for axis, index in order:
+            new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
     return torch.nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
+
+
+def _tidied(program: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Removes dead nodes from a graph; the tensors that are left."""
+    for node in reversed(program.nodes):
+        if _is_dead(node):
+            program.erase_node(node)
+    used = {str(node.target) for node in program.nodes if node.op == "get_attr"}
+    return {name: tensor for name, tensor in tensors.items() if name in used}
 
 
 def _is_dead(node: fx.Node) -> bool:

@@ -7,6 +7,7 @@ the running statistics of a batch normalisation are no weights, and ONNX files a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,20 @@ def _norms(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], p: int)
 
 
 def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[Any]]:
-    """``Σ |w|^p`` over all axes but one, for each of ``axes``; no temporary of the tensor's size for ``p = 2``."""
+    """``Σ |w|^p`` over all axes but one, for each of ``axes``."""
     if weights.dtype not in (np.float32, np.float64):
         weights = weights.astype(np.float32)
-    if p == 1:
-        weights = np.abs(weights)
-    letters = _LETTERS[: weights.ndim]
-    operands = (weights, weights) if p == 2 else (weights,)
-    left = ",".join([letters] * len(operands))
-    kept = "".join(letters[axis] for axis in sorted(axes))
-    if len(kept) < weights.ndim:  # one pass over all weights, then small sums
-        table = np.einsum(f"{left}->{kept}", *operands)
-        return [np.einsum(f"{kept}->{letters[axis]}", table) for axis in axes]
-    return [np.einsum(f"{left}->{letters[axis]}", *operands) for axis in axes]
+    rank = max(axes) + 1
+    minor = prod(weights.shape[rank:])
+    if minor > 1:  # kernel positions: one pass over all weights, then small sums
+        powers = np.square(weights) if p == 2 else np.abs(weights)
+        table, power = powers.reshape(-1, minor) @ np.ones(minor, weights.dtype), 1
+    else:
+        table, power = (weights, 2) if p == 2 else (np.abs(weights), 1)
+    table = table.reshape(weights.shape[:rank])
+    letters = _LETTERS[:rank]
+    operands = ",".join([letters] * power)
+    return [np.einsum(f"{operands}->{letters[axis]}", *[table] * power) for axis in axes]
 
 
 def _scatter(dim: Dim, values: NDArray[Any], totals: Mapping[Factor, NDArray[np.float64]]) -> None:
