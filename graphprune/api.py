@@ -291,7 +291,8 @@ def _finish(
     seed: int = 0,
 ) -> Result:
     """Exports, proves the exported file, measures, builds the module and the report."""
-    if state.plan is None or state.analysis is None or state.original is None:
+    plan = state.plan
+    if plan is None or state.analysis is None or state.original is None:
         raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
     rows: tuple[LatencyRow, ...] = ()
     seconds = list(state.seconds)
@@ -300,7 +301,7 @@ def _finish(
             after = Path(folder) / "after.onnx"
             progress("export")
             begin = time.perf_counter()
-            state.host.save_onnx(after, metadata_of(state.plan))
+            state.host.save_onnx(after, metadata_of(plan))
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify:
@@ -323,7 +324,7 @@ def _finish(
         module, note = pruned_module(state)
         notes = (*notes, note) if note else notes
     report = replace(_report(state), latency=rows, notes=notes, seconds=tuple(seconds))
-    return Result(state.plan, report, state.host, state, module)
+    return Result(plan, report, state.host, state, module)
 
 
 def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
@@ -331,10 +332,8 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
     tolerance = EXPORT_TOLERANCE if host.kind == "torch" else None
 
     def check(*, double: bool) -> Check:
-        if double:
-            got, accepted = OnnxHost.load(path).run(inputs, double=True), EXPORT_TOLERANCE_DOUBLE
-        else:
-            got, accepted = runtime.run_file(path, inputs), tolerance
+        got = OnnxHost.load(path).run(inputs, double=True) if double else runtime.run_file(path, inputs)
+        accepted = EXPORT_TOLERANCE_DOUBLE if double else tolerance
         return compare(
             "onnxruntime", host.run(inputs, double=double), got, note="exported file = pruned model", tolerance=accepted
         )

@@ -99,9 +99,7 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
 
 def _recurs(rule: Rule, factor: Factor) -> bool:
     """Whether the factor is on both axes of one operand: a recurrent weight, which also contracts what it makes."""
-    return any(
-        sum(factor in factors_of(dim) for dim in layout) > 1 for layout in rule.operands if layout is not None
-    )
+    return any(sum(factor in factors_of(dim) for dim in layout) > 1 for layout in rule.operands if layout is not None)
 
 
 def _pad(layouts: Sequence, n: int) -> list:

@@ -78,9 +78,8 @@ class Judged:
                     item.meta["val"] = result
                     outputs.append(item)
         graph.output(tuple(outputs))
-        module = fx.GraphModule(torch.nn.Module(), graph)
-        annotate(module)
-        return build_graph(module)[0].nodes[0]
+        annotate(graph, {})
+        return build_graph(graph, {})[0].nodes[0]
 
     def run(self, operands: Any, sizes: Mapping[tuple[str, int | None], float]) -> list[np.ndarray | None]:
         arguments = dict(self.arguments)

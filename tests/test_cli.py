@@ -72,7 +72,7 @@ def test_prune_meets_the_budget_and_proves_the_result(pruned):
         "permutation": True,
         "onnxruntime": True,
     }
-    assert [row["threads"] for row in report["latency"]][0] == 1
+    assert next(row["threads"] for row in report["latency"]) == 1
     assert (folder / "out.onnx").stat().st_size < DEMO.stat().st_size
     session = ort.InferenceSession(folder / "out.onnx", providers=["CPUExecutionProvider"])
     assert session.run(None, {"image": np.zeros((3, 1, 28, 28), np.float32)})[0].shape == (3, 10)
@@ -81,7 +81,10 @@ def test_prune_meets_the_budget_and_proves_the_result(pruned):
 def test_the_plan_can_be_replayed_without_graphprune(pruned):
     folder, _ = pruned
     plan = json.loads((folder / "plan.json").read_text())
-    before, after = ({t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(p).graph.initializer} for p in (DEMO, folder / "out.onnx"))
+    before, after = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(p).graph.initializer}
+        for p in (DEMO, folder / "out.onnx")
+    )
     assert plan["parameters"]
     for name, axes in plan["parameters"].items():
         array = before[name]

@@ -127,7 +127,6 @@ def _ours(model, host, t0: float, before: float) -> dict[str, float]:
 
 def theirs(model, inputs) -> dict[str, float]:
     """Times of Torch-Pruning, seconds; its tracing is inside its dependency graph and is clocked there."""
-    import torch
     import torch_pruning as tp
 
     traced = [0.0]
@@ -202,7 +201,9 @@ def main() -> None:
         child(*options.child)
         return
     rows = {}
-    print(f"{'model':16} {'job, ms':>17} {'':>8} {'trace, ms':>17} {'':>8} {'export':>8} {'memory, MB':>13} {'kept':>13}")
+    print(
+        f"{'model':16} {'job, ms':>17} {'':>8} {'trace, ms':>17} {'':>8} {'export':>8} {'memory, MB':>13} {'kept':>13}"
+    )
     print(f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ours':>8} {'theirs':>8} {'+trace':>8} {'ours':>8}")
     for name in options.models or build("list"):
         a, b = (measure(side, name, options.repeats) for side in SIDES)
@@ -217,7 +218,9 @@ def main() -> None:
             f"{a['memory_mb']:6.0f}/{b['memory_mb']:<6.0f} {a['parameters_kept']:6.2f}/{b['parameters_kept']:<6.2f}",
             flush=True,
         )
-    ratios = [r[SIDES[1]]["job"] / r[SIDES[0]]["job"] for r in rows.values() if all(isinstance(x, dict) for x in r.values())]
+    ratios = [
+        r[SIDES[1]]["job"] / r[SIDES[0]]["job"] for r in rows.values() if all(isinstance(x, dict) for x in r.values())
+    ]
     whole = [
         (r[SIDES[1]]["job"] + r[SIDES[1]]["trace"]) / r[SIDES[0]]["job"]
         for r in rows.values()

@@ -136,7 +136,9 @@ class C2f(nn.Module):
         super().__init__()
         self.half, self.add = n_out // 2, add
         self.first, self.last = conv(n_in, n_out, 1), conv((2 + n) * self.half, n_out, 1)
-        self.chain = nn.ModuleList(nn.Sequential(conv(self.half, self.half), conv(self.half, self.half)) for _ in range(n))
+        self.chain = nn.ModuleList(
+            nn.Sequential(conv(self.half, self.half), conv(self.half, self.half)) for _ in range(n)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         parts = list(self.first(x).split((self.half, self.half), 1))

