@@ -246,7 +246,7 @@ def verify(
     open_host(Path(pruned))  # a broken file gets its own clear error
     return (
         *checks,
-        replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note="the file = the plan, replayed"),
+        replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note="file = plan replayed"),
     )
 
 
@@ -335,7 +335,7 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
         got = OnnxHost.load(path).run(inputs, double=True) if double else runtime.run_file(path, inputs)
         accepted = EXPORT_TOLERANCE_DOUBLE if double else tolerance
         return compare(
-            "onnxruntime", host.run(inputs, double=double), got, note="exported file = pruned model", tolerance=accepted
+            "onnxruntime", host.run(inputs, double=double), got, note="file = pruned model", tolerance=accepted
         )
 
     return judged(check)

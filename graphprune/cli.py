@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
@@ -16,14 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 import graphprune as gp
-from graphprune.analysis.dependency import DependencyGraph, vertex
-from graphprune.analysis.groups import Analysis
+from graphprune.analysis.dependency import DependencyGraph
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import require_writable, write_text
-from graphprune.ir.dims import factors_of
-from graphprune.ir.notation import Namer, print_dim
 from graphprune.report.data import inspect_analysis
-from graphprune.report.terminal import render_inspection, render_report
+from graphprune.report.explain import explain_axis
+from graphprune.report.terminal import render_checks, render_inspection, render_report
 
 app = typer.Typer(
     add_completion=False,
@@ -220,15 +218,7 @@ def verify(
     if as_json:
         _print_json({"checks": [{**vars(check), "passed": check.passed} for check in checks]})
     else:
-        table = Table(show_edge=False)
-        for column in ("check", "largest difference", "accepted", ""):
-            table.add_column(column)
-        for check in checks:
-            word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
-            table.add_row(
-                check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}"
-            )
-        out.print(table)
+        out.print(render_checks(checks))
     if failed := [check.name for check in checks if not check.passed]:
         raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
 
@@ -287,7 +277,7 @@ def explain(
     rank = len(analysis.layouts[tensor])
     if axis is not None and not 0 <= axis < rank:
         raise OptionError(f"'{tensor}' has no axis {axis}; it has {rank} axes, from 0")
-    facts = [_explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
+    facts = [explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
     if as_json:
         _print_json({"tensor": tensor, "axes": facts})
         return
@@ -303,58 +293,6 @@ def explain(
                 out.print(f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]", highlight=False)
         for reason in fact["fixed"]:
             out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False)
-
-
-def _explain_axis(analysis: Analysis, tensor: str, axis: int) -> dict[str, Any]:
-    dim = analysis.layouts[tensor][axis]
-    here = vertex(tensor, axis)
-    groups = []
-    graph: DependencyGraph | None = None
-    for factor in dict.fromkeys(factors_of(dim)):
-        group = analysis.group_of.get(factor)
-        if group is None:
-            continue
-        graph = graph or DependencyGraph(analysis)
-        sites = [
-            {
-                "axis": vertex(site.tensor, site.axis),
-                "through": [op for op, _ in graph.path(group, here, vertex(site.tensor, site.axis))],
-            }
-            for site in group.sites
-            if vertex(site.tensor, site.axis) != here
-        ]
-        groups.append(
-            {
-                "name": group.name,
-                "kind": group.kind,
-                "units": group.size,
-                "exact": group.exact,
-                "normalized": str(group.normalized) if group.normalized else None,
-                "sites": sites,
-            }
-        )
-    reasons = [str(reason) for reason in analysis.site_reasons(tensor, axis)]
-    if dim.size == 1:
-        reasons.append("it has one position")
-    return {
-        "axis": here,
-        "size": dim.size,
-        "layout": print_dim(dim, _Units(analysis)),
-        "groups": groups,
-        "fixed": reasons,
-    }
-
-
-class _Units(Namer):
-    """Names factors by the kind of their group: ``(head:12 qk-dim:64)``; fixed ones are just their size."""
-
-    def __init__(self, analysis: Analysis) -> None:
-        super().__init__()
-        self.analysis = analysis
-
-    def __call__(self, factor: Any) -> str:
-        group = self.analysis.group_of.get(factor)
-        return f"{group.kind if group else 'fixed'}:{factor.size}"
 
 
 @app.command()

@@ -65,11 +65,11 @@ def verify(
     def masked(*, double: bool) -> Check:
         expected = original.run_masked(inputs, removed, double=double)
         got = pruned.run(inputs, double=double)
-        return compare("masked", expected, got, note="pruned = original with the removed units masked")
+        return compare("masked", expected, got, note="pruned = masked original")
 
     def permutation(*, double: bool) -> Check:
         expected, got = original.run(inputs, double=double), permuted.run(inputs, double=double)
-        return compare("permutation", expected, got, note="original = original with all units permuted")
+        return compare("permutation", expected, got, note="all units permuted = original")
 
     return (judged(masked), judged(permutation))
 
@@ -86,7 +86,7 @@ def judged(check: Callable[..., Check]) -> Check:
         second = check(double=True)
     except ModelError:  # the host has no float64 executor for this model
         return first if first.informative else replace(first, note=f"{first.note}; {_CONSTANT}")
-    note = f"{second.note}, in float64 ({first.difference:.2g} in the model's own precision)"
+    note = f"{second.note}, in float64 ({first.difference:.2g} in its own precision)"
     return replace(second, note=note if second.informative else f"{note}; {_CONSTANT}")
 
 

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch_proof import Proof, prove
 
+import graphprune as gp
 from graphprune import ops
+from graphprune.passes.verify import verify
 
 IMAGE = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 ROW = (torch.randn(2, 6, generator=torch.Generator().manual_seed(2)),)
@@ -41,6 +43,20 @@ class Net(nn.Module):
 
 def kinds(proof: Proof) -> dict[str, tuple[str, int]]:
     return {group.name: (group.kind, group.size) for group in proof.groups}
+
+
+def cut(model, example, **options) -> gp.Result:
+    """``gp.prune`` with both oracles, but without the export to ONNX, which takes seconds."""
+    result = gp.prune(model, example, verify=False, **options)
+    state = result.state
+    checks = verify(state.original, state.host, state.analysis, state.kept)
+    assert {"masked": True, "permutation": True} == {check.name: check.passed for check in checks}, checks
+    return result
+
+
+def kept_of(result: gp.Result) -> dict[str, tuple[int, int]]:
+    """For every group that lost units: how many it keeps, and of how many."""
+    return {row.name: (row.kept, row.size) for row in result.report.groups if row.kept < row.size}
 
 
 def test_conv_permute_flatten_linear() -> None:
@@ -117,6 +133,36 @@ def test_gated_mlp_by_chunk() -> None:
     proof = prove(net, SEQUENCE)
     assert kinds(proof) == {"gate_up.weight[0]": ("neuron", 8)}
     assert tuple(proof.pruned.tensor("gate_up.weight").shape) == (8, 12)
+
+
+def test_gated_mlp_by_chunk_gets_the_ratio_that_was_asked() -> None:
+    def forward(m, x):
+        gate, up = m.gate_up(x).chunk(2, -1)
+        return m.down(F.silu(gate) * up)
+
+    net = Net(forward, gate_up=lambda: nn.Linear(12, 64), down=lambda: nn.Linear(32, 12))
+    result = cut(net, SEQUENCE, target="macs=0.5")
+    assert kept_of(result) == {"gate_up.weight[0]": (16, 32)}
+    assert result.report.cost("macs").fraction == 0.5
+    assert tuple(result.module.gate_up.weight.shape) == (32, 12)
+    assert tuple(result.module.down.weight.shape) == (12, 16)
+
+
+def _thirty_two() -> Net:
+    return Net(lambda m, x: m.b(m.a(x)), a=lambda: nn.Conv2d(3, 32, 1), b=lambda: nn.Conv2d(32, 4, 1))
+
+
+def test_aligned_channels_at_a_high_ratio_are_pruned() -> None:
+    assert kept_of(cut(_thirty_two(), IMAGE, target="macs=0.25", align=8)) == {"a.weight[0]": (8, 32)}
+
+
+def test_a_ratio_that_alignment_forbids_is_an_error() -> None:
+    with pytest.raises(gp.TargetError) as caught:
+        gp.prune(_thirty_two(), IMAGE, target="macs=0.1", align=8)
+    assert str(caught.value).startswith(
+        "target 'macs=0.1' cannot be met: at least 7,168 of 28,672 multiply-accumulates (25.0%) remain, 2,867 are allowed"
+    )
+    assert kept_of(cut(_thirty_two(), IMAGE, target="macs=0.1", align=1, max_ratio=1)) == {"a.weight[0]": (3, 32)}
 
 
 def test_chunks_that_become_unequal() -> None:
@@ -251,6 +297,21 @@ def test_tied_embedding_stays_tied() -> None:
     module = proof.pruned.module
     assert module.head.weight is module.embed.weight
     assert tuple(module.head.weight.shape) == (11, 4)
+
+
+def test_tied_embedding_counts_once_and_stays_tied_in_the_result() -> None:
+    net = Net(
+        lambda m, x: m.head(F.relu(m.middle(m.embed(x)))),
+        embed=lambda: nn.Embedding(11, 8), middle=lambda: nn.Linear(8, 8), head=lambda: nn.Linear(8, 11, bias=False),
+    )  # fmt: skip
+    net.head.weight = net.embed.weight
+    result = cut(net, (torch.tensor([[1, 2, 3], [4, 5, 6]]),), target="params=0.6", align=1)
+    assert isinstance(result.module, Net)
+    assert result.module.head.weight is result.module.embed.weight
+    before, after = (sum(p.numel() for p in module.parameters()) for module in (net, result.module))
+    cost = result.report.cost("params")
+    assert (before, after) == (cost.before, cost.after)
+    assert after <= 0.6 * before
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -402,3 +463,72 @@ def test_squeeze_of_an_axis_that_is_cut_to_one() -> None:
 
     net = Net(forward, a=lambda: nn.Linear(6, 2), b=lambda: nn.Linear(2, 4))
     assert kinds(prove(net, ROW)) == {"a.weight[0]": ("neuron", 2)}
+
+
+TOKENS = {"input_ids": torch.tensor([[3, 1, 4, 1, 5]])}
+ATTENTION = {"kv-group": 2, "query-head": 2}
+
+
+def language_model(name: str, **more) -> nn.Module:
+    """One layer of a decoder with random weights: 4 query heads over 2 key-value heads."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers")
+    torch.manual_seed(0)
+    options = {
+        "vocab_size": 31, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 16, **more,
+    }  # fmt: skip
+    model = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**options))
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+        else:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def test_heads_with_normalized_queries_and_keys() -> None:
+    proof = prove(language_model("Qwen3", head_dim=8), TOKENS)
+    assert {**ATTENTION, "rotary-pair": 4, "value-dim": 8, "neuron": 32, "width": 24} == {
+        group.kind: group.size for group in proof.groups
+    }
+    assert proof.group("model.layers.0.self_attn.q_norm.weight[0]").kind == "rotary-pair"
+    shapes = {
+        name: tuple(proof.pruned.tensor(f"model.layers.0.self_attn.{name}.weight").shape)
+        for name in ("q_proj", "k_proj", "q_norm")
+    }
+    assert shapes == {"q_proj": (4, 12), "k_proj": (4, 12), "q_norm": (4,)}
+
+
+@pytest.mark.parametrize(("only", "rows"), [("kv-group", (12, 6)), ("query-head", (12, 12))])
+def test_grouped_queries_under_global_ranking(only: str, rows: tuple[int, int]) -> None:
+    model = language_model("Llama")
+    result = cut(model, TOKENS, target="params=0.9", allocation="global", only=[only])
+    assert {(row.kind, row.kept, row.size) for row in result.report.groups if row.kept < row.size} == {(only, 1, 2)}
+    attention = result.module.model.layers[0].self_attn
+    assert rows == (attention.q_proj.weight.shape[0], attention.k_proj.weight.shape[0])
+    assert result.report.cost("params").fraction <= 0.9
+
+
+def test_grouped_queries_and_neurons_under_global_ranking() -> None:
+    result = cut(language_model("Llama"), TOKENS, target="macs=0.6", allocation="global")
+    assert {"kv-group", "neuron"} == {row.kind for row in result.report.groups if row.kept < row.size}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+        ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 6}),
+    ],
+)
+def test_width_of_experts_and_of_the_residual(name: str, options: dict[str, int]) -> None:
+    proof = prove(language_model(name, **options), TOKENS)
+    experts = "model.layers.0.mlp.experts"
+    neurons, width = proof.group(f"{experts}.gate_up_proj[1]"), proof.group("model.embed_tokens.weight[1]")
+    assert (neurons.kind, neurons.size, neurons.exact) == ("neuron", 32, True)
+    assert (width.kind, width.size, width.exact) == ("width", 24, False)
+    assert {f"{experts}.gate_up_proj", f"{experts}.down_proj", "model.layers.0.mlp.gate.weight"} <= set(width.tensors)
+    assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (4, 32, 12)
+    assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (4, 12, 16)
+    assert proof.reasons(f"{experts}.gate_up_proj[0]") == ["rows are routed to experts by offsets"]
+    assert proof.reasons("model.layers.0.mlp.gate.weight[0]") == ["the softmax runs over this axis"]

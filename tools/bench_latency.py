@@ -85,11 +85,13 @@ def main() -> None:
             TorchHost.trace(scratch, inputs).save_onnx(paths[2])
             feed = host.example_inputs()
             rounds = [
-                runtime.measure(paths, [feed] * 3, threads=(1,), seconds=options.seconds, most_runs=1000)[0].milliseconds
+                runtime.measure(paths, [feed] * 3, threads=(1,), seconds=options.seconds, most_runs=1000)[
+                    0
+                ].milliseconds
                 for _ in range(options.rounds)
             ]
-        ratio = statistics.median(pruned / other for _, pruned, other in rounds)
-        times = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        ratio = statistics.median(pruned / other for _, pruned, other in (each.milliseconds for each in rounds))
+        times = [statistics.median(column) for column in zip(*(each.milliseconds for each in rounds), strict=True)]
         rows[name] = {"whole_ms": times[0], "pruned_ms": times[1], "scratch_ms": times[2], "ratio": ratio}
         print(f"{name:16}{times[0]:12.2f}{times[1]:12.2f}{times[2]:12.2f}{ratio:16.3f}", flush=True)
     if options.json:

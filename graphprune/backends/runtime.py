@@ -49,21 +49,33 @@ def run_file(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArra
     return run_session(session(path), inputs)
 
 
-def run_session(runner: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Runs a session once; inputs that the file does not have are left out.
+def run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Runs a session; outputs by name, in order. Inputs that the model does not have are left out.
 
     Raises:
-        ModelError: onnxruntime refuses the inputs or fails.
+        ModelError: onnxruntime refuses the inputs.
     """
-    wanted = {each.name for each in runner.get_inputs()}
-    names = [each.name for each in runner.get_outputs()]
+    return {name: _as_array(result) for name, result in run_raw(session, inputs).items()}
+
+
+def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, object]:
+    """As :func:`run_session`; outputs that are no tensors come as the runtime gives them."""
+    wanted = {entry.name for entry in session.get_inputs()}
+    names = [entry.name for entry in session.get_outputs()]
     try:
-        values = runner.run(names, {name: value for name, value in inputs.items() if name in wanted})
-    except Exception as error:
+        results = session.run(names, {name: array for name, array in inputs.items() if name in wanted})
+    except Exception as error:  # onnxruntime's errors have no common base
         raise ModelError(
-            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; check the input shapes"
+            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; "
+            "give input shapes that fit (--shape NAME=2x3x64x64)"
         ) from error
-    return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+    return dict(zip(names, results, strict=True))
+
+
+def _as_array(result: object) -> NDArray[Any]:
+    if isinstance(result, list):  # a sequence of tensors
+        return np.concatenate([np.asarray(item).ravel() for item in result]) if result else np.zeros(0)
+    return np.asarray(result)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class DemoOutcome:
         table.add_row(f"{self.n_images:,} test images", f"{self.before:.1%}", f"{self.after:.1%}")
         table.add_row("file", _kilobytes(HERE / "demo_net.onnx"), _kilobytes(self.output))
         return Group(
-            f"A ResNet-20 trained on Fashion-MNIST, pruned to {TARGET} with no training afterwards:\n",
+            f"A ResNet-20 for Fashion-MNIST, pruned to {TARGET} with no training afterwards.\n"
+            "(It was trained so that many of its channels are not needed; most models lose more.)\n",
             table,
             "",
             render_report(self.result.report, title=str(self.output)),

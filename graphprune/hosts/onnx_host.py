@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from graphprune.backends.runtime import run_raw, run_session
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
@@ -19,7 +20,7 @@ from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
 from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
-from graphprune.hosts.onnx_runtime import random_inputs, run_raw, run_session, session_of
+from graphprune.hosts.onnx_runtime import random_inputs, session_of
 from graphprune.hosts.onnx_save import save
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer
 from graphprune.hosts.onnx_store import Store, inline_array, weightless

@@ -13,9 +13,7 @@ import onnxruntime as ort
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_save import EXTERNAL_BYTES, write_external
 from graphprune.hosts.onnx_store import Store, fill_inline, n_bytes, with_weights
-from graphprune.pipeline.host import Array, Arrays
-
-ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
+from graphprune.pipeline.host import Array
 
 MAXIMUM_IR_VERSION = 13
 """What this onnxruntime reads; newer messages are run as this version, which their operators allow."""
@@ -51,35 +49,6 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None) -> ort.Infere
         raise ModelError(
             f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
         ) from error
-
-
-def run_session(session: ort.InferenceSession, inputs: Arrays) -> dict[str, Array]:
-    """Runs a session; outputs by name, in order. Inputs that the model does not have are left out.
-
-    Raises:
-        ModelError: onnxruntime refuses the inputs.
-    """
-    return {name: _as_array(result) for name, result in run_raw(session, inputs).items()}
-
-
-def run_raw(session: ort.InferenceSession, inputs: Arrays) -> dict[str, object]:
-    """As :func:`run_session`; outputs that are no tensors come as the runtime gives them."""
-    wanted = {entry.name for entry in session.get_inputs()}
-    names = [entry.name for entry in session.get_outputs()]
-    try:
-        results = session.run(names, {name: array for name, array in inputs.items() if name in wanted})
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise ModelError(
-            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; "
-            "give input shapes that fit (--shape NAME=2x3x64x64)"
-        ) from error
-    return dict(zip(names, results, strict=True))
-
-
-def _as_array(result: object) -> Array:
-    if isinstance(result, list):  # a sequence of tensors
-        return np.concatenate([np.asarray(item).ravel() for item in result]) if result else np.zeros(0)
-    return np.asarray(result)
 
 
 def random_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:

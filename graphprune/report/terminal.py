@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from rich.console import Group as Stack
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from graphprune.pipeline.state import Check
 from graphprune.report.data import Inspection, Report
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
@@ -43,19 +45,24 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     parts: list[RenderableType] = [costs, ""]
     parts.extend([_cut_groups(report), ""])
     if report.proof:
-        proof = Table(title="proof", title_justify="left", show_edge=False)
-        for column in ("check", "largest difference", "accepted", ""):
-            proof.add_column(column)
-        for check in report.proof:
-            word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
-            proof.add_row(
-                check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}"
-            )
-        parts.append(proof)
+        parts.append(render_checks(report.proof))
     else:
         parts.append("[yellow]not verified[/] (--no-verify)")
     parts.extend(f"[yellow]note:[/] {escape(note)}" for note in report.notes)
     return Stack(*parts)
+
+
+def render_checks(checks: Iterable[Check]) -> Table:
+    """The table of a proof."""
+    table = Table(title="proof", title_justify="left", show_edge=False)
+    table.add_column("check")
+    table.add_column("difference", justify="right")
+    table.add_column("accepted", justify="right")
+    table.add_column("")
+    for check in checks:
+        word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
+        table.add_row(check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}")
+    return table
 
 
 def _cut_groups(report: Report) -> Table:
