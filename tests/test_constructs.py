@@ -50,7 +50,7 @@ def cut(model, example, **options) -> gp.Result:
     result = gp.prune(model, example, verify=False, **options)
     state = result.state
     checks = verify(state.original, state.host, state.analysis, state.kept)
-    assert {"masked": True, "permutation": True} == {check.name: check.passed for check in checks}, checks
+    assert {check.name: check.passed for check in checks} == {"masked": True, "permutation": True}, checks
     return result
 
 
@@ -488,8 +488,12 @@ def language_model(name: str, **more) -> nn.Module:
 
 def test_heads_with_normalized_queries_and_keys() -> None:
     proof = prove(language_model("Qwen3", head_dim=8), TOKENS)
-    assert {**ATTENTION, "rotary-pair": 4, "value-dim": 8, "neuron": 32, "width": 24} == {
-        group.kind: group.size for group in proof.groups
+    assert {group.kind: group.size for group in proof.groups} == {
+        **ATTENTION,
+        "rotary-pair": 4,
+        "value-dim": 8,
+        "neuron": 32,
+        "width": 24,
     }
     assert proof.group("model.layers.0.self_attn.q_norm.weight[0]").kind == "rotary-pair"
     shapes = {

@@ -70,6 +70,11 @@ def test_targets_as_text(text, expected):
     assert parse_targets(text) == (expected,)
 
 
+def test_a_target_as_text_is_exact():
+    (target,) = parse_targets({"params": 11_047_424.0})
+    assert parse_targets(str(target)) == (target,)
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
@@ -245,6 +250,8 @@ def test_an_unknown_criterion_is_an_error():
         (["a.weight[0]"], ["a.weight[0]"]),
         (["fc"], ["stem.weight[0]"]),
         (["a*"], ["stem.weight[0]", "a.weight[0]"]),
+        (["a*[0]"], ["a.weight[0]"]),
+        (["*.weight[1]"], ["stem.weight[0]", "a.weight[0]"]),
         ([], ["stem.weight[0]", "a.weight[0]"]),
     ],
 )

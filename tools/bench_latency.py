@@ -38,7 +38,12 @@ def bert_base():
     """Half of all FFN neurons: the class at half of its intermediate size."""
     tokens = {"input_ids": torch.randint(0, 1000, (1, 64))}
     whole, half = hf.BertConfig(num_hidden_layers=4), hf.BertConfig(num_hidden_layers=4, intermediate_size=1536)
-    return hf.BertForSequenceClassification(whole), hf.BertForSequenceClassification(half), tokens, ("neuron",)
+    return (
+        hf.BertForSequenceClassification(whole),
+        hf.BertForSequenceClassification(half),
+        tokens,
+        ("*.intermediate.dense.weight[0]",),
+    )
 
 
 def llama():
@@ -47,7 +52,7 @@ def llama():
     shape = {"hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2,
              "vocab_size": 4000, "use_cache": False}  # fmt: skip
     whole, half = (hf.LlamaConfig(**shape, intermediate_size=n) for n in (1408, 704))
-    return hf.LlamaForCausalLM(whole), hf.LlamaForCausalLM(half), tokens, ("neuron",)
+    return hf.LlamaForCausalLM(whole), hf.LlamaForCausalLM(half), tokens, ("*.mlp.up_proj.weight[0]",)
 
 
 MODELS = {"resnet50": resnet50, "bert-4-layers": bert_base, "llama-4-layers": llama}
@@ -84,14 +89,12 @@ def main() -> None:
             prune_like(model, scratch.eval(), inputs, only, paths[1])
             TorchHost.trace(scratch, inputs).save_onnx(paths[2])
             feed = host.example_inputs()
-            rounds = [
-                runtime.measure(paths, [feed] * 3, threads=(1,), seconds=options.seconds, most_runs=1000)[
-                    0
-                ].milliseconds
-                for _ in range(options.rounds)
-            ]
-        ratio = statistics.median(pruned / other for _, pruned, other in (each.milliseconds for each in rounds))
-        times = [statistics.median(column) for column in zip(*(each.milliseconds for each in rounds), strict=True)]
+            rounds = []
+            for _ in range(options.rounds):
+                (latency,) = runtime.measure(paths, [feed] * 3, threads=(1,), seconds=options.seconds, most_runs=1000)
+                rounds.append(latency.milliseconds)
+        ratio = statistics.median(pruned / other for _, pruned, other in rounds)
+        times = [statistics.median(column) for column in zip(*rounds, strict=True)]
         rows[name] = {"whole_ms": times[0], "pruned_ms": times[1], "scratch_ms": times[2], "ratio": ratio}
         print(f"{name:16}{times[0]:12.2f}{times[1]:12.2f}{times[2]:12.2f}{ratio:16.3f}", flush=True)
     if options.json:

@@ -28,8 +28,7 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
     for pattern in protect:
         if pattern in KINDS:
             continue
-        parts = _SELECTOR.match(pattern)
-        text, axis = (parts["pattern"], parts["axis"]) if parts else (pattern, None)
+        text, axis = _parts(pattern)
         hits = [name for name in names if _matches(name, text)]
         if not hits:
             near = ", ".join(f"'{name}'" for name in names[:3])
@@ -37,14 +36,15 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
                 f"protect pattern '{pattern}' matches no stored tensor and no kind of group; names look like {near}, "
                 f"kinds are {', '.join(KINDS)}"
             )
-        found.extend((name, None if axis is None else int(axis), f"protected by '{pattern}'") for name in hits)
+        found.extend((name, axis, f"protected by '{pattern}'") for name in hits)
     return found
 
 
 def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str] = ()) -> tuple[Group, ...]:
     """The groups that ``only`` selectors name, without kinds that ``protect`` names; all where ``only`` is empty.
 
-    A selector is a kind of group (``channel``), a group's name, or a pattern for the names of its tensors.
+    A selector is a kind of group (``channel``), a group's name, or a pattern for the names of its tensors, with its
+    axis if one is meant (``*.mlp.up_proj.weight[0]``).
 
     Raises:
         OptionError: A selector names no group.
@@ -65,7 +65,18 @@ def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str
 
 
 def _selects(selector: str, group: Group) -> bool:
-    return selector in (group.kind, group.name) or any(_matches(tensor, selector) for tensor in group.tensors)
+    if selector in (group.kind, group.name):
+        return True
+    pattern, axis = _parts(selector)
+    return any(_matches(site.tensor, pattern) and axis in (None, site.axis) for site in group.sites)
+
+
+def _parts(selector: str) -> tuple[str, int | None]:
+    """``fc.weight[0]`` as pattern and axis."""
+    found = _SELECTOR.match(selector)
+    if found is None or found["axis"] is None:
+        return selector, None
+    return found["pattern"], int(found["axis"])
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -36,7 +36,7 @@ class Target:
         return self.value * original if self.value <= 1 else self.value
 
     def __str__(self) -> str:
-        return f"{self.metric}={self.value:g}"
+        return f"{self.metric}={self.value:.15g}"
 
 
 def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> tuple[Target, ...]:
