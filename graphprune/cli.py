@@ -138,6 +138,7 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
+    _require_distinct(model, output, plan_out)
     for path in (output, plan_out):
         if path is not None:
             require_writable(path)
@@ -242,6 +243,7 @@ def inspect(
     with _progress(as_json):
         analysis = gp.analyze(model, shapes=_shapes(shape), trust=trust)
     inspection = inspect_analysis(analysis)
+    _require_distinct(model, dot, graphml)
     if dot is not None or graphml is not None:
         graph = DependencyGraph(analysis)
         if dot is not None:
@@ -334,6 +336,17 @@ def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> 
         for step, seconds in result.report.seconds:
             table.add_row(step, f"{seconds:.3f}")
         out.print("", table)
+
+
+def _require_distinct(model: str, *outputs: Path | None) -> None:
+    """Refuses to write two things into one file, or anything but a model over the input."""
+    taken: set[Path] = set()
+    for i, path in enumerate(path for path in outputs if path is not None):
+        resolved = path.resolve()
+        is_model = path.suffix == ".onnx" and i == 0
+        if resolved in taken or (resolved == Path(model).resolve() and not is_model):
+            raise OptionError(f"'{path}' would be written twice or over the model; give each output a path of its own")
+        taken.add(resolved)
 
 
 def _dump(text: str) -> None:

@@ -89,7 +89,14 @@ def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
         raise ModelError(
             f"module '{module_name}' has no '{attribute}'; expected a function that returns a model"
         ) from error
-    built = factory() if callable(factory) and not _is_torch(factory) else factory
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise ModelError(
+            f"importing '{module_name}' raises {type(error).__name__}: {error}; mend the module"
+        ) from error
+    try:
+        built = factory() if callable(factory) and not _is_torch(factory) else factory
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
+        raise ModelError(f"'{name}' raises {type(error).__name__}: {error}; mend the factory") from error
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not _is_torch(model):
         raise ModelError(

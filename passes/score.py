@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
+from graphprune.errors import ModelError
 from graphprune.importance import criterion
 from graphprune.importance.criteria import normalized
 from graphprune.pipeline.passes import Pass
@@ -25,6 +28,17 @@ class Score(Pass):
     seed: int = 0
 
     def run(self, state: State) -> State:
-        """The state with scores."""
+        """The state with scores.
+
+        Raises:
+            ModelError: A weight is no number.
+        """
         groups = state.analyzed(self.name).groups
-        return replace(state, scores=normalized(criterion(self.criterion)(groups, state.host.read, self.seed)))
+        scores = criterion(self.criterion)(groups, state.host.read, self.seed)
+        for group in groups:
+            if not np.isfinite(scores[group.name]).all():
+                raise ModelError(
+                    f"criterion '{self.criterion}' gives scores that are no numbers for group '{group.name}'; "
+                    f"check '{group.tensors[0]}' and the other weights of the group for NaN and infinity"
+                )
+        return replace(state, scores=normalized(scores))

@@ -166,9 +166,9 @@ def test_a_pipeline_as_text(tmp_path):
 
 def bad(tmp_path, *arguments):
     """The message of a failing prune, after checking that nothing was written."""
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
     message = error_of("prune", *arguments)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
     return message
 
 
@@ -254,6 +254,33 @@ def test_unwritable_output(tmp_path):
 def test_output_is_a_folder(tmp_path):
     message = bad(tmp_path, DEMO, "-o", tmp_path, "--target", "macs=0.5")
     assert message == f"cannot write '{tmp_path}': it is a folder; give the path of a file"
+
+
+def test_outputs_must_be_distinct(tmp_path):
+    path = small_model(tmp_path / "small.onnx")
+    for plan in (path, tmp_path / "out.onnx"):
+        message = bad(tmp_path, path, "-o", tmp_path / "out.onnx", "--target", "macs=0.5", "--plan-out", plan)
+        assert message == f"'{plan}' would be written twice or over the model; give each output a path of its own"
+
+
+def test_weights_that_are_no_numbers(tmp_path):
+    model = onnx.load(small_model(tmp_path / "small.onnx"))
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weight[0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "first.weight"))
+    onnx.save(model, tmp_path / "small.onnx")
+    message = bad(tmp_path, tmp_path / "small.onnx", "-o", tmp_path / "out.onnx", "--target", "macs=0.5")
+    assert message == (
+        "criterion 'l2' gives scores that are no numbers for group 'first.weight[1]'; check 'first.weight' and the other "
+        "weights of the group for NaN and infinity"
+    )
+
+
+def test_a_factory_that_raises(tmp_path, monkeypatch):
+    (tmp_path / "broken_factory.py").write_text("def build():\n    raise ValueError('no weights')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = bad(tmp_path, "broken_factory:build", "-o", tmp_path / "out.onnx", "--target", "macs=0.5")
+    assert message == "'broken_factory:build' raises ValueError: no weights; mend the factory"
 
 
 def test_unsupported_dtype(tmp_path):

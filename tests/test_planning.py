@@ -80,6 +80,7 @@ def test_a_target_as_text_is_exact():
     [
         ("speed=0.5", "unknown target 'speed'; expected one of macs, params, bytes, as in 'macs=0.5'"),
         ("macs=half", "cannot read 'half' of target 'macs'; expected a fraction like 0.5 or 50%, or a number like 2M"),
+        ("macs=200%", "target 'macs=200%' asks for more than the original has; expected at most 100%"),
         ("macs=0", "target 'macs=0' keeps nothing; expected a number above 0"),
         ("macs=-1", "cannot read '-1' of target 'macs'; expected a fraction like 0.5 or 50%, or a number like 2M"),
         ([], "no target given; expected one like 'macs=0.5', which keeps half of the multiply-accumulates"),
@@ -317,6 +318,37 @@ def test_plans_compose_by_original_index():
     assert both.parameters == at_once.parameters
     assert both.shapes == at_once.shapes
     assert {group.name: group.kept for group in both.groups} == {group.name: group.kept for group in at_once.groups}
+
+
+def test_plans_that_do_not_follow_each_other_are_refused():
+    analysis = residual()[1]
+    plan = make_plan(analysis, {analysis.groups[1].factor: np.array([0, 2, 5])})
+    with pytest.raises(PlanError) as error:
+        plan.then(plan)
+    assert str(error.value) == (
+        "the later plan was made on another model: 'a.weight' has shape [3, 16, 1, 1] after this plan, it says "
+        "[24, 16, 1, 1]; make it on the result of this plan"
+    )
+
+
+def test_a_plan_whose_parameters_contradict_its_groups_is_refused():
+    analysis = residual()[1]
+    data = make_plan(analysis, {analysis.groups[1].factor: np.array([0, 2, 5])}).to_dict()
+    data["parameters"]["a.weight"]["0"] = [0, 2, 6]
+    with pytest.raises(PlanError) as error:
+        PruningPlan.from_dict(data).kept_of(analysis)
+    assert str(error.value) == "what the plan keeps of 'a.weight' does not follow from its groups; make the plan anew"
+
+
+def test_a_protected_name_may_be_the_name_of_a_kind():
+    graph = parse_graph(RESIDUAL.replace("a.weight", "head.weight"))
+    assert [name for name, _, _ in protected_axes(graph, ["head"])] == ["head.weight"]
+
+
+def test_a_protected_axis_must_exist():
+    with pytest.raises(OptionError) as error:
+        protected_axes(residual()[0], ["fc.weight[7]"])
+    assert str(error.value) == "protect pattern 'fc.weight[7]' names axis 7, 'fc.weight' has 2 axes, from 0"
 
 
 def test_a_plan_for_another_model_is_refused():

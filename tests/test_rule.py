@@ -32,7 +32,7 @@ RULES = {
     ),
     "broadcast": (pointwise.pointwise([(2, 3, 4, 4), (3, 1, 1)], (2, 3, 4, 4)), "x0 x1 x2 x3, x1 1 1 -> x0 x1 x2 x3"),
     "mean": (reduction.reduce((2, 3, 4), [2], keep=True, statistic="mean", op="mean"), "x0 x1 x2 -> x0 x1 1; normalized x2"),
-    "expand": (layout.expand((2, 1, 4), (2, 3, 4), slot="size"), "r0 1 r2 -> r0 r1 r2; size size[0]=r0; size size[1]=r1; size size[2]=r2; label r1=query-head"),
+    "expand": (layout.expand((2, 1, 4), (2, 3, 4), slot="size"), "r0 1 r2 -> r0 r1 r2; size size[0]=r0; size size[1]=r1; size size[2]=r2; label r1=repeat"),
 }  # fmt: skip
 
 

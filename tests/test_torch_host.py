@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch_proof import prove
 
+import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import ModelError, OutputError, PlanError, ProofError
 from graphprune.frontends.torch_graph import build_graph
@@ -369,3 +370,12 @@ def test_bert() -> None:
     proof = prove(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     assert {group.kind for group in proof.groups} == {"head", "qk-dim", "value-dim", "neuron"}
     assert proof.host.output_names == ("last_hidden_state", "pooler_output")
+
+
+def test_an_input_may_be_named_like_a_builtin(tmp_path: Path) -> None:
+    """fx renames the argument ``input`` of an ``nn.Sequential``; users and the exported file do not."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    result = gp.prune(model, (torch.randn(2, 6),), target={"macs": 0.5})
+    result.save_onnx(tmp_path / "model.onnx")
+    assert list(result.host.example_inputs()) == ["input"]
+    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["input"]

@@ -232,7 +232,7 @@ def _collect(graph: Graph, layouts: Mapping[str, Layout], solver: Solver) -> Ana
 def _partners(layouts: Iterable[Layout], solver: Solver) -> set[Factor]:
     """The factors that stand before a repeated one in a product: key-value heads before their query heads."""
     found: set[Factor] = set()
-    repeats = {factor for factor, labels in solver.labels.items() if "query-head" in labels}
+    repeats = {factor for factor, labels in solver.labels.items() if _repeats_heads(labels)}
     if not repeats:
         return found
 
@@ -251,11 +251,13 @@ def _partners(layouts: Iterable[Layout], solver: Solver) -> set[Factor]:
     return found
 
 
-_ATTENTION = ("query-head", "head", "qk-dim", "value-dim", "norm-group")
+_ATTENTION = ("head", "qk-dim", "value-dim", "norm-group")
 
 
 def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool) -> str:
     labels = solver.labels.get(factor, set())
+    if _repeats_heads(labels):
+        return "query-head"
     for label in _ATTENTION:
         if label in labels:
             if label == "head" and repeated:
@@ -266,6 +268,11 @@ def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool)
     if factor in solver.normalized:
         return "width"
     return next((label for label in ("channel", "neuron") if label in labels), "unit")
+
+
+def _repeats_heads(labels: set[str]) -> bool:
+    """Whether units repeat key-value heads: attention says so, or they are expanded and end up among its heads."""
+    return "query-head" in labels or {"repeat", "head"} <= labels
 
 
 def _occurs_twice(dim: Dim, factor: Factor) -> bool:

@@ -217,7 +217,8 @@ class _Builder:
         self.values[str(node.target)] = _value(str(node.target), spec, "parameter" if weight else "constant")
 
     def _enter(self, node: fx.Node, spec: Spec, kind: Kind = "computed") -> str:
-        name = node.name if node.name not in self.values else f"{node.name}_value"
+        wanted = str(node.target) if node.op == "placeholder" else node.name  # fx renames 'input', a builtin
+        name = wanted if wanted not in self.values else f"{wanted}_value"
         self.names[node] = name
         self.values[name] = _value(name, spec, kind)
         return name

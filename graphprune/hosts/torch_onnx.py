@@ -38,6 +38,11 @@ def save(
         OutputError: The exporter, the checker or the file system refuses.
     """
     tensors = list(module.state_dict(keep_vars=True).values())
+    if any(tensor.dtype is torch.bfloat16 for tensor in tensors):
+        raise OutputError(
+            "the model holds bfloat16 weights, for which onnxruntime has hardly any operators; call model.float() "
+            "before pruning, or prune with verify=False and latency=False and use the module alone"
+        )
     if any(tensor.is_meta for tensor in tensors):
         raise OutputError("a model on the 'meta' device has no weights to write; load them first")
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
@@ -54,7 +59,7 @@ def save(
             "save it as a checkpoint or export it with another exporter"
         ) from error
     assert exported is not None
-    _name_inputs(exported.model.graph, [node.name for node in module.graph.nodes if node.op == "placeholder"])
+    _name_inputs(exported.model.graph, [str(node.target) for node in module.graph.nodes if node.op == "placeholder"])
     exported.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

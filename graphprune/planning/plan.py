@@ -73,7 +73,13 @@ class PruningPlan:
             if group is None or group.size != planned.size:
                 what = "is not a group of this model" if group is None else f"has {group.size} units in this model"
                 raise PlanError(f"group '{planned.name}' of the plan ({planned.size} units) {what}; make the plan anew")
+            if group.factor in kept:
+                raise PlanError(f"group '{planned.name}' is listed twice in the plan; make the plan anew")
             kept[group.factor] = np.array(planned.kept, dtype=np.int64)
+        derived = make_plan(analysis, kept).parameters
+        if derived != self.parameters:
+            differing = next((n for n in (*derived, *self.parameters) if derived.get(n) != self.parameters.get(n)), "")
+            raise PlanError(f"what the plan keeps of '{differing}' does not follow from its groups; make the plan anew")
         return kept
 
     def then(self, later: PruningPlan) -> PruningPlan:
@@ -81,19 +87,34 @@ class PruningPlan:
 
         Original indices survive any number of rounds, so that the sum of all rounds can be replayed on any earlier
         checkpoint (rewinding).
+
+        Raises:
+            PlanError: ``later`` was not made on the result of this plan.
         """
+        for name, shape in later.shapes.items():
+            kept = self.parameters.get(name, {})
+            now = tuple(len(kept[i]) if i in kept else size for i, size in enumerate(self.shapes.get(name, shape)))
+            if now != shape:
+                raise PlanError(
+                    f"the later plan was made on another model: '{name}' has shape {list(now)} after this plan, "
+                    f"it says {list(shape)}; make it on the result of this plan"
+                )
         groups = {group.name: group for group in self.groups}
         for group in later.groups:
             before = groups.get(group.name)
             if before is None:
                 groups[group.name] = group
+            elif group.size != len(before.kept):
+                raise PlanError(
+                    f"group '{group.name}' keeps {len(before.kept)} units, the later plan counts {group.size}: its "
+                    "name has passed to another group; apply the plans one after the other"
+                )
             else:
-                kept = tuple(before.kept[i] for i in group.kept)
-                groups[group.name] = GroupPlan(group.name, group.kind, before.size, kept)
+                units = tuple(before.kept[i] for i in group.kept)
+                groups[group.name] = GroupPlan(group.name, group.kind, before.size, units)
         parameters = {name: dict(axes) for name, axes in self.parameters.items()}
-        shapes = dict(self.shapes)
+        shapes = {**later.shapes, **self.shapes}
         for name, axes in later.parameters.items():
-            shapes.setdefault(name, later.shapes[name])
             for axis, index in axes.items():
                 mine = parameters.setdefault(name, {})
                 mine[axis] = tuple(mine[axis][i] for i in index) if axis in mine else index

@@ -17,20 +17,21 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
     """The stored tensors (and axes) that ``protect`` patterns name.
 
     A pattern is matched against the names of stored tensors and of the scopes that hold them (``layer1`` protects
-    ``layer1.0.conv1.weight``), with ``*`` and ``?``; ``[0]`` at its end names one axis. A pattern may also be a kind
-    of group (``head``), which is handled by :func:`chosen_groups`.
+    ``layer1.0.conv1.weight``), with ``*`` and ``?``; ``[0]`` at its end names one axis. A word that is a kind of group
+    (``head``) protects the groups of that kind too, which is the business of :func:`chosen_groups`.
 
     Raises:
-        OptionError: A pattern matches nothing.
+        OptionError: A pattern matches nothing, or no matching tensor has its axis.
     """
     found: list[tuple[str, int | None, str]] = []
     names = [value.name for value in graph.stored]
     for pattern in protect:
-        if pattern in KINDS:
-            continue
         text, axis = _parts(pattern)
         hits = [name for name in names if _matches(name, text)]
-        if not hits:
+        if axis is not None and hits and all(axis >= len(graph.values[name].shape) for name in hits):
+            rank = max(len(graph.values[name].shape) for name in hits)
+            raise OptionError(f"protect pattern '{pattern}' names axis {axis}, '{hits[0]}' has {rank} axes, from 0")
+        if not hits and pattern not in KINDS:
             near = ", ".join(f"'{name}'" for name in names[:3])
             raise OptionError(
                 f"protect pattern '{pattern}' matches no stored tensor and no kind of group; names look like {near}, "

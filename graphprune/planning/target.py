@@ -65,6 +65,8 @@ def _target(metric: str, text: str) -> Target:
             f"cannot read '{text}' of target '{metric}'; expected a fraction like 0.5 or 50%, or a number like 2M"
         )
     value = float(match.group(1)) * (0.01 if suffix == "%" else _SUFFIXES[suffix])
+    if suffix == "%" and value > 1:
+        raise TargetError(f"target '{metric}={text}' asks for more than the original has; expected at most 100%")
     if value <= 0:
         raise TargetError(f"target '{metric}={text}' keeps nothing; expected a number above 0")
     return Target(metric, value)

@@ -109,7 +109,7 @@ def expand(
     if slot is not None:
         slots = tuple(SizeSlot(slot, dim, i) for i, dim in enumerate(dims) if i < len(raw) and raw[i] not in (-1, 1))
     labels = {
-        factor: "query-head"
+        factor: "repeat"
         for i, dim in enumerate(dims)
         if i >= offset and operand[i - offset] == 1
         for factor in factors_of(dim)
@@ -127,7 +127,7 @@ def tile(
     times = tuple(axis("r", n) for n in repeats)
     after = tuple(product(c, r) if interleave else product(r, c) for r, c in zip(times, padded, strict=True))
     slots = () if slot is None else tuple(SizeSlot(slot, r, i) for i, r in enumerate(times) if r is not ONE)
-    labels = {factor: "query-head" for r in times for factor in factors_of(r)}
+    labels = {factor: "repeat" for r in times for factor in factors_of(r)}
     return Rule((before, *(None for _ in range(n_operands - 1))), (after,), sizes=slots, labels=labels)
 
 
