@@ -9,6 +9,7 @@ from graphprune.analysis.groups import analyze_graph, multiplicity
 from graphprune.errors import RuleError
 from graphprune.ir.dims import Factor, concat, factors_of, product
 from graphprune.ir.text import parse_graph, print_graph
+from graphprune.planning.blockers import list_blockers
 
 
 def summary(analysis):
@@ -62,6 +63,18 @@ def test_an_unknown_operator_is_a_barrier():
     assert [group.name for group in analysis.groups] == ["stem.weight[0]"]
     assert [str(reason) for reason in analysis.site_reasons("a.weight", 0)] == [
         "no coupling rule for 'odd' (node 'odd')"
+    ]
+
+
+def test_blockers_are_merged_and_ranked_by_what_they_cost():
+    text = RESIDUAL.replace("relu: r = relu(a) : n:2 c:24 h:8 w:8 -> n c h w", "odd: r = odd(a) : barrier")
+    text = text.replace("add: t = add(s, b) : n:2 c:16 h:8 w:8, n c h w -> n c h w", "odd2: t = odd(b) : barrier")
+    found = list_blockers(analyze_graph(parse_graph(text)))
+    assert [(blocker.reason.text, blocker.reason.node, blocker.shown) for blocker in found] == [
+        ("no coupling rule for 'odd'", "odd", "a.weight[0] and 3 more axes"),
+        ("fixed by the operator", "stem", "stem.weight[2] and 1 more axes"),
+        ("axis of the model's input 'x'", "", "stem.weight[1]"),
+        ("axis of the model's output 'y'", "", "fc.weight[0]"),
     ]
 
 

@@ -33,33 +33,39 @@ class Blocker:
 
 
 def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:
-    """Every reason that keeps an axis of a parameter, the costly ones first."""
+    """What keeps axes of parameters whole, the costly reasons first.
+
+    The same reason at several nodes counts as one, shown with its first node. Kernel sizes, which nobody would prune,
+    are left out.
+    """
     prunable = {(site.tensor, site.axis) for group in analysis.groups for site in group.sites}
     parameters = [value for value in analysis.graph.stored if value.kind == "parameter"]
     total = max(1, sum(value.n_elements for value in parameters))
-    axes: dict[Reason, list[str]] = defaultdict(list)
-    share: dict[Reason, float] = defaultdict(float)
+    first: dict[str, Reason] = {}
+    axes: dict[str, list[str]] = defaultdict(list)
+    share: dict[str, float] = defaultdict(float)
     for value in parameters:
         whole = all((value.name, axis) not in prunable for axis in range(len(value.shape)))
         seen = set()
         for axis, dim in enumerate(analysis.layouts[value.name]):
             for factor in factors_of(dim):
                 reason = analysis.fixed.get(factor)
-                if reason is None or factor.size == 1:
+                if reason is None or reason.text == KERNEL_REASON:
                     continue
-                name = f"{value.name}[{axis}]"
-                if name not in axes[reason][-1:]:
-                    axes[reason].append(name)
-                if whole and reason not in seen:
-                    seen.add(reason)
-                    share[reason] += value.n_elements / total
-    found = [Blocker(reason, tuple(names), share[reason]) for reason, names in axes.items()]
+                text, name = reason.text, f"{value.name}[{axis}]"
+                first.setdefault(text, reason)
+                if name not in axes[text][-1:]:
+                    axes[text].append(name)
+                if whole and text not in seen:
+                    seen.add(text)
+                    share[text] += value.n_elements / total
+    found = [Blocker(reason, tuple(axes[text]), share[text]) for text, reason in first.items()]
     return tuple(sorted(found, key=lambda blocker: (-blocker.share, -len(blocker.axes))))
 
 
 def blockers(analysis: Analysis, most: int = 3) -> str:
     """One line about the costliest reasons."""
-    found = [blocker for blocker in list_blockers(analysis) if blocker.reason.text != KERNEL_REASON][:most]
+    found = list_blockers(analysis)[:most]
     if not found:
         return "nothing is fixed"
     return ", ".join(f"{blocker.reason} keeps {blocker.shown} whole" for blocker in found)
