@@ -72,9 +72,9 @@ def test_blockers_are_merged_and_ranked_by_what_they_cost():
     found = list_blockers(analyze_graph(parse_graph(text)))
     assert [(blocker.reason.text, blocker.reason.node, blocker.shown) for blocker in found] == [
         ("no coupling rule for 'odd'", "odd", "a.weight[0] and 3 more axes"),
+        ("axis of the model's output 'y'", "", "fc.weight[0]"),
         ("fixed by the operator", "stem", "stem.weight[2] and 1 more axes"),
         ("axis of the model's input 'x'", "", "stem.weight[1]"),
-        ("axis of the model's output 'y'", "", "fc.weight[0]"),
     ]
 
 
