@@ -13,15 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from graphprune.demo import PIXEL_MEAN, PIXEL_STD
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-PIXEL_MEAN: Final = 0.2860
-"""Mean of the training pixels, scaled to [0, 1]."""
-
-PIXEL_STD: Final = 0.3530
-"""Standard deviation of the training pixels, scaled to [0, 1]."""
 
 STAGE_WIDTHS: Final = (16, 32, 64)
 BLOCKS_PER_STAGE: Final = 3

@@ -14,13 +14,11 @@ from rich.table import Table
 
 from graphprune.api import Result, prune
 from graphprune.backends.runtime import run_session, session
+from graphprune.demo import PIXEL_MEAN, PIXEL_STD
 from graphprune.errors import OutputError
 from graphprune.report.terminal import render_report
 
 HERE = Path(__file__).parent
-MEAN, STD = 0.2860, 0.3530
-"""Of the training images (Fashion-MNIST), in units of the pixel range."""
-
 TARGET = "macs=0.5"
 
 
@@ -97,7 +95,7 @@ def run_demo(folder: Path, progress: Callable[[str], None] = lambda step: None) 
 def demo_data() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The shipped test images, normalised, ``n 1 28 28``, and their labels."""
     with np.load(HERE / "demo_data.npz") as data:
-        images = (data["images"].astype(np.float32) / 255 - MEAN) / STD
+        images = (data["images"].astype(np.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
         return images[:, None], data["labels"]
 
 

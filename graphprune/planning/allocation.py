@@ -54,11 +54,10 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class _Moves:
-    """All moves of some groups: for each, its group, how many units it removes, and its place in the order."""
+    """All moves of some groups, first to last: for each, its group and how many units it removes."""
 
     group: NDArray[np.int64]
     removed: NDArray[np.int64]
-    key: NDArray[np.float64]
 
     def counts(self, full: Counts, n: int) -> Counts:
         """The units kept after the first ``n`` moves."""
@@ -188,12 +187,11 @@ def _ladders(
 def _ordered(ladders: Sequence[_Ladder], keys: Sequence[NDArray[np.float64]]) -> _Moves:
     """The moves of all ladders in the order of their keys, which rise within each ladder."""
     if not ladders:
-        return _Moves(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+        return _Moves(np.zeros(0, np.int64), np.zeros(0, np.int64))
     group = np.concatenate([np.full(len(ladder.removed), ladder.index) for ladder in ladders])
     removed = np.concatenate([ladder.removed for ladder in ladders])
-    key = np.concatenate(keys)
-    order = np.argsort(key, kind="stable")
-    return _Moves(group[order], removed[order], key[order])
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return _Moves(group[order], removed[order])
 
 
 def _uniform(ladders: Sequence[_Ladder]) -> _Moves:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.notation import parse_rule
-from graphprune.ir.rule import Rule, Shape, SizeSlot
+from graphprune.ir.rule import Rule, Shape
 
 KERNEL = "kernel size of a convolution"
 SPATIAL = "spatial axis of a convolution"
@@ -185,17 +185,3 @@ def gemm(a: Shape, b: Shape, c: Shape | None, y: Shape, *, trans_a: bool = False
         third = " ".join("1" if size == 1 else name for size, name in zip(c, names, strict=True)) or "[]"
     text = f"{left}, {right}, {third} -> m n; macs m n k; label k=neuron n=neuron"
     return parse_rule(text, (a, b, c), (y,))
-
-
-def with_slots(rule: Rule, *slots: SizeSlot) -> Rule:
-    """``rule`` with more attributes that carry sizes."""
-    return Rule(
-        rule.operands,
-        rule.results,
-        rule.fixed,
-        rule.normalized,
-        rule.macs,
-        (*rule.sizes, *slots),
-        rule.pinned,
-        rule.labels,
-    )
