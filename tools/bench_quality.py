@@ -217,12 +217,13 @@ def summary(rows: list[dict[str, Any]], default: str) -> list[dict[str, Any]]:
                 continue
             best = min(rivals, key=lambda name: rivals[name])
             ours = loss_of(at[default], dense) if default in at else None
+            own = sorted(set(at) & set(RECIPES) - set(PRESETS))
             bound = BOUNDS.get(dense["metric"], 0.5)
             found.append({
                 "model": model, "ratio": ratio, "default": ours, "best_rival": best, "rival": rivals[best],
                 "bound": bound, "met": None if ours is None else ours <= bound * max(rivals[best], 0.0),
                 "never_worse": None if ours is None else ours <= max(rivals[best], 0.0),
-                "best_recipe": min(set(at) & set(RECIPES) - set(PRESETS), key=lambda n: loss_of(at[n], dense), default=""),
+                "best_recipe": min(own, key=lambda name: loss_of(at[name], dense), default=""),
             })  # fmt: skip
     return found
 

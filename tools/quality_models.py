@@ -257,7 +257,7 @@ def smollm(cache: Path) -> Case:
 
 
 def magika(cache: Path) -> Case:
-    """The file type model magika (ONNX, tf2onnx) on files of this machine: 256 to calibrate on, 640 others to judge by."""
+    """The file type model magika (ONNX, tf2onnx) on files of this machine: 256 to calibrate on, 640 others to test."""
     import json
 
     path = real_models.fetch(cache, "magika==1.0.3") / "magika/models/standard_v3_3/model.onnx"
