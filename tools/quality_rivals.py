@@ -20,6 +20,9 @@ from quality_models import Batch, Case, Run
 
 TOLERANCE = 0.005
 MAX_STEPS = 9
+LARGEST = 0.95
+"""Ratios of rivals up to which is searched."""
+
 ONNXSIM = "onnxsim==0.8.1"
 
 RIVALS: dict[str, dict[str, Any]] = {
@@ -79,9 +82,13 @@ class Rivals:
             made[x] = model
             return curve[x]
 
-        high = min((x for x, kept in curve.items() if kept <= ratio + TOLERANCE), default=0.98)
-        if high not in curve and measure(high) > ratio + TOLERANCE:
-            raise RuntimeError(f"at its ratio {high} it still keeps {curve[high]:.1%} of the MACs")
+        high = min((x for x, kept in curve.items() if kept <= ratio + TOLERANCE), default=0.0)
+        while not high:  # widths cut on both sides leave about the square of what is kept; then double
+            x = max(1 - ratio**0.5, min(2 * max(curve), LARGEST))
+            if measure(x) <= ratio + TOLERANCE:
+                high = x
+            elif x >= LARGEST:
+                raise RuntimeError(f"at its ratio {x} it still keeps {curve[x]:.1%} of the MACs")
         for _ in range(MAX_STEPS):
             if curve[high] >= ratio - TOLERANCE:
                 break
