@@ -8,7 +8,7 @@ module that users call is generated from them when it is asked for.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -32,11 +32,11 @@ from graphprune.frontends.torch_graph import (
     spec_of,
     storage_key,
 )
-from graphprune.hosts import torch_masked, torch_onnx
+from graphprune.hosts import torch_masked, torch_onnx, torch_steps
 from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Masks, PinEdit, SizeEdit
+from graphprune.pipeline.host import Array, Arrays, Edits, Masks, PinEdit, SizeEdit, Stretch, Window
 
 FOLD_BUDGET = 1 << 26
 """Bytes that one folded constant may take."""
@@ -308,6 +308,75 @@ class TorchHost:
         with torch.no_grad(), interpreter.precision():
             return self._named(interpreter.run(*self._flat(inputs), enable_io_processing=False))
 
+    # -- step by step ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _nodes(self) -> Mapping[str, fx.Node]:
+        return {node.name: node for node in self.program.nodes}
+
+    def stretch(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> Stretch:
+        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
+        run = torch_steps.stretch(
+            self.program, self.tensors, self._built[1], to_numpy, inputs if have is None else have, outputs, later
+        )
+        if have is not None:
+            return run
+        return lambda values: run(dict(zip(inputs, self._flat(values), strict=True)))
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees; ``None`` for any other node."""
+        return torch_steps.window(self._nodes[node])
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of two tensors."""
+        return torch_steps.adds(self._nodes[node])
+
+    def replaced(self, tensors: Arrays) -> TorchHost:
+        """A copy in which stored tensors have other values."""
+        changed = dict(self.tensors)
+        for name, array in tensors.items():
+            old = self.tensor(name)
+            new = torch.from_numpy(np.array(array)).to(old.device, old.dtype).reshape(old.shape)
+            if isinstance(old, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            changed.update((alias, new) for alias in self.tied[name] if alias in changed)
+        return replace(self, tensors=changed)
+
+    def biased(self, biases: Mapping[str, int]) -> TorchHost:
+        """A copy in which the results of some nodes get a bias of zeros."""
+        if not biases:
+            return self
+        program, copies = _copied(self.program)
+        tensors = dict(self.tensors)
+        nodes = {node.name: node for node in copies.values()}
+        for name, axis in biases.items():
+            node = nodes[name]
+            spec, like = node.meta[SPEC], cast("torch.Tensor", tensors[str(cast("fx.Node", node.args[1]).target)])
+            bias = torch.zeros(spec.shape[axis], dtype=like.dtype, device=like.device)
+            stored = _bias_name(str(cast("fx.Node", node.args[1]).target), tensors)
+            tensors[stored] = torch.nn.Parameter(bias, requires_grad=like.requires_grad)
+            with program.inserting_before(node):
+                constant = program.create_node("get_attr", stored)
+                constant.meta = {SPEC: spec_of(bias)}
+            if node.target in torch_steps.BIASED:
+                _set_argument(node, "bias", constant)
+                continue
+            trailing = len(spec.shape) - 1 - axis
+            with program.inserting_after(node):
+                total = program.create_node("call_function", torch.ops.aten.add.Tensor)
+            node.replace_all_uses_with(total)
+            if trailing:
+                with program.inserting_before(total):
+                    shape = [len(bias), *[1] * trailing]
+                    constant = program.create_node("call_function", torch.ops.aten.view.default, (constant, shape))
+                    constant.meta = {SPEC: replace(spec_of(bias), shape=tuple(shape))}
+            total.args = (node, constant)
+            total.meta = dict(node.meta)
+        return replace(self, program=program, tensors=tensors)
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 
@@ -371,6 +440,16 @@ def _copied(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         nodes[node] = new.node_copy(node, nodes.__getitem__)
     new.set_codegen(graph._codegen)
     return new, nodes
+
+
+def _bias_name(weight: str, tensors: Mapping[str, Any]) -> str:
+    """The name of the bias that goes with a weight, as torch's own layers call it, or a free one like it."""
+    name = f"{weight.removesuffix('.weight')}.bias" if weight.endswith(".weight") else f"{weight}_bias"
+    base, n = name, 0
+    while name in tensors:
+        n += 1
+        name = f"{base}_{n}"
+    return name
 
 
 def _node(nodes: Mapping[str, fx.Node], edit: SizeEdit | PinEdit) -> fx.Node:

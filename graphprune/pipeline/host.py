@@ -6,12 +6,13 @@ shared until they are cut. Edits are data (:class:`Edits`), so that they can be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from graphprune.ir.dims import Index
@@ -75,6 +76,35 @@ class Edits:
         return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins)])
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a convolution sees at each position of its result, by spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+    def view(self, x: Array) -> Array:
+        """A view ``[n, c, *positions, *kernel]`` of an input ``[n, c, *sizes]``, padded with zeros."""
+        n = len(self.kernel)
+        if x.ndim == n + 1:
+            x = x[None]
+        if any(before or after for before, after in self.pads):
+            x = np.pad(x, ((0, 0), (0, 0), *self.pads))
+        extent = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        seen: Any = sliding_window_view(x, extent, axis=tuple(range(2, 2 + n)))
+        steps = [slice(None, None, each) for each in (*self.strides, *self.dilations)]
+        view: Array = seen[(slice(None), slice(None), *steps)]
+        return view
+
+
+Carried: TypeAlias = Mapping[str, Any]
+"""Values on their way through a model, in the host's own form."""
+Stretch: TypeAlias = Callable[[Carried], tuple[dict[str, Any], dict[str, Array]]]
+"""Runs part of a graph: from values to those that later parts need, and the outputs; see :meth:`Host.stretch`."""
+
+
 class Host(Protocol):
     """A model that can be analysed, edited, run and saved."""
 
@@ -122,6 +152,37 @@ class Host(Protocol):
 
         Raises:
             ProofError: A node normalizes over a masked axis and the host has no masked form of it.
+        """
+
+    def stretch(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> Stretch:
+        """A runner of part of the graph, for going through a model step by step.
+
+        Args:
+            have: The keys of what the runner will be given, which is what a runner before it has returned; ``None``:
+                the model's inputs.
+            outputs: Values that are wanted, by name, as NumPy arrays.
+            later: Values that later runners will be asked for.
+
+        Raises:
+            ModelError: The stretch cannot be run.
+        """
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees; ``None`` for any other node, also for a transposed convolution."""
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of its two operands."""
+
+    def replaced(self, tensors: Arrays) -> Host:
+        """A copy in which stored tensors have other values; shapes and types stay."""
+
+    def biased(self, biases: Mapping[str, int]) -> Host:
+        """A copy in which the results of some nodes get a bias of zeros.
+
+        Args:
+            biases: For a node, the axis of its result along which the bias lies. The bias is a new stored tensor.
         """
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
