@@ -15,7 +15,8 @@ from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.opening import Shapes, open_host
-from graphprune.passes import Allocate, Analyze, Score, Verify, all_passes, default_pipeline
+from graphprune.importance import criterion as find_criterion
+from graphprune.passes import Allocate, Analyze, Calibrate, Compensate, Score, Verify, all_passes, default_pipeline
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import compare, judged, require
 from graphprune.passes.verify import verify as run_oracles
@@ -81,8 +82,10 @@ def prune(
     example_inputs: Any = None,
     *,
     target: str | Iterable[str] | Mapping[str, float | str],
-    criterion: str = "l2",
-    allocation: str = "isomorphic",
+    calibration: Any = None,
+    compensation: str | None = None,
+    criterion: str | None = None,
+    allocation: str | None = None,
     align: int = 8,
     protect: Sequence[str] = (),
     only: Sequence[str] = (),
@@ -108,8 +111,12 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params`` or ``bytes``.
-        criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
-        allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
+        compensation: How consumers of removed units are refitted: ``affine`` (the default with calibration data),
+            ``ols``, ``mean`` or ``none`` (without).
+        criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
+            The default is ``l2`` without calibration data and ``obs`` with it.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`. The default
+            is ``isomorphic`` without calibration data and ``global`` with it.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
@@ -140,6 +147,11 @@ def prune(
     opened = time.perf_counter() - start
     passes: Sequence[Pass]
     if pipeline is None:
+        measured = calibration is not None
+        criterion = criterion or ("obs" if measured else "l2")
+        allocation = allocation or ("global" if measured else "isomorphic")
+        rung = compensation or ("affine" if measured else "none")
+        needs = find_criterion(criterion).needs
         passes = default_pipeline(
             Analyze(tuple(protect)),
             Score(criterion, seed),
@@ -147,10 +159,12 @@ def prune(
                 tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
             ),
             Verify(seed) if verify else None,
+            Calibrate(needs == "products") if needs != "weights" else None,
+            Compensate(rung) if rung != "none" else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
-    state = State(host, seconds=(("open", opened),))
+    state = State(host, seconds=(("open", opened),), batches=calibration)
     state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
     return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
 

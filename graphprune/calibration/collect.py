@@ -36,12 +36,14 @@ class Statistics:
     Attributes:
         consumers: For each group, by name, the consumers of its units.
         moments: By source (see :attr:`Consumer.source`).
+        energies: By node: the variance of the consumer's target, summed over channels.
         samples: How many samples were seen.
         fingerprint: Of the model's structure.
     """
 
     consumers: Mapping[str, Sequence[Consumer]]
     moments: Mapping[Source, Moments]
+    energies: Mapping[str, float]
     samples: int = 0
     fingerprint: str = ""
 
@@ -58,6 +60,7 @@ class Statistics:
             "samples": self.samples,
             "fingerprint": self.fingerprint,
             "sources": [_text(source) for source in self.moments],
+            "energies": dict(self.energies),
         }
         with replaced(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -85,7 +88,7 @@ class Statistics:
         consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
         known = {_text(c.source): c.source for each in consumers.values() for c in each}
         moments = {known[text]: Moments.from_arrays(tables[i]) for i, text in enumerate(sources) if text in known}
-        return Statistics(consumers, moments, int(about["samples"]), about["fingerprint"])
+        return Statistics(consumers, moments, about["energies"], int(about["samples"]), about["fingerprint"])
 
 
 def _text(source: Source) -> str:
@@ -121,24 +124,29 @@ def collect(
     batches = list(batches) if not hasattr(batches, "__len__") else batches
     n_batches = len(batches)  # type: ignore[arg-type]
     moments: dict[Source, Moments] = {}
+    targets = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
+    sizes = {s: analysis.graph.values[s[0]].shape[s[1]] for s in targets.values() if s not in widths}
+    spread = {source: Moments.zeros(1, size, full=False) for source, size in sizes.items()}
     for n, chunk in enumerate(chunks):
         taken = {s: Moments.zeros(s[2], widths[s] // s[2], full=full) for s in chunk}
         walk(
             host,
             batches,
-            taken,
+            {**taken, **(spread if n == 0 else {})},
             n_batches,
             progress=lambda done, n=n: progress(n * n_batches + done, len(chunks) * n_batches),  # type: ignore[misc]
         )
         moments.update(taken)
-    samples = reduce_over_processes(moments, _samples(batches))
-    return Statistics(by_group, moments, samples, fingerprint(analysis.graph))
+    samples = reduce_over_processes([*moments.values(), *spread.values()], _samples(batches))
+    everything = {**moments, **spread}
+    energies = {node: float(everything[source].variance.sum()) or 1.0 for node, source in targets.items()}
+    return Statistics(by_group, moments, energies, samples, fingerprint(analysis.graph))
 
 
 def walk(
     host: Host,
     batches: Iterable[Arrays],
-    taken: Mapping[Source, Moments],
+    taken: Mapping[Any, Moments],
     n_batches: int,
     *,
     progress: Callable[[int], None] = lambda done: None,
@@ -190,7 +198,7 @@ def _samples(batches: Iterable[Arrays]) -> int:
     return int(known) if known is not None else sum(len(next(iter(batch.values()))) for batch in batches)
 
 
-def reduce_over_processes(moments: Mapping[Source, Moments], samples: int) -> int:
+def reduce_over_processes(moments: Iterable[Moments], samples: int) -> int:
     """Sums moments over the processes of ``torch.distributed``, if there are several; returns all samples."""
     import sys
 
@@ -201,7 +209,7 @@ def reduce_over_processes(moments: Mapping[Source, Moments], samples: int) -> in
     assert torch is not None
     total = torch.tensor(samples)
     distributed.all_reduce(total)
-    for each in moments.values():
+    for each in moments:
         for name, array in each.arrays().items():
             tensor = torch.from_numpy(np.array(array, dtype=np.float64))
             distributed.all_reduce(tensor)

@@ -164,7 +164,7 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         if len(of_value) != len(of_weight) or column_axis != 0:
             return None  # neither a product with a matrix nor a convolution
         scattered = True
-    bias, after = _bias(host, graph, node, result, readers, graph.values[result].shape[channel])
+    bias, after = _bias(host, graph, node, result, readers, channel)
     return Consumer(
         node.name,
         value,
@@ -190,19 +190,28 @@ def _only(layout: Iterable[Dim], factors: set[Factor]) -> int | None:
 
 
 def _bias(
-    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], rows: int
+    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], channel: int
 ) -> tuple[str | None, str]:
     """The bias of a node, an operand of its own or added to its result by the only reader; and the sum's name."""
-    shape = (rows,)
-    for name in node.operands:
-        if name is not None and graph.values[name].kind == "parameter" and graph.values[name].shape == shape:
-            return (name if len(readers[name]) == 1 else None), result
+
+    def own(name: str | None, shape: tuple[int, ...]) -> bool:
+        return (
+            name is not None
+            and graph.values[name].kind == "parameter"
+            and graph.values[name].shape == shape
+            and len(readers[name]) == 1
+        )
+
+    rank, rows = len(graph.values[result].shape), graph.values[result].shape[channel]
+    for name in node.operands[2:]:
+        if own(name, (rows,)):
+            return name, result
     users = readers.get(result, [])
     if len(users) == 1 and result not in graph.outputs and host.adds(users[0].name):
+        total = users[0].results[0]
         for name in users[0].operands:
-            if name is not None and graph.values[name].kind == "parameter" and graph.values[name].shape == shape:
-                if len(readers[name]) == 1 and users[0].results[0] is not None:
-                    return name, users[0].results[0]
+            if own(name, (rows, *[1] * (rank - 1 - channel))) and total is not None:
+                return name, total
     return None, result
 
 
@@ -213,7 +222,7 @@ def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[No
         return result
     others = [name for name in users[0].operands if name is not None and name != result]
     total = users[0].results[0]
-    if len(others) != 1 or total is None or graph.values[others[0]].kind != "computed":
+    if len(others) != 1 or total is None or graph.values[others[0]].stored:
         return result
     same = graph.values[others[0]].shape == graph.values[result].shape == graph.values[total].shape
     return total if same else result

@@ -122,7 +122,7 @@ def _stages(
         return [], pruned
     found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
     if rung in ("mean", "affine"):
-        bare = {each.node: each.channel for each in found if each.bias is None}
+        bare = {each.node: each.channel for each in found if each.bias is None and each.plain}
         if bare:
             pruned = pruned.biased(bare)
             found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]

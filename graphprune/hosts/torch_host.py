@@ -354,27 +354,24 @@ class TorchHost:
         nodes = {node.name: node for node in copies.values()}
         for name, axis in biases.items():
             node = nodes[name]
-            spec, like = node.meta[SPEC], cast("torch.Tensor", tensors[str(cast("fx.Node", node.args[1]).target)])
-            bias = torch.zeros(spec.shape[axis], dtype=like.dtype, device=like.device)
-            stored = _bias_name(str(cast("fx.Node", node.args[1]).target), tensors)
-            tensors[stored] = torch.nn.Parameter(bias, requires_grad=like.requires_grad)
+            weight = str(cast("fx.Node", node.args[1]).target)
+            spec, like = node.meta[SPEC], tensors[weight]
+            own = node.target in torch_steps.BIASED and argument(node, "bias") is None
+            shape = (spec.shape[axis], *(() if own else [1] * (len(spec.shape) - 1 - axis)))
+            bias = torch.nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device), like.requires_grad)
+            stored = _bias_name(weight, tensors)
+            tensors[stored] = bias
             with program.inserting_before(node):
                 constant = program.create_node("get_attr", stored)
-                constant.meta = {SPEC: spec_of(bias)}
-            if node.target in torch_steps.BIASED:
+            constant.meta = {SPEC: spec_of(bias)}
+            if own:
                 _set_argument(node, "bias", constant)
                 continue
-            trailing = len(spec.shape) - 1 - axis
             with program.inserting_after(node):
                 total = program.create_node("call_function", torch.ops.aten.add.Tensor)
-            node.replace_all_uses_with(total)
-            if trailing:
-                with program.inserting_before(total):
-                    shape = [len(bias), *[1] * trailing]
-                    constant = program.create_node("call_function", torch.ops.aten.view.default, (constant, shape))
-                    constant.meta = {SPEC: replace(spec_of(bias), shape=tuple(shape))}
-            total.args = (node, constant)
             total.meta = dict(node.meta)
+            node.replace_all_uses_with(total)
+            total.args = (node, constant)
         return replace(self, program=program, tensors=tensors)
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.calibration.collect import Statistics
+from graphprune.compensation.sequential import Compensated
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
@@ -48,21 +51,29 @@ class State:
         host: The model as it is now.
         original: The model as it was analysed, what the proof compares with.
         analysis: The analysis of ``original``.
-        scores: Normalised scores by group name.
+        statistics: Moments of activations on calibration data.
+        scores: Scores by group name.
         kept: The units that stay, for groups that lose some.
         plan: The plan.
+        compensated: What was refitted.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
+        batches: Calibration data, if there is some.
+        progress: Told by long passes: their name, and how many steps of how many are done.
     """
 
     host: Host
     original: Host | None = None
     analysis: Analysis | None = None
+    statistics: Statistics | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
     plan: PruningPlan | None = None
+    compensated: tuple[Compensated, ...] = ()
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+    batches: Any = None
+    progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
 
     @property
     def inexact(self) -> bool:
