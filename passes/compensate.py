@@ -21,7 +21,7 @@ class Compensate(Pass):
 
     Attributes:
         rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases) or ``none``.
-        ridge: Damping of the least squares, relative to the mean variance of a consumer's inputs.
+        ridge: Damping of the least squares: of each input, relative to its variance.
     """
 
     name: ClassVar[str] = "compensate"

@@ -92,7 +92,7 @@ def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
     Args:
         sums: Over the positions of the calibration data.
         rung: One of :data:`RUNGS`.
-        ridge: Relative to the mean variance of the inputs.
+        ridge: Damping of each input, relative to its variance.
 
     Raises:
         OptionError: There is no such rung.
@@ -122,18 +122,19 @@ def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
 
 
 def regression(xx: Float, rx: Float, ridge: float) -> Float:
-    """``rx (xx + λ·mean(diag xx)·I)⁻¹`` for each group: ``[g, c, c]``, ``[g, o, c]`` -> ``[g, o, c]``."""
+    """``rx (xx + λ·diag(xx))⁻¹`` for each group: ``[g, c, c]``, ``[g, o, c]`` -> ``[g, o, c]``."""
     return np.linalg.solve(damped(xx, ridge), rx.transpose(0, 2, 1)).transpose(0, 2, 1)
 
 
 def damped(xx: Float, ridge: float) -> Float:
-    """``xx + λ·mean(diag xx)·I``; columns that are always zero get a one, which leaves them alone."""
+    """``xx + λ·diag(xx)``; columns that are always zero get a one, which leaves them alone.
+
+    Each column is damped by its own variance, so that the scale of a unit does not matter.
+    """
     found = xx.copy()
-    c = found.shape[-1]
     diagonal = np.einsum("gcc->gc", found)
-    scale = diagonal.mean(axis=1, keepdims=True)
-    floor = np.finfo(np.float64).eps * c * np.maximum(scale, np.finfo(np.float64).tiny)
-    dead = diagonal <= floor
-    diagonal += ridge * scale
+    floor = np.finfo(np.float64).eps * found.shape[-1] * diagonal.mean(axis=1, keepdims=True)
+    dead = diagonal <= np.maximum(floor, np.finfo(np.float64).tiny)
+    diagonal *= 1 + ridge
     diagonal[dead] += 1.0
     return found

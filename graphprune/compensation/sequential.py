@@ -23,7 +23,7 @@ from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.host import Array, Arrays, Host
 
 RIDGE = 1e-2
-"""Damping of the least squares, relative to the mean variance of a consumer's inputs."""
+"""Damping of the least squares: of each input, relative to its variance."""
 
 
 @dataclass(frozen=True)
