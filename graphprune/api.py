@@ -159,7 +159,7 @@ def prune(
                 tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
             ),
             Verify(seed) if verify else None,
-            Calibrate(needs == "products") if needs != "weights" else None,
+            Calibrate(needs == "products") if needs in ("diagonal", "products") else None,
             Compensate(rung) if rung != "none" else None,
         )
     else:

@@ -27,7 +27,7 @@ from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer
 from graphprune.hosts.onnx_store import Store, inline_array, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Masks, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 
 MAXIMUM_FOLDS = 4
 """How often folding is repeated where a folded shape may let more shapes be inferred."""
@@ -186,6 +186,20 @@ class OnnxHost:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+        proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
+        session = session_of(proto, self.store, threads=0)
+
+        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
+            given = {}
+            for gate, (name, shape, dtype) in names.items():
+                given[name] = np.ones(shape, dtype) if gate not in factors else factors[gate].reshape(shape)
+                given[name] = given[name].astype(dtype)
+            return run_session(session, {**inputs, **given})
+
+        return run
 
     @cached_property
     def _nodes(self) -> Mapping[str, onnx.NodeProto]:

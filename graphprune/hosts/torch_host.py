@@ -32,11 +32,11 @@ from graphprune.frontends.torch_graph import (
     spec_of,
     storage_key,
 )
-from graphprune.hosts import torch_masked, torch_onnx, torch_steps
+from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
 from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Masks, PinEdit, SizeEdit, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, PinEdit, SizeEdit, Stretch, Window
 
 FOLD_BUDGET = 1 << 26
 """Bytes that one folded constant may take."""
@@ -325,6 +325,69 @@ class TorchHost:
         if have is not None:
             return run
         return lambda values: run(dict(zip(inputs, self._flat(values), strict=True)))
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+
+        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
+            values = {gate: torch.from_numpy(np.asarray(each, np.float32)) for gate, each in factors.items()}
+            return self._interpreted(
+                torch_gates.GatedInterpreter(self.program, self.tensors, self._built[1], values), inputs
+            )
+
+        return run
+
+    def gate_gradients(
+        self,
+        inputs: Arrays,
+        gates: Sequence[Gate],
+        target: Array | None,
+        *,
+        categorical: bool,
+        seed: int = 0,
+        level: Mapping[Gate, float] | None = None,
+    ) -> dict[Gate, Array]:
+        """The gradients of a loss by gates, for each sample of a batch.
+
+        Args:
+            inputs: By name.
+            gates: The gates.
+            target: What the first output should be (classes, or values); ``None``: drawn from the model itself.
+            categorical: Whether the first output holds logits of classes along its last axis, and the loss is the
+                cross entropy; otherwise it is half the mean squared error.
+            seed: For drawn targets.
+            level: Where a gate stands, if not at one.
+
+        Returns:
+            ``[n, d]`` by gate: samples and positions.
+        """
+        found = torch_gates.gate_gradients(
+            self.program,
+            self.tensors,
+            self._built[1],
+            self._flat(inputs),
+            gates,
+            None if target is None else torch.from_numpy(np.asarray(target)),
+            categorical=categorical,
+            generator=torch.Generator().manual_seed(seed),
+            level=level or {},
+        )
+        return {gate: to_numpy(each) for gate, each in found.items()}
+
+    def parameter_gradients(
+        self, inputs: Arrays, wanted: Sequence[str], target: Array | None, *, categorical: bool, seed: int = 0
+    ) -> dict[str, Array]:
+        """The gradients of a loss by stored tensors, summed over a batch; see :meth:`gate_gradients`."""
+        found = torch_gates.parameter_gradients(
+            self.program,
+            self.tensors,
+            self._flat(inputs),
+            wanted,
+            None if target is None else torch.from_numpy(np.asarray(target)),
+            categorical=categorical,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return {name: to_numpy(each) for name, each in found.items()}
 
     def window(self, node: str) -> Window | None:
         """What a convolution sees; ``None`` for any other node."""

@@ -9,15 +9,17 @@ from importlib.metadata import entry_points
 from typing import Literal
 
 from graphprune.errors import OptionError
+from graphprune.importance.ablation import bonsai, oracle
 from graphprune.importance.activation import act_rms, act_var, apoz
 from graphprune.importance.evidence import Evidence, Float, Scores
+from graphprune.importance.gradient import fisher, path_taylor, taylor, taylor_elem
 from graphprune.importance.magnitude import l1, l2
 from graphprune.importance.obs import obs
 from graphprune.importance.output import wanda, wifv
 from graphprune.importance.random import random_scores
 from graphprune.importance.structure import bn_gamma, fpgm, lamp
 
-Needs = Literal["weights", "diagonal", "products"]
+Needs = Literal["weights", "runs", "diagonal", "products"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Criterion:
 
     Attributes:
         score: Scores every unit of every group: larger is more important.
-        needs: What it looks at beside weights: ``diagonal`` moments of activations, or their ``products`` too.
+        needs: What it looks at beside weights: ``runs`` of the model on calibration data, the ``diagonal`` of the moments
+            of activations, or all their ``products``.
         absolute: Whether scores are errors, which can be compared between groups as they are and add up. Others are
             divided by their mean in each group.
     """
@@ -49,6 +52,12 @@ CRITERIA: dict[str, Criterion] = {
     "wanda": Criterion(wanda, "diagonal"),
     "wifv": Criterion(wifv, "diagonal", absolute=True),
     "obs": Criterion(obs, "products", absolute=True),
+    "taylor": Criterion(taylor, "runs", absolute=True),
+    "fisher": Criterion(fisher, "runs", absolute=True),
+    "taylor-elem": Criterion(taylor_elem, "runs"),
+    "path-taylor": Criterion(path_taylor, "runs", absolute=True),
+    "bonsai": Criterion(bonsai, "diagonal", absolute=True),
+    "oracle": Criterion(oracle, "runs", absolute=True),
 }
 """The built-in criteria; :func:`register` adds to them, and so does the entry point group ``graphprune.criteria``."""
 

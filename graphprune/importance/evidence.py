@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +15,7 @@ from graphprune.calibration.consumers import Consumer, columns_of
 from graphprune.calibration.moments import Moments
 from graphprune.errors import OptionError
 from graphprune.ir.dims import unit_of
+from graphprune.pipeline.host import Arrays, Host
 
 Float: TypeAlias = NDArray[np.float64]
 Read: TypeAlias = Callable[[str], NDArray[Any]]
@@ -31,12 +32,16 @@ class Evidence:
         read: Gives the values of a stored tensor by name.
         seed: For criteria that draw random numbers.
         statistics: Moments of what consumers read on calibration data, if they were collected.
+        host: The model, for criteria that run it.
+        batches: Calibration data, for criteria that run the model; its ``labels`` are used if it has some.
     """
 
     analysis: Analysis
     read: Read
     seed: int = 0
     statistics: Statistics | None = None
+    host: Host | None = None
+    batches: Iterable[Arrays] | None = None
 
     @property
     def groups(self) -> Sequence[Group]:

@@ -99,6 +99,18 @@ class Window:
         return view
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A factor on what one node reads of a value, along one axis; one for each position."""
+
+    node: str
+    value: str
+    axis: int
+
+
+Gated: TypeAlias = Callable[[Arrays, Mapping[Gate, Array]], dict[str, Array]]
+"""Runs a model with gates: from inputs and factors to outputs."""
+
 Carried: TypeAlias = Mapping[str, Any]
 """Values on their way through a model, in the host's own form."""
 Stretch: TypeAlias = Callable[[Carried], tuple[dict[str, Any], dict[str, Array]]]
@@ -168,6 +180,9 @@ class Host(Protocol):
         Raises:
             ModelError: The stretch cannot be run.
         """
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
 
     def window(self, node: str) -> Window | None:
         """What a convolution sees; ``None`` for any other node, also for a transposed convolution."""
