@@ -11,6 +11,7 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx_host import OnnxHost
@@ -81,6 +82,8 @@ def prune(
     example_inputs: Any = None,
     *,
     target: str | Iterable[str] | Mapping[str, float | str],
+    calibration: Any = None,
+    samples: int = SAMPLES,
     criterion: str = "l2",
     allocation: str = "isomorphic",
     align: int = 8,
@@ -108,6 +111,9 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params`` or ``bytes``.
+        calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
+            :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
+        samples: At most so many of them are used.
         criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
         allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
         align: Widths stay multiples of this where the width allows.
@@ -150,7 +156,8 @@ def prune(
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
-    state = State(host, seconds=(("open", opened),))
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
+    state = State(host, seconds=(("open", opened),), batches=batches)
     state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
     return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
 
@@ -342,14 +349,20 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 
 def _notes(state: State) -> tuple[str, ...]:
-    if not state.inexact:
-        return ()
-    assert state.analysis is not None
-    kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
-    return (
-        f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
-        "others; the proof counts the kept units only",
-    )
+    notes = []
+    if state.batches is not None and state.batches.random:
+        notes.append(
+            "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "
+            "(--calibration)"
+        )
+    if state.inexact:
+        assert state.analysis is not None
+        kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
+        notes.append(
+            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
+            "others; the proof counts the kept units only"
+        )
+    return tuple(notes)
 
 
 def _report(state: State) -> Report:

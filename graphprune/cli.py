@@ -48,6 +48,28 @@ ShapeOptions = Annotated[
 Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="DATA",
+        help="Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.",
+    ),
+]
+Samples = Annotated[int, typer.Option("--samples", help="At most so many calibration samples.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples of a batch, where it may have any.")]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="PATH", help="For texts: tokenizer.json, or a tokenizer's folder.")
+]
+PreprocessOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess",
+        metavar="KEY=VALUE",
+        help="For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5, "
+        "std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512. Repeatable.",
+    ),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
@@ -97,6 +119,12 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _inputs(
+    source: str | None, samples: int, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None
+) -> gp.Inputs | None:
+    return None if source is None else gp.Inputs(source, samples, batch_size, tokenizer, preprocess)
+
+
 @app.command()
 @_guarded
 def prune(
@@ -108,6 +136,11 @@ def prune(
             "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
         ),
     ],
+    calibration: Calibration = None,
+    samples: Samples = gp.SAMPLES,
+    batch_size: BatchSize = None,
+    tokenizer: Tokenizer = None,
+    preprocess: PreprocessOptions = None,
     criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
     allocation: Annotated[
         str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
@@ -146,6 +179,7 @@ def prune(
         result = gp.prune(
             model,
             target=target,
+            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
             criterion=criterion,
             allocation=allocation,
             align=align,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.calibration.data import Batches
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
@@ -53,6 +54,7 @@ class State:
         plan: The plan.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
+        batches: Calibration inputs, if there are any.
     """
 
     host: Host
@@ -63,6 +65,7 @@ class State:
     plan: PruningPlan | None = None
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+    batches: Batches | None = None
 
     @property
     def inexact(self) -> bool:
