@@ -176,7 +176,7 @@ def open_batches(
         data = _opened(source, specs, limit, pick, tokenizer, options)
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
-    rows = pick(data.count)
+    rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
     if not flexible and not padded:
         whole = len(rows) // size * size
         if not whole:

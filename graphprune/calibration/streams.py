@@ -150,7 +150,7 @@ def _named(item: Any, specs: tuple[InputSpec, ...], here: str) -> tuple[dict[str
     except (TypeError, ValueError) as error:
         raise OptionError(f"{here} is no array: {error}; give arrays or tensors") from error
     for spec in specs:
-        if arrays[spec.name].dtype == object and spec.dtype != object:
+        if arrays[spec.name].dtype.kind in "OUS" and spec.dtype.kind not in "OUS":
             kind = type(values[names.index(spec.name)]).__name__
             raise OptionError(f"{here} gives input '{spec.name}' a '{kind}'; give arrays or tensors")
     return arrays, None if label is None else as_array(label)
