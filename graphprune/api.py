@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
+from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.opening import Shapes, open_host
 from graphprune.passes import Allocate, Analyze, Score, Verify, all_passes, default_pipeline
@@ -27,7 +29,7 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan
 from graphprune.planning.select import protected_axes
 from graphprune.planning.target import parse_targets
-from graphprune.report.data import Cost, GroupRow, LatencyRow, Report
+from graphprune.report.data import Cost, GroupRow, LatencyRow, Metric, Report
 
 EXPORT_TOLERANCE = 1e-4
 """Largest accepted difference between PyTorch and onnxruntime, relative to the largest output (methods.md §9, P1)."""
@@ -84,6 +86,8 @@ def prune(
     target: str | Iterable[str] | Mapping[str, float | str],
     calibration: Any = None,
     samples: int = SAMPLES,
+    evaluate: Any = None,
+    metric: str | None = None,
     criterion: str = "l2",
     allocation: str = "isomorphic",
     align: int = 8,
@@ -114,6 +118,10 @@ def prune(
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
+        evaluate: Your metric, measured before and after: a function that takes a
+            :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
+            (``"package.module:function"``), or labelled data.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
         allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
         align: Widths stay multiples of this where the width allows.
@@ -158,8 +166,13 @@ def prune(
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
     batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
     state = State(host, seconds=(("open", opened),), batches=batches)
+    evaluation = None
+    if evaluate is not None:
+        progress("evaluate the original")
+        evaluation = open_evaluation(evaluate, host, metric=metric)
+        _ = evaluation.before  # before the work: it may raise
     state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
+    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed, evaluation=evaluation)
 
 
 @frozen_heap()
@@ -296,6 +309,7 @@ def _finish(
     latency: bool,
     progress: Callable[[str], None],
     seed: int = 0,
+    evaluation: Evaluation | None = None,
 ) -> Result:
     """Exports, proves the exported file, measures, builds the module and the report."""
     plan = state.plan
@@ -305,14 +319,14 @@ def _finish(
     seconds = list(state.seconds)
     if verify or latency:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-            after = Path(folder) / "after.onnx"
+            smaller = Path(folder) / "after.onnx"
             progress("export")
             begin = time.perf_counter()
-            state.host.save_onnx(after, metadata_of(plan))
+            state.host.save_onnx(smaller, metadata_of(plan))
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify:
-                state = replace(state, checks=(*state.checks, parity(state.host, after, inputs)))
+                state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
                 require(state.checks)
             if latency:
                 progress("measure latency")
@@ -320,7 +334,7 @@ def _finish(
                 host.save_onnx(before)
                 rows = tuple(
                     LatencyRow(each.threads, *each.milliseconds)
-                    for each in runtime.measure([before, after], [inputs, inputs])
+                    for each in runtime.measure([before, smaller], [inputs, inputs])
                 )
     notes = _notes(state)
     module = None
@@ -330,7 +344,12 @@ def _finish(
 
         module, note = pruned_module(state)
         notes = (*notes, note) if note else notes
-    report = replace(_report(state), latency=rows, notes=notes, seconds=tuple(seconds))
+    metrics: tuple[Metric, ...] = ()
+    if evaluation is not None:
+        progress("evaluate")
+        after = evaluation(Runner(state.host, module))
+        metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+    report = replace(_report(state), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
     return Result(plan, report, state.host, state, module)
 
 

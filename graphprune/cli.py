@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ from graphprune.files import require_writable, write_text
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
 from graphprune.report.terminal import render_checks, render_inspection, render_report
+from graphprune.userland import is_object_name
 
 app = typer.Typer(
     add_completion=False,
@@ -70,6 +71,15 @@ PreprocessOptions = Annotated[
         "std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512. Repeatable.",
     ),
 ]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        "--eval",
+        metavar="METRIC",
+        help="Your metric before and after: package.module:function, or labelled data (as --calibration, with labels).",
+    ),
+]
+MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
@@ -120,9 +130,15 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
 
 
 def _inputs(
-    source: str | None, samples: int, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None
+    source: str | None, samples: int | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None
 ) -> gp.Inputs | None:
     return None if source is None else gp.Inputs(source, samples, batch_size, tokenizer, preprocess)
+
+
+def _evaluate(source: str | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None) -> Any:
+    if source is None or is_object_name(source):
+        return source
+    return gp.Inputs(source, None, batch_size, tokenizer, preprocess)
 
 
 @app.command()
@@ -141,6 +157,8 @@ def prune(
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
+    evaluate: Evaluate = None,
+    metric: MetricName = None,
     criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
     allocation: Annotated[
         str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
@@ -180,6 +198,8 @@ def prune(
             model,
             target=target,
             calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            metric=metric,
             criterion=criterion,
             allocation=allocation,
             align=align,

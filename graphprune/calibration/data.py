@@ -33,14 +33,14 @@ class Inputs:
 
     Attributes:
         source: See :func:`open_batches`.
-        samples: At most so many samples.
+        samples: At most so many samples; ``None`` means as many as are used otherwise: for evaluation all.
         batch_size: Samples of a batch, where the model takes any number.
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
     """
 
     source: Any
-    samples: int = SAMPLES
+    samples: int | None = None
     batch_size: int | None = None
     tokenizer: Any = None
     preprocess: Any = None
@@ -150,7 +150,7 @@ def open_batches(
         return open_batches(
             source.source,
             host,
-            samples=source.samples if samples is not None else None,
+            samples=source.samples or samples,
             batch_size=source.batch_size,
             tokenizer=source.tokenizer,
             preprocess=source.preprocess,

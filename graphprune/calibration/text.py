@@ -50,7 +50,7 @@ def of_text(
     Raises:
         OptionError: The text, the tokenizer or the model's inputs do not fit.
     """
-    roles = {spec.name: _role(spec) for spec in specs}
+    roles = {spec.name: role_of(spec) for spec in specs}
     ids = [spec for spec in specs if roles[spec.name] == "ids"]
     if len(ids) != 1 or not ids[0].batched or len(ids[0].shape) != 2 or None in roles.values():
         raise OptionError(
@@ -96,7 +96,7 @@ def of_text(
     return Samples(len(blocks), read, where, {s.name: example_of[s.name] for s in specs if not s.batched})
 
 
-def _role(spec: InputSpec) -> str | None:
+def role_of(spec: InputSpec) -> str | None:
     """What an input of a language model is for, by name and type."""
     name = spec.name.lower()
     if "mask" in name:

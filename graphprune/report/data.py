@@ -48,6 +48,15 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number of the user's evaluation before and after."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a compilation did.
 
@@ -57,6 +66,7 @@ class Report:
         inexact: Whether groups that shift a normalizer lost units.
         proof: The checks that were run; all passed.
         latency: Measured latencies; empty if not asked for.
+        metrics: What the user's evaluation gives; empty if there is none.
         seconds: Time taken by each step.
         notes: Sentences for the user.
     """
@@ -66,6 +76,7 @@ class Report:
     inexact: bool
     proof: tuple[Check, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -42,6 +42,9 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     for row in report.latency:
         name = f"latency, {row.threads} thread{'s' if row.threads > 1 else ''}"
         costs.add_row(name, f"{row.before:.2f} ms", f"{row.after:.2f} ms", f"{row.after / row.before:.1%}", "")
+    for metric in report.metrics:
+        change = f"{metric.after - metric.before:+.4g}"
+        costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     parts: list[RenderableType] = [costs, ""]
     parts.extend([_cut_groups(report), ""])
     if report.proof:
