@@ -28,6 +28,8 @@ from graphprune.errors import (
 )
 from graphprune.planning.plan import PruningPlan
 from graphprune.report.data import Report
+from graphprune.sensitivity import sensitivity
+from graphprune.sweep import sweep
 from graphprune.version import __version__
 
 __all__ = [
@@ -56,5 +58,7 @@ __all__ = [
     "open_batches",
     "prune",
     "restore",
+    "sensitivity",
+    "sweep",
     "verify",
 ]

@@ -18,7 +18,7 @@ from graphprune.errors import OptionError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.opening import Shapes, open_host
-from graphprune.passes import Allocate, Analyze, Score, Verify, all_passes, default_pipeline
+from graphprune.passes import Allocate, Analyze, ProtectSensitive, Score, Verify, all_passes, default_pipeline
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import compare, judged, require
 from graphprune.passes.verify import verify as run_oracles
@@ -92,6 +92,7 @@ def prune(
     allocation: str = "isomorphic",
     align: int = 8,
     protect: Sequence[str] = (),
+    protect_ratio: float = 0.0,
     only: Sequence[str] = (),
     min_units: int = 1,
     max_ratio: float = 0.9,
@@ -126,6 +127,7 @@ def prune(
         allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
         only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -161,6 +163,9 @@ def prune(
                 tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
             ),
             Verify(seed) if verify else None,
+            ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
+            if protect_ratio
+            else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
@@ -291,7 +296,7 @@ def restore(
 
 def metadata_of(plan: PruningPlan) -> dict[str, str]:
     """What graphprune writes into a file's ``metadata_props``."""
-    from graphprune import __version__
+    from graphprune.version import __version__
 
     targets = ", ".join(plan.options.get("targets", ()))
     return {
@@ -374,6 +379,8 @@ def _notes(state: State) -> tuple[str, ...]:
             "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "
             "(--calibration)"
         )
+    if state.protected:
+        notes.append(f"the most sensitive groups stay whole: {', '.join(state.protected)}")
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)

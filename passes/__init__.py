@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
 from graphprune.passes.slice_groups import SliceGroups
@@ -27,6 +28,7 @@ __all__ = [
     "Analyze",
     "FoldConstants",
     "Pass",
+    "ProtectSensitive",
     "RemoveDeadNodes",
     "Score",
     "SliceGroups",
@@ -35,16 +37,32 @@ __all__ = [
     "default_pipeline",
 ]
 
-PASSES: tuple[type[Pass], ...] = (FoldConstants, Analyze, Score, Allocate, SliceGroups, RemoveDeadNodes, Verify)
+PASSES: tuple[type[Pass], ...] = (
+    FoldConstants,
+    Analyze,
+    Score,
+    ProtectSensitive,
+    Allocate,
+    SliceGroups,
+    RemoveDeadNodes,
+    Verify,
+)
 """The built-in passes."""
 
 
-def default_pipeline(analyze: Analyze, score: Score, allocate: Allocate, verify: Verify | None) -> tuple[Pass, ...]:
+def default_pipeline(
+    analyze: Analyze,
+    score: Score,
+    allocate: Allocate,
+    verify: Verify | None,
+    protect: ProtectSensitive | None = None,
+) -> tuple[Pass, ...]:
     """The pipeline of ``prune``."""
     passes: tuple[Pass, ...] = (
         FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
         analyze,  # before anything is cut: plans speak of the original's units
         score,
+        *(() if protect is None else (protect,)),  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
         SliceGroups(),
         RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now

@@ -58,11 +58,12 @@ class Allocate(Pass):
         limits = Limits(self.align, self.min_units, self.max_ratio)
         model = build_cost_model(analysis)
         chosen = chosen_groups(analysis, self.only, self.protect)
+        chosen = tuple(group for group in chosen if group.name not in state.protected)
         if not chosen:
             raise TargetError("no group of this model can be pruned; " + blockers(analysis))
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
-        tries = _tiers(chosen, asked=bool(self.only))
+        tries = tiers(chosen, asked=bool(self.only))
         for attempt in tries:
             try:
                 counts = allocate(
@@ -81,6 +82,7 @@ class Allocate(Pass):
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(self.only)} if self.only else {}),
+            **({"protected": list(state.protected)} if state.protected else {}),
         }
         return replace(state, kept=kept, plan=make_plan(analysis, kept, options))
 
@@ -97,7 +99,7 @@ PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})
 """Kinds that are left whole as long as the targets can be met without them."""
 
 
-def _tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
+def tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
     """Names of the groups to try to meet the targets with, the preferred ones first."""
     chosen = tuple(groups)
     everything = frozenset(group.name for group in chosen)

@@ -55,6 +55,7 @@ class State:
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
+        protected: Names of groups that were found to be sensitive and stay whole.
     """
 
     host: Host
@@ -66,6 +67,7 @@ class State:
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
+    protected: tuple[str, ...] = ()
 
     @property
     def inexact(self) -> bool:
