@@ -10,6 +10,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, prunable_share
+from graphprune.report.curves import finite
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Report:
             row["fraction"] = cost.fraction
         for row, check in zip(data["proof"], self.proof, strict=True):
             row["passed"] = check.passed
+        for row in data["metrics"]:
+            row.update({side: finite(row[side]) for side in ("before", "after")})
         data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]
         return data
 
