@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import graphprune as gp
@@ -118,12 +120,20 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A spinner with the name of the present step, on stderr so that stdout can be piped."""
+    """The present step, with a bar where it is "3 of 20", on stderr so that stdout can be piped."""
     if quiet or not err.is_terminal:
         yield lambda step: None
         return
-    with err.status("") as status:
-        yield lambda step: status.update(f"{step} ...")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(step: str) -> None:
+            counted = re.search(r"(\d+) of (\d+)", step)
+            done, total = (int(counted[1]) - 1, int(counted[2])) if counted else (0, None)
+            bar.update(task, description=f"{escape(step)} ...", completed=done, total=total)
+
+        yield tell
 
 
 def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:

@@ -172,3 +172,20 @@ def test_numbers_that_are_none_are_null_in_json(tmp_path):
 def test_a_runner_of_an_onnx_file_has_no_module():
     assert Runner(SimpleNamespace(run=lambda inputs: inputs))({"x": 1}) == {"x": 1}
     assert Runner(open_host(DEMO)).module is None
+
+
+def test_folders_of_images_calibrate_and_evaluate(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    with np.load(DEMO.parent / "demo_data.npz") as data:
+        pixels, labels = data["images"][:60], data["labels"][:60]
+    assert set(labels) == set(range(10))  # so that the folders in order are the classes
+    for i, (picture, label) in enumerate(zip(pixels, labels, strict=True)):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+        image.fromarray(picture).save(tmp_path / "photos" / str(label) / f"{i}.png")
+    options = ("--calibration", tmp_path / "photos", "--samples", 20, "--eval", tmp_path / "photos", "--batch-size", 7)
+    pixel = ("--preprocess", "mean=0.286", "--preprocess", "std=0.353")
+    result = run("prune", DEMO, "-o", tmp_path / "o.onnx", "--target", "macs=0.9", *options, *pixel, "--json")
+    inputs = {"image": ((pixels.astype(np.float32) / 255 - 0.286) / 0.353)[:, None]}
+    logits = ort.InferenceSession(DEMO).run(None, inputs)[0]
+    (metric,) = json.loads(result.stdout)["metrics"]
+    assert metric["before"] == pytest.approx((logits.argmax(1) == labels).mean())
