@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,7 +34,7 @@ class Runner:
 
     Attributes:
         host: The model as graphprune holds it.
-        module: The PyTorch module, the user's own before pruning; ``None`` for ONNX files.
+        module: The PyTorch module, in evaluation mode, the user's own before pruning; ``None`` for ONNX files.
     """
 
     host: Host
@@ -67,7 +68,8 @@ class Evaluation:
             OptionError: The function raises, or returns no numbers.
         """
         try:
-            found = self.function(run)
+            with _evaluating(run.module):
+                found = self.function(run)
         except OptionError:
             raise
         except (Exception, SystemExit) as error:  # the user's code may raise anything
@@ -83,7 +85,27 @@ class Evaluation:
     @cached_property
     def before(self) -> dict[str, float]:
         """The numbers of the original model; measured once."""
-        return self(Runner(self.host, getattr(self.host, "source", None)))
+        return self(runner_of(self.host))
+
+
+def runner_of(host: Host, module: Any = None) -> Runner:
+    """The runner of a host; its module is the one given, the user's own, or the host's graph as a module."""
+    for name in ("source", "module"):
+        module = getattr(host, name, None) if module is None else module
+    return Runner(host, module)
+
+
+@contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """A module in evaluation mode; what was in training mode is again afterwards."""
+    training = [each for each in module.modules() if each.training] if module is not None else []
+    try:
+        for each in training:
+            each.training = False
+        yield
+    finally:
+        for each in training:
+            each.training = True
 
 
 def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Evaluation:

@@ -136,7 +136,8 @@ def _digest(arrays: Iterable[NDArray[Any]]) -> str:
 
 def _by_metric(evaluation: Callable[[Runner], dict[str, float]], name: str) -> Measure:
     def measure(host: Host) -> float:
-        return evaluation(Runner(host, getattr(host, "module", None))).get(name, math.nan)
+        run = Runner(host, getattr(host, "module", None))  # not the user's own module, which is whole
+        return evaluation(run).get(name, math.nan)
 
     return measure
 

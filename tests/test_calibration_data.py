@@ -454,3 +454,14 @@ def test_calibration_of_an_onnx_file_needs_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_compressed_file_with_a_table_and_labels_is_read_as_far_as_wanted(tmp_path):
+    np.savez_compressed(tmp_path / "d.npz", x=ROWS, table=np.ones((1, 7)), labels=np.arange(10), other=np.ones((99, 9)))
+    batches = open_batches(tmp_path / "d.npz", TABLE, samples=3, seed=1)
+    np.testing.assert_array_equal(ROWS[batches.labels], all_of(batches))
+    assert batches[0]["table"].shape == (1, 7)
+    np.savez_compressed(tmp_path / "s.npz", x=ROWS.reshape(5, 2, 3))
+    np.testing.assert_array_equal(all_of(open_batches(tmp_path / "s.npz", DYNAMIC)), ROWS)
+    np.savez_compressed(tmp_path / "l.npz", x=ROWS, labels=np.arange(4))
+    assert error(tmp_path / "l.npz").endswith("has 10 samples but 4 'labels'; give one label for each sample")

@@ -70,12 +70,13 @@ def test_a_function_of_the_user(tmp_path, monkeypatch):
 
 def test_a_pytorch_user_gets_modules():
     torch = pytest.importorskip("torch")
-    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    net = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Linear(64, 4))
     x = torch.randn(5, 8)
     seen = []
 
     def evaluate(run):
         seen.append(run.module)
+        assert not any(module.training for module in run.module.modules())
         with torch.no_grad():
             expected = run.module(x).numpy()
         np.testing.assert_allclose(next(iter(run({"input": x.numpy()}).values())), expected, atol=1e-5)
@@ -86,6 +87,13 @@ def test_a_pytorch_user_gets_modules():
     assert (row.name, row.before) == ("evaluate", 836)
     assert row.after <= 418
     assert seen == [net, result.module]
+    assert all(module.training for module in net.modules())
+    seen.clear()
+    found = gp.sensitivity(net, (x,), evaluate=evaluate, ratios=(0.25, 0.5))
+    assert (found.baseline, [row.value for row in found.rows]) == (836, [836 - 13 * 16, 836 - 13 * 32])
+    assert seen[0] is net
+    program = torch.export.export(net.eval(), (x,))
+    assert gp.prune(program, target="params=0.5", evaluate=evaluate, verify=False).report.metrics[0].before == 836
 
 
 def test_what_fills_the_last_batch_up_does_not_count():

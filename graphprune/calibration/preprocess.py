@@ -22,7 +22,8 @@ _CHOICES = {
 class Preprocess:
     """Options for images and text.
 
-    An image is resized to the size that the model takes, then ``(pixel * scale - mean) / std``.
+    An image is resized to the size that the model takes (where that is dynamic, to that of the example: give the
+    input's shape), then ``(pixel * scale - mean) / std``.
 
     Attributes:
         fit: ``crop`` keeps proportions and cuts the middle out, ``pad`` keeps them and fills up with black, ``stretch``

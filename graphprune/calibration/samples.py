@@ -129,21 +129,25 @@ def of_npz(path: Path, specs: tuple[InputSpec, ...], where: str, pick: Pick) -> 
     try:
         with zipfile.ZipFile(path) as archive:
             members = [_Member(path, archive, info) for info in archive.infolist() if info.filename.endswith(".npy")]
-            names = {spec.name for spec in specs} | {LABELS}
-            wanted = [member for member in members if member.name in names]
-            if len(specs) == 1 and specs[0].name not in {member.name for member in members}:
-                wanted = members  # a lone array of another name
-            counts = {member.shape[0] for member in wanted if member.shape and member.name != LABELS}
-            if not any(member.compressed for member in wanted):
-                return of_arrays({member.name: member.mapped() for member in wanted}, specs, where)
-            rows = pick(max(counts, default=0))
-            whole = len(counts) != 1 or any(  # of_arrays says what is wrong, or joins batches
-                len(member.shape) != len(spec.shape)
-                for member in wanted
-                for spec in specs
-                if spec.batched and (spec.name == member.name or len(specs) == 1) and member.name != LABELS
-            )
-            arrays = {member.name: member.read(None if whole else rows) for member in wanted}
+            by_name = {spec.name: spec for spec in specs}
+            if len(specs) == 1 and specs[0].name not in {member.name for member in members}:  # a lone array
+                by_name = {member.name: specs[0] for member in members if member.name != LABELS}
+            members = [member for member in members if member.name in {*by_name, LABELS}]
+            if not any(member.compressed for member in members):
+                return of_arrays({member.name: member.mapped() for member in members}, specs, where)
+            counts = {  # of the arrays of samples; batches are left for of_arrays to join
+                member.name: member.shape[0]
+                for member in members
+                if (spec := by_name.get(member.name)) and spec.batched and len(member.shape) == len(spec.shape)
+            }
+            count = max(counts.values(), default=0)
+            rows = pick(count) if len(set(counts.values())) == 1 else None
+            arrays = {
+                member.name: member.read(rows if member.shape[:1] == (count,) else None)
+                if member.name in counts or member.name == LABELS
+                else member.read(None)
+                for member in members
+            }
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise OptionError(f"cannot read {where} as arrays: {error}; write it with numpy.savez") from error
     return of_arrays(arrays, specs, where)
@@ -176,10 +180,9 @@ class _Member:
     def read(self, rows: Rows | None) -> Array:
         """The array, or some rows of it, read in one go through the file."""
         with self.archive.open(self.info) as file:
-            if rows is None or self.fortran or not self.shape:
-                return (
-                    np.asarray(np.lib.format.read_array(file, allow_pickle=False)) if rows is None else self._all(rows)
-                )
+            if rows is None or self.fortran:
+                array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+                return array if rows is None else array[rows]
             _header(file)
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             size = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
@@ -189,11 +192,6 @@ class _Member:
                 taken[i] = np.frombuffer(_exactly(file, size), self.dtype).reshape(self.shape[1:])
                 at = int(row) + 1
             return taken
-
-    def _all(self, rows: Rows) -> Array:
-        with self.archive.open(self.info) as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-        return np.asarray(array[rows] if array.ndim else array)
 
 
 _CHUNK = 1 << 20

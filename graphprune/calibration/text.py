@@ -88,7 +88,7 @@ def of_text(
         return {
             spec.name: converted(blocks[rows], spec, where)
             if spec is ids[0]
-            else np.broadcast_to(example_of[spec.name], (len(rows), *example_of[spec.name].shape))
+            else np.repeat(example_of[spec.name][None], len(rows), axis=0)
             for spec in specs
             if spec.batched
         }
