@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from graphprune.calibration import text
+from graphprune.calibration import samples, text
 from graphprune.calibration.data import Batches, Inputs, open_batches
 from graphprune.errors import OptionError
 from graphprune.ir.graph import Graph, Value
@@ -273,6 +273,30 @@ def test_a_dynamic_length_can_be_chosen(tmp_path):
     model = host(ids=((2, 16), "int64", {0, 1}), mask=((2, 16), "float32", {0, 1}))
     batch = open_batches(tmp_path / "text.txt", model, tokenizer=words(special=False), preprocess=["length=8"])[0]
     assert {name: array.shape for name, array in batch.items()} == {"ids": (5, 8), "mask": (5, 8)}
+
+
+@pytest.mark.parametrize("encoded", ["ä" * 9 + "\n", "ä漢😀" * 30, "a" * 50])
+def test_a_piece_of_a_text_may_begin_and_end_anywhere(encoded):
+    data = (encoded * 5).encode()
+    for start in range(8):
+        for end in range(len(data) - 8, len(data)):
+            piece = text._piece(data[start:end])
+            assert piece in encoded * 5
+            assert len(piece) >= len(encoded * 5) * 0.5 - 2
+
+
+def test_more_than_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(samples, "HELD_BYTES", 100)
+    np.savez_compressed(tmp_path / "x.npz", x=ROWS)
+    assert error(tmp_path / "x.npz") == (
+        f"'{tmp_path / 'x.npz'}' would take more than 9.31e-08 GiB of memory; use fewer samples, or write the file with "
+        "numpy.savez, which is mapped from disk"
+    )
+    assert open_batches(tmp_path / "x.npz", DYNAMIC, samples=3).samples == 3
+    assert error([ROWS[:2], ROWS[2:]]) == (
+        "the given 'list' would take more than 9.31e-08 GiB of memory; use fewer samples, or give a file (.npy, .npz), "
+        "which is mapped from disk"
+    )
 
 
 def test_a_large_text_is_sampled_from_all_of_it(tmp_path, monkeypatch):

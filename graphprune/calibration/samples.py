@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,8 @@ Rows = NDArray[np.int64]
 Pick = Callable[[int], Rows]
 """From how many samples there are, to the numbers of those that are wanted, ascending."""
 LABELS = "labels"
+HELD_BYTES = 4 << 30
+"""At most so much is held in memory of data that cannot be read again in any order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,18 @@ def made_up(host: Model, specs: tuple[InputSpec, ...], wanted: int, seed: int) -
     return Samples(-(-wanted // size) * size, read, "made-up data", fixed)
 
 
+def require_small(held: int, where: str, advice: str) -> None:
+    """Refuses to hold more in memory than :data:`HELD_BYTES`.
+
+    Raises:
+        OptionError: It is more.
+    """
+    if held > HELD_BYTES:
+        raise OptionError(
+            f"{where} would take more than {HELD_BYTES / 2**30:.3g} GiB of memory; use fewer samples, or {advice}"
+        )
+
+
 # -- files ---------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +157,8 @@ def of_npz(path: Path, specs: tuple[InputSpec, ...], where: str, pick: Pick) -> 
             }
             count = max(counts.values(), default=0)
             rows = pick(count) if len(set(counts.values())) == 1 else None
+            held = sum(member.size(rows if member.name in counts else None) for member in members if member.compressed)
+            require_small(held, where, "write the file with numpy.savez, which is mapped from disk")
             arrays = {
                 member.name: member.read(rows if member.shape[:1] == (count,) else None)
                 if member.name in counts or member.name == LABELS
@@ -177,6 +194,11 @@ class _Member:
         order = "F" if self.fortran else "C"
         return np.memmap(self.path, self.dtype, "r", start, self.shape, order)  # type: ignore[call-overload,no-any-return]
 
+    def size(self, rows: Rows | None) -> int:
+        """Bytes of the array, or of some rows of it."""
+        shape = self.shape if rows is None else (len(rows), *self.shape[1:])
+        return self.dtype.itemsize * prod(shape)
+
     def read(self, rows: Rows | None) -> Array:
         """The array, or some rows of it, read in one go through the file."""
         with self.archive.open(self.info) as file:
@@ -185,7 +207,7 @@ class _Member:
                 return array if rows is None else array[rows]
             _header(file)
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
-            size = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+            size = self.dtype.itemsize * prod(self.shape[1:])
             at = 0
             for i, row in enumerate(rows):
                 _skip(file, (int(row) - at) * size)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.calibration.samples import LABELS, Pick, Samples, of_arrays
+from graphprune.calibration.samples import LABELS, Pick, Samples, of_arrays, require_small
 from graphprune.calibration.specs import Array, InputSpec, constant, joined, written
 from graphprune.errors import OptionError
 
@@ -46,7 +46,7 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
     parts: dict[str, list[Array]] = {spec.name: [] for spec in specs if spec.batched}
     fixed: dict[str, Array] = {}
     labels: list[Array] = []
-    count = 0
+    count = held = 0
     for number, item in _items(source, specs, where, samples, pick):
         here = f"item {number} of {where}"
         arrays, label = _named(item, specs, here)
@@ -71,9 +71,11 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
                     f"{written(parts[spec.name][0].shape[1:])}; make all samples alike (crop, or pack text)"
                 )
             parts[spec.name].append(array)
+            held += array.nbytes
         if label is not None:
             labels.append(np.atleast_1d(label))
         count += size
+        require_small(held, where, "give a file (.npy, .npz), which is mapped from disk")
         if count >= samples:
             break
     if not count:

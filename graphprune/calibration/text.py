@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -138,9 +139,7 @@ def _texts(path: Path, where: str) -> list[list[str]]:
                 parts = []
                 for i in range(_PIECES):
                     file.seek(i * size // _PIECES)
-                    if i:
-                        file.readline()  # from the beginning of a line
-                    parts.append(file.read(MAXIMUM_BYTES // _PIECES).rpartition(b"\n")[0].decode("utf-8"))
+                    parts.append(_piece(file.read(MAXIMUM_BYTES // _PIECES)))
                 text = "\n".join(parts)
     except OSError as error:
         raise OptionError(f"cannot read {where}: {error.strerror}; give a text file") from error
@@ -155,6 +154,16 @@ def _texts(path: Path, where: str) -> list[list[str]]:
         groups[-1].append(line)
         held += len(line)
     return [["".join(group)] for group in groups if group]
+
+
+def _piece(data: bytes) -> str:
+    """A piece of a text that begins and ends anywhere: the whole lines in it, or the whole characters of one line."""
+    start = next((i for i, byte in enumerate(data[:4]) if byte & 0xC0 != 0x80), 0)
+    text = codecs.getincrementaldecoder("utf-8")().decode(
+        data[start:]
+    )  # an unfinished character at the end is left out
+    first, last = text.find("\n"), text.rfind("\n")
+    return text[first + 1 : last] if last > first else text
 
 
 def _special(encode: Encode) -> tuple[list[int], list[int]]:
