@@ -30,7 +30,8 @@ def labelled(tmp_path_factory):
 def test_accuracy_before_and_after_is_what_onnxruntime_finds(labelled, tmp_path):
     out = tmp_path / "out.onnx"
     result = run("prune", DEMO, "-o", out, "--target", "macs=0.3", "--eval", labelled, "--no-latency", "--json")
-    data = np.load(labelled)
+    with np.load(labelled) as file:
+        data = dict(file)
     found = []
     for path in (DEMO, out):
         logits = ort.InferenceSession(path).run(None, {"image": data["image"]})[0]
