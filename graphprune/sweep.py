@@ -81,7 +81,7 @@ def sweep(
             )  # fmt: skip
         except GraphpruneError as error:
             failure = error
-            points.append(FrontPoint(name, {}, {}, {}, str(error)))
+            points.append(FrontPoint(name, {}, {}, {}, {}, str(error)))
             continue
         originals.append(_point(ORIGINAL, result, "before", ()))
         points.append(_point(name, result, "after", _saved(result, name, folder)))
@@ -110,16 +110,17 @@ def _point(name: str, result: Result, side: str, files: tuple[str, ...]) -> Fron
         name,
         {cost.metric: getattr(cost, side) for cost in report.costs},
         {row.threads: getattr(row, side) for row in report.latency},
+        {row.threads: getattr(row, side) / row.before for row in report.latency},
         {row.name: getattr(row, side) for row in report.metrics},
         files=files,
     )
 
 
 def _median(points: list[FrontPoint]) -> FrontPoint:
-    """The original, whose latency was measured beside each of the others."""
+    """The original, whose latency was measured in turns with each of the others."""
     first = points[0]
     latency = {n: sorted(point.latency[n] for point in points)[len(points) // 2] for n in first.latency}
-    return FrontPoint(first.target, first.costs, latency, first.metrics)
+    return FrontPoint(first.target, first.costs, latency, first.latency_kept, first.metrics)
 
 
 def _saved(result: Result, name: str, folder: str | Path | None) -> tuple[str, ...]:

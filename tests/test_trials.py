@@ -240,7 +240,7 @@ def test_errors_of_sweep(model, tmp_path):
 
 ROWS = tuple(SensitivityRow(f"g{i}", "neuron", 10, r, round(10 * r), r * i) for i in range(12) for r in (0.2, 0.5))
 POINTS = tuple(
-    FrontPoint(f"macs={f}", {"macs": f, "params": f, "bytes": f}, {1: f}, {"acc": 1 - f}) for f in (1.0, 0.5)
+    FrontPoint(f"macs={f}", {"macs": f, "params": f, "bytes": f}, {1: f}, {1: f}, {"acc": 1 - f}) for f in (1.0, 0.5)
 )
 
 
@@ -252,9 +252,9 @@ def test_plots_are_written_whole_or_not_at_all(tmp_path, suffix):
     plot_front(Front(POINTS), two)
     if suffix == "svg":
         assert all(path.read_text().rstrip().endswith("</svg>") for path in (one, two))
-    bare = Front(tuple(FrontPoint(p.target, p.costs, {}, {"acc": float("nan")}) for p in POINTS))
+    bare = Front(tuple(FrontPoint(p.target, p.costs, {}, {}, {"acc": float("nan")}) for p in POINTS))
     plot_front(bare, tmp_path / f"three.{suffix}")
-    plot_front(Front(tuple(FrontPoint(p.target, p.costs, {}, {}) for p in POINTS)), tmp_path / f"four.{suffix}")
+    plot_front(Front(tuple(FrontPoint(p.target, p.costs, {}, {}, {}) for p in POINTS)), tmp_path / f"four.{suffix}")
     assert all(path.stat().st_size > 5000 for path in tmp_path.iterdir())
     with pytest.raises(OutputError):
         plot_front(Front(POINTS), tmp_path / "missing" / f"two.{suffix}")

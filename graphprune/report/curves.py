@@ -86,6 +86,7 @@ class FrontPoint:
         target: The target as text; ``original`` for the model as it came.
         costs: MACs, parameters and bytes.
         latency: Median milliseconds in onnxruntime, by number of threads.
+        latency_kept: The same as a fraction of the original's, which was measured in turns with it.
         metrics: What the user's evaluation gives.
         error: Why there is no result, or nothing.
         files: What was written for it.
@@ -94,6 +95,7 @@ class FrontPoint:
     target: str
     costs: Mapping[str, float]
     latency: Mapping[int, float]
+    latency_kept: Mapping[int, float]
     metrics: Mapping[str, float]
     error: str = ""
     files: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from graphprune.report.curves import OUTPUT_ERROR, Front, FrontPoint, Sensitivit
 
 FORMATS = ("png", "svg")
 _NAMED = 8
-_LONGEST = 34
+_LONGEST = 44
 _BLUE, _GREY = "#1f5fa8", "#b8bec6"
 _TITLES = {"macs": "MACs kept", "params": "parameters kept", "bytes": "size kept"}
 
@@ -74,19 +74,19 @@ def plot_front(front: Front, path: Path) -> None:
     """
     points = [point for point in front.points if not point.error]
     metrics = list(dict.fromkeys(name for point in points for name in point.metrics))
-    threads = sorted({n for point in points for n in point.latency})
+    threads = sorted({n for point in points for n in point.latency_kept})
     first = points[0]
     axes: list[tuple[str, Any]] = [
         (f"{_TITLES[cost]} (%)", lambda point, cost=cost: 100 * point.costs[cost] / (first.costs[cost] or 1))
         for cost in ("macs", "params")
     ]
     if threads:
-        axes.append((_latency(threads[0]), lambda point: point.latency[threads[0]]))
+        axes.append((_latency(threads[0]), lambda point: 100 * point.latency_kept[threads[0]]))
     rows: list[tuple[str, Any]] = [
         (name, lambda point, name=name: point.metrics.get(name, math.nan)) for name in metrics
     ]
     if not rows and threads:
-        rows = [(_latency(n), lambda point, n=n: point.latency[n]) for n in threads]
+        rows = [(_latency(n), lambda point, n=n: 100 * point.latency_kept[n]) for n in threads]
         axes = axes[:2]
     if not rows:
         rows, axes = [axes[1]], axes[:1]
@@ -113,7 +113,7 @@ def _curve(panel: Any, points: Sequence[FrontPoint], x: Any, y: Any) -> None:
 
 
 def _latency(threads: int) -> str:
-    return f"latency on {threads} thread{'s' if threads > 1 else ''} (ms)"
+    return f"latency on {threads} thread{'s' if threads > 1 else ''} (%)"
 
 
 def _axis(result: Sensitivity) -> str:
@@ -121,7 +121,8 @@ def _axis(result: Sensitivity) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
+    half = _LONGEST // 2
+    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def _colors(n: int) -> list[Any]:

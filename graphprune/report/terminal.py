@@ -102,7 +102,7 @@ def render_front(front: Front, *, title: str) -> RenderableType:
             table.add_row(escape(point.target), "[yellow]not met[/]", *[""] * (len(heads) - 1))
             continue
         costs = [f"{point.costs[metric] / (value or 1):.1%}" for metric, value in first.costs.items()]
-        latency = [f"{point.latency[n]:.2f} ({point.latency[n] / first.latency[n]:.0%})" for n in first.latency]
+        latency = [f"{point.latency[n]:.2f} ({point.latency_kept[n]:.0%})" for n in first.latency]
         values = [f"{point.metrics[name]:.4g}" if name in point.metrics else "" for name in metrics]
         table.add_row(escape(point.target), *costs, *latency, *values)
     parts: list[RenderableType] = [table]
