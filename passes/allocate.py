@@ -60,7 +60,10 @@ class Allocate(Pass):
         chosen = chosen_groups(analysis, self.only, self.protect)
         chosen = tuple(group for group in chosen if group.name not in state.protected)
         if not chosen:
-            raise TargetError("no group of this model can be pruned; " + blockers(analysis))
+            raise TargetError(
+                "no group of this model can be pruned; "
+                + ("protect_ratio keeps all of them whole" if state.protected else blockers(analysis))
+            )
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         tries = tiers(chosen, asked=bool(self.only))
@@ -72,7 +75,9 @@ class Allocate(Pass):
                 break
             except TargetError as error:
                 if attempt is tries[-1]:
-                    raise TargetError(f"{error}. What stands in the way: {self._obstacles(analysis)}") from None
+                    raise TargetError(
+                        f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
+                    ) from None
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
@@ -86,9 +91,10 @@ class Allocate(Pass):
         }
         return replace(state, kept=kept, plan=make_plan(analysis, kept, options))
 
-    def _obstacles(self, analysis: Analysis) -> str:
+    def _obstacles(self, analysis: Analysis, n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
         selected = f", only={'|'.join(self.only)}" if self.only else ""
+        selected += f", protect_ratio ({n_protected} groups)" if n_protected else ""
         return (
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
             "Raise the target or relax these"

@@ -489,3 +489,17 @@ def test_a_compressed_file_with_a_table_and_labels_is_read_as_far_as_wanted(tmp_
     np.testing.assert_array_equal(all_of(open_batches(tmp_path / "s.npz", DYNAMIC)), ROWS)
     np.savez_compressed(tmp_path / "l.npz", x=ROWS, labels=np.arange(4))
     assert error(tmp_path / "l.npz").endswith("has 10 samples but 4 'labels'; give one label for each sample")
+
+
+def test_packages_that_are_not_installed(tmp_path, monkeypatch):
+    for name in ("PIL", "PIL.Image", "tokenizers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "text.txt").write_text("a b c")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert error(tmp_path, image_host((1, 3, 4, 6))) == (
+        "reading images needs Pillow; pip install 'graphprune[images]'"
+    )
+    assert error(tmp_path / "text.txt", LM, tokenizer=tmp_path) == (
+        f"the tokenizer '{tmp_path}' needs the package 'tokenizers'; pip install 'graphprune[text]'"
+    )

@@ -177,8 +177,11 @@ def test_errors_of_the_protect_ratio(model):
     with pytest.raises(OptionError) as caught:
         gp.prune(model, target="macs=0.5", protect_ratio=1.0)
     assert str(caught.value) == "protect_ratio is 1; expected a fraction of the groups, at least 0, below 1"
-    with pytest.raises(TargetError, match=r"^target 'macs=0.2' cannot be met: "):
+    with pytest.raises(TargetError, match=r"min_units=1, protect_ratio \(2 groups\) keep part of every group"):
         gp.prune(model, target="macs=0.2", protect_ratio=0.6)
+    with pytest.raises(TargetError) as failed:
+        gp.prune(model, target="macs=0.2", protect_ratio=0.9)
+    assert str(failed.value) == "no group of this model can be pruned; protect_ratio keeps all of them whole"
     with pytest.raises(OptionError) as caught:
         gp.prune(model, target="macs=0.5", pipeline="analyze,protect-sensitive{ratio=0.3 ratios=0.5|0.75}")
     assert str(caught.value) == "pass 'protect-sensitive' needs scores; put 'score' before it in the pipeline"
