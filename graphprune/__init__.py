@@ -14,6 +14,8 @@ from __future__ import annotations
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
 from graphprune.api import Result, analyze, apply, prune, restore, verify
+from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
+from graphprune.calibration.preprocess import Preprocess
 from graphprune.errors import (
     GraphpruneError,
     ModelError,
@@ -26,17 +28,23 @@ from graphprune.errors import (
 )
 from graphprune.planning.plan import PruningPlan
 from graphprune.report.data import Report
+from graphprune.sensitivity import sensitivity
+from graphprune.sweep import sweep
 from graphprune.version import __version__
 
 __all__ = [
+    "SAMPLES",
     "Analysis",
+    "Batches",
     "DependencyGraph",
     "GraphpruneError",
     "Group",
+    "Inputs",
     "ModelError",
     "OptionError",
     "OutputError",
     "PlanError",
+    "Preprocess",
     "ProofError",
     "PruningPlan",
     "Report",
@@ -47,7 +55,10 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "open_batches",
     "prune",
     "restore",
+    "sensitivity",
+    "sweep",
     "verify",
 ]

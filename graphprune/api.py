@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,12 +12,24 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
+from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.opening import Shapes, open_host
 from graphprune.importance import criterion as find_criterion
-from graphprune.passes import Allocate, Analyze, Calibrate, Compensate, Score, Verify, all_passes, default_pipeline
+from graphprune.opening import Shapes, open_host
+from graphprune.passes import (
+    Allocate,
+    Analyze,
+    Calibrate,
+    Compensate,
+    ProtectSensitive,
+    Score,
+    Verify,
+    all_passes,
+    default_pipeline,
+)
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import compare, judged, require
 from graphprune.passes.verify import verify as run_oracles
@@ -27,7 +40,7 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan
 from graphprune.planning.select import protected_axes
 from graphprune.planning.target import parse_targets
-from graphprune.report.data import Cost, GroupRow, LatencyRow, Report
+from graphprune.report.data import Cost, GroupRow, LatencyRow, Metric, Report
 
 EXPORT_TOLERANCE = 1e-4
 """Largest accepted difference between PyTorch and onnxruntime, relative to the largest output (methods.md §9, P1)."""
@@ -83,11 +96,15 @@ def prune(
     *,
     target: str | Iterable[str] | Mapping[str, float | str],
     calibration: Any = None,
+    samples: int = SAMPLES,
+    evaluate: Any = None,
+    metric: str | None = None,
     compensation: str | None = None,
     criterion: str | None = None,
     allocation: str | None = None,
     align: int = 8,
     protect: Sequence[str] = (),
+    protect_ratio: float = 0.0,
     only: Sequence[str] = (),
     min_units: int = 1,
     max_ratio: float = 0.9,
@@ -111,6 +128,13 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params`` or ``bytes``.
+        calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
+            :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
+        samples: At most so many of them are used.
+        evaluate: Your metric, measured before and after: a function that takes a
+            :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
+            (``"package.module:function"``), or labelled data.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         compensation: How consumers of removed units are refitted: ``affine`` (the default with calibration data),
             ``ols``, ``mean`` or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
@@ -119,6 +143,7 @@ def prune(
             is ``isomorphic`` without calibration data and ``global`` with it.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
         only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -159,14 +184,23 @@ def prune(
                 tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
             ),
             Verify(seed) if verify else None,
+            ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
+            if protect_ratio
+            else None,
             Calibrate(needs == "products") if needs in ("diagonal", "products") else None,
             Compensate(rung) if rung != "none" else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
-    state = State(host, seconds=(("open", opened),), batches=calibration)
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
+    state = State(host, seconds=(("open", opened),), batches=batches)
+    evaluation = None
+    if evaluate is not None:
+        progress("evaluate the original")
+        evaluation = open_evaluation(evaluate, host, metric=metric)
+        _ = evaluation.before  # before the work: it may raise
     state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
+    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed, evaluation=evaluation)
 
 
 @frozen_heap()
@@ -285,7 +319,7 @@ def restore(
 
 def metadata_of(plan: PruningPlan) -> dict[str, str]:
     """What graphprune writes into a file's ``metadata_props``."""
-    from graphprune import __version__
+    from graphprune.version import __version__
 
     targets = ", ".join(plan.options.get("targets", ()))
     return {
@@ -303,6 +337,7 @@ def _finish(
     latency: bool,
     progress: Callable[[str], None],
     seed: int = 0,
+    evaluation: Evaluation | None = None,
 ) -> Result:
     """Exports, proves the exported file, measures, builds the module and the report."""
     plan = state.plan
@@ -312,14 +347,14 @@ def _finish(
     seconds = list(state.seconds)
     if verify or latency:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-            after = Path(folder) / "after.onnx"
+            smaller = Path(folder) / "after.onnx"
             progress("export")
             begin = time.perf_counter()
-            state.host.save_onnx(after, metadata_of(plan))
+            state.host.save_onnx(smaller, metadata_of(plan))
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify:
-                state = replace(state, checks=(*state.checks, parity(state.host, after, inputs)))
+                state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
                 require(state.checks)
             if latency:
                 progress("measure latency")
@@ -327,7 +362,7 @@ def _finish(
                 host.save_onnx(before)
                 rows = tuple(
                     LatencyRow(each.threads, *each.milliseconds)
-                    for each in runtime.measure([before, after], [inputs, inputs])
+                    for each in runtime.measure([before, smaller], [inputs, inputs])
                 )
     notes = _notes(state)
     module = None
@@ -337,7 +372,12 @@ def _finish(
 
         module, note = pruned_module(state)
         notes = (*notes, note) if note else notes
-    report = replace(_report(state), latency=rows, notes=notes, seconds=tuple(seconds))
+    metrics: tuple[Metric, ...] = ()
+    if evaluation is not None:
+        progress("evaluate")
+        after = evaluation(Runner(state.host, module))
+        metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+    report = replace(_report(state), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
     return Result(plan, report, state.host, state, module)
 
 
@@ -356,14 +396,22 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 
 def _notes(state: State) -> tuple[str, ...]:
-    if not state.inexact:
-        return ()
-    assert state.analysis is not None
-    kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
-    return (
-        f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
-        "others; the proof counts the kept units only",
-    )
+    notes = []
+    if state.batches is not None and state.batches.random:
+        notes.append(
+            "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "
+            "(--calibration)"
+        )
+    if state.protected:
+        notes.append(f"the most sensitive groups stay whole: {', '.join(state.protected)}")
+    if state.inexact:
+        assert state.analysis is not None
+        kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
+        notes.append(
+            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
+            "others; the proof counts the kept units only"
+        )
+    return tuple(notes)
 
 
 def _report(state: State) -> Report:

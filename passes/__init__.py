@@ -17,6 +17,7 @@ from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
 from graphprune.passes.slice_groups import SliceGroups
@@ -31,6 +32,7 @@ __all__ = [
     "Compensate",
     "FoldConstants",
     "Pass",
+    "ProtectSensitive",
     "RemoveDeadNodes",
     "Score",
     "SliceGroups",
@@ -44,6 +46,7 @@ PASSES: tuple[type[Pass], ...] = (
     Analyze,
     Calibrate,
     Score,
+    ProtectSensitive,
     Allocate,
     SliceGroups,
     RemoveDeadNodes,
@@ -58,6 +61,7 @@ def default_pipeline(
     score: Score,
     allocate: Allocate,
     verify: Verify | None,
+    protect: ProtectSensitive | None = None,
     calibrate: Calibrate | None = None,
     compensate: Compensate | None = None,
 ) -> tuple[Pass, ...]:
@@ -67,6 +71,7 @@ def default_pipeline(
         analyze,  # before anything is cut: plans speak of the original's units
         calibrate,  # on the whole model: criteria look at what it computes
         score,
+        protect,  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
         SliceGroups(),
         RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now

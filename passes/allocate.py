@@ -58,11 +58,15 @@ class Allocate(Pass):
         limits = Limits(self.align, self.min_units, self.max_ratio)
         model = build_cost_model(analysis)
         chosen = chosen_groups(analysis, self.only, self.protect)
+        chosen = tuple(group for group in chosen if group.name not in state.protected)
         if not chosen:
-            raise TargetError("no group of this model can be pruned; " + blockers(analysis))
+            raise TargetError(
+                "no group of this model can be pruned; "
+                + ("protect_ratio keeps all of them whole" if state.protected else blockers(analysis))
+            )
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
-        tries = _tiers(chosen, asked=bool(self.only))
+        tries = tiers(chosen, asked=bool(self.only))
         for attempt in tries:
             try:
                 counts = allocate(
@@ -71,7 +75,9 @@ class Allocate(Pass):
                 break
             except TargetError as error:
                 if attempt is tries[-1]:
-                    raise TargetError(f"{error}. What stands in the way: {self._obstacles(analysis)}") from None
+                    raise TargetError(
+                        f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
+                    ) from None
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
@@ -81,12 +87,14 @@ class Allocate(Pass):
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(self.only)} if self.only else {}),
+            **({"protected": list(state.protected)} if state.protected else {}),
         }
         return replace(state, kept=kept, plan=make_plan(analysis, kept, options))
 
-    def _obstacles(self, analysis: Analysis) -> str:
+    def _obstacles(self, analysis: Analysis, n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
         selected = f", only={'|'.join(self.only)}" if self.only else ""
+        selected += f", protect_ratio ({n_protected} groups)" if n_protected else ""
         return (
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
             "Raise the target or relax these"
@@ -97,7 +105,7 @@ PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})
 """Kinds that are left whole as long as the targets can be met without them."""
 
 
-def _tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
+def tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
     """Names of the groups to try to meet the targets with, the preferred ones first."""
     chosen = tuple(groups)
     everything = frozenset(group.name for group in chosen)

@@ -36,7 +36,7 @@ class Calibrate(Pass):
         if state.statistics is not None:
             return state
         if state.batches is None:
-            raise OptionError("pass 'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
+            raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
         found = collect(
             state.host,
             analysis,

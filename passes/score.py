@@ -35,7 +35,9 @@ class Score(Pass):
         """
         analysis = state.analyzed(self.name)
         found = criterion(self.criterion)
-        scores = found.score(Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches))
+        scores = found.score(
+            Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
+        )
         for group in analysis.groups:
             if not np.isfinite(scores[group.name]).all():
                 raise ModelError(

@@ -96,9 +96,7 @@ def test_what_scaling_a_unit_does(name, model, evidence):
 def test_wifv_is_the_error_that_remains_when_the_mean_is_made_good(model, evidence):
     x, weight = activations(model), model.double().second.weight.detach()
     energy = (x @ weight.T).var(0, correction=0).sum()
-    exact = [
-        ((x[:, [u]] - x[:, [u]].mean()) @ weight[:, [u]].T).square().sum(1).mean() / energy for u in range(UNITS)
-    ]
+    exact = [((x[:, [u]] - x[:, [u]].mean()) @ weight[:, [u]].T).square().sum(1).mean() / energy for u in range(UNITS)]
     np.testing.assert_allclose(scores_of("wifv", evidence), np.array(exact), rtol=1e-4)
 
 

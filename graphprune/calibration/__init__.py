@@ -1,1 +1,1 @@
-"""Calibration: what flows through a model on real inputs, as moments at the consumers of each group."""
+"""Calibration: unlabelled inputs of the user's, in batches that fit the model, and what is learned from them."""

@@ -124,15 +124,15 @@ def collect(
     batches = list(batches) if not hasattr(batches, "__len__") else batches
     n_batches = len(batches)  # type: ignore[arg-type]
     moments: dict[Source, Moments] = {}
-    targets = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
-    sizes = {s: analysis.graph.values[s[0]].shape[s[1]] for s in targets.values() if s not in widths}
+    targets: dict[str, Source] = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
+    sizes: dict[Source, int] = {s: analysis.graph.values[s[0]].shape[s[1]] for s in targets.values() if s not in widths}
     spread = {source: Moments.zeros(1, size, full=False) for source, size in sizes.items()}
     for n, chunk in enumerate(chunks):
         taken = {s: Moments.zeros(s[2], widths[s] // s[2], full=full) for s in chunk}
         walk(
             host,
             batches,
-            {**taken, **(spread if n == 0 else {})},
+            {**taken, **spread} if n == 0 else taken,
             n_batches,
             progress=lambda done, n=n: progress(n * n_batches + done, len(chunks) * n_batches),  # type: ignore[misc]
         )
@@ -159,7 +159,8 @@ def walk(
     for done, batch in enumerate(batches):
         _, arrays = run(batch)
         for source, moments in taken.items():
-            moments.add(inputs_of(source, arrays[source[0]], picked(source, arrays[source[0]], n_batches, moments, rng)))
+            activation = arrays[source[0]]
+            moments.add(inputs_of(source, activation, picked(source, activation, n_batches, moments, rng)))
         progress(done + 1)
 
 

@@ -99,7 +99,7 @@ def inputs_of(source: Source, activation: Array, pick: NDArray[np.int64] | None)
     seen = window.view(activation)
     places = seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]
     index = np.unravel_index(np.arange(prod(places)) if pick is None else pick, places)
-    table = seen[(index[0], slice(None), *index[1:])]
+    table = np.moveaxis(seen, 1, -1 - len(window.kernel))[tuple(index)]
     return np.asarray(table, np.float64).reshape(len(table), groups, -1)
 
 
@@ -107,9 +107,9 @@ def count_of(source: Source, activation: Array) -> int:
     """How many positions :func:`inputs_of` can pick from."""
     _, axis, _, window = source
     if window is None:
-        return activation.size // activation.shape[axis]
+        return int(activation.size // activation.shape[axis])
     seen = window.view(activation)
-    return prod(seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)])
+    return int(prod(seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]))
 
 
 def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
@@ -158,9 +158,7 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
     shared = [f for f in factors_of(of_value[axis]) if f not in summed]
     groups = prod(f.size for f in shared)
     window, scattered = host.window(node.name), False
-    if window is None and any(
-        dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)
-    ):
+    if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
         if len(of_value) != len(of_weight) or column_axis != 0:
             return None  # neither a product with a matrix nor a convolution
         scattered = True

@@ -33,9 +33,7 @@ class Moments:
     def zeros(groups: int, columns: int, *, full: bool) -> Moments:
         """No position yet."""
         flat = (groups, columns)
-        return Moments(
-            0, np.zeros(flat), np.zeros(flat), np.zeros(flat), np.zeros((*flat, columns)) if full else None
-        )
+        return Moments(0, np.zeros(flat), np.zeros(flat), np.zeros(flat), np.zeros((*flat, columns)) if full else None)
 
     def add(self, rows: Float) -> None:
         """Counts positions in: ``rows: [n, g, c]``."""

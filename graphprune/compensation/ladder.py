@@ -123,7 +123,8 @@ def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
 
 def regression(xx: Float, rx: Float, ridge: float) -> Float:
     """``rx (xx + λ·diag(xx))⁻¹`` for each group: ``[g, c, c]``, ``[g, o, c]`` -> ``[g, o, c]``."""
-    return np.linalg.solve(damped(xx, ridge), rx.transpose(0, 2, 1)).transpose(0, 2, 1)
+    solved = np.linalg.solve(damped(xx, ridge), rx.transpose(0, 2, 1))
+    return np.asarray(solved.transpose(0, 2, 1), np.float64)
 
 
 def damped(xx: Float, ridge: float) -> Float:

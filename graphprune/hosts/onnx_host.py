@@ -180,9 +180,7 @@ class OnnxHost:
 
     # -- step by step ------------------------------------------------------------------------------------------------
 
-    def stretch(
-        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
-    ) -> Stretch:
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)

@@ -97,7 +97,7 @@ def gate_gradients(
     output = _first(GatedInterpreter(program, tensors, names, values), flat)
     if target is None:
         target = sampled_targets(output.detach(), categorical, generator)
-    loss_of(output, target, categorical).backward()
+    torch.autograd.backward(loss_of(output, target, categorical))
     found = {}
     for gate, tensor in values.items():
         gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
@@ -121,10 +121,8 @@ def parameter_gradients(
     output = _first(Interpreter(program, {**tensors, **leaves}), flat)
     if target is None:
         target = sampled_targets(output.detach(), categorical, generator)
-    loss_of(output, target, categorical).backward()
-    return {
-        name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()
-    }
+    torch.autograd.backward(loss_of(output, target, categorical))
+    return {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
 
 def _first(interpreter: Interpreter, flat: list[Any]) -> torch.Tensor:

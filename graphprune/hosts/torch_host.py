@@ -314,9 +314,7 @@ class TorchHost:
     def _nodes(self) -> Mapping[str, fx.Node]:
         return {node.name: node for node in self.program.nodes}
 
-    def stretch(
-        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
-    ) -> Stretch:
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
         inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
         run = torch_steps.stretch(

@@ -71,7 +71,7 @@ def stretch(
                 if node.op == "placeholder":
                     raise ModelError(f"input '{node.name}' is missing; got {', '.join(values) or 'none'}")
                 args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
-                env[node.name] = node.target(*args, **kwargs)  # type: ignore[operator]
+                env[node.name] = node.target(*args, **kwargs)
                 for name in expiring.get(i, ()):
                     env.pop(name, None)
         arrays = {name: to_numpy(read(node)) for name, node in wanted.items()}
@@ -120,7 +120,7 @@ def _spread(value: Any, n: int) -> tuple[int, ...]:
 
 def adds(node: fx.Node) -> bool:
     """Whether a node is the plain sum of two tensors."""
-    return (
+    return bool(
         node.target is _ATEN.add.Tensor
         and node.kwargs.get("alpha", 1) == 1
         and all(isinstance(operand, fx.Node) for operand in node.args[:2])

@@ -28,8 +28,8 @@ class Criterion:
 
     Attributes:
         score: Scores every unit of every group: larger is more important.
-        needs: What it looks at beside weights: ``runs`` of the model on calibration data, the ``diagonal`` of the moments
-            of activations, or all their ``products``.
+        needs: What it looks at beside weights: ``runs`` of the model on calibration data, the ``diagonal`` of the
+            moments of activations, or all their ``products``.
         absolute: Whether scores are errors, which can be compared between groups as they are and add up. Others are
             divided by their mean in each group.
     """

@@ -98,7 +98,7 @@ def readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterat
 def per_unit(columns: Float, units: NDArray[np.int64], size: int, *, mean: bool = False) -> Float:
     """Sums (or means) over the columns ``[g, c]`` of each unit."""
     inside = units >= 0
-    total = np.bincount(units[inside], columns[inside], minlength=size)
+    total: Float = np.bincount(units[inside], columns[inside], minlength=size).astype(np.float64)
     return total / np.maximum(np.bincount(units[inside], minlength=size), 1) if mean else total
 
 

@@ -94,9 +94,7 @@ def _from_gates(evidence: Evidence, criterion: str, of: Callable[[Float], Float]
     for n, (batch, labels) in enumerate(gates.labelled()):
         gradients = _gradients(host, batch, gates, labels, evidence.seed + n)
         for name, found in gates.by_group.items():
-            each = sum(
-                np.stack([_summed(row, unit, sizes[name]) for row in gradients[gate]]) for gate, unit in found
-            )
+            each = sum(np.stack([_summed(row, unit, sizes[name]) for row in gradients[gate]]) for gate, unit in found)
             totals[name] = totals.get(name, 0.0) + of(np.asarray(each)).sum(0)
         samples += len(next(iter(gradients.values()), ()))
     return with_fallback({name: total / max(1, samples) for name, total in totals.items()}, evidence)
@@ -110,7 +108,7 @@ def _gradients(host: Any, batch: Arrays, gates: Gates, labels: Array | None, see
 
 def _summed(values: Array, units: Array, size: int) -> Float:
     inside = units >= 0
-    return np.bincount(units[inside], np.asarray(values, np.float64)[inside], minlength=size)
+    return np.bincount(units[inside], np.asarray(values)[inside], minlength=size).astype(np.float64)
 
 
 def _differentiable(gates: Gates, criterion: str) -> Any:

@@ -42,10 +42,12 @@ class Problem:
         columns = self.columns[units]
         if columns.shape[1] == 1:
             c = columns[:, 0]
-            return np.square(self.weight[:, c]).sum(axis=0) / self.inverse[c, c]
+            alone: Float = np.square(self.weight[:, c]).sum(axis=0) / self.inverse[c, c]
+            return alone
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
         weights = self.weight[:, columns].transpose(1, 2, 0)  # [units, m, rows]
-        return np.einsum("umr,umr->u", weights, np.linalg.solve(blocks, weights))
+        found: Float = np.einsum("umr,umr->u", weights, np.linalg.solve(blocks, weights))
+        return found
 
     def remove(self, units: NDArray[np.int64]) -> float:
         """Removes units together, refits the others, and says what that has cost."""

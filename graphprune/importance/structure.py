@@ -46,7 +46,7 @@ def bn_gamma(evidence: Evidence) -> dict[str, Float]:
 
 def _sums(values: NDArray[np.float64], units: NDArray[np.int64], size: int) -> Float:
     inside = units >= 0
-    return np.bincount(units[inside], np.asarray(values, np.float64)[inside], minlength=size)
+    return np.bincount(units[inside], np.asarray(values)[inside], minlength=size).astype(np.float64)
 
 
 def lamp(evidence: Evidence) -> dict[str, Float]:

@@ -166,9 +166,7 @@ class Host(Protocol):
             ProofError: A node normalizes over a masked axis and the host has no masked form of it.
         """
 
-    def stretch(
-        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
-    ) -> Stretch:
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph, for going through a model step by step.
 
         Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Statistics
+from graphprune.calibration.data import Batches
 from graphprune.compensation.sequential import Compensated
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
@@ -58,7 +58,8 @@ class State:
         compensated: What was refitted.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
-        batches: Calibration data, if there is some.
+        batches: Calibration inputs, if there are any.
+        protected: Names of groups that were found to be sensitive and stay whole.
         progress: Told by long passes: their name, and how many steps of how many are done.
     """
 
@@ -72,7 +73,8 @@ class State:
     compensated: tuple[Compensated, ...] = ()
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
-    batches: Any = None
+    batches: Batches | None = None
+    protected: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
 
     @property

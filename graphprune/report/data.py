@@ -10,6 +10,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, prunable_share
+from graphprune.report.curves import finite
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number of the user's evaluation before and after."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a compilation did.
 
@@ -57,6 +67,7 @@ class Report:
         inexact: Whether groups that shift a normalizer lost units.
         proof: The checks that were run; all passed.
         latency: Measured latencies; empty if not asked for.
+        metrics: What the user's evaluation gives; empty if there is none.
         seconds: Time taken by each step.
         notes: Sentences for the user.
     """
@@ -66,6 +77,7 @@ class Report:
     inexact: bool
     proof: tuple[Check, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -80,6 +92,8 @@ class Report:
             row["fraction"] = cost.fraction
         for row, check in zip(data["proof"], self.proof, strict=True):
             row["passed"] = check.passed
+        for row in data["metrics"]:
+            row.update({side: finite(row[side]) for side in ("before", "after")})
         data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]
         return data
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graphprune.pipeline.state import Check
+from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
@@ -42,6 +43,9 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     for row in report.latency:
         name = f"latency, {row.threads} thread{'s' if row.threads > 1 else ''}"
         costs.add_row(name, f"{row.before:.2f} ms", f"{row.after:.2f} ms", f"{row.after / row.before:.1%}", "")
+    for metric in report.metrics:
+        change = f"{metric.after - metric.before:+.4g}"
+        costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     parts: list[RenderableType] = [costs, ""]
     parts.extend([_cut_groups(report), ""])
     if report.proof:
@@ -78,6 +82,59 @@ def _cut_groups(report: Report) -> Table:
         cut = sum(row.kept < row.size for row in rows)
         table.add_row(kind, str(len(rows)), str(cut), str(units), f"{kept} ({kept / units:.0%})")
     return table
+
+
+def render_front(front: Front, *, title: str) -> RenderableType:
+    """The table of ``graphprune sweep``."""
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("target")
+    first = front.points[0]
+    metrics = list(dict.fromkeys(name for point in front.points for name in point.metrics))
+    heads = [
+        *(_UNITS[metric] for metric in first.costs),
+        *(f"ms, {n} thr." for n in first.latency),
+        *map(escape, metrics),
+    ]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for point in front.points:
+        if point.error:
+            table.add_row(escape(point.target), "[yellow]not met[/]", *[""] * (len(heads) - 1))
+            continue
+        costs = [f"{point.costs[metric] / (value or 1):.1%}" for metric, value in first.costs.items()]
+        latency = [f"{point.latency[n]:.2f} ({point.latency_kept[n]:.0%})" for n in first.latency]
+        values = [f"{point.metrics[name]:.4g}" if name in point.metrics else "" for name in metrics]
+        table.add_row(escape(point.target), *costs, *latency, *values)
+    parts: list[RenderableType] = [table]
+    failed = [point for point in front.points if point.error]
+    parts.extend(f"[yellow]not met:[/] {escape(point.target)}: {escape(point.error)}" for point in failed)
+    parts.extend(f"[yellow]note:[/] {escape(note)}" for note in front.notes)
+    return Stack(*parts)
+
+
+def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
+    """The table of ``graphprune sensitivity``: the most sensitive groups first."""
+    head = f"{title}: {result.measure}"
+    head += "" if result.measure == OUTPUT_ERROR else f" (original {result.baseline:.4g})"
+    table = Table(title=head, title_justify="left", show_edge=False)
+    for column in ("group", "kind"):
+        table.add_column(column)
+    ratios = sorted({row.ratio for row in result.rows})
+    for column in ("units", *(f"-{ratio:.0%}" for ratio in ratios), "mean change"):
+        table.add_column(column, justify="right")
+    deviations = result.deviations
+    order = result.most_sensitive(1.0)
+    for name in order[:_MOST_GROUPS]:
+        rows = [row for row in result.rows if row.group == name]
+        values = {row.ratio: f"{row.value:.4g}" for row in rows}
+        cells = [values.get(ratio, "") for ratio in ratios]
+        table.add_row(escape(name), rows[0].kind, str(rows[0].units), *cells, f"{deviations[name]:.4g}")
+    parts: list[RenderableType] = [table]
+    if len(order) > _MOST_GROUPS:
+        parts.append(f"... and {len(order) - _MOST_GROUPS} less sensitive groups (--json lists all)")
+    if result.random:
+        parts.append("[yellow]note:[/] the inputs are made up, so this says little; give real ones (--calibration)")
+    return Stack(*parts)
 
 
 def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
