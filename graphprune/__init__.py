@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, prune, restore, verify
+from graphprune.api import Result, analyze, apply, profile, prune, restore, verify
 from graphprune.errors import (
     GraphpruneError,
     ModelError,
@@ -24,6 +24,7 @@ from graphprune.errors import (
     RuleError,
     TargetError,
 )
+from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.report.data import Report
 from graphprune.version import __version__
@@ -37,6 +38,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "PlanError",
+    "Profile",
     "ProofError",
     "PruningPlan",
     "Report",
@@ -47,6 +49,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "profile",
     "prune",
     "restore",
     "verify",

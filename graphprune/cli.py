@@ -13,6 +13,7 @@ from typing import Annotated, ParamSpec
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 import graphprune as gp
@@ -21,7 +22,7 @@ from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import require_writable, write_text
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
-from graphprune.report.terminal import render_checks, render_inspection, render_report
+from graphprune.report.terminal import render_checks, render_inspection, render_profile, render_report
 
 app = typer.Typer(
     add_completion=False,
@@ -105,7 +106,9 @@ def prune(
     target: Annotated[
         list[str],
         typer.Option(
-            "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
+            "--target",
+            metavar="METRIC=VALUE",
+            help="What remains: macs=0.5, params=2M, bytes=50%, latency=5ms. Repeatable.",
         ),
     ],
     criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
@@ -124,6 +127,10 @@ def prune(
     ] = None,
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="profile.json", help="Latencies that 'graphprune profile' measured, on any machine."),
+    ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Passes to run instead of the default ones, as text.")] = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Show how long each pass took.")] = False,
     dump_after: Annotated[
@@ -154,6 +161,7 @@ def prune(
             protect=tuple(protect or ()),
             only=tuple(only or ()),
             shapes=_shapes(shape),
+            profile=profile,
             pipeline=pipeline,
             dump_after=tuple(dump_after or ()),
             dump=_dump,
@@ -295,6 +303,46 @@ def explain(
                 out.print(f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]", highlight=False)
         for reason in fact["fixed"]:
             out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False)
+
+
+@app.command("profile")
+@_guarded
+def profile_(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="profile.json", help="The table to write.")],
+    threads: Annotated[int, typer.Option(help="Threads within an operator; 0 means all cores.")] = 1,
+    provider: Annotated[str, typer.Option(help="onnxruntime's execution provider.")] = "CPUExecutionProvider",
+    align: Annotated[int, typer.Option(help="Widths are measured at multiples of this where possible.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer widths and less time.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="About how long to measure in all; default 120, with --quick 20.")
+    ] = None,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the operators of MODEL take in onnxruntime at smaller widths, for latency targets."""
+    _require_distinct(model, output)
+    require_writable(output)
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bars:
+        task = bars.add_task("measure operators", total=None)
+        made = gp.profile(
+            model,
+            threads=threads,
+            provider=provider,
+            align=align,
+            quick=quick,
+            seconds=seconds,
+            shapes=_shapes(shape),
+            trust=trust,
+            advance=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    made.save(output)
+    if as_json:
+        _print_json({"output": str(output), **made.to_dict()})
+    else:
+        out.print(render_profile(made, title=str(output)))
 
 
 @app.command()

@@ -56,7 +56,9 @@ class Allocate(Pass):
         analysis = state.analyzed(self.name)
         targets = parse_targets(self.targets)
         limits = Limits(self.align, self.min_units, self.max_ratio)
-        model = build_cost_model(analysis)
+        if state.latency is None and any(target.metric == "latency" for target in targets):
+            raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
+        model = build_cost_model(analysis, state.latency)
         chosen = chosen_groups(analysis, self.only, self.protect)
         if not chosen:
             raise TargetError("no group of this model can be pruned; " + blockers(analysis))

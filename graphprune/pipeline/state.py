@@ -12,6 +12,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
+from graphprune.planning.latency import LatencyModel
 from graphprune.planning.plan import PruningPlan
 
 
@@ -53,6 +54,7 @@ class State:
         plan: The plan.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
+        latency: What the model takes by a profile, where a target is about latency.
     """
 
     host: Host
@@ -63,6 +65,7 @@ class State:
     plan: PruningPlan | None = None
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
+    latency: LatencyModel | None = None
 
     @property
     def inexact(self) -> bool:

@@ -151,10 +151,14 @@ def _shortfall(model: CostModel, bounds: Sequence[tuple[Target, float]], lowest:
         reached, full = model.cost(target.metric, lowest), model.cost(target.metric)
         if reached > limit:
             parts.append(
-                f"target '{target}' cannot be met: at least {reached:,.0f} of {full:,.0f} {METRICS[target.metric]} "
-                f"({reached / full:.1%}) remain, {limit:,.0f} are allowed"
+                f"target '{target}' cannot be met: at least {_number(reached)} of {_number(full)} "
+                f"{METRICS[target.metric]} ({reached / full:.1%}) remain, {_number(limit)} are allowed"
             )
     return "; ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == round(value) else f"{value:,.3g}"
 
 
 @dataclass(frozen=True, eq=False)
