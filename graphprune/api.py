@@ -114,7 +114,7 @@ def prune(
             ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
             is measured, and allocation is repeated where it misses by more than 5 %).
         criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
-        allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
+        allocation: How the budget is shared: ``isomorphic``, ``global``, ``uniform``, ``zscore`` or ``log-ramp``.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.

@@ -113,7 +113,7 @@ def prune(
     ],
     criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
     allocation: Annotated[
-        str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
+        str, typer.Option(help="How the budget is shared: isomorphic, global, uniform, zscore, log-ramp.")
     ] = "isomorphic",
     align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
     min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,

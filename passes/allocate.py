@@ -32,7 +32,7 @@ class Allocate(Pass):
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
-        allocation: ``isomorphic``, ``global`` or ``uniform``.
+        allocation: ``isomorphic``, ``global``, ``uniform``, ``zscore`` or ``log-ramp``.
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.

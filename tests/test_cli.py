@@ -295,7 +295,10 @@ def test_unsupported_dtype(tmp_path):
     ("options", "message"),
     [
         (["--criterion", "magic"], "unknown criterion 'magic'; expected one of l1, l2, random"),
-        (["--allocation", "fair"], "unknown allocation 'fair'; expected one of isomorphic, global, uniform"),
+        (
+            ["--allocation", "fair"],
+            "unknown allocation 'fair'; expected one of isomorphic, global, uniform, zscore, log-ramp",
+        ),
         (["--align", "0"], "align is 0; expected 1 or more"),
         (["--shape", "x=ax8"], "cannot read --shape 'x=ax8'; expected one like 'image=1x3x224x224'"),
         (["--only", "head"], "'head' of only selects no group; the kinds in this model are: neuron"),
