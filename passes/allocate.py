@@ -32,7 +32,7 @@ class Allocate(Pass):
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
-        allocation: ``isomorphic``, ``global`` or ``uniform``.
+        allocation: ``isomorphic``, ``global``, ``uniform``, ``zscore`` or ``log-ramp``.
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -56,7 +56,9 @@ class Allocate(Pass):
         analysis = state.analyzed(self.name)
         targets = parse_targets(self.targets)
         limits = Limits(self.align, self.min_units, self.max_ratio)
-        model = build_cost_model(analysis)
+        if state.latency is None and any(target.metric == "latency" for target in targets):
+            raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
+        model = build_cost_model(analysis, state.latency)
         chosen = chosen_groups(analysis, self.only, self.protect)
         chosen = tuple(group for group in chosen if group.name not in state.protected)
         if not chosen:

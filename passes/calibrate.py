@@ -37,6 +37,9 @@ class Calibrate(Pass):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
+        known = state.batches.statistics
+        if known is not None and known.fits(analysis, full=self.products):
+            return replace(state, statistics=known)
         found = collect(
             state.host,
             analysis,
@@ -45,4 +48,5 @@ class Calibrate(Pass):
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
+        state.batches.statistics = found
         return replace(state, statistics=found)

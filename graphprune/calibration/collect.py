@@ -47,6 +47,12 @@ class Statistics:
     samples: int = 0
     fingerprint: str = ""
 
+    def fits(self, analysis: Analysis, *, full: bool) -> bool:
+        """Whether these are the statistics of an analysed model, with products where ``full``."""
+        groups = {group.name for group in analysis.groups}
+        complete = not full or all(each.product is not None for each in self.moments.values())
+        return complete and self.fingerprint == fingerprint(analysis.graph) and groups >= set(self.consumers)
+
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
 

@@ -15,6 +15,7 @@ from graphprune.compensation.sequential import Compensated
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
+from graphprune.planning.latency import LatencyModel
 from graphprune.planning.plan import PruningPlan
 
 
@@ -61,6 +62,7 @@ class State:
         batches: Calibration inputs, if there are any.
         protected: Names of groups that were found to be sensitive and stay whole.
         progress: Told by long passes: their name, and how many steps of how many are done.
+        latency: What the model takes by a profile, where a target is about latency.
     """
 
     host: Host
@@ -76,6 +78,7 @@ class State:
     batches: Batches | None = None
     protected: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
+    latency: LatencyModel | None = None
 
     @property
     def inexact(self) -> bool:
