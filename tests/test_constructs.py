@@ -529,10 +529,12 @@ def test_width_of_experts_and_of_the_residual(name: str, options: dict[str, int]
     proof = prove(language_model(name, **options), TOKENS)
     experts = "model.layers.0.mlp.experts"
     neurons, width = proof.group(f"{experts}.gate_up_proj[1]"), proof.group("model.embed_tokens.weight[1]")
-    assert (neurons.kind, neurons.size, neurons.exact) == ("neuron", 32, True)
+    assert (neurons.kind, neurons.size, neurons.exact) == ("expert-width", 32, True)
     assert (width.kind, width.size, width.exact) == ("width", 24, False)
     assert {f"{experts}.gate_up_proj", f"{experts}.down_proj", "model.layers.0.mlp.gate.weight"} <= set(width.tensors)
-    assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (4, 32, 12)
+    whole = proof.group(f"{experts}.gate_up_proj[0]")
+    assert (whole.kind, whole.size, whole.exact, whole.minimum) == ("expert", 4, False, 2)
+    assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (2, 32, 12)
     assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (4, 12, 16)
     assert proof.reasons(f"{experts}.gate_up_proj[0]") == ["rows are routed to experts by offsets"]
     assert proof.reasons("model.layers.0.mlp.gate.weight[0]") == ["the softmax runs over this axis"]

@@ -2,7 +2,7 @@
 
 The solver keeps a binding from factors to expressions, as in first-order unification with refinement: a factor that
 meets an expression becomes that expression everywhere at once. What cannot be aligned is fixed with a reason; it is
-never guessed. Flags (fixed, normalized, labels) follow a factor into everything that it is merged or split into.
+never guessed. Flags (fixed, normalized, choices, ordered, labels) follow a factor into everything that it is merged or split into.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Solver:
         self._binding: dict[Factor, Dim] = {}
         self.fixed: dict[Factor, Reason] = {}
         self.normalized: dict[Factor, Reason] = {}
+        self.choices: dict[Factor, Reason] = {}
+        self.ordered: dict[Factor, Reason] = {}
         self.labels: dict[Factor, set[str]] = {}
 
     def resolve(self, dim: Dim) -> Dim:
@@ -74,13 +76,23 @@ class Solver:
 
     def fix(self, dim: Dim, reason: Reason) -> None:
         """Keeps every factor of ``dim`` whole; the first reason stays."""
-        for factor in factors_of(self.resolve(dim)):
-            self.fixed.setdefault(factor, reason)
+        self._note(self.fixed, dim, reason)
 
     def normalize(self, dim: Dim, reason: Reason) -> None:
         """Notes that a statistic is taken over every factor of ``dim``."""
+        self._note(self.normalized, dim, reason)
+
+    def choose(self, dim: Dim, reason: Reason) -> None:
+        """Notes that an operator chooses among the units of ``dim``."""
+        self._note(self.choices, dim, reason)
+
+    def order(self, dim: Dim, reason: Reason) -> None:
+        """Notes that the units of ``dim`` may not change places."""
+        self._note(self.ordered, dim, reason)
+
+    def _note(self, flags: dict[Factor, Reason], dim: Dim, reason: Reason) -> None:
         for factor in factors_of(self.resolve(dim)):
-            self.normalized.setdefault(factor, reason)
+            flags.setdefault(factor, reason)
 
     def label(self, dim: Dim, label: str) -> None:
         """Notes what the units of ``dim`` are to a user."""
@@ -154,12 +166,10 @@ class Solver:
         if factor in targets:  # only through parts of size one: nothing to learn
             return
         self._binding[factor] = dim
-        if (reason := self.fixed.pop(factor, None)) is not None:
-            for target in targets:
-                self.fixed.setdefault(target, reason)
-        if (reason := self.normalized.pop(factor, None)) is not None:
-            for target in targets:
-                self.normalized.setdefault(target, reason)
+        for flags in (self.fixed, self.normalized, self.choices, self.ordered):
+            if (reason := flags.pop(factor, None)) is not None:
+                for target in targets:
+                    flags.setdefault(target, reason)
         if (labels := self.labels.pop(factor, None)) is not None:
             for target in targets:
                 self.labels.setdefault(target, set()).update(labels)
