@@ -535,6 +535,5 @@ def test_width_of_experts_and_of_the_residual(name: str, options: dict[str, int]
     whole = proof.group(f"{experts}.gate_up_proj[0]")
     assert (whole.kind, whole.size, whole.exact, whole.minimum) == ("expert", 4, False, 2)
     assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (2, 32, 12)
-    assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (4, 12, 16)
-    assert proof.reasons(f"{experts}.gate_up_proj[0]") == ["rows are routed to experts by offsets"]
-    assert proof.reasons("model.layers.0.mlp.gate.weight[0]") == ["the softmax runs over this axis"]
+    assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (2, 12, 16)
+    assert tuple(proof.pruned.tensor("model.layers.0.mlp.gate.weight").shape) == (2, 12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -70,7 +71,9 @@ class _Reader:
         dtype = ir.DataType(tensor.data_type)
         weight = dtype.is_floating_point() and len(tensor.dims) > 0 and shaped
         kind: Kind = "parameter" if weight else "constant"
-        return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8)
+        known = self.inferred.values.get(tensor.name) if dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
+        elements = known.values.astype(np.int64) if known is not None and known.constant and known.values.size else None
+        return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8, elements=elements)
 
     def computed(self, name: str, kind: Kind) -> Value:
         dtype = ir.DataType(self.inferred.types.get(name, 0) or ir.DataType.FLOAT)
