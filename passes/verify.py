@@ -100,11 +100,14 @@ _CONSTANT = "the outputs hardly vary on the example input, so this says little: 
 
 
 def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay."""
+    """For every value and axis that loses positions, which ones stay.
+
+    Constants that are positions are left as they are: they point to what is removed, where there is nothing.
+    """
     found: dict[str, dict[int, NDArray[np.bool_]]] = {}
     touched = frozenset(kept)
     for name, layout in analysis.layouts.items():
-        for axis, dim in enumerate(layout):
+        for axis, dim in enumerate(layout if name not in analysis.positions else ()):
             if touched.isdisjoint(factors_of(dim)):
                 continue
             mask = np.zeros(dim.size, dtype=np.bool_)

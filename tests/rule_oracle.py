@@ -27,7 +27,8 @@ def free_factors(rule: Rule) -> list[Factor]:
     """The factors that the rule lets be cut without a change to any other value."""
     layouts = [layout for layout in (*rule.operands, *rule.results) if layout is not None]
     found = dict.fromkeys(factor for layout in layouts for dim in layout for factor in factors_of(dim))
-    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized]
+    written = {factor for dim in rule.writes for factor in factors_of(dim)}  # goes only with what it writes to
+    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized | written]
 
 
 def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:

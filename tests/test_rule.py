@@ -64,7 +64,7 @@ def test_sizes_follow_from_shapes():
         ("n c", None, "no '->' in rule 'n c'; expected 'operands -> results'"),
         ("n (c -> n", None, "unclosed '(' in 'n (c' of rule 'n (c -> n'"),
         ("n ? -> n", None, "cannot read '?' in rule 'n ? -> n'; expected names, '1', '(', ')' or '+'"),
-        ("n -> n; fix n", None, "unknown clause 'fix' in rule 'n -> n; fix n'; expected one of fixed, normalized, macs, size, pin, label, choice, ordered, least, multiple, carry, rank, compare"),
+        ("n -> n; fix n", None, "unknown clause 'fix' in rule 'n -> n; fix n'; expected one of fixed, normalized, macs, size, pin, label, choice, ordered, least, multiple, write, carry, rank, compare"),
         ("n c -> c", [(2,)], "rule 'n c -> c' gives operand 0 2 axes, but its shape is [2]"),
         ("(h d) -> h d", [(12,)], "the size of 'd' in rule '(h d) -> h d' does not follow from the shapes; give it by name"),
         ("c, c -> c", [(2,), (3,)], "rule 'c, c -> c' gives operand 1 the shape [2], but it is [3]"),

@@ -14,6 +14,7 @@ from math import ceil, gcd, lcm, prod
 
 import numpy as np
 
+from graphprune.analysis.index_maps import regular
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, factors_of
@@ -263,7 +264,9 @@ class _Walk:
                 if operand is None:
                     continue
                 if i in rule.reads:
-                    self._look_up(operand, rule.reads[i], node)
+                    if not self._look_up(operand, rule.reads[i], node):
+                        for dim in rule.writes:
+                            self.solver.fix(dim, Reason("every position of this axis writes something", node.name))
                 elif i not in rule.carries:
                     self.numbers.setdefault(operand, computed)
                     for dim in self.positions_of(operand):
@@ -288,15 +291,36 @@ class _Walk:
         for dim in (a, b):
             self.solver.fix(dim, Reason("the same positions are used for this axis and for a longer one", node.name))
 
-    def _look_up(self, operand: str, dim: Dim, node: Node) -> None:
+    def _look_up(self, operand: str, dim: Dim, node: Node) -> bool:
+        """Couples the axis that is looked up; says whether the indices are constants that go with their positions."""
         known = self.points.get(operand)
         if known is not None:
             self._same(known, dim, node)
-        elif self._enumerates(operand, dim, node):
+            return self.graph.values[operand].stored
+        value = self.graph.values[operand]
+        if value.elements is not None and self._map(value, dim, node):
             self.points[operand] = dim
+            return True
+        if value.elements is not None:
+            text = "a constant index takes positions of this axis in no regular order"
         else:
             source = f", from the model's input '{operand}'," if operand in self.graph.inputs else ""
-            self.solver.fix(dim, Reason(f"an index{source} looks up positions of this axis", node.name))
+            text = f"an index{source} looks up positions of this axis"
+        self.solver.fix(dim, Reason(text, node.name))
+        return False
+
+    def _map(self, value: Value, dim: Dim, node: Node) -> bool:
+        """Lays a constant index out as the parts of ``dim`` that it takes, in its order, if it is regular."""
+        assert value.elements is not None
+        (own, *others) = [own for own in self.layouts[value.name] if own.size > 1] or [ONE]
+        positions = value.elements.ravel() % dim.size
+        if others or len(np.unique(positions)) < len(positions):
+            return False
+        parts = regular(positions, dim, self.solver, node.name)
+        if parts is None:
+            return False
+        self.solver.unify(own, parts, node.name)
+        return True
 
     def _compare(self, node: Node) -> None:
         operands = [operand for operand in node.operands if operand is not None]
@@ -314,14 +338,9 @@ class _Walk:
     def _enumerates(self, name: str, dim: Dim, node: Node) -> bool:
         """Whether a stored tensor counts the positions of ``dim`` along an axis of its own, which is ``dim`` then."""
         value = self.graph.values[name]
-        if value.elements is None or value.n_elements != dim.size or max(value.shape, default=0) != dim.size:
+        if value.elements is None or not np.array_equal(value.elements.ravel(), np.arange(dim.size)):
             return False
-        if not np.array_equal(value.elements.ravel(), np.arange(dim.size)):
-            return False
-        for own in self.layouts[name]:
-            if own.size == dim.size:
-                self.solver.unify(own, dim, node.name)
-        return True
+        return self._map(value, dim, node)
 
     def finish(self) -> None:
         """Fixes what may not be cut after all, once everything is known."""
@@ -429,7 +448,8 @@ class _Kinds:
     """What the units of a factor are to a user, from the labels that rules gave and from where it occurs."""
 
     def __init__(self, layouts: Mapping[str, Layout], solver: Solver) -> None:
-        self.layouts, self.labels, self.normalized = layouts, solver.labels, solver.normalized
+        self.layouts, self.labels = layouts, solver.labels
+        self.normalized, self.fixed = solver.normalized, solver.fixed
         self.repeated = _majors(layouts, {f for f, labels in self.labels.items() if _repeats_heads(labels)})
         chosen = {factor for factor, labels in self.labels.items() if "chosen" in labels}
         self.chosen_groups = _majors(layouts, chosen) & chosen
@@ -446,12 +466,22 @@ class _Kinds:
             if label in labels:
                 if label == "head" and factor in self.repeated:
                     return "kv-group"
-                if label == "qk-dim" and any(_occurs_twice(site.dim, factor) for site in sites):
+                if label == "qk-dim" and any(
+                    _occurs_twice(site.dim, factor) or self._of_pairs(site.dim, factor) for site in sites
+                ):
                     return "rotary-pair"
                 return label
         if factor in self.normalized:
             return "width"
         return next((label for label in ("channel", "neuron") if label in labels), "unit")
+
+    def _of_pairs(self, dim: Dim, factor: Factor) -> bool:
+        """Whether each unit is two neighbours that stay together (an interleaved rotary embedding)."""
+        if isinstance(dim, Product):
+            *_, pair, two = dim.parts
+            if pair is factor:
+                return two.size == 2 and two in self.fixed
+        return not isinstance(dim, Factor) and any(self._of_pairs(part, factor) for part in dim.parts)
 
     def _of_experts(self, site: Site) -> bool:
         """Whether the tensor holds the weights of several experts, along another axis."""

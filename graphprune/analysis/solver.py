@@ -35,7 +35,7 @@ class Reason:
         return f"{self.text} (node '{self.node}')" if self.node else self.text
 
 
-class _MisalignedError(Exception):
+class MisalignedError(Exception):
     """A cut falls inside a minor factor."""
 
 
@@ -131,7 +131,7 @@ class Solver:
         """Splits ``dim`` at position ``at``, refining the factor that the cut falls into.
 
         Raises:
-            _MisalignedError: The cut falls inside a minor factor.
+            MisalignedError: The cut falls inside a minor factor.
         """
         dim = self.resolve(dim)
         if at == 0:
@@ -146,7 +146,7 @@ class Solver:
             case Product():
                 minor = product(*dim.parts[1:])
                 if at % minor.size:
-                    raise _MisalignedError
+                    raise MisalignedError
                 left, right = self.cut(dim.parts[0], at // minor.size)
                 minor = self.resolve(minor)
                 return product(left, minor), product(right, minor)
@@ -159,7 +159,7 @@ class Solver:
                         left, right = self.cut(part, at - offset)
                         return concat(*dim.parts[:i], left), concat(right, *dim.parts[i + 1 :])
                     offset += part.size
-        raise _MisalignedError
+        raise MisalignedError
 
     def _bind(self, factor: Factor, dim: Dim) -> None:
         targets = tuple(factors_of(dim))
@@ -188,7 +188,7 @@ class Solver:
             try:
                 head_left, rest_left = self.cut(left, size)
                 head_right, rest_right = self.cut(right, size)
-            except _MisalignedError:
+            except MisalignedError:
                 self._give_up((left, right), where)
                 return
             self.unify(head_left, head_right, where)

@@ -316,8 +316,9 @@ def topk(call: Call) -> Rule:
 
 def sort(call: Call) -> Rule:
     """``n s -> n s, n s @s``: the axis is fixed; positions of another axis may be put in order along it."""
-    rule = along(ORDER)(call)
-    at, layout = call.get("dim", -1), rule.operands[0]
+    at = call.get("dim", -1)
+    rule = pointwise.along(call.x, (call.x,) * len(call.results), (at,) if call.x else (), ORDER)
+    layout = rule.operands[0]
     makes = {len(call.results) - 1: layout[at]} if layout else {}
     return replace(rule, makes=makes, carries=(0,) if len(call.results) > 1 else (), ranks=len(call.results) > 1)
 

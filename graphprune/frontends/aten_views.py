@@ -271,9 +271,8 @@ def index_put(call: Call) -> Rule:
     values = call.operands[-1]
     assert values is not None
     source = tuple(ONE if size == 1 else written[i - len(values)] for i, size in enumerate(values))
-    places = [dim for operand in operands if operand is not None for dim in operand]
-    rule = fixing(Rule((dims, *operands, source), (dims,)), places, indexing.WRITTEN)
-    return _addressed(rule, call, dims, taken)
+    places = tuple(dim for operand in operands if operand is not None for dim in operand)
+    return _addressed(Rule((dims, *operands, source), (dims,), writes=places), call, dims, taken)
 
 
 def _addressed(rule: Rule, call: Call, dims: Sequence[Dim], taken: Sequence[int]) -> Rule:
@@ -338,8 +337,8 @@ def index_add(call: Call) -> Rule:
     dims, places, source = axes("x", call.x), call.operand(1), call.operand(2)
     own = axis("i", places[0]) if places else ONE
     third = () if source is None else ((*dims[:at], own, *dims[at + 1 :]) if source else (),)
-    rule = Rule((dims, (own,) if places else (), *third), (dims,), reads={1: dims[at]} if dims else {})
-    return fixing(rule, (own,), indexing.WRITTEN)
+    operands = (dims, (own,) if places else (), *third)
+    return Rule(operands, (dims,), reads={1: dims[at]} if dims else {}, writes=(own,))
 
 
 def bucketize(call: Call) -> Rule:

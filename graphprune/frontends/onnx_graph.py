@@ -41,7 +41,10 @@ class _Reader:
         self.used.update(value.name for value in proto.graph.output)
         self.weights = set(self.initializers)  # and what is only computed from them, such as a transposed weight
         for node in proto.graph.node:
-            if node.input and all(name in self.weights for name in operands_of(node) if name):
+            rank = len(inferred.shapes.get(node.input[0], ())) if node.input else 0
+            looked_up = node.op_type in ("Gather", "GatherND") and rank > 2  # a matrix for each index
+            of_weights = [name in self.weights for name in operands_of(node) if name]
+            if of_weights and (all(of_weights) or (looked_up and of_weights[0])):
                 self.weights.update(node.output)
 
     def values(self, nodes: tuple[Node, ...]) -> dict[str, Value]:

@@ -15,6 +15,7 @@ that the elements are positions of ``v``: ``v d, b s @v -> b s d`` is an embeddi
 ``ordered``     factors whose units may be removed, but not change places
 ``least``       how many positions of a dimension must stay: ``e=2``
 ``multiple``    of what the size of a dimension must stay a multiple: ``k=4``
+``write``       axes of indices at which something is written
 ``carry``       operands, by number, whose elements the results consist of
 ``rank``        those elements are put in order
 ``compare``     the operands are compared for equality
@@ -39,8 +40,8 @@ from graphprune.ir.rule import Rule, Shape, SizeSlot
 
 _TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*(?::\d+)?|1|[()+])")
 _CLAUSES = (
-    "fixed", "normalized", "macs", "size", "pin", "label", "choice", "ordered", "least", "multiple", "carry", "rank",
-    "compare",
+    "fixed", "normalized", "macs", "size", "pin", "label", "choice", "ordered", "least", "multiple", "write", "carry",
+    "rank", "compare",
 )  # fmt: skip
 _SLOT = re.compile(r"(?P<minus>-?)(?P<dim>.*?)(?P<offset>-\d+)?$")
 _Tree = str | tuple[str, tuple["_Tree", ...]]
@@ -62,6 +63,7 @@ class _Template:
     pinned: tuple[tuple[str, float], ...]
     labels: tuple[tuple[str, str], ...]
     reads: Mapping[int, _Tree]
+    writes: tuple[_Tree, ...]
     makes: Mapping[int, _Tree]
     choices: tuple[str, ...]
     ordered: tuple[str, ...]
@@ -189,6 +191,7 @@ def _parse_template(text: str) -> _Template:
         tuple((name, float(value)) for name, value in pairs["pin"]),
         tuple((name, label) for words, label in pairs["label"] for tree in named(words) for name in _names(tree)),
         reads,
+        tuple(tree for words in found["write"] for tree in named(words)),
         makes,
         names_in("choice"),
         names_in("ordered"),
@@ -341,6 +344,7 @@ def parse_rule(
         template.pinned,
         {factor: label for name, label in template.labels if isinstance(factor := factors[name], Factor)},
         {i: _build(tree, factors) for i, tree in template.reads.items()},
+        tuple([_build(tree, factors) for tree in template.writes]),
         {i: _build(tree, factors) for i, tree in template.makes.items()},
         template.carries,
         template.ranks,
@@ -425,6 +429,8 @@ def print_rule(rule: Rule, *, sizes: bool = False) -> str:
             text.append(f"{word} " + " ".join(namer(factor) for factor in order if factor in factors))
     for word, numbers in (("least", rule.least), ("multiple", rule.multiples)):
         text.extend(f"{word} {print_dim(dim, namer)}={n}" for dim, n in numbers)
+    if rule.writes:
+        text.append("write " + print_layout(rule.writes, namer))
     if rule.carries:
         text.append("carry " + " ".join(map(str, rule.carries)))
     text.extend(word for word, said in (("rank", rule.ranks), ("compare", rule.compares)) if said)

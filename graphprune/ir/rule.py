@@ -50,6 +50,8 @@ class Rule:
         pinned: Attributes that must be made explicit, with their value, before an operand is cut.
         labels: What the units of a factor are to a user (``head``, ``channel``, ...).
         reads: Operands whose elements are positions of a dimension, which the operator looks up.
+        writes: Axes of indices at which something is written: one goes only with the position that it writes to, or a
+            removed index would write to the first position.
         makes: Results whose elements are positions of a dimension.
         carries: Operands whose elements are what the other results consist of (a view, a join, a copy), so that
             positions stay positions.
@@ -71,6 +73,7 @@ class Rule:
     pinned: tuple[tuple[str, float], ...] = ()
     labels: Mapping[Factor, str] = field(default_factory=dict)
     reads: Mapping[int, Dim] = field(default_factory=dict)
+    writes: tuple[Dim, ...] = ()
     makes: Mapping[int, Dim] = field(default_factory=dict)
     carries: tuple[int, ...] = ()
     ranks: bool = False
@@ -120,6 +123,7 @@ def fresh(rule: Rule) -> Rule:
         rule.pinned,
         {factor(old): label for old, label in rule.labels.items()},
         {i: copy(dim) for i, dim in rule.reads.items()},
+        tuple([copy(dim) for dim in rule.writes]),
         {i: copy(dim) for i, dim in rule.makes.items()},
         rule.carries,
         rule.ranks,

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphprune.ir.dims import Dim, Factor, factors_of
+from graphprune.ir.dims import ONE, Dim, Factor, factors_of
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.contraction import axes, axis
 from graphprune.rules.pointwise import pointwise
-
-WRITTEN = "every position of this axis writes something"
 
 
 def gather(table: Shape, indices: Shape, at: int) -> Rule:
@@ -44,15 +42,15 @@ def elements(x: Shape, others: Sequence[Shape | None], at: int, *, writes: bool)
     present = [shape for shape in others if shape is not None]
     shared = [i for i in range(len(x)) if i != at and all(shape[i] == x[i] for shape in present)]
     fixed: dict[Factor, str] = {}
-    place = axis("i", present[0][at]) if x else None
+    place = axis("i", present[0][at]) if x else ONE
     operands = []
     for shape in others:
         layout = None if shape is None else [dims[i] if i in shared else axis("i", n) for i, n in enumerate(shape)]
-        if layout and place is not None and shape is not None and shape[at] == place.size:
+        if layout and shape is not None and shape[at] == place.size:
             layout[at] = place
         for i, dim in enumerate(layout or ()):
-            if i not in shared and (writes or i != at or dim is not place):
-                fixed.update(dict.fromkeys(factors_of(dim), WRITTEN if writes else "part of this axis is taken"))
+            if i not in shared and dim is not place:
+                fixed.update(dict.fromkeys(factors_of(dim), "an index addresses part of this axis"))
         operands.append(None if layout is None else tuple(layout))
     for i, dim in enumerate(dims):
         if i not in shared and i != at:
@@ -62,6 +60,7 @@ def elements(x: Shape, others: Sequence[Shape | None], at: int, *, writes: bool)
         (dims,) if writes else (operands[0],),
         fixed,
         reads={1: dims[at]} if dims else {},
+        writes=(place,) if writes else (),
         carries=() if writes else (0,),
     )
 
