@@ -6,6 +6,7 @@ the stored tensors' axes that it occurs in. Everything here works on names and s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,6 +185,7 @@ class _Walk:
         layouts: Of every value so far.
         points: For values whose elements are positions: of which dimension.
         numbers: Values whose elements are used as numbers.
+        contracted: Factors that products of queries and keys contract.
         least: Dimensions of which so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.
     """
@@ -192,6 +194,7 @@ class _Walk:
         self.graph, self.solver, self.layouts = graph, solver, layouts
         self.points: dict[str, Dim] = {}
         self.numbers: dict[str, Reason] = {}
+        self.contracted: list[Factor] = []
         self.least: list[tuple[Dim, int]] = []
         self.multiples: list[tuple[Dim, int]] = []
 
@@ -223,6 +226,8 @@ class _Walk:
             solver.order(factor, Reason(f"'{node.op}' depends on the order along this axis", node.name))
         for factor, label in rule.labels.items():
             solver.label(factor, label)
+            if label == "qk-dim":
+                self.contracted.append(factor)
         self.least.extend(rule.least)
         self.multiples.extend(rule.multiples)
         for operand, layout in zip(node.operands, rule.operands, strict=False):
@@ -412,7 +417,7 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: _Walk) -> Analysis
                 sites.setdefault(factor, []).append(Site(value.name, axis, dim, value.kind == "parameter"))
                 if value.kind == "parameter" and factor not in solver.fixed:
                     prunable.add(factor)
-    kind_of = _Kinds(layouts, solver)
+    kind_of = _Kinds(layouts, solver, walk.contracted)
     minimums, steps = walk.minimums(), walk.steps()
     groups, taken = [], set[str]()
     for factor, where in sites.items():
@@ -447,9 +452,9 @@ _ATTENTION = ("head", "qk-dim", "value-dim", "norm-group")
 class _Kinds:
     """What the units of a factor are to a user, from the labels that rules gave and from where it occurs."""
 
-    def __init__(self, layouts: Mapping[str, Layout], solver: Solver) -> None:
-        self.layouts, self.labels = layouts, solver.labels
-        self.normalized, self.fixed = solver.normalized, solver.fixed
+    def __init__(self, layouts: Mapping[str, Layout], solver: Solver, contracted: Iterable[Factor]) -> None:
+        self.layouts, self.labels, self.normalized = layouts, solver.labels, solver.normalized
+        self.paired = {pair for factor in contracted for pair in _pairs(solver.resolve(factor), solver.fixed)}
         self.repeated = _majors(layouts, {f for f, labels in self.labels.items() if _repeats_heads(labels)})
         chosen = {factor for factor, labels in self.labels.items() if "chosen" in labels}
         self.chosen_groups = _majors(layouts, chosen) & chosen
@@ -466,22 +471,10 @@ class _Kinds:
             if label in labels:
                 if label == "head" and factor in self.repeated:
                     return "kv-group"
-                if label == "qk-dim" and any(
-                    _occurs_twice(site.dim, factor) or self._of_pairs(site.dim, factor) for site in sites
-                ):
-                    return "rotary-pair"
-                return label
+                return "rotary-pair" if label == "qk-dim" and factor in self.paired else label
         if factor in self.normalized:
             return "width"
         return next((label for label in ("channel", "neuron") if label in labels), "unit")
-
-    def _of_pairs(self, dim: Dim, factor: Factor) -> bool:
-        """Whether each unit is two neighbours that stay together (an interleaved rotary embedding)."""
-        if isinstance(dim, Product):
-            *_, pair, two = dim.parts
-            if pair is factor:
-                return two.size == 2 and two in self.fixed
-        return not isinstance(dim, Factor) and any(self._of_pairs(part, factor) for part in dim.parts)
 
     def _of_experts(self, site: Site) -> bool:
         """Whether the tensor holds the weights of several experts, along another axis."""
@@ -513,18 +506,21 @@ def _repeats_heads(labels: set[str]) -> bool:
     return "query-head" in labels or {"repeat", "head"} <= labels
 
 
-def _occurs_twice(dim: Dim, factor: Factor) -> bool:
-    """Whether a head is a sum that holds the factor twice (rotary halves); twice in a packed qkv does not count."""
-    match dim:
-        case Factor():
-            return False
-        case Sum():
-            if any(type(part) is not Factor for part in dim.parts):
-                return any(_occurs_twice(part, factor) for part in dim.parts)
-            return len(dim.parts) > 1 and all(part is factor for part in dim.parts)
-        case Product():
-            halves = (part for part in dim.parts if type(part) is Sum)
-            return any(sum(found is factor for found in factors_of(half)) > 1 for half in halves)
+def _pairs(dim: Dim, fixed: Collection[Factor]) -> set[Factor]:
+    """The factors whose units are two dimensions of a head: they occur twice in it, or before a fixed two."""
+    counts = Counter(factors_of(dim))
+    found = {factor for factor, n in counts.items() if n > 1}
+
+    def walk(part: Dim) -> None:
+        if isinstance(part, Product) and len(part.parts) > 1:
+            (pair, two) = part.parts[-2:]
+            if isinstance(pair, Factor) and two.size == 2 and two in fixed:
+                found.add(pair)
+        for inner in () if isinstance(part, Factor) else part.parts:
+            walk(inner)
+
+    walk(dim)
+    return found
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:
