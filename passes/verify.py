@@ -30,8 +30,8 @@ class Verify(Pass):
 
     - masked: the pruned model equals the original with the removed units zeroed after every node and normalizers that
       count only the kept units;
-    - permutation: the original with the units of *every* group permuted computes what it did before (but for groups on whose
-      order an operator depends: their units may only be removed).
+    - permutation: the original with the units of *every* group permuted computes what it did before (but for groups on
+      whose order an operator depends: their units may only be removed).
 
     Attributes:
         seed: Of the example input and the permutations.

@@ -10,7 +10,6 @@ units of the reference are such that they cannot be chosen. Elements that are po
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-
 from math import lcm
 
 import numpy as np
@@ -80,7 +79,7 @@ def _judge(
     for i, (array, layout) in enumerate(zip(operands, layouts, strict=True)):
         if array is not None and i in rule.reads and factor in factors_of(rule.reads[i]):
             places = positions(rule.reads[i], kept)
-            array = array % len(places)  # those that stay  # noqa: PLW2901
+            array = array % len(places)  # those that stay
             reference[i] = places[array.astype(np.int64)].astype(array.dtype)
         cut.append(None if array is None else array if layout is None else _take(array, layout, kept))
     sizes: dict[tuple[str, int | None], float] = {

@@ -322,8 +322,17 @@ def test_lstm(bidirectional: bool) -> None:
         lstm=lambda: nn.LSTM(10, 8, num_layers=2, batch_first=True, bidirectional=bidirectional),
     )  # fmt: skip
     proof = prove(net, SEQUENCE)
-    assert sorted(kinds(proof).values()) == [("neuron", 8), ("neuron", 10)]
+    assert sorted(kinds(proof).values()) == [("neuron", 10), ("recurrent", 8)]
     assert tuple(proof.pruned.tensor("lstm.weight_ih_l0").shape) == (16, 5)
+
+
+def test_recurrent_layers_that_are_calls_of_their_own() -> None:
+    net = Net(
+        lambda m, x: m.head(m.b(m.a(x)[0])[0][:, -1]),
+        a=lambda: nn.GRU(12, 8, batch_first=True), b=lambda: nn.LSTM(8, 6, batch_first=True),
+        head=lambda: nn.Linear(6, 4),
+    )  # fmt: skip
+    assert sorted(kinds(prove(net, SEQUENCE)).values()) == [("recurrent", 6), ("recurrent", 8)]
 
 
 def test_gru() -> None:
@@ -331,7 +340,7 @@ def test_gru() -> None:
         lambda m, x: m.head(m.gru(x)[0][:, -1]),
         gru=lambda: nn.GRU(12, 8, batch_first=True), head=lambda: nn.Linear(8, 4),
     )  # fmt: skip
-    assert kinds(prove(net, SEQUENCE)) == {"gru.weight_ih_l0[0]": ("neuron", 8)}
+    assert kinds(prove(net, SEQUENCE)) == {"gru.weight_ih_l0[0]": ("recurrent", 8)}
 
 
 @torch.library.custom_op("graphprune_tests::scaled", mutates_args=())

@@ -1,12 +1,13 @@
 """Constant indices as dimension expressions: ``y = x[index]`` takes parts of an axis of ``x``, in another order.
 
-An index that takes few runs of consecutive positions is a sum of parts (``b+a``: a rotation, swapped halves, a subset);
-one that walks an axis by a stride is a transposed product (``(c g)`` of ``(g c)``: a channel shuffle), or the major part
-of one (every second position). What is none of these has no expression.
+An index that takes few runs of consecutive positions is a sum of parts (``b+a``: a rotation, swapped halves, a
+subset); one that walks an axis by a stride is a transposed product (``(c g)`` of ``(g c)``: a channel shuffle), or the
+major part of one (every second position). What is none of these has no expression.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isqrt
 
 import numpy as np
@@ -46,11 +47,12 @@ def _runs(index: Index, starts: Index, dim: Dim, solver: Solver) -> Dim | None:
     parts: dict[int, Dim] = {}
     rest = dim
     try:
-        for low, high in zip(bounds, bounds[1:], strict=False):
+        for low, high in pairwise(bounds):
             parts[low], rest = solver.cut(rest, high - low)
     except MisalignedError:
         return None
-    return concat(*(parts[low] for first, last in zip(firsts, lasts, strict=True) for low in bounds if first <= low < last))
+    runs = zip(firsts, lasts, strict=True)
+    return concat(*(parts[low] for first, last in runs for low in bounds if first <= low < last))
 
 
 def _shuffle(index: Index, dim: Dim, solver: Solver, where: str) -> Dim | None:

@@ -2,7 +2,8 @@
 
 The solver keeps a binding from factors to expressions, as in first-order unification with refinement: a factor that
 meets an expression becomes that expression everywhere at once. What cannot be aligned is fixed with a reason; it is
-never guessed. Flags (fixed, normalized, choices, ordered, labels) follow a factor into everything that it is merged or split into.
+never guessed. Flags (fixed, normalized, choices, ordered, labels) follow a factor into everything that it is merged or
+split into.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import replace
 from graphprune.frontends.aten_rows import OPEN, ORDER, POOLED, UNKNOWN, broadcast, fixing, present, results
 from graphprune.ir.dims import ONE, Dim, concat
 from graphprune.ir.notation import parse_rule
-from graphprune.ir.rule import Rule, Shape, SizeSlot
+from graphprune.ir.rule import Rule, SizeSlot
 from graphprune.rules import indexing, joining, layout, pointwise
 from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis
@@ -137,7 +137,8 @@ def cat(call: Call) -> Rule:
     rule = joining.joined(full, call.get("dim", 0))
     parts = iter(rule.operands)
     carries = tuple(i for i, shape in enumerate(shapes) if len(shape) == rank)
-    return replace(rule, carries=carries, operands=tuple(next(parts) if len(shape) == rank else None for shape in shapes))
+    operands = tuple(next(parts) if len(shape) == rank else None for shape in shapes)
+    return replace(rule, carries=carries, operands=operands)
 
 
 def stack(call: Call) -> Rule:
@@ -319,8 +320,10 @@ def gather(call: Call) -> Rule:
 def take_along(call: Call) -> Rule:
     """As :func:`gather`, where nothing is broadcast or flattened."""
     at, shape = call.get("dim"), call.operand(1) or ()
-    if at is None or len(shape) != len(call.x) or any(
-        a != b for i, (a, b) in enumerate(zip(call.x, shape, strict=True)) if i != at % len(shape)
+    if (
+        at is None
+        or len(shape) != len(call.x)
+        or any(a != b for i, (a, b) in enumerate(zip(call.x, shape, strict=True)) if i != at % len(shape))
     ):
         raise Refusal(f"'{call.op}' with broadcast or flattened operands")
     return gather(call)

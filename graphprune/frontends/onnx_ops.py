@@ -47,9 +47,7 @@ ROWS: Mapping[str, Row] = {
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
-    **dict.fromkeys(
-        ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise
-    ),
+    **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise),
     **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip"), rows.elementwise),
     "Equal": lambda c: compared(c.operands, c.y),
     # element-wise, one operand
@@ -83,9 +81,7 @@ ROWS: Mapping[str, Row] = {
         partial(rows.reduction, statistic="sum"),
     ),
     "ReduceMean": partial(rows.reduction, statistic="mean"),
-    **dict.fromkeys(
-        ("ReduceMax", "ReduceMin", "ReduceLogSumExp"), partial(rows.reduction, statistic="choice")
-    ),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceLogSumExp"), partial(rows.reduction, statistic="choice")),
     "ReduceProd": partial(rows.reduction, statistic="other"),
     "ArgMax": rows.arg_reduction,
     "ArgMin": rows.arg_reduction,

@@ -65,7 +65,8 @@ def first_only(c: Call) -> Rule:
     rule = pointwise((c.x,), c.y, len(c.results))
     operands = (*rule.operands, *(None for _ in c.operands[1:]))
     carries = (0,) if c.op in ("Identity", "Cast", "CastLike") else ()
-    return replace(rule, carries=carries, operands=operands, results=tuple(None if s is None else rule.results[0] for s in c.results))
+    results = tuple(None if shape is None else rule.results[0] for shape in c.results)
+    return replace(rule, carries=carries, operands=operands, results=results)
 
 
 def dropout(c: Call) -> Rule:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class Interpreter(fx.Interpreter):
             args = tuple(self._widened(value) for value in args)
             kwargs = {name: self._widened(value) for name, value in kwargs.items()}
             if target is _ATEN._grouped_mm.default:  # its kernels know no float64
-                return _by_expert(*args[:2], kwargs["offs"] if "offs" in kwargs else args[2])
+                return _by_expert(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
         return super().call_function(target, args, kwargs)
 
 
@@ -148,7 +148,7 @@ def _counts(node: Node, masks: Masks) -> bool:
     return any(
         not statistics.isdisjoint(factors_of(layout[axis]))
         for name, layout in zip(node.operands, node.rule.operands, strict=False)
-        if name in masks and layout is not None
+        if name is not None and name in masks and layout is not None
         for axis in masks[name]
     )
 
@@ -164,6 +164,11 @@ class _Call:
 
     def __init__(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.node, self.args, self.kwargs = node, args, kwargs
+
+    @property
+    def operator(self) -> Callable[..., Any]:
+        """The operator itself."""
+        return cast("Callable[..., Any]", self.node.target)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.kwargs:
@@ -293,7 +298,7 @@ def _chosen(*, least: bool = False) -> _Form:
         x = call.args[0]
         limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
         worst = float("inf" if least else "-inf") if x.is_floating_point() else limits.max if least else limits.min
-        return call.node.target(torch.where(weights > 0, x, worst), *call.args[1:], **call.kwargs)
+        return call.operator(torch.where(weights > 0, x, worst), *call.args[1:], **call.kwargs)
 
     return form
 
@@ -307,8 +312,9 @@ def _grouped_mm(call: _Call, _weights: torch.Tensor, _shape: tuple[int, ...] | N
     operands = [operand.cummax(0).values if operand is call["offs"] else operand for operand in call.args]
     kwargs = {k: v.cummax(0).values if k == "offs" and v is not None else v for k, v in call.kwargs.items()}
     if call.node.target is _ATEN._grouped_mm.default and call.args[0].dtype is torch.float64:
-        return _by_expert(*operands[:2], kwargs["offs"] if "offs" in kwargs else operands[2])
-    return call.node.target(*operands, **kwargs)
+        return _by_expert(operands[0], operands[1], kwargs["offs"] if "offs" in kwargs else operands[2])
+    result: torch.Tensor = call.operator(*operands, **kwargs)
+    return result
 
 
 _FORMS: dict[Any, _Form] = {

@@ -170,8 +170,9 @@ def _parse_template(text: str) -> _Template:
         (tree,) = named(written["dim"])
         sizes.append((name, int(index) if index else None, bool(written["minus"]), int(written["offset"] or 0), tree))
     pairs = {
-        word: [item.rpartition("=")[::2] for words in found[word] for item in words.split()] for word in ("pin", "label")
+        word: [item.partition("=")[::2] for words in found[word] for item in words.split()] for word in ("pin", "label")
     }
+
     def numbered(word: str) -> tuple[tuple[_Tree, int], ...]:
         items = (words.rpartition("=")[::2] for words in found[word])
         return tuple((tree, int(n)) for words, n in items for tree in named(words))

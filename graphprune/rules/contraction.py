@@ -159,17 +159,15 @@ def einsum(equation: str, operands: Sequence[Shape], *, weights: bool = False) -
     written = left.split(",")
     if len(written) != len(operands):
         raise RuleError(f"einsum equation '{equation}' names {len(written)} operands, there are {len(operands)}")
-    spread = max(
-        (len(shape) - len(term.replace("...", "")) for term, shape in zip(written, operands, strict=True) if "." in term),
-        default=0,
-    )
+    spreads = [
+        len(shape) - len(term.replace("...", "")) if "." in term else 0
+        for term, shape in zip(written, operands, strict=True)
+    ]
+    spread = max(spreads)
     if not arrow:
         letters = left.replace("...", "").replace(",", "")
         right = "..." * (spread > 0) + "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
-    terms = [
-        _labels(term, len(shape) - len(term.replace("...", "")) if "." in term else 0)
-        for term, shape in zip(written, operands, strict=True)
-    ]
+    terms = [_labels(term, n) for term, n in zip(written, spreads, strict=True)]
     result = _labels(right, spread if "." in right else 0)
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, operands, strict=True):

@@ -81,9 +81,7 @@ def sliced(
         if stop_slot is not None and not open_end:
             slots.append(_bound(stop_slot, stop, concat(before, middle), after))
         whole = concat(before, middle, after)
-        return Rule(
-            (_replace(dims, at, whole), *rest), (_replace(dims, at, middle),), sizes=tuple(slots), carries=(0,)
-        )
+        return Rule((_replace(dims, at, whole), *rest), (_replace(dims, at, middle),), sizes=tuple(slots), carries=(0,))
     if step > 1 and size % step == 0 and first < step and length == size // step:
         major, minor = axis("q", size // step), axis("step", step)
         fixed = dict.fromkeys(factors_of(minor), f"a slice takes every {step}-th position of this axis")
