@@ -8,11 +8,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from test_constructs import IMAGE, SEQUENCE, Net, cut, kept_of, kinds
+from test_constructs import IMAGE, SEQUENCE, TOKENS, Net, cut, kept_of, kinds, language_model
 from torch import nn
 from torch_proof import prove
 
 import graphprune as gp
+from graphprune.hosts import torch_onnx
 
 
 def weight(*shape: int):
@@ -348,3 +349,31 @@ def test_attention_between_convolutions() -> None:
     assert sorted(size for _, size in found.values()) == [3, 4, 4, 8]
     assert found["stem.weight[0]"] == ("channel", 8)
     assert found["qkv.weight[0]"] == ("head", 3)
+
+
+# -- export to ONNX --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(5, 0, 4), (7, -1, 2), (10,)])
+def test_histogram_in_terms_of_known_operators(arguments: tuple[float, ...]) -> None:
+    x = torch.arange(40) % 5 * 1.0 if len(arguments) > 1 else torch.randn(40)
+    assert torch.equal(torch.histc(x, *arguments), torch_onnx._histc(x, *arguments))
+
+
+def test_grouped_product_in_terms_of_known_operators() -> None:
+    x, weights, offsets = torch.randn(6, 8), torch.randn(3, 8, 12), torch.tensor([2, 2, 6], dtype=torch.int32)
+    expected = torch.ops.aten._grouped_mm(x, weights, offsets)
+    assert torch.allclose(expected, torch_onnx._grouped_mm(x, weights, offsets), atol=1e-5)
+
+
+def test_grouped_experts_become_a_file_and_a_module() -> None:
+    """The experts of transformers as they come: sorted, counted, multiplied group by group."""
+    model = language_model("Mixtral", num_local_experts=4, num_experts_per_tok=2)
+    result = gp.prune(model, TOKENS, target="params=0.9", only=["expert"], align=1)
+    assert type(result.module) is type(model)
+    assert {(row.kind, row.size) for row in result.report.groups if row.kept < row.size} == {("expert", 4)}
+    assert {check.name for check in result.report.proof.checks if check.passed} == {
+        "masked",
+        "permutation",
+        "onnxruntime",
+    }
