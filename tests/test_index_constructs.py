@@ -372,7 +372,7 @@ def test_grouped_experts_become_a_file_and_a_module() -> None:
     result = gp.prune(model, TOKENS, target="params=0.9", only=["expert"], align=1)
     assert type(result.module) is type(model)
     assert {(row.kind, row.size) for row in result.report.groups if row.kept < row.size} == {("expert", 4)}
-    assert {check.name for check in result.report.proof.checks if check.passed} == {
+    assert {check.name for check in result.report.proof if check.passed} == {
         "masked",
         "permutation",
         "onnxruntime",
