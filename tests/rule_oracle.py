@@ -153,6 +153,11 @@ def mutants(rule: Rule) -> list[Rule]:
                         continue
                     changed = (*layouts[:at], swapped, *layouts[at + 1 :])
                     found.append(_with(rule, role, changed))
+            for role in ("reads", "makes"):  # positions of another axis
+                pointed = getattr(rule, role)
+                swapped = {at: _swap(dim, a, b) for at, dim in pointed.items()}
+                if swapped != pointed:
+                    found.append(_with(rule, role, swapped))
     return found
 
 

@@ -201,6 +201,12 @@ def test_there_are_mutants() -> None:
     assert found > 60
 
 
+def test_some_mutants_mistake_the_axis_that_positions_are_of() -> None:
+    rules = {id(rule): rule for i in range(len(CASES)) if (rule := judged(i).node.rule).reads or rule.makes}
+    wrong = [m for rule in rules.values() for m in mutants(rule) if (m.reads, m.makes) != (rule.reads, rule.makes)]
+    assert len(wrong) > 5
+
+
 def test_most_factors_are_free() -> None:
     assert sum(len(free_factors(judged(i).node.rule)) for i in range(len(CASES))) > 900
 

@@ -28,7 +28,7 @@ class Walk:
     Attributes:
         layouts: Of every value so far.
         points: For values whose elements are positions: of which dimension.
-        numbers: Values whose elements are used as numbers.
+        numbers: Stored whole numbers that are used as numbers.
         contracted: Factors that products of queries and keys contract.
         least: Dimensions of which so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.
@@ -122,7 +122,8 @@ class Walk:
                         for dim in rule.writes:
                             self.solver.fix(dim, Reason("every position of this axis writes something", node.name))
                 elif i not in rule.carries:
-                    self.numbers.setdefault(operand, computed)
+                    if self.graph.values[operand].elements is not None:
+                        self.numbers.setdefault(operand, computed)
                     for dim in self.positions_of(operand):
                         self.solver.fix(dim, computed)
         carried = [node.operands[i] for i in rule.carries if i < len(node.operands)]
