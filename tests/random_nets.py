@@ -504,7 +504,19 @@ def barrier(net: Net) -> None:
 
 ANYWHERE = (activation, scale, residual, concat, split, slice_, pad, shared, barrier, look_up, write, unknown)
 STEPS = {
-    4: (conv, conv, depthwise, batch_norm, squeeze_and_excite, spatial_gate, pool, pool, shuffle, to_sequence, *ANYWHERE),
+    4: (
+        conv,
+        conv,
+        depthwise,
+        batch_norm,
+        squeeze_and_excite,
+        spatial_gate,
+        pool,
+        pool,
+        shuffle,
+        to_sequence,
+        *ANYWHERE,
+    ),
     3: (
         linear,
         linear,
