@@ -183,6 +183,9 @@ class TorchHost:
                 raise PlanError(f"the model has no stored tensor '{tensor}'; the plan belongs to another model")
             cut = _sliced(self.tensor(tensor), axes)
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
+        for tensor, places in edits.renumbered.items():
+            table = torch.from_numpy(places)[tensors[tensor].cpu().long()].to(tensors[tensor])
+            tensors.update((alias, table) for alias in self.tied[tensor] if alias in tensors)
         nodes = {node.name: node for node in copies.values()} if edits.sizes or edits.pins else {}
         for edit in edits.sizes:
             _write_size(_node(nodes, edit), edit)

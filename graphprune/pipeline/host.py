@@ -60,12 +60,15 @@ class Edits:
         sizes: Attributes to rewrite.
         pins: Attributes to make explicit.
         shapes: The new shape of every value whose shape changes.
+        renumbered: For each stored tensor whose elements are positions of a cut axis: the new position of each old
+            one, -1 where it is gone (no element that stays is one of those).
     """
 
     slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
     sizes: tuple[SizeEdit, ...] = ()
     pins: tuple[PinEdit, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renumbered: Mapping[str, Index] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -73,6 +76,7 @@ class Edits:
             for tensor, axes in self.slices.items()
             for axis, index in axes.items()
         ]
+        lines.extend(f"number {tensor} anew" for tensor in self.renumbered)
         return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins)])
 
 

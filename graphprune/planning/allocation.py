@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, gcd, log, log1p
+from math import ceil, gcd, lcm, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,14 +80,14 @@ def step_of(group: Group, align: int) -> int:
     step = align // gcd(align, gcd(*widths))
     while step > 1 and group.size < 2 * step:
         step = step // 2 if step % 2 == 0 else 1
-    return step
+    return lcm(step, group.multiple)
 
 
 def levels_of(group: Group, limits: Limits) -> list[int]:
     """The numbers of units that a group may keep, falling from all of them."""
     step = step_of(group, limits.align)
-    floor = max(limits.min_units, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
-    first = (group.size - 1) // step * step
+    floor = max(limits.min_units, group.minimum, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
+    first = (group.size - 1) // step * step if group.multiple == 1 else group.size - step
     return [group.size, *range(first, max(floor, step) - 1, -step)] if floor < group.size else [group.size]
 
 
