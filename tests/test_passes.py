@@ -145,8 +145,8 @@ def test_passes_print_as_they_are_written():
     [
         (
             "analyse",
-            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, score, "
-            "protect-sensitive, allocate, slice-groups, remove-dead-nodes, verify",
+            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
+            "protect-sensitive, allocate, slice-groups, remove-dead-nodes, verify, compensate",
         ),
         ("score{kriterion=l1}", "unknown option 'kriterion=l1' of pass 'score'; expected one of criterion, seed"),
         ("score{seed=x}", "cannot read the value of 'score{seed=x}'; expected a value of type int"),
