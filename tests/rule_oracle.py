@@ -3,7 +3,7 @@
 For every factor of a rule that is neither fixed nor normalized, some of its units are removed. The operator is run on
 the cut operands, with the sizes that the rule says in its attributes, and compared with the cut result of the whole
 operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead;
-so it is for one that stands on both axes of an operand (a recurrent weight).
+so it is for one that is missing from some of the results, or that an operand holds twice (a recurrent weight).
 """
 
 from __future__ import annotations
@@ -35,16 +35,24 @@ def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.
     return array
 
 
-def _zero(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
+def _zero(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index], zero: float = 0) -> np.ndarray:
     array = array.copy()
     for axis, dim in enumerate(layout):
         mask = np.zeros(array.shape[axis], bool)
         mask[positions(dim, kept)] = True
-        array[(slice(None),) * axis + (~mask,)] = 0
+        array[(slice(None),) * axis + (~mask,)] = zero
     return array
 
 
-def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9) -> list[str]:
+def failures(
+    rule: Rule,
+    operands: Arrays,
+    run: Run,
+    *,
+    tolerance: float = 1e-9,
+    zeros: Mapping[int, float] | None = None,
+    mixed: Sequence[str] = (),
+) -> list[str]:
     """What the operator says against the rule, one line for each factor; empty if the rule is right.
 
     Args:
@@ -52,15 +60,19 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
         operands: Operands of the call, float64 where they are floating point.
         run: The operator.
         tolerance: Largest accepted difference, relative to the largest value of the result.
+        zeros: What a removed unit of an operand holds, where it is not 0 (zero points).
+        mixed: Names of factors that the operator both sums over and makes.
     """
-    found = []
+    found, zeros = [], zeros or {}
     rng = np.random.default_rng(0)
     for factor in free_factors(rule):
         n = max(1, factor.size - max(1, factor.size // 3))
         if n == factor.size:
             continue
         kept = {factor: np.sort(rng.choice(factor.size, n, replace=False))}
-        in_results = any(factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout)
+        in_results = all(
+            any(factor in factors_of(dim) for dim in layout) for layout in rule.results if layout is not None
+        )
         cut = [
             None if array is None else array if layout is None else _take(array, layout, kept)
             for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
@@ -70,10 +82,10 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
         }
         sizes.update({(name, None): value for name, value in rule.pinned})
         reference_operands = operands
-        if not in_results or _recurs(rule, factor):
+        if not in_results or factor.name in mixed or _recurs(rule, factor):
             reference_operands = [
-                None if array is None else array if layout is None else _zero(array, layout, kept)
-                for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
+                None if array is None else array if layout is None else _zero(array, layout, kept, zeros.get(i, 0))
+                for i, (array, layout) in enumerate(zip(operands, _pad(rule.operands, len(operands)), strict=True))
             ]
         whole = run(reference_operands, {})
         try:
@@ -98,8 +110,14 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
 
 
 def _recurs(rule: Rule, factor: Factor) -> bool:
-    """Whether the factor is on both axes of one operand: a recurrent weight, which also contracts what it makes."""
-    return any(sum(factor in factors_of(dim) for dim in layout) > 1 for layout in rule.operands if layout is not None)
+    """Whether the factor is in one operand twice: a recurrent weight, packed projections of keys and values.
+
+    Such an operator also contracts what it makes.
+    """
+    counts = (
+        sum(list(factors_of(dim)).count(factor) for dim in layout) for layout in rule.operands if layout is not None
+    )
+    return any(count > 1 for count in counts)
 
 
 def _pad(layouts: Sequence, n: int) -> list:

@@ -5,13 +5,14 @@ The names of size slots are those of the ONNX schema: of the attribute, or of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape, SizeSlot
-from graphprune.rules.call import Call, Refusal
+from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis, einsum
 from graphprune.rules.joining import padded, sliced, split
 from graphprune.rules.layout import expand, reshape, tile
@@ -43,6 +44,61 @@ def numbers(c: Call, name: str, operand: int, what: str) -> tuple[int, ...] | No
     if values is None or any(value is None for value in values):
         raise Refusal(f"the {what} of '{c.op}' are only known at run time")
     return tuple(value for value in values if value is not None)
+
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+def told(
+    c: Call,
+    operands: str,
+    results: str,
+    *clauses: str,
+    fixed: str = "",
+    labels: str = "",
+    why: Mapping[str, str] | str = "fixed by the operator",
+    **sizes: int,
+) -> Rule:
+    """A rule in the notation, in which operands and results that are absent, or that the text leaves out, are ``_``.
+
+    Args:
+        c: The call.
+        operands: What each operand is if it is there, separated by commas.
+        results: The same of the results.
+        *clauses: Further clauses of the notation, as they are.
+        fixed: Names of the fixed factors; those that no present tensor has are dropped.
+        labels: Labels of factors (``h=head``), likewise.
+        why: The reason for the fixed factors: one for all, or one for each name.
+        **sizes: Sizes of factors that do not follow from the shapes.
+    """
+
+    def side(text: str, shapes: Sequence[Shape | None]) -> str:
+        texts = [part.strip() for part in text.split(",")] if text else []
+        texts += ["_"] * (len(shapes) - len(texts))
+        return ", ".join("_" if shape is None else part for part, shape in zip(texts, shapes, strict=False))
+
+    signature = f"{side(operands, c.operands)} -> {side(results, c.results)}"
+    used = set(_NAME.findall(signature))
+    text = [signature, *clauses]
+    if named := [name for name in fixed.split() if name in used]:
+        text.append("fixed " + " ".join(named))
+    if named := [pair for pair in labels.split() if pair.partition("=")[0] in used]:
+        text.append("label " + " ".join(named))
+    return parse_rule("; ".join(text), c.operands, c.results, why=why, **sizes)
+
+
+def with_operands(rule: Rule, operands: tuple[Layout | None, ...]) -> Rule:
+    """The rule with other layouts of operands."""
+    return replace(rule, operands=operands)
+
+
+def refused(reason: str) -> Row:
+    """The row of an operator that stays a barrier on purpose; the reason is what a user reads."""
+
+    def row(c: Call) -> Rule:
+        raise Refusal(reason)
+
+    return row
 
 
 def whole(c: Call, reason: str) -> Rule:
