@@ -30,6 +30,7 @@ def open_host(
         model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
             ``ExportedProgram``, or (with ``trust``) a ``.pt2`` file.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
+            For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
         trust: Whether a ``.pt2`` file may be loaded, which can run any code that its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
@@ -45,9 +46,9 @@ def open_host(
         if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
-        return OnnxHost.load(Path(text), shapes)
+        return OnnxHost.load(Path(text), shapes, example_inputs)
     if type(model).__name__ == "ModelProto":
-        return OnnxHost.load(model, shapes)
+        return OnnxHost.load(model, shapes, example_inputs)
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
     raise ModelError(

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, ProofError
-from graphprune.hosts import onnx_save
+from graphprune.hosts import onnx_masked, onnx_save
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import masks
@@ -292,15 +292,40 @@ def test_two_initializers_of_one_name() -> None:
     assert refusal(proto) == ("the model in memory has two initializers named 'w1'; expected unique names; rename one")
 
 
-def test_sparse_initializer() -> None:
+def sparse_mlp(indices: Array, *shape: int) -> onnx.ModelProto:
+    """:func:`mlp` with a sparse first weight."""
     proto = mlp()
-    sparse = helper.make_sparse_tensor(
-        helper.make_tensor("s", FLOAT, [1], [1.0]), helper.make_tensor("i", INT64, [1], [0]), [4]
+    del proto.graph.initializer[0]
+    values = numpy_helper.from_array(np.arange(1, 1 + len(indices), dtype=np.float32), "w1")
+    proto.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(indices, "i"), shape)
     )
-    proto.graph.sparse_initializer.append(sparse)
-    assert refusal(proto) == (
-        "initializer 's' of the model in memory is sparse; graphprune cuts dense tensors; make it dense"
-    )
+    return proto
+
+
+@pytest.mark.parametrize("indices", [ints(3, 13, 50), np.array([[0, 3], [1, 1], [4, 2]])])
+def test_sparse_initializers_become_dense(indices: Array) -> None:
+    host = OnnxHost.load(sparse_mlp(indices, 8, 12))
+    assert host.read("w1")[[0, 1, 4], [3, 1, 2]].tolist() == [1, 2, 3]
+    assert int((host.read("w1") != 0).sum()) == 3
+    prove(host)
+
+
+@pytest.mark.parametrize(
+    ("indices", "shape", "what"),
+    [
+        (ints(3, 96), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (ints(-1), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (np.array([[0, 12]]), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (
+            ints(0),
+            (1 << 20, 1 << 20),
+            "has the shape [1048576, 1048576], expected at most 268435456 elements; make it dense",
+        ),
+    ],
+)
+def test_sparse_initializers_that_do_not_fit(indices: Array, shape: tuple[int, ...], what: str) -> None:
+    assert refusal(sparse_mlp(indices, *shape)) == f"sparse initializer 'w1' of the model in memory {what}"
 
 
 def test_old_models_are_read() -> None:
@@ -650,6 +675,7 @@ NORMALIZERS = {
     ),
     "InstanceNormalization": normalized(node("InstanceNormalization", "h s b", "n"), s=weight(12), b=weight(12)),
     "LpNormalization": normalized(node("LpNormalization", "h", "n", axis=1)),
+    "MeanVarianceNormalization": normalized(node("MeanVarianceNormalization", "h", "n", axes=[1, 2, 3])),
 }  # fmt: skip
 
 
@@ -658,7 +684,8 @@ def test_normalizers_count_kept_units_only(name: str) -> None:
     prove(OnnxHost.load(NORMALIZERS[name]))
 
 
-def test_a_normalizer_without_masked_form_is_no_proof() -> None:
+def test_a_normalizer_without_masked_form_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(onnx_masked._FORMS, "MeanVarianceNormalization")
     host = OnnxHost.load(normalized(node("MeanVarianceNormalization", "h", "n", axes=[1])))
     analysis = analyze_graph(host.graph())
     with pytest.raises(ProofError) as caught:
@@ -759,8 +786,7 @@ def test_subgraphs_are_kept(tmp_path: Path, flag: bool) -> None:
     proto = branching()
     host = OnnxHost.load(proto)
     pruned, analysis = prove(host)
-    assert sizes(analysis) == [("w1[1]", 12)]
-    assert [str(reason) for reason in analysis.site_reasons("w3", 0)] == ["no coupling rule for 'If' (node 'branch')"]
+    assert sizes(analysis) == [("w1[1]", 12), ("w2[1]", 32)]  # through both branches
     inputs = {"x": weight(2, 8), "flag": np.array(flag)}
     expected = original(proto, inputs)[0]
     np.testing.assert_allclose(host.folded().without_dead_nodes().run(inputs)["y"], expected, rtol=1e-5)

@@ -171,7 +171,8 @@ def golden_text() -> str:
 
 
 def test_every_operator_of_the_table_has_a_case() -> None:
-    assert sorted(ROWS.keys() - BARRIERS.keys() - {case.op for case in CASES}) == []
+    ours = {"graphprune::Join"}  # the end of two branches, which no runtime knows; see test_onnx_branches.py
+    assert sorted(ROWS.keys() - BARRIERS.keys() - {case.op for case in CASES} - ours) == []
 
 
 def test_every_operator_of_onnx_has_a_row_or_a_reason() -> None:

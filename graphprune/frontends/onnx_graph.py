@@ -13,6 +13,8 @@ from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, Row
 
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
+
 
 def build_graph(proto: onnx.ModelProto, inferred: Inferred) -> Graph:
     """Derives the graph of a normalised model (see ``graphprune.hosts.onnx_load``).
@@ -68,7 +70,8 @@ class _Reader:
 
     def stored(self, tensor: onnx.TensorProto, *, shaped: bool) -> Value:
         dtype = ir.DataType(tensor.data_type)
-        weight = dtype.is_floating_point() and len(tensor.dims) > 0 and shaped
+        quantized = dtype in _QUANTIZED and len(tensor.dims) > 1  # a vector of them holds zero points
+        weight = (quantized or (dtype.is_floating_point() and len(tensor.dims) > 0)) and shaped
         kind: Kind = "parameter" if weight else "constant"
         return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8)
 

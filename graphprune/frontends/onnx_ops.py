@@ -16,6 +16,7 @@ from graphprune.frontends import onnx_rows as rows
 from graphprune.frontends import onnx_spatial as spatial
 from graphprune.frontends.onnx_contrib import CONTRIB
 from graphprune.frontends.onnx_recurrent import recurrent
+from graphprune.frontends.onnx_values import JOIN, JOIN_DOMAIN
 from graphprune.rules.call import Row
 from graphprune.rules.contraction import conv, gemm, matmul
 from graphprune.rules.indexing import gather
@@ -44,7 +45,7 @@ BARRIERS: Mapping[str, str] = {
         ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), "text is not cut"
     ),
     "ImageDecoder": "an image file has a size of its own",
-    **dict.fromkeys(("If", "Loop", "Scan"), "what a branch or a loop body uses stays whole"),
+    **dict.fromkeys(("If", "Loop", "Scan"), "what a loop body uses stays whole"),
     **dict.fromkeys(
         tuple(f"com.microsoft::{op}" for op in ("MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE")),
         "numbers of less than a byte are packed, and not cut",
@@ -73,7 +74,7 @@ ROWS: Mapping[str, Row] = {
     "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), rows.norm_over_last),
     "GroupNormalization": rows.grouped_norm,
-    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
+    "LpNormalization": rows.first_only,  # a sum, to which a removed unit adds nothing, like ReduceL2
     "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
@@ -171,6 +172,7 @@ ROWS: Mapping[str, Row] = {
     **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), lambda c: rows.whole(c, _LOSS)),
     # what depends on data
     **dict.fromkeys(("NonZero", "NonMaxSuppression", "Compress", "Unique"), lambda c: rows.whole(c, _INDEX)),
+    f"{JOIN_DOMAIN}::{JOIN}": rows.branches,
     **CONTRIB,
     **{op: rows.refused(reason) for op, reason in BARRIERS.items()},
 }

@@ -94,7 +94,7 @@ def conv_integer(c: Call) -> Rule:
 
 
 def _product(c: Call, a: int, b: int, rows: Sequence[int], columns: Sequence[int], bias: int | None = None) -> Rule:
-    """A matrix product of operands ``a`` and ``b``, with vectors along the rows of the one, the columns of the other."""
+    """A product of operands ``a`` and ``b``, with vectors along the rows of the one, the columns of the other."""
     left, right = shape_of(c, a), shape_of(c, b)
     rule = matmul(left, right, weights=c.stored[b] if c.stored else True)
     x, w = rule.operands[:2]

@@ -122,6 +122,33 @@ def first_only(c: Call) -> Rule:
     return replace(rule, operands=operands, results=tuple(None if s is None else rule.results[0] for s in c.results))
 
 
+def branches(c: Call) -> Rule:
+    """The end of two branches: what comes out of one must look like what comes out of the other."""
+    n = len(c.results)
+    operands: list[Layout | None] = [None] * len(c.operands)
+    results: list[Layout | None] = []
+    fixed: dict[Factor, str] = {}
+    for i, shape in enumerate(c.results):
+        pair = c.operand(1 + i), c.operand(1 + n + i)
+        if shape is None or any(each is None or len(each) != len(shape) for each in pair):
+            raise Refusal("two branches give tensors of different rank")
+        shared = axes(f"y{i}_", shape)
+        results.append(shared)
+        for at, each in zip((1 + i, 1 + n + i), pair, strict=True):
+            assert each is not None
+            layout = tuple(
+                dim if size == dim.size else axis("own", size) for size, dim in zip(each, shared, strict=True)
+            )
+            operands[at] = layout
+            for dim, size in zip(layout, shape, strict=True):
+                if dim.size != size:
+                    fixed.update(dict.fromkeys(factors_of(dim), "two branches differ along this axis"))
+        for k, dim in enumerate(shared):
+            if any(each is not None and each[k] != dim.size for each in pair):
+                fixed.update(dict.fromkeys(factors_of(dim), "two branches differ along this axis"))
+    return Rule(tuple(operands), tuple(results), fixed)
+
+
 def dropout(c: Call) -> Rule:
     """The identity, unless it is told to train."""
     if c.constants.get(2, (0,)) not in ((0,), ()):
@@ -144,7 +171,7 @@ def norm_over_last(c: Call) -> Rule:
     return layer_norm(c.x, len(c.x) - at, c.operands[1:3], n_results=len(c.results))
 
 
-def normalized_along(c: Call, at: Iterable[int], reason: str = "") -> Rule:
+def normalized_along(c: Call, at: Iterable[int]) -> Rule:
     """Element-wise, with a statistic over some axes."""
     rule = pointwise((c.x,), c.y)
     layout = rule.operands[0] or ()

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from graphprune.pipeline.host import Array
 
+JOIN_DOMAIN, JOIN = "graphprune", "Join"
+"""What stands for an ``If`` whose branches were laid flat: ``condition, then results, else results -> results``."""
+
 _UNCUTTABLE = {
     "FLOAT8E4M3FNUZ": "is an FNUZ 8-bit float",
     "FLOAT8E5M2FNUZ": "is an FNUZ 8-bit float",

@@ -27,6 +27,8 @@ MINIMUM_OPSET = 9
 """The oldest opset whose operators the rules still describe; older models are converted to :data:`CONVERTED_OPSET`."""
 CONVERTED_OPSET = 11
 MAXIMUM_ELEMENTS = 1 << 40
+MAXIMUM_DENSE_ELEMENTS = 1 << 28
+"""Largest sparse initializer that is made dense."""
 UNTIE_BYTES = 1 << 16
 """Initializers up to this size are compared with a constant, to tell deduplicated zeros and ones from tied weights."""
 
@@ -54,6 +56,8 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         proto = _read(path)
         where, folder = f"'{path}'", path.resolve().parent
     files = validate(proto, where, folder)
+    for graph in _graphs(proto.graph):
+        _make_dense(graph, where)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
     try:
@@ -148,11 +152,8 @@ def validate(proto: onnx.ModelProto, where: str, folder: Path | None) -> frozens
             "export it again or update onnx"
         )
     for graph in _graphs(proto.graph):
-        if graph.sparse_initializer:
-            name = graph.sparse_initializer[0].values.name
-            raise ModelError(f"initializer '{name}' of {where} is sparse; graphprune cuts dense tensors; make it dense")
         names: set[str] = set()
-        for tensor in graph.initializer:
+        for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
             if tensor.name in names:
                 raise ModelError(
                     f"{where} has two initializers named '{tensor.name}'; expected unique names; rename one"
@@ -235,6 +236,33 @@ def _check_external(tensor: onnx.TensorProto, place: str, folder: Path | None, n
             "the file is cut off or damaged"
         )
     return path
+
+
+def _make_dense(graph: onnx.GraphProto, where: str) -> None:
+    """Replaces sparse initializers by dense ones, which can be cut."""
+    for sparse in graph.sparse_initializer:
+        place = f"sparse initializer '{sparse.values.name}' of {where}"
+        for part in (sparse.values, sparse.indices):
+            if part.data_location == onnx.TensorProto.EXTERNAL:
+                raise ModelError(f"{place} keeps its data in another file; store it in the model")
+            _check_tensor(part, place, None)
+        shape = tuple(sparse.dims)
+        if any(size < 0 for size in shape) or prod(shape) > MAXIMUM_DENSE_ELEMENTS:
+            raise ModelError(
+                f"{place} has the shape {list(shape)}, expected at most {MAXIMUM_DENSE_ELEMENTS} elements; make it dense"
+            )
+        values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+        inside = indices.ndim in (1, 2) and len(indices) == len(values) and bool((indices >= 0).all())
+        if inside and indices.ndim == 2:
+            inside = indices.shape[1] == len(shape) and bool((indices < np.array(shape)).all())
+        elif inside:
+            inside = bool((indices < prod(shape)).all())
+        if not inside:
+            raise ModelError(f"{place} has indices outside its shape {list(shape)}; the file is damaged")
+        dense = np.zeros(shape, values.dtype)
+        dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
 
 
 def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
