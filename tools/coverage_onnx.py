@@ -186,6 +186,17 @@ def torch_models() -> dict[str, Callable[[], tuple]]:
     }  # fmt: skip
 
 
+RATE = np.array(16000, np.int64)
+FITTING: dict[str, tuple] = {
+    "silero_vad_16k_op15": ((1, 576), (2, 1, 128), RATE),
+    "silero_vad_16k_sequence": (),
+    "silero_vad_openvino": (),
+    "silero_vad_half": ((1, 576), (2, 1, 128)),
+    "silero_vad_op18_ifless": ((1, 576), RATE, (2, 1, 128)),
+    "silero_vad": ((1, 576), (2, 1, 128), RATE),
+}
+"""Shapes (or values) of the inputs of real files, where random ones of any size do not fit; by part of the name."""
+
 TORCH = [
     "mlp",
     "resnet",
@@ -213,27 +224,42 @@ OPTIMISED = "mobilenet", "resnet", "lstm", "encoder", "bert", "gpt2", "llama", "
 QUANTISED = "mlp", "resnet", "mobilenet", "lstm", "encoder", "bert", "llama", "vit"
 
 
-def export(name: str, exporter: str, sizes: str, path: Path) -> None:
-    """Writes what a PyTorch exporter makes of a model."""
+def export(name: str, exporter: str, sizes: str, path: Path) -> list[np.ndarray]:
+    """Writes what a PyTorch exporter makes of a model; returns the example inputs."""
     import torch
+
+    class Positional(torch.nn.Module):
+        """Takes its inputs in order, which is all that the older exporter can do."""
+
+        def __init__(self, net, names):
+            super().__init__()
+            self.net, self.names = net, names
+
+        def forward(self, *values):
+            out = self.net(**dict(zip(self.names, values, strict=True)))
+            return out if isinstance(out, torch.Tensor) else out.to_tuple()
 
     torch.manual_seed(0)
     net, inputs, dynamic = torch_models()[name]()
     net = net.eval()
-    positional = name in ("mlp", "resnet", "mobilenet", "encoder")
+    values = tuple(inputs.values())
+    single = name in ("mlp", "resnet", "mobilenet", "encoder", "lstm", "gru")
     if exporter == "dynamo":
         options: dict = {"dynamo": True, "verbose": False, "external_data": False}
         if sizes == "dynamic":
             axes = {key: dict.fromkeys(dynamic.get(key, {}), torch.export.Dim.DYNAMIC) for key in inputs}
-            options["dynamic_shapes"] = tuple(axes.values()) if positional else axes
+            options["dynamic_shapes"] = tuple(axes.values()) if single else axes
     else:
         options = {"dynamo": False, "opset_version": 18, "input_names": list(inputs)}
         if sizes == "dynamic":
             options["dynamic_axes"] = dynamic
-    if positional:
-        torch.onnx.export(net, tuple(inputs.values()), str(path), **options)
-    else:
+    if single:
+        torch.onnx.export(net, values, str(path), **options)
+    elif exporter == "dynamo":
         torch.onnx.export(net, (), str(path), kwargs=inputs, **options)
+    else:
+        torch.onnx.export(Positional(net, list(inputs)).eval(), values, str(path), **options)
+    return [value.numpy() for value in values]
 
 
 def optimised(source: Path, level: str, path: Path) -> None:
@@ -309,24 +335,27 @@ def filled(path: Path) -> onnx.ModelProto:
 
 
 def made(case: str, folders: list[Path], work: Path):
-    """The model of a case: a path, or a message in memory."""
+    """The model of a case (a path, or a message in memory), and example inputs in order."""
     kind, _, rest = case.partition(":")
     if kind == "file":
-        return next(path for folder in folders for path in files(folder) if title(path) == rest)
+        path = next(path for folder in folders for path in files(folder) if title(path) == rest)
+        shapes = next((shapes for text, shapes in FITTING.items() if text in rest), ())
+        rng = np.random.default_rng(0)
+        return path, [one if isinstance(one, np.ndarray) else rng.standard_normal(one, np.float32) for one in shapes]
     if kind == "light":
-        return filled(light() / f"{rest}.onnx")
+        return filled(light() / f"{rest}.onnx"), []
     name, exporter, sizes, *stages = rest.split("/")
     path = work / "model.onnx"
-    export(name, exporter, sizes, path)
+    example = export(name, exporter, sizes, path)
     for stage in stages:
         what, _, how = stage.partition("=")
         new = work / f"{what}.onnx"
         {"ort": optimised, "fuse": fused, "quant": quantised}[what](path, how, new)
         path = new
-    return path
+    return path, example
 
 
-def prune_half(model, row: dict) -> None:
+def prune_half(model, example: list[np.ndarray], row: dict) -> None:
     """Fills a row of the table, as far as it gets."""
     from graphprune.analysis.groups import analyze_graph
     from graphprune.hosts.onnx_host import OnnxHost
@@ -334,7 +363,8 @@ def prune_half(model, row: dict) -> None:
     from graphprune.passes.verify import verify
     from graphprune.planning.blockers import list_blockers
 
-    host = OnnxHost.load(model).folded().without_dead_nodes()
+    names = [value.name for value in OnnxHost.load(model).proto.graph.input] if example else []
+    host = OnnxHost.load(model, given=dict(zip(names, example, strict=True))).folded().without_dead_nodes()
     row["loaded"] = "yes"
     graph = host.graph()
     begin = time.perf_counter()
@@ -360,7 +390,7 @@ def prune_half(model, row: dict) -> None:
     row["proven"] = "yes" if all(check.passed for check in checks) else "NO"
     with tempfile.TemporaryDirectory() as folder:
         pruned.save_onnx(Path(folder) / "pruned.onnx")
-        again = OnnxHost.load(Path(folder) / "pruned.onnx", shapes=dict(host.bound)).run(host.example_inputs())
+        again = OnnxHost.load(Path(folder) / "pruned.onnx").run(host.example_inputs())
     row["saved"] = all(np.isfinite(array).all() for array in again.values() if array.dtype.kind == "f")
 
 
@@ -378,7 +408,7 @@ def run_one(case: str, folders: list[Path]) -> None:
         else:
             begin = time.perf_counter()
             try:
-                prune_half(model, row)
+                prune_half(*model, row)
             except Exception as error:  # the row says what and where
                 step = next((name for name in COLUMNS[:4] if name not in row), "saved")
                 row[step] = "NO"

@@ -64,6 +64,13 @@ def _branch_of(node: onnx.NodeProto) -> str:
     return next((entry.value for entry in node.metadata_props if entry.key == _BRANCH), "")
 
 
+def _move(node: onnx.NodeProto, branch: str) -> None:
+    for entry in [entry for entry in node.metadata_props if entry.key == _BRANCH]:
+        node.metadata_props.remove(entry)
+    if branch:
+        node.metadata_props.add(key=_BRANCH, value=branch)
+
+
 def decided(proto: onnx.ModelProto, values: Mapping[str, Partial]) -> onnx.ModelProto | None:
     """The flat model without the branches whose condition is known; ``None`` if there are none."""
     known = {
@@ -76,16 +83,24 @@ def decided(proto: onnx.ModelProto, values: Mapping[str, Partial]) -> onnx.Model
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     del result.graph.node[:]
+    outer = {node.name: _branch_of(node) for node in proto.graph.node if node.name in known}
+
+    def outward(branch: str) -> str:
+        while branch.partition(":")[2] in outer:
+            branch = outer[branch.partition(":")[2]]
+        return branch
+
     for node in proto.graph.node:
         if node.name not in known:
             result.graph.node.append(node)
+            _move(result.graph.node[-1], outward(_branch_of(node)))
             continue
         n = len(node.output)
         taken = node.input[1 : 1 + n] if known[node.name] else node.input[1 + n :]
         for i, (source, target) in enumerate(zip(taken, node.output, strict=True)):
             if target:
                 result.graph.node.append(onnx.helper.make_node("Identity", [source], [target], f"{node.name}:{i}"))
-                result.graph.node[-1].metadata_props.extend(node.metadata_props)
+                _move(result.graph.node[-1], outward(outer[node.name]))
     return result
 
 
@@ -107,13 +122,15 @@ def nested(proto: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
+def outside_branches(graph: onnx.GraphProto) -> frozenset[str]:
+    """The values that are made in the main graph."""
+    homes = _homes(graph) if any(node.domain == JOIN_DOMAIN for node in graph.node) else {}
+    return frozenset(name for node in graph.node if not homes.get(node.name) for name in node.output if name)
+
+
 def _homes(graph: onnx.GraphProto) -> dict[str, str]:
     """The branch of each node, ``""`` for the main graph."""
-    joins = {node.name for node in graph.node if node.domain == JOIN_DOMAIN}
-    declared = {}
-    for node in graph.node:
-        branch = _branch_of(node)
-        declared[node.name] = branch if branch.partition(":")[2] in joins else ""
+    declared = {node.name: _branch_of(node) for node in graph.node}
     depth = {"": 0}
 
     def deep(branch: str) -> int:
@@ -125,7 +142,7 @@ def _homes(graph: onnx.GraphProto) -> dict[str, str]:
     made_in: dict[str, str] = {}
     for node in graph.node:
         home = declared[node.name]
-        if not home and node.domain != JOIN_DOMAIN:  # added, or left over from a branch that was decided
+        if not home and node.domain != JOIN_DOMAIN:  # perhaps added
             home = max((made_in.get(name, "") for name in operands_of(node)), key=deep, default="")
         homes[node.name] = home
         made_in.update((name, home) for name in node.output if name)

@@ -16,7 +16,7 @@ from graphprune.backends.runtime import run_raw, run_session
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
-from graphprune.hosts.onnx_branches import decided, flat
+from graphprune.hosts.onnx_branches import decided, flat, outside_branches
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
@@ -104,7 +104,9 @@ class OnnxHost:
         )
 
     def _unknown(self, inferred: Inferred) -> list[str]:
-        return sorted(name for name in self._made & self._uses if name not in inferred.shapes)
+        """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
+        outside = outside_branches(self.proto.graph)
+        return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
 
     @property
     def _foreign(self) -> frozenset[str]:
@@ -207,13 +209,12 @@ class OnnxHost:
         """What the user gave, and random inputs that fit the types and the assumed shapes."""
         return self._inputs(self.bound, seed)
 
-    def other_inputs(self, seed: int = 0) -> dict[str, Array] | None:
-        """Inputs of other sizes along the dynamic axes, if the model takes them: the proof is made for these too."""
+    def at_other_sizes(self) -> OnnxHost | None:
+        """The model with other sizes along the dynamic axes, if there are any and it takes them."""
         for bound in other_sizes(self.proto, self.bound):
-            inputs = self._inputs(bound, seed)
             with suppress(ModelError):
-                run_session(self._session, inputs)
-                return inputs
+                run_session(self._session, self._inputs(bound, 0))
+                return replace(self, bound=bound)
         return None
 
     def _inputs(self, bound: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:

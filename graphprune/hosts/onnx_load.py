@@ -249,7 +249,8 @@ def _make_dense(graph: onnx.GraphProto, where: str) -> None:
         shape = tuple(sparse.dims)
         if any(size < 0 for size in shape) or prod(shape) > MAXIMUM_DENSE_ELEMENTS:
             raise ModelError(
-                f"{place} has the shape {list(shape)}, expected at most {MAXIMUM_DENSE_ELEMENTS} elements; make it dense"
+                f"{place} has the shape {list(shape)}, expected at most {MAXIMUM_DENSE_ELEMENTS} elements; "
+                "make it dense"
             )
         values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
         inside = indices.ndim in (1, 2) and len(indices) == len(values) and bool((indices >= 0).all())

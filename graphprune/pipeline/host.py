@@ -100,8 +100,8 @@ class Host(Protocol):
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
         """Inputs to try the model on: the user's example, or random ones that fit."""
 
-    def other_inputs(self, seed: int = 0) -> dict[str, Array] | None:
-        """Inputs of other sizes along the dynamic axes, if there are any and the model takes them."""
+    def at_other_sizes(self) -> Host | None:
+        """The same model with other example sizes along its dynamic axes, if there are any and it takes them."""
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model; outputs by name, in order.
