@@ -794,6 +794,118 @@ def test_subgraphs_are_kept(tmp_path: Path, flag: bool) -> None:
     np.testing.assert_array_equal(pruned.run(inputs)["y"], OnnxHost.load(tmp_path / "out.onnx").run(inputs)["y"])
 
 
+def test_conditions_that_are_known_are_decided(tmp_path: Path) -> None:
+    """An exporter asks whether an axis has one element; the answer is in the shapes, and the branch is gone."""
+    proto = branching()
+    proto.graph.input.pop()
+    for at, each in enumerate(
+        [node("Shape", "h", "shape"), node("Gather", "shape last", "size"), node("Equal", "size last", "flag")]
+    ):
+        proto.graph.node.insert(2 + at, each)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "last"))
+    host = OnnxHost.load(proto).folded().without_dead_nodes()
+    assert [entry.op_type for entry in host.proto.graph.node] == ["MatMul", "MatMul", "Neg", "MatMul", "Identity"]
+    _, analysis = prove(host)
+    assert sizes(analysis) == [("w1[1]", 12), ("w2[1]", 32)]
+
+
+def nested_branches() -> onnx.ModelProto:
+    """A branch in a branch; the other sides hand on a value that was made outside of them."""
+    inner = helper.make_node(
+        "If", ["second"], ["i"], "inner",
+        then_branch=helper.make_graph([node("Relu", "a", "t1")], "then", [], [helper.make_tensor_value_info("t1", FLOAT, None)]),
+        else_branch=helper.make_graph([node("Identity", "a", "e1")], "else", [], [helper.make_tensor_value_info("e1", FLOAT, None)]),
+    )  # fmt: skip
+    outer = helper.make_node(
+        "If", ["first"], ["o"], "outer",
+        then_branch=helper.make_graph([node("Neg", "h", "a"), inner], "then", [], [helper.make_tensor_value_info("i", FLOAT, None)]),
+        else_branch=helper.make_graph([node("Identity", "h", "e0")], "else", [], [helper.make_tensor_value_info("e0", FLOAT, None)]),
+    )  # fmt: skip
+    return model(
+        [node("MatMul", "x w1", "h"), outer, node("MatMul", "o w2", "y")],
+        {"x": ["n", 8], "first": [], "second": []}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5)},
+        types={"first": TensorProto.BOOL, "second": TensorProto.BOOL},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, False), (True, False), (True, True)])
+def test_branches_in_branches(tmp_path: Path, first: bool, second: bool) -> None:
+    host = OnnxHost.load(nested_branches(), given={"first": np.array(first), "second": np.array(second)})
+    x = np.asarray(host.example_inputs()["x"])
+    h = x @ host.read("w1")
+    h = np.maximum(-h, 0) if first and second else -h if first else h
+    np.testing.assert_allclose(host.run(host.example_inputs())["y"], h @ host.read("w2"), rtol=1e-4)
+    pruned, analysis = prove(host)
+    assert sizes(analysis) == [("w1[1]", 12)]
+    pruned.save_onnx(tmp_path / "out.onnx")
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+    inputs = host.example_inputs()
+    np.testing.assert_array_equal(pruned.run(inputs)["y"], OnnxHost.load(tmp_path / "out.onnx").run(inputs)["y"])
+
+
+def test_what_a_loop_body_uses_stays_whole() -> None:
+    body = helper.make_graph(
+        [node("Identity", "c", "again"), node("Add", "s h", "t")], "body",
+        [helper.make_tensor_value_info("i", INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("s", FLOAT, None)],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, []), helper.make_tensor_value_info("t", FLOAT, None)],
+    )  # fmt: skip
+    proto = model(
+        [node("MatMul", "x w1", "g"), node("MatMul", "g w2", "h"), helper.make_node("Loop", ["n", "", "h"], ["y"], "loop", body=body)],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "n": np.array(3)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+    assert [str(reason) for reason in analysis.site_reasons("w2", 1)] == [
+        "what a loop body uses stays whole (node 'loop')"
+    ]
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_size_that_is_computed_with_stays() -> None:
+    """A sum over batch and channels, divided by their number: the channels may not go."""
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("Size", "r", "n"), node("Cast", "n", "f", to=FLOAT),
+         node("Div", "r f", "d"), node("MatMul", "d w2", "a"), node("MatMul", "a w3", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 7), "w3": weight(7, 5)},
+    )  # fmt: skip
+    host = OnnxHost.load(proto).folded()
+    _, analysis = prove(host)
+    assert sizes(analysis) == [("w2[1]", 7)]
+    assert [str(reason) for reason in analysis.site_reasons("w1", 1)] == [
+        "the model computes with the size of this axis (node 'n')"
+    ]
+
+
+def test_a_batch_that_is_computed_with_fixes_nothing_else() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Shape", "h", "s"), node("Gather", "s zero", "n"), node("Cast", "n", "f", to=FLOAT),
+         node("Div", "h f", "d"), node("MatMul", "d w2", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "zero": np.array(0)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto).folded())
+    assert sizes(analysis) == [("w1[1]", 12)]
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+def test_squeeze_without_axes_keeps_an_axis_of_one_unit(opset: int) -> None:
+    proto = model(
+        [node("Unsqueeze", "x", "u", axes=[1]) if opset < 13 else node("Unsqueeze", "x one", "u"),
+         node("MatMul", "u w1", "h"), node("Squeeze", "h", "s"), node("MatMul", "s w2", "y")],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "one": ints(1)}, opset=opset,
+    )  # fmt: skip
+    host = OnnxHost.load(proto)
+    analysis = analyze_graph(host.graph())
+    single = {group.factor: np.array([3]) for group in analysis.groups}
+    pruned = host.edited(slice_edits(analysis, single))
+    inputs = host.example_inputs()
+    np.testing.assert_allclose(
+        pruned.run(inputs)["y"], host.run_masked(inputs, masks(analysis, single))["y"], rtol=1e-5
+    )
+
+
 # -- saving ------------------------------------------------------------------------------------------------------
 
 

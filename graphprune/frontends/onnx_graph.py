@@ -9,9 +9,11 @@ from graphprune import ops
 from graphprune.errors import RuleError
 from graphprune.frontends.onnx_ops import ROWS
 from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_of, uncuttable
+from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.contraction import axes
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -104,7 +106,19 @@ class _Reader:
                 return None, f"operand '{name}' of '{op}' {why}, and is not cut"
             if name is not None and name in self.used and name not in self.inferred.shapes:
                 return None, f"the shape of '{name}' at '{op}' is not known"
+        sized = self.inferred.sized.get(operands[0] or "") if op in ("Shape", "Size") else None
+        if sized:
+            return self.measured(operands[0] or "", sized, results), ""
         return self.build(row, self.call(proto, op, operands, results))
+
+    def measured(self, operand: str, sized: frozenset[int], results: tuple[str | None, ...]) -> Rule:
+        """The rule of a node that reads sizes which the model computes with: those axes stay whole."""
+        shapes = self.inferred.shapes
+        dims = axes("x", shapes[operand])
+        made = tuple(None if name is None else axes("y", shapes.get(name, ())) for name in results)
+        fixed = {f: "the model computes with the size of this axis" for i in sized for f in factors_of(dims[i])}
+        fixed.update((f, "sizes of a tensor") for layout in made if layout for dim in layout for f in factors_of(dim))
+        return Rule((dims,), made, fixed)
 
     def call(
         self, proto: onnx.NodeProto, op: str, operands: tuple[str | None, ...], results: tuple[str | None, ...]

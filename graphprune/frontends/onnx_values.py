@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -60,12 +60,14 @@ class Inferred:
         types: Element types (of ``onnx.TensorProto``).
         dynamic: Axes whose size is not known before run time.
         values: Small tensors of shape arithmetic.
+        sized: By value, the axes whose size is read at run time and computed with.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, int]
     dynamic: Mapping[str, frozenset[int]]
     values: Mapping[str, Partial]
+    sized: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 def uncuttable(data_type: int) -> str | None:

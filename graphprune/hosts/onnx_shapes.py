@@ -19,6 +19,7 @@ from onnx import TensorProto, TypeProto
 
 from graphprune.errors import OptionError
 from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
+from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
 
 BATCH = 2
@@ -180,7 +181,8 @@ def infer(
     for name in by_data:
         dynamic[name] = frozenset(range(len(shapes.get(name, ()))))
     values = evaluate_graph(proto.graph, shapes, dynamic)
-    return Inferred(shapes, types, {name: axes for name, axes in dynamic.items() if axes}, values)
+    sized = sizes_in_data(proto.graph, shapes, dynamic, values)
+    return Inferred(shapes, types, {name: axes for name, axes in dynamic.items() if axes}, values, sized)
 
 
 def bound_model(proto: onnx.ModelProto, bound: Shapes) -> onnx.ModelProto:
