@@ -242,6 +242,10 @@ def export(name: str, exporter: str, sizes: str, path: Path) -> list[np.ndarray]
     torch.manual_seed(0)
     net, inputs, dynamic = torch_models()[name]()
     net = net.eval()
+    if exporter == "script" and "input_ids" in inputs and "attention_mask" not in inputs:
+        # without a mask transformers looks for packed sequences, with an operator that this exporter does not know
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        dynamic["attention_mask"] = dynamic["input_ids"]
     values = tuple(inputs.values())
     single = name in ("mlp", "resnet", "mobilenet", "encoder", "lstm", "gru")
     if exporter == "dynamo":

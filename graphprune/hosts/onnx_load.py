@@ -1,8 +1,8 @@
 """Loading of ONNX models: what is untrusted is checked before anything is allocated, then the model is normalised.
 
-After :func:`load_model` a model holds no functions, every Constant node and every initializer of a subgraph is an
-initializer of the main graph where ONNX allows it, no initializer is an input, and all nodes and values have unique
-names, so that edits can address them. Weights stay where they are: mapped from external data, or in the file's own
+After :func:`load_model` a model is sorted and holds no functions, every Constant node and every initializer of a
+subgraph is an initializer of the main graph where ONNX allows it, no initializer is an input or sparse, and all nodes
+and values have unique names, so that edits can address them. Weights stay where they are: mapped from external data, or in the file's own
 protobuf message.
 """
 
@@ -285,6 +285,7 @@ def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def _normalise(model: ir.Model, where: str) -> None:
     steps = ir.passes.Sequential(
         passes.InlinePass(),
+        passes.TopologicalSortPass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.NameFixPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
