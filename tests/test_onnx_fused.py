@@ -10,10 +10,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from onnx_cases import CASES, Case
+from test_onnx_ops import Judged
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.hosts import onnx_masked
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx_reference import _TABLE as REFERENCE
+from graphprune.hosts.onnx_reference import OPERATORS
 from graphprune.importance.magnitude import l2
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
@@ -245,3 +250,38 @@ def test_packed_weights_are_scored_by_all_numbers_in_a_byte() -> None:
     zeros = np.stack([zeros & 15, zeros >> 4], -1).reshape(8, 4, 1).astype(np.float32)
     low, high = ((part.astype(np.float32) - zeros) * scales[:, :, None] for part in (packed & 15, packed >> 4))
     np.testing.assert_allclose(model.read("w2"), np.sqrt(low**2 + high**2), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_operators_in_float64(name: str) -> None:
+    """The evaluator of the float64 proof and onnxruntime agree."""
+    model = FUSED[name][0]()
+    inputs = model.example_inputs()
+    np.testing.assert_allclose(model.run(inputs)["y"], model.run(inputs, double=True)["y"], rtol=1e-3, atol=1e-5)
+    assert model.run(inputs, double=True)["y"].dtype == np.float64
+
+
+ALONE = [case for case in CASES if case.op in {f"com.microsoft::{op}" for op in REFERENCE}]
+
+
+UNCOVERED = {
+    "com.microsoft::Attention-20(2x5x8 8x24 24 2x5 num_heads=4 unidirectional=1)",
+    "com.microsoft::MultiHeadAttention-20(2x5x12 2x4x7x3 2x4x7x3 - - 1x4x5x7 num_heads=4)",
+    "com.microsoft::MultiHeadAttention-20(2x5x12 2x5x12 2x5x12 - - - 2x4x3x3 2x4x3x3 num_heads=4 scale=0.3)",
+}
+"""Padding, caches and packed operands, which the evaluator leaves to the runtime."""
+
+
+@pytest.mark.parametrize("case", ALONE, ids=[case.id for case in ALONE])
+def test_the_evaluator_computes_what_the_runtime_does(case: Case) -> None:
+    judged = Judged(case)
+    model = judged.model(judged.operands, case.attributes, stored=False)
+    feeds = {f"x{i}": array for i, array in enumerate(judged.operands) if array is not None}
+    try:
+        got = ReferenceEvaluator(model, new_ops=list(OPERATORS)).run(None, feeds)
+    except NotImplementedError:
+        assert case.id in UNCOVERED
+        return
+    for have, want in zip(got, judged.run(judged.operands, {}), strict=False):
+        if want is not None:
+            np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)

@@ -15,6 +15,7 @@ _WHY = {
     "k": "the softmax of attention runs over this axis",
     "q": "causal attention counts along this axis",
     "new": "the softmax of attention runs over this axis",
+    "short": "the softmax of attention runs over this axis",
     "past": "a key-value cache",
     "p": "pairs of a rotary embedding",
     "m": "positions of a rotary embedding",
@@ -60,13 +61,15 @@ def attention(c: Call) -> Rule:
     else:
         data, result = f"b (h r) q d, b h {new} d, b h {new} v", "b (h r) q v"
     mask = c.operand(3)
-    masked = "_" if mask is not None and mask[-1] not in (1, total) else _mask(mask)
+    masked = _mask(mask)
+    if mask is not None and mask[-1] not in (1, total):  # padded to the keys
+        masked = f"{_mask((*mask[:-1], 1)).removesuffix('1')}short"
     counting = c.get("is_causal", 0) or c.get("left_window_size", -1) >= 0 or c.get("right_window_size", -1) >= 0
     return told(
         c, f"{data}, {masked}, b h past d, b h past v, b", f"{result}, b h k d, b h k v, b (h r) q k",
         *_macs(new), *(("size q_num_heads=(h r)", "size kv_num_heads=h") if packed else ()),
         _scale(c, q[-1] // heads if packed else q[-1]),
-        fixed="k new past" + (" q" if counting else ""), labels=_LABELS, why=_WHY,
+        fixed="k new past short" + (" q" if counting else ""), labels=_LABELS, why=_WHY,
         h=shared, r=heads // shared, k=total,
     )  # fmt: skip
 

@@ -151,7 +151,7 @@ def branches(c: Call) -> Rule:
 
 def dropout(c: Call) -> Rule:
     """The identity, unless it is told to train."""
-    if c.constants.get(2, (0,)) not in ((0,), ()):
+    if c.operand(2) is not None and c.constants.get(2) not in ((0,), ()):
         raise Refusal("a dropout in training mode draws random numbers")
     return first_only(c)
 
@@ -202,6 +202,8 @@ def pooling(c: Call) -> Rule:
 def resize(c: Call) -> Rule:
     """Works along the axes whose size changes; the new sizes of the others may be written in the operand ``sizes``."""
     changed = [i for i, (a, b) in enumerate(zip(c.x, c.y, strict=True)) if a != b]
+    if c.get("keep_aspect_ratio_policy", "stretch") != "stretch":  # one scale for all of its axes
+        changed = [at % len(c.x) for at in c.get("axes", range(len(c.x)))]
     rule = along(c.x, [c.y], changed, f"'{c.op}' interpolates along this axis", n_operands=len(c.operands))
     if c.operand(3) is None:
         return rule
@@ -404,9 +406,10 @@ def depth_to_space(c: Call) -> Rule:
 
 
 def space_to_depth(c: Call) -> Rule:
-    """The inverse of a pixel shuffle with major blocks."""
+    """The inverse of a pixel shuffle."""
     block = c.attributes["blocksize"]
-    text = "n c (h r) (w q) -> n (r q c) h w; fixed r q; label c=channel"
+    channels = "(c r q)" if c.get("mode", "DCR") == "CRD" else "(r q c)"
+    text = f"n c (h r) (w q) -> n {channels} h w; fixed r q; label c=channel"
     return parse_rule(text, (c.x,), (c.y,), why="blocks of a pixel shuffle", r=block, q=block)
 
 

@@ -2,8 +2,8 @@
 
 After :func:`load_model` a model is sorted and holds no functions, every Constant node and every initializer of a
 subgraph is an initializer of the main graph where ONNX allows it, no initializer is an input or sparse, and all nodes
-and values have unique names, so that edits can address them. Weights stay where they are: mapped from external data, or in the file's own
-protobuf message.
+and values have unique names, so that edits can address them. Weights stay where they are: mapped from external data,
+or in the file's own protobuf message.
 """
 
 from __future__ import annotations
