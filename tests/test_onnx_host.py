@@ -341,6 +341,24 @@ def test_old_models_are_read() -> None:
     assert OnnxHost.load(proto).proto.opset_import[0].version == 11
 
 
+def test_inputs_with_a_default_stay_inputs_unless_they_are_cut(tmp_path: Path) -> None:
+    proto = mlp(x=[2, 8])
+    proto.graph.node.append(node("Mul", "y factor", "z"))
+    proto.graph.output[0].name = "z"
+    proto.graph.initializer.append(numpy_helper.from_array(weight(5), "factor"))
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, FLOAT, tensor.dims))
+    pruned, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+    pruned.save_onnx(tmp_path / "out.onnx")
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["x"]
+    assert [value.name for value in session.get_overridable_initializers()] == ["factor"]
+    x = weight(2, 8)
+    np.testing.assert_array_equal(session.run(None, {"x": x, "factor": np.zeros(5, np.float32)})[0], np.zeros((2, 5)))
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], pruned.run({"x": x})["z"])
+
+
 def test_options_name_inputs_and_fit() -> None:
     def message(**shapes: tuple[int, ...]) -> str:
         with pytest.raises(OptionError) as caught:

@@ -24,7 +24,7 @@ from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
 from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
-from graphprune.hosts.onnx_save import save
+from graphprune.hosts.onnx_save import save, with_defaults
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, other_sizes
 from graphprune.hosts.onnx_store import Store, inline_array, weightless
 from graphprune.hosts.onnx_surgery import Surgery
@@ -46,6 +46,8 @@ class OnnxHost:
         sources: Data files that weights are mapped from.
         original: The weightless model as loaded.
         given: Inputs that the user gives; the others are random.
+        defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
+            are inputs again in what is saved; the others are constants from then on.
     """
 
     proto: onnx.ModelProto
@@ -54,6 +56,7 @@ class OnnxHost:
     sources: frozenset[Path] = frozenset()
     original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
     given: Arrays = field(default_factory=dict, repr=False)
+    defaults: tuple[onnx.ValueInfoProto, ...] = ()
 
     @staticmethod
     def load(
@@ -73,10 +76,11 @@ class OnnxHost:
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
         model, files = load_model(source)
+        defaults = tuple(model.meta.get("defaults", ()))
         proto, store = weightless(model)
         proto = flat(proto)
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {})
+        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults)
 
     @property
     def kind(self) -> str:
@@ -239,4 +243,5 @@ class OnnxHost:
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
-        save(self.proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)
+        proto = with_defaults(self.proto, self.defaults)
+        save(proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)

@@ -60,6 +60,9 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         _make_dense(graph, where)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    # before version 4 every initializer had to be an input, which says nothing
+    defaults = [value for value in proto.graph.input if value.name in stored] if proto.ir_version >= 4 else []
     try:
         model = ir.serde.deserialize_model(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, ir.serde.SerdeError) as error:
@@ -70,6 +73,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         set_base_dir(model.graph, str(folder))
     _normalise(model, where)
     model.meta["quantization_annotation"] = annotations
+    model.meta["defaults"] = defaults
     return model, files
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -35,6 +35,22 @@ def write_external(proto: onnx.ModelProto, store: Store, data: Path) -> onnx.Mod
                 tensor.external_data.add(key=key, value=str(value))
 
         return with_weights(proto, store, fill)
+
+
+def with_defaults(proto: onnx.ModelProto, defaults: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The model in which stored tensors of unchanged shape are inputs with a default, as they were."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    kept = [
+        value
+        for value in defaults
+        if shapes.get(value.name) == tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    ]
+    if not kept:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    result.graph.input.extend(kept)
+    return result
 
 
 def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onnx.ModelProto:
