@@ -879,6 +879,20 @@ def test_what_a_loop_body_uses_stays_whole() -> None:
     ]
 
 
+def test_sequences_are_barriers() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "g"), node("Relu", "g", "r"), node("MatMul", "r w2", "h"),
+         node("SplitToSequence", "h", "parts", axis=1, keepdims=1), node("ConcatFromSequence", "parts", "c", axis=1),
+         node("MatMul", "c w3", "d"), node("MatMul", "d w4", "y")],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 6), "w3": weight(6, 7), "w4": weight(7, 5)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12), ("w3[1]", 7)]
+    for tensor, axis, at in (("w2", 1, "parts"), ("w3", 0, "c")):
+        (reason,) = analysis.site_reasons(tensor, axis)
+        assert str(reason) == f"sequences of tensors are not followed (node '{at}')"
+
+
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from graphprune import ops
 from graphprune.errors import RuleError
-from graphprune.frontends.onnx_ops import ROWS
-from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_of, uncuttable
+from graphprune.frontends.onnx_ops import BARRIERS, ROWS
+from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, attributes_of, operands_of, uncuttable
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
@@ -99,13 +99,16 @@ class _Reader:
         row = ops.lookup(op) or ROWS.get(op)
         if row is None:
             return None, f"no coupling rule for '{op}'"
+        if op in BARRIERS and ops.lookup(op) is None:
+            return None, BARRIERS[op]
+        shown = "If" if proto.domain == JOIN_DOMAIN else op
         for name in (*operands, *results):
             tensor = self.initializers.get(name or "")
             why = uncuttable(tensor.data_type) if tensor is not None else None
             if why is not None:
                 return None, f"operand '{name}' of '{op}' {why}, and is not cut"
             if name is not None and name in self.used and name not in self.inferred.shapes:
-                return None, f"the shape of '{name}' at '{op}' is not known"
+                return None, f"the shape of '{name}' at '{shown}' is not known"
         sized = self.inferred.sized.get(operands[0] or "") if op in ("Shape", "Size") else None
         if sized:
             return self.measured(operands[0] or "", sized, results), ""
