@@ -33,6 +33,8 @@ import numpy as np
 import onnx
 
 MEMORY_BYTES = 8 << 30
+EXPORTS = Path(tempfile.gettempdir()) / "coverage_onnx"
+"""Where exported files stay: the same one is optimised and quantised in several ways."""
 COLUMNS = "loaded", "analysed", "pruned", "proven", "share", "groups", "analysis s", "total s", "barriers"
 
 
@@ -352,8 +354,13 @@ def made(case: str, folders: list[Path], work: Path):
     if kind == "light":
         return filled(light() / f"{rest}.onnx"), []
     name, exporter, sizes, *stages = rest.split("/")
-    path = work / "model.onnx"
-    example = export(name, exporter, sizes, path)
+    path = EXPORTS / f"{name}-{exporter}-{sizes}.onnx"
+    arrays = path.with_suffix(".npz")
+    if not arrays.exists():
+        EXPORTS.mkdir(exist_ok=True)
+        np.savez(arrays.with_suffix(".new.npz"), *export(name, exporter, sizes, path))
+        arrays.with_suffix(".new.npz").rename(arrays)
+    example = list(np.load(arrays).values())
     for stage in stages:
         what, _, how = stage.partition("=")
         new = work / f"{what}.onnx"
