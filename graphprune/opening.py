@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.pipeline.host import Host
+from graphprune.pipeline.host import Array, Host
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -46,15 +48,27 @@ def open_host(
         if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
-        return OnnxHost.load(Path(text), shapes, example_inputs)
+        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
     if type(model).__name__ == "ModelProto":
-        return OnnxHost.load(model, shapes, example_inputs)
+        return OnnxHost.load(model, shapes, _arrays(example_inputs))
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
     raise ModelError(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
     )
+
+
+def _arrays(inputs: Any) -> dict[str, Array]:
+    """Example inputs of an ONNX file."""
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        raise OptionError(
+            f"an ONNX file takes example inputs by name, got a '{type(inputs).__name__}'; "
+            "pass a mapping from names of inputs to arrays"
+        )
+    return {name: np.asarray(array) for name, array in inputs.items()}
 
 
 def _is_torch(model: object) -> bool:

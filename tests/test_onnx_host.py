@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, ProofError
 from graphprune.hosts import onnx_masked, onnx_save
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import masks
+from graphprune.passes.verify import masks, verify
 from graphprune.pipeline.host import Edits, SizeEdit
 
 RNG = np.random.default_rng(0)
@@ -1061,6 +1063,47 @@ def test_example_inputs_fit() -> None:
     assert inputs["flag"].dtype == np.bool_
     assert inputs["f"].dtype == np.float32
     np.testing.assert_array_equal(inputs["f"], OnnxHost.load(proto).example_inputs(3)["f"])
+
+
+def test_example_inputs_that_are_given() -> None:
+    """One model takes only numbers of its own kind, and only as many: what is given decides, the rest is random."""
+    proto = mlp(x=["batch", 8])
+    x = weight(3, 8)
+    host = open_host(proto, {"x": x})
+    np.testing.assert_array_equal(host.example_inputs(5)["x"], x)
+    assert host.graph().values["y"].shape == (3, 5)
+    with pytest.raises(OptionError) as caught:
+        open_host(proto, (x,))
+    assert str(caught.value) == (
+        "an ONNX file takes example inputs by name, got a 'tuple'; pass a mapping from names of inputs to arrays"
+    )
+
+
+def test_the_proof_is_made_at_two_sets_of_sizes() -> None:
+    host = OnnxHost.load(mlp())
+    analysis = analyze_graph(host.graph())
+    kept = halved(analysis)
+    pruned = host.edited(slice_edits(analysis, kept))
+    other = host.at_other_sizes()
+    assert other is not None
+    assert (host.bound["x"], other.bound["x"]) == ((2, 8), (3, 8))
+    check = verify(host, pruned, analysis, kept)[0]
+    assert (check.passed, check.note) == (True, "pruned = masked original, at two sets of sizes")
+    # right at the first sizes only: a bias that is as long as the batch
+    proto = onnx.ModelProto()
+    proto.CopyFrom(pruned.proto)
+    proto.graph.node.append(node("Shape", "y", "shape"))
+    proto.graph.node.append(node("Gather", "shape first", "n"))
+    proto.graph.node.append(node("Cast", "n", "f", to=FLOAT))
+    proto.graph.node.append(node("Sub", "f two", "d"))
+    proto.graph.node.append(node("Add", "y d", "z"))
+    proto.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(0), "first"), numpy_helper.from_array(np.array(2, np.float32), "two")]
+    )
+    proto.graph.output[0].name = "z"
+    wrong = verify(host, replace(pruned, proto=proto), analysis, kept)[0]
+    assert not wrong.passed
+    assert OnnxHost.load(mlp(x=[2, 8])).at_other_sizes() is None
 
 
 def test_run_refuses_inputs_that_do_not_fit() -> None:
