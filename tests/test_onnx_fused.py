@@ -223,6 +223,18 @@ def test_quantised_models(name: str) -> None:
     assert [group.size for group in prove(build()).groups] == expected
 
 
+def test_deduplicated_quantised_zeros_do_not_tie_layers() -> None:
+    """Exporters store equal biases once, and quantisers dequantise them once: two layers have nothing else in common."""
+    model = host(
+        [node("DequantizeLinear", "b s z", "bias"), node("MatMul", "x w1", "a"), node("Add", "a bias", "c"),
+         node("Relu", "c", "r"), node("MatMul", "r w2", "d"), node("Add", "d bias", "e"), node("MatMul", "e w3", "y")],
+        [3, 6],
+        {"b": np.zeros(12, np.int8), "s": scale(0.1), "z": np.array(0, np.int8), "w1": weight(6, 12),
+         "w2": weight(12, 12), "w3": weight(12, 5)},
+    )  # fmt: skip
+    assert [group.size for group in prove(model).groups] == [12, 12]
+
+
 def test_a_removed_unit_of_a_quantised_tensor_holds_the_zero_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the zero points of the masked model the proof fails: it is they that make it true."""
     monkeypatch.setattr(onnx_masked, "_ZERO_POINT", {})

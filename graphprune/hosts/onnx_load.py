@@ -32,6 +32,7 @@ MAXIMUM_DENSE_ELEMENTS = 1 << 28
 UNTIE_BYTES = 1 << 16
 """Initializers up to this size are compared with a constant, to tell deduplicated zeros and ones from tied weights."""
 
+_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -342,15 +343,14 @@ def _untie_constants(model: ir.Model) -> None:
     Exporters store equal-valued initializers of different layers (zero biases, unit norm weights) once, which would
     tie layers that have nothing to do with each other. Weights that are tied on purpose hold more than one value.
     """
+    for node in list(model.graph):
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear") and _repeats(node.inputs[0]):
+            _copy_for_each_use(model.graph, node)
     for value in list(model.graph.initializers.values()):
-        tensor, uses = value.const_value, value.uses()
-        if tensor is None or len(uses) < 2 or value.is_graph_output():
+        uses = value.uses()
+        if len(uses) < 2 or value.is_graph_output() or not _repeats(value):
             continue
-        if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES or not tensor.dtype.is_floating_point():
-            continue
-        array = tensor.numpy().astype(np.float64).ravel()
-        if array.size == 0 or not bool((array == array[0]).all()):
-            continue
+        tensor = value.const_value
         for n, use in enumerate(sorted(uses, key=lambda use: (use.node.name or "", use.idx))[1:], 1):
             name = f"{value.name}__{n}"
             while name in model.graph.initializers:
@@ -358,3 +358,34 @@ def _untie_constants(model: ir.Model) -> None:
             copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
             model.graph.register_initializer(copy)
             use.node.replace_input_with(use.idx, copy)
+
+
+def _repeats(value: ir.Value | None) -> bool:
+    """Whether a value is a stored tensor of one number, many times: small, of floats or quantised."""
+    tensor = None if value is None else value.const_value
+    if value is None or tensor is None or not value.is_initializer():
+        return False
+    if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES:
+        return False
+    if not (tensor.dtype.is_floating_point() or tensor.dtype in _QUANTISED):
+        return False
+    array = tensor.numpy().astype(np.float64).ravel()
+    return array.size > 0 and bool((array == array[0]).all())
+
+
+def _copy_for_each_use(graph: ir.Graph, node: ir.Node) -> None:
+    """Gives each use of a quantised constant a node of its own."""
+    result = node.outputs[0]
+    if result.is_graph_output() or any(value is not None and not value.is_initializer() for value in node.inputs):
+        return
+    for n, use in enumerate(sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))[1:], 1):
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            node.inputs,
+            list(node.attributes.values()),
+            name=f"{node.name}__{n}",
+            outputs=[ir.Value(name=f"{result.name}__{n}", shape=result.shape, type=result.type)],
+        )
+        graph.insert_after(node, copy)
+        use.node.replace_input_with(use.idx, copy.outputs[0])
