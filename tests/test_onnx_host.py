@@ -599,6 +599,18 @@ def test_sizes_that_are_read_off_a_cut_tensor_are_left_alone() -> None:
     assert [entry.op_type for entry in pruned.proto.graph.node] == ["Conv", "Shape", "Concat", "Resize", "Conv"]
 
 
+def test_sizes_from_an_operator_that_is_not_evaluated_are_scaled_as_a_whole() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Shape", "x", "s"), node("Gather", "s zero", "n"),
+         node("Concat", "n rest", "c", axis=0), node("Clip", "c one", "target"), node("Reshape", "h target", "r"),
+         node("Squeeze", "r two", "q"), node("MatMul", "q w2", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "zero": ints(0), "rest": ints(12, 1),
+         "one": np.array(1), "two": ints(2)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+
+
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_a_split_into_equal_parts_gets_sizes(opset: int) -> None:
     attributes = {"num_outputs": 2} if opset == 18 else {}

@@ -6,7 +6,7 @@ light models of the installed onnx (their weights, which they compute, filled wi
 below the folders that are given. Each runs in a process of its own, with limits of memory and time. It resumes: rows
 that are in the table's JSON file beside it are not run again. Not a test: it takes half an hour.
 
-    python tools/coverage_onnx.py [--folder DIR ...] [--only TEXT] [--again] [--seconds 300] [--out tools/coverage_onnx.txt]
+    python tools/coverage_onnx.py [--folder DIR ...] [--only TEXT] [--again | --failed] [--seconds 300] [--out FILE]
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = "loaded", "analysed", "pruned", "proven", "share", "groups", "analysis
 # -- models to export --------------------------------------------------------------------------------------------
 
 
-def torch_models() -> dict[str, Callable[[], tuple]]:
+def torch_models() -> dict[str, Callable[[], tuple]]:  # noqa: C901  (a table of small builders)
     """Small models with random weights: name -> builder of (module, inputs by name, dynamic axes by input)."""
 
     def sequential(*layers, shape, dynamic):
@@ -63,7 +63,8 @@ def torch_models() -> dict[str, Callable[[], tuple]]:
             def forward(self, x):
                 return (self.m(self.b(self.n(self.a(x)).relu())) + self.down(x)).relu()
 
-        net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), Block(16, 16, 1), Block(16, 32, 2),
+        net = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), Block(16, 16, 1),
+                            Block(16, 32, 2),
                             Block(32, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))  # fmt: skip
         return net, {"x": torch.randn(2, 3, 32, 32)}, {"x": {0: "batch"}}
 
@@ -158,7 +159,8 @@ def torch_models() -> dict[str, Callable[[], tuple]]:
     from torch import nn
 
     return {
-        "mlp": sequential(lambda: nn.Linear(12, 32), nn.GELU, lambda: nn.Linear(32, 6), shape=(2, 12), dynamic={0: "b"}),
+        "mlp": sequential(lambda: nn.Linear(12, 32), nn.GELU, lambda: nn.Linear(32, 6), shape=(2, 12),
+                          dynamic={0: "batch"}),
         "resnet": resnet,
         "mobilenet": mobilenet,
         "lstm": recurrent("LSTM"),
@@ -417,13 +419,13 @@ def run_one(case: str, folders: list[Path]) -> None:
     with tempfile.TemporaryDirectory() as work:
         try:
             model = made(case, folders, Path(work))
-        except Exception as error:  # whatever the exporter or the quantiser raises
+        except Exception as error:  # noqa: BLE001  (whatever the exporter or the quantiser raises)
             row["made"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]}"
         else:
             begin = time.perf_counter()
             try:
                 prune_half(*model, row)
-            except Exception as error:  # the row says what and where
+            except Exception as error:  # noqa: BLE001  (the row says what and where)
                 step = next((name for name in COLUMNS[:4] if name not in row), "saved")
                 row[step] = "NO"
                 row["error"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -192,7 +193,10 @@ class _Editor:
             return operand
         if value is not None and (patched := self._patched_parts(operand, base, targets)) is not None:
             return patched
-        length = len(value.values.reshape(-1)) if value is not None else max(pending) + 1
+        if value is not None:
+            length = value.values.size
+        else:
+            length = max(prod(self.old_shapes.get(operand.name, ())), max(pending) + 1)
         dtype = np.int64 if value is None else value.values.dtype
         times, over = (
             np.array([getattr(pending.get(at, Fraction(1)), part) for at in range(length)], dtype=dtype)
