@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, prune, restore, verify
+from graphprune.api import Result, analyze, apply, profile, prune, restore, verify
+from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
+from graphprune.calibration.preprocess import Preprocess
 from graphprune.errors import (
     GraphpruneError,
     ModelError,
@@ -24,19 +26,27 @@ from graphprune.errors import (
     RuleError,
     TargetError,
 )
+from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.report.data import Report
+from graphprune.sensitivity import sensitivity
+from graphprune.sweep import sweep
 from graphprune.version import __version__
 
 __all__ = [
+    "SAMPLES",
     "Analysis",
+    "Batches",
     "DependencyGraph",
     "GraphpruneError",
     "Group",
+    "Inputs",
     "ModelError",
     "OptionError",
     "OutputError",
     "PlanError",
+    "Preprocess",
+    "Profile",
     "ProofError",
     "PruningPlan",
     "Report",
@@ -47,7 +57,11 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "open_batches",
+    "profile",
     "prune",
     "restore",
+    "sensitivity",
+    "sweep",
     "verify",
 ]

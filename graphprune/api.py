@@ -1,7 +1,8 @@
-"""The Python interface: prune, analyze, apply, verify."""
+"""The Python interface: prune, analyze, apply, verify, profile."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,11 +12,24 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
+from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.importance import criterion as find_criterion
 from graphprune.opening import Shapes, open_host
-from graphprune.passes import Allocate, Analyze, Score, Verify, all_passes, default_pipeline
+from graphprune.passes import (
+    Allocate,
+    Analyze,
+    Calibrate,
+    Compensate,
+    ProtectSensitive,
+    Score,
+    Verify,
+    all_passes,
+    default_pipeline,
+)
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import compare, judged, require
 from graphprune.passes.verify import verify as run_oracles
@@ -23,10 +37,16 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.cost import build_cost_model
+from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.planning.select import protected_axes
 from graphprune.planning.target import parse_targets
-from graphprune.report.data import Cost, GroupRow, LatencyRow, Report
+from graphprune.profiling.profile import bar, cut, latency_model, make_profile
+from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
+from graphprune.report.data import Cost, GroupRow, LatencyRow, Metric, Report
+
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "global"
+"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 EXPORT_TOLERANCE = 1e-4
 """Largest accepted difference between PyTorch and onnxruntime, relative to the largest output (methods.md §9, P1)."""
@@ -81,10 +101,16 @@ def prune(
     example_inputs: Any = None,
     *,
     target: str | Iterable[str] | Mapping[str, float | str],
-    criterion: str = "l2",
-    allocation: str = "isomorphic",
+    calibration: Any = None,
+    samples: int = SAMPLES,
+    evaluate: Any = None,
+    metric: str | None = None,
+    compensation: str | None = None,
+    criterion: str | None = None,
+    allocation: str | None = None,
     align: int = 8,
     protect: Sequence[str] = (),
+    protect_ratio: float = 0.0,
     only: Sequence[str] = (),
     min_units: int = 1,
     max_ratio: float = 0.9,
@@ -94,6 +120,7 @@ def prune(
     trust: bool = False,
     verify: bool = True,
     latency: bool = False,
+    profile: Profile | str | Path | None = None,
     pipeline: str | Sequence[Pass] | None = None,
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
@@ -107,11 +134,24 @@ def prune(
             a factory ``"package.module:factory"``.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
-            ``macs``, ``params`` or ``bytes``.
-        criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
-        allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
+            ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
+            is measured, and allocation is repeated where it misses by more than 5 %).
+        calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
+            :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
+        samples: At most so many of them are used.
+        evaluate: Your metric, measured before and after: a function that takes a
+            :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
+            (``"package.module:function"``), or labelled data.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
+        compensation: How consumers of removed units are refitted: ``affine`` (the default with calibration data),
+            ``ols``, ``mean`` or ``none`` (without).
+        criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
+            The default is ``l2`` without calibration data and ``obs`` with it.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`. The default
+            is ``isomorphic`` without calibration data and ``global`` with it.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
         only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -121,6 +161,8 @@ def prune(
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
         verify: Whether to prove the result (masked and permutation oracles, onnxruntime on the exported file).
         latency: Whether to measure latency in onnxruntime before and after.
+        profile: The table of latencies that :func:`profile` made, or its file; absent, a quick one is made where a
+            latency target needs it. One of another machine is taken at its word: nothing is measured here.
         pipeline: Passes to run instead of the default ones, as text or as objects.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
@@ -140,6 +182,10 @@ def prune(
     opened = time.perf_counter() - start
     passes: Sequence[Pass]
     if pipeline is None:
+        measured = calibration is not None
+        criterion = criterion or (MEASURED_CRITERION if measured else "l2")
+        allocation = allocation or (MEASURED_ALLOCATION if measured else "isomorphic")
+        rung = compensation or ("affine" if measured else "none")
         passes = default_pipeline(
             Analyze(tuple(protect)),
             Score(criterion, seed),
@@ -147,12 +193,132 @@ def prune(
                 tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
             ),
             Verify(seed) if verify else None,
+            ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
+            if protect_ratio
+            else None,
+            measuring(criterion),
+            Compensate(rung) if rung != "none" else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
-    state = State(host, seconds=(("open", opened),))
-    state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
+    wanted = set(dump_after)
+    if unknown := wanted - {each.name for each in passes}:
+        raise OptionError(
+            f"cannot dump after '{min(unknown)}'; the passes are {', '.join(each.name for each in passes)}"
+        )
+
+    def run(part: Sequence[Pass], state: State) -> State:
+        named = wanted & {each.name for each in part}
+        return run_pipeline(part, state, dump_after=named, dump=dump, verify_each=verify_each, progress=progress)
+
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
+    state = State(host, seconds=(("open", opened),), batches=batches, progress=counted(progress))
+    evaluation = None
+    if evaluate is not None:
+        progress("evaluate the original")
+        evaluation = open_evaluation(evaluate, host, metric=metric)
+        _ = evaluation.before  # before the work: it may raise
+    attempts: tuple[Attempt, ...] = ()
+    if asked := latency_target(passes):
+        first, repeated, rest = split(passes)
+        state = run(first, state)
+        model_latency = _latency_model(host, state, profile, align, progress)
+        where = model_latency.profile.machine
+        timing = timed(where.threads, where.provider)
+        state, attempts = refine(state, repeated, model_latency, asked, host, run, timing)
+        state = run(rest, state)
+    else:
+        state = run(passes, state)
+    return _finish(
+        host,
+        state,
+        verify=verify,
+        latency=latency,
+        progress=progress,
+        seed=seed,
+        evaluation=evaluation,
+        attempts=attempts,
+    )
+
+
+def counted(progress: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Reports the steps of a long pass."""
+    return lambda name, done, total: progress(f"{name} {min(done + 1, total)} of {total}")
+
+
+def measuring(criterion: str) -> Calibrate | None:
+    """The pass that takes what a criterion needs, if it needs statistics."""
+    needs = find_criterion(criterion).needs
+    return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
+
+
+def _latency_model(
+    host: Host, state: State, profile: Profile | str | Path | None, align: int, progress: Callable[[str], None]
+) -> LatencyModel:
+    """What the model takes, by the profile given or by one that is made now."""
+    progress("profile")
+    pieces = cut(host, state.analyzed("allocate"))
+    if profile is None:
+        profile = make_profile(
+            host,
+            pieces,
+            align=align,
+            quick=True,
+            advance=lambda done, total: progress(f"profile {bar(done, total)}"),
+        )
+    elif not isinstance(profile, Profile):
+        profile = Profile.load(profile)
+    return latency_model(profile, pieces)
+
+
+@frozen_heap()
+def profile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    align: int = 8,
+    quick: bool = False,
+    seconds: float | None = None,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """Measures what the operators of a model take in onnxruntime at smaller widths, on this machine.
+
+    Args:
+        model: As for :func:`prune`, and so the other arguments that are not listed.
+        example_inputs: What a PyTorch model is called with.
+        threads: Threads within an operator; 0 means all cores.
+        provider: onnxruntime's execution provider.
+        align: Widths are measured at multiples of this where possible.
+        quick: Fewer widths and less time.
+        seconds: About how long the runs may take in all (absent: 120, quick 20); loading the models comes on top.
+        shapes: Shapes of inputs by name: latency is measured at these.
+        dynamic_shapes: Dynamic axes of a PyTorch model.
+        trust: Whether a ``.pt2`` file may be loaded.
+        advance: Told how many operator shapes have been measured, of how many.
+
+    Returns:
+        The profile; ``profile.save(path)`` writes JSON, ``Profile.load(path)`` reads it.
+
+    Raises:
+        OptionError: The provider is unknown, or a number is not positive.
+        ModelError: The model cannot be opened or run.
+    """
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    return make_profile(
+        host,
+        cut(host),
+        threads=threads,
+        provider=provider,
+        align=align,
+        quick=quick,
+        seconds=seconds,
+        advance=advance,
+    )
 
 
 @frozen_heap()
@@ -271,7 +437,7 @@ def restore(
 
 def metadata_of(plan: PruningPlan) -> dict[str, str]:
     """What graphprune writes into a file's ``metadata_props``."""
-    from graphprune import __version__
+    from graphprune.version import __version__
 
     targets = ", ".join(plan.options.get("targets", ()))
     return {
@@ -289,6 +455,8 @@ def _finish(
     latency: bool,
     progress: Callable[[str], None],
     seed: int = 0,
+    evaluation: Evaluation | None = None,
+    attempts: tuple[Attempt, ...] = (),
 ) -> Result:
     """Exports, proves the exported file, measures, builds the module and the report."""
     plan = state.plan
@@ -298,14 +466,14 @@ def _finish(
     seconds = list(state.seconds)
     if verify or latency:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-            after = Path(folder) / "after.onnx"
+            smaller = Path(folder) / "after.onnx"
             progress("export")
             begin = time.perf_counter()
-            state.host.save_onnx(after, metadata_of(plan))
+            state.host.save_onnx(smaller, metadata_of(plan))
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify:
-                state = replace(state, checks=(*state.checks, parity(state.host, after, inputs)))
+                state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
                 require(state.checks)
             if latency:
                 progress("measure latency")
@@ -313,9 +481,11 @@ def _finish(
                 host.save_onnx(before)
                 rows = tuple(
                     LatencyRow(each.threads, *each.milliseconds)
-                    for each in runtime.measure([before, after], [inputs, inputs])
+                    for each in runtime.measure([before, smaller], [inputs, inputs])
                 )
     notes = _notes(state)
+    if attempts and state.latency is not None:
+        notes = (*notes, *sentences(attempts, state.latency))
     module = None
     if state.host.kind == "torch":
         progress("module")
@@ -323,7 +493,12 @@ def _finish(
 
         module, note = pruned_module(state)
         notes = (*notes, note) if note else notes
-    report = replace(_report(state), latency=rows, notes=notes, seconds=tuple(seconds))
+    metrics: tuple[Metric, ...] = ()
+    if evaluation is not None:
+        progress("evaluate")
+        after = evaluation(Runner(state.host, module))
+        metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+    report = replace(_report(state, attempts), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
     return Result(plan, report, state.host, state, module)
 
 
@@ -342,19 +517,27 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 
 def _notes(state: State) -> tuple[str, ...]:
-    if not state.inexact:
-        return ()
-    assert state.analysis is not None
-    kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
-    return (
-        f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
-        "others; the proof counts the kept units only",
-    )
+    notes = []
+    if state.batches is not None and state.batches.random:
+        notes.append(
+            "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "
+            "(--calibration)"
+        )
+    if state.protected:
+        notes.append(f"the most sensitive groups stay whole: {', '.join(state.protected)}")
+    if state.inexact:
+        assert state.analysis is not None
+        kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
+        notes.append(
+            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
+            "others; the proof counts the kept units only"
+        )
+    return tuple(notes)
 
 
-def _report(state: State) -> Report:
+def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     assert state.analysis is not None
-    model = build_cost_model(state.analysis)
+    model = build_cost_model(state.analysis, state.latency)
     counts = model.full.copy()
     for i, group in enumerate(model.groups):
         if group.factor in state.kept:
@@ -364,5 +547,8 @@ def _report(state: State) -> Report:
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}
     costs = tuple(Cost(metric, before[metric], after[metric], requested.get(metric)) for metric in before)
+    if attempts and attempts[-1].measured is not None:
+        measured = attempts[-1].measured
+        costs = tuple(replace(c, measured=measured * c.before) if c.metric == "latency" else c for c in costs)
     rows = tuple(GroupRow(g.name, g.kind, g.size, int(n), g.exact) for g, n in zip(model.groups, counts, strict=True))
     return Report(costs, rows, state.inexact, state.checks)

@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.compensation import RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
-from graphprune.files import require_writable, write_text
+from graphprune.files import made_folder, require_writable, write_text
+from graphprune.importance import CRITERIA
+from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
+from graphprune.planning.allocation import ALLOCATIONS
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
-from graphprune.report.terminal import render_checks, render_inspection, render_report
+from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
+from graphprune.report.terminal import (
+    render_checks,
+    render_front,
+    render_inspection,
+    render_profile,
+    render_report,
+    render_sensitivity,
+)
+from graphprune.userland import is_object_name
 
 app = typer.Typer(
     add_completion=False,
@@ -48,6 +64,59 @@ ShapeOptions = Annotated[
 Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How units are scored: {', '.join(CRITERIA)}. Default: l2, with calibration data {MEASURED_CRITERION}.",
+    ),
+]
+Allocation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: isomorphic, with calibration data "
+        f"{MEASURED_ALLOCATION}.",
+    ),
+]
+Compensation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUNG",
+        help=f"How what was lost is made good: {', '.join(RUNGS)}. Default: affine with calibration data, else none.",
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="DATA",
+        help="Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.",
+    ),
+]
+Samples = Annotated[int, typer.Option("--samples", help="At most so many calibration samples.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples of a batch, where it may have any.")]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", metavar="PATH", help="For texts: tokenizer.json, or a tokenizer's folder.")
+]
+PreprocessOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess",
+        metavar="KEY=VALUE",
+        help="For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5, "
+        "std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512. Repeatable.",
+    ),
+]
+Evaluate = Annotated[
+    str | None,
+    typer.Option(
+        "--eval",
+        metavar="METRIC",
+        help="Your metric before and after: package.module:function, or labelled data (as --calibration, with labels).",
+    ),
+]
+MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
@@ -78,12 +147,20 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def _progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A spinner with the name of the present step, on stderr so that stdout can be piped."""
+    """The present step, with a bar where it is "3 of 20", on stderr so that stdout can be piped."""
     if quiet or not err.is_terminal:
         yield lambda step: None
         return
-    with err.status("") as status:
-        yield lambda step: status.update(f"{step} ...")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(step: str) -> None:
+            counted = re.search(r"(\d+) of (\d+)", step)
+            done, total = (int(counted[1]) - 1, int(counted[2])) if counted else (0, None)
+            bar.update(task, description=f"{escape(step)} ...", completed=done, total=total)
+
+        yield tell
 
 
 def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
@@ -97,6 +174,18 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _inputs(
+    source: str | None, samples: int | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None
+) -> gp.Inputs | None:
+    return None if source is None else gp.Inputs(source, samples, batch_size, tokenizer, preprocess)
+
+
+def _evaluate(source: str | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None) -> Any:
+    if source is None or is_object_name(source):
+        return source
+    return gp.Inputs(source, None, batch_size, tokenizer, preprocess)
+
+
 @app.command()
 @_guarded
 def prune(
@@ -105,25 +194,40 @@ def prune(
     target: Annotated[
         list[str],
         typer.Option(
-            "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
+            "--target",
+            metavar="METRIC=VALUE",
+            help="What remains: macs=0.5, params=2M, bytes=50%, latency=5ms. Repeatable.",
         ),
     ],
-    criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
-    allocation: Annotated[
-        str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
-    ] = "isomorphic",
+    calibration: Calibration = None,
+    samples: Samples = gp.SAMPLES,
+    batch_size: BatchSize = None,
+    tokenizer: Tokenizer = None,
+    preprocess: PreprocessOptions = None,
+    evaluate: Evaluate = None,
+    metric: MetricName = None,
+    criterion: Criterion = None,
+    allocation: Allocation = None,
+    compensation: Compensation = None,
     align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
     min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,
     max_ratio: Annotated[float, typer.Option(help="At most this fraction of a group's units is removed.")] = 0.9,
     protect: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Tensors, scopes or kinds that stay whole. Repeatable.")
     ] = None,
+    protect_ratio: Annotated[
+        float, typer.Option(help="This fraction of the groups stays whole: those that the outputs depend on most.")
+    ] = 0.0,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
     ] = None,
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="profile.json", help="Latencies that 'graphprune profile' measured, on any machine."),
+    ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Passes to run instead of the default ones, as text.")] = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Show how long each pass took.")] = False,
     dump_after: Annotated[
@@ -146,14 +250,20 @@ def prune(
         result = gp.prune(
             model,
             target=target,
+            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            metric=metric,
             criterion=criterion,
             allocation=allocation,
+            compensation=compensation,
             align=align,
             min_units=min_units,
             max_ratio=max_ratio,
             protect=tuple(protect or ()),
+            protect_ratio=protect_ratio,
             only=tuple(only or ()),
             shapes=_shapes(shape),
+            profile=profile,
             pipeline=pipeline,
             dump_after=tuple(dump_after or ()),
             dump=_dump,
@@ -295,6 +405,191 @@ def explain(
                 out.print(f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]", highlight=False)
         for reason in fact["fixed"]:
             out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False)
+
+
+Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]
+Plot = Annotated[str, typer.Option("--plot", metavar="FORMAT", help="png, svg or none.")]
+Protect = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole. Repeatable.")]
+Only = Annotated[list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these. Repeatable.")]
+Seed = Annotated[int, typer.Option(help="Of random scores, made-up inputs and the proof's inputs.")]
+
+
+@app.command()
+@_guarded
+def sweep(
+    model: Model,
+    output: Folder,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="METRIC=VALUE", help="One point, as for prune. Repeatable.")
+    ],
+    calibration: Calibration = None,
+    samples: Samples = gp.SAMPLES,
+    batch_size: BatchSize = None,
+    tokenizer: Tokenizer = None,
+    preprocess: PreprocessOptions = None,
+    evaluate: Evaluate = None,
+    metric: MetricName = None,
+    criterion: Criterion = None,
+    allocation: Allocation = None,
+    compensation: Compensation = None,
+    align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
+    protect: Protect = None,
+    protect_ratio: Annotated[float, typer.Option(help="This fraction of the groups stays whole.")] = 0.0,
+    only: Only = None,
+    shape: ShapeOptions = None,
+    seed: Seed = 0,
+    save_models: Annotated[bool, typer.Option("--save-models", help="Write each pruned model and its plan.")] = False,
+    plot: Plot = "png",
+    no_verify: NoVerify = False,
+    no_latency: NoLatency = False,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
+    _require_plot(plot)
+    require_writable(made_folder(output) / "front.json")
+    with _progress(as_json) as progress:
+        front = gp.sweep(
+            model,
+            targets=target,
+            folder=output if save_models else None,
+            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            metric=metric,
+            criterion=criterion,
+            allocation=allocation,
+            compensation=compensation,
+            align=align,
+            protect=tuple(protect or ()),
+            protect_ratio=protect_ratio,
+            only=tuple(only or ()),
+            shapes=_shapes(shape),
+            seed=seed,
+            verify=not no_verify,
+            latency=not no_latency,
+            trust=trust,
+            progress=progress,
+        )
+    write_text(output / "front.json", json.dumps(front.to_dict(), indent=1))
+    if plot != "none":
+        plot_front(front, output / f"front.{plot}")
+    if as_json:
+        _print_json(front.to_dict())
+    else:
+        out.print(render_front(front, title=model))
+
+
+@app.command()
+@_guarded
+def sensitivity(
+    model: Model,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write sensitivity.json and a plot here.")
+    ] = None,
+    calibration: Calibration = None,
+    samples: Annotated[int, typer.Option(help="At most so many calibration samples.")] = SENSITIVITY_SAMPLES,
+    batch_size: BatchSize = None,
+    tokenizer: Tokenizer = None,
+    preprocess: PreprocessOptions = None,
+    evaluate: Evaluate = None,
+    metric: MetricName = None,
+    ratios: Annotated[
+        str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
+    ] = "0.25,0.5,0.75",
+    criterion: Criterion = None,
+    protect: Protect = None,
+    only: Only = None,
+    shape: ShapeOptions = None,
+    seed: Seed = 0,
+    plot: Plot = "png",
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
+    _require_plot(plot if output is not None else "none")
+    if output is not None:
+        require_writable(made_folder(output) / "sensitivity.json")
+    with _progress(as_json) as progress:
+        found = gp.sensitivity(
+            model,
+            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            samples=samples,
+            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            metric=metric,
+            ratios=_ratios(ratios),
+            criterion=criterion,
+            protect=tuple(protect or ()),
+            only=tuple(only or ()),
+            shapes=_shapes(shape),
+            seed=seed,
+            trust=trust,
+            folder=output,
+            progress=progress,
+        )
+    if output is not None:
+        write_text(output / "sensitivity.json", json.dumps(found.to_dict(), indent=1))
+        if plot != "none":
+            plot_sensitivity(found, output / f"sensitivity.{plot}")
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        out.print(render_sensitivity(found, title=model))
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"cannot read --ratios '{text}'; expected fractions like 0.25,0.5,0.75") from None
+
+
+def _require_plot(plot: str) -> None:
+    if plot not in (*FORMATS, "none"):
+        raise OptionError(f"unknown format '{plot}' of --plot; expected {', '.join(FORMATS)} or none")
+    if plot != "none":
+        require_matplotlib()
+
+
+@app.command("profile")
+@_guarded
+def profile_(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="profile.json", help="The table to write.")],
+    threads: Annotated[int, typer.Option(help="Threads within an operator; 0 means all cores.")] = 1,
+    provider: Annotated[str, typer.Option(help="onnxruntime's execution provider.")] = "CPUExecutionProvider",
+    align: Annotated[int, typer.Option(help="Widths are measured at multiples of this where possible.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer widths and less time.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="About how long to measure in all; default 120, with --quick 20.")
+    ] = None,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the operators of MODEL take in onnxruntime at smaller widths, for latency targets."""
+    _require_distinct(model, output)
+    require_writable(output)
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bars:
+        task = bars.add_task("measure operators", total=None)
+        made = gp.profile(
+            model,
+            threads=threads,
+            provider=provider,
+            align=align,
+            quick=quick,
+            seconds=seconds,
+            shapes=_shapes(shape),
+            trust=trust,
+            advance=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    made.save(output)
+    if as_json:
+        _print_json({"output": str(output), **made.to_dict()})
+    else:
+        out.print(render_profile(made, title=str(output)))
 
 
 @app.command()

@@ -54,6 +54,21 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def made_folder(path: Path, option: str = "-o") -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make folder '{path}': {error.strerror}; give a writable path with {option}"
+        ) from error
+    return path
+
+
 def require_writable(path: Path) -> None:
     """Finds out that a file cannot be written before any work is done.
 

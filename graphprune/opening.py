@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.pipeline.host import Array, Host
+from graphprune.userland import load_object
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -30,7 +30,7 @@ def open_host(
 
     Args:
         model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
-            ``ExportedProgram``, or (with ``trust``) a ``.pt2`` file.
+            ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, or a host that is open already.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
             For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
@@ -49,6 +49,8 @@ def open_host(
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
+    if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
+        return cast("Host", model)
     if type(model).__name__ == "ModelProto":
         return OnnxHost.load(model, shapes, _arrays(example_inputs))
     if _is_torch(model):
@@ -89,25 +91,13 @@ def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
 
 def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
     """Imports ``package.module:factory`` (from the current folder too), calls it, and finds the example inputs."""
-    module_name, _, attribute = name.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = importlib.import_module(module_name)
-        factory = getattr(module, attribute)
-    except ImportError as error:
-        raise ModelError(
-            f"cannot import '{module_name}' of model '{name}': {error}; "
-            "expected 'package.module:factory' or the path of an .onnx file"
-        ) from error
-    except AttributeError as error:
-        raise ModelError(
-            f"module '{module_name}' has no '{attribute}'; expected a function that returns a model"
-        ) from error
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ModelError(
-            f"importing '{module_name}' raises {type(error).__name__}: {error}; mend the module"
-        ) from error
+    factory = load_object(
+        name,
+        ModelError,
+        of="model",
+        expected="'package.module:factory' or the path of an .onnx file",
+        returns="a function that returns a model",
+    )
     try:
         built = factory() if callable(factory) and not _is_torch(factory) else factory
     except (Exception, SystemExit) as error:  # the user's code may raise anything

@@ -14,7 +14,10 @@ from importlib.metadata import entry_points
 
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
+from graphprune.passes.calibrate import Calibrate
+from graphprune.passes.compensate import Compensate
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
 from graphprune.passes.slice_groups import SliceGroups
@@ -25,8 +28,11 @@ __all__ = [
     "PASSES",
     "Allocate",
     "Analyze",
+    "Calibrate",
+    "Compensate",
     "FoldConstants",
     "Pass",
+    "ProtectSensitive",
     "RemoveDeadNodes",
     "Score",
     "SliceGroups",
@@ -35,21 +41,44 @@ __all__ = [
     "default_pipeline",
 ]
 
-PASSES: tuple[type[Pass], ...] = (FoldConstants, Analyze, Score, Allocate, SliceGroups, RemoveDeadNodes, Verify)
+PASSES: tuple[type[Pass], ...] = (
+    FoldConstants,
+    Analyze,
+    Calibrate,
+    Score,
+    ProtectSensitive,
+    Allocate,
+    SliceGroups,
+    RemoveDeadNodes,
+    Verify,
+    Compensate,
+)
 """The built-in passes."""
 
 
-def default_pipeline(analyze: Analyze, score: Score, allocate: Allocate, verify: Verify | None) -> tuple[Pass, ...]:
-    """The pipeline of ``prune``."""
-    passes: tuple[Pass, ...] = (
+def default_pipeline(
+    analyze: Analyze,
+    score: Score,
+    allocate: Allocate,
+    verify: Verify | None,
+    protect: ProtectSensitive | None = None,
+    calibrate: Calibrate | None = None,
+    compensate: Compensate | None = None,
+) -> tuple[Pass, ...]:
+    """The pipeline of ``prune``; what is ``None`` is left out."""
+    passes: tuple[Pass | None, ...] = (
         FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
         analyze,  # before anything is cut: plans speak of the original's units
+        calibrate,  # on the whole model: criteria look at what it computes
         score,
+        protect,  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
         SliceGroups(),
         RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now
+        verify,  # last of what keeps values: it proves what all others have done
+        compensate,  # on a model whose structure is proven; from here on weights differ
     )
-    return passes if verify is None else (*passes, verify)  # last: it proves what all others have done
+    return tuple(each for each in passes if each is not None)
 
 
 @cache

@@ -30,7 +30,8 @@ class Verify(Pass):
 
     - masked: the pruned model equals the original with the removed units zeroed after every node and normalizers that
       count only the kept units;
-    - permutation: the original with the units of *every* group permuted computes what it did before.
+    - permutation: the original with the units of *every* group permuted computes what it did before (but for groups on
+      whose order an operator depends: their units may only be removed).
 
     Attributes:
         seed: Of the example input and the permutations.
@@ -59,9 +60,7 @@ def verify(
     inputs = original.example_inputs(seed)
     removed = masks(analysis, kept)
     other = _at_other_sizes(original, kept, analysis)
-    rng = np.random.default_rng(seed)
-    shuffled = {group.factor: rng.permutation(group.size) for group in analysis.groups}
-    permuted = original.edited(slice_edits(analysis, shuffled))
+    permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
 
     def masked(*, double: bool) -> Check:
         expected = original.run_masked(inputs, removed, double=double)
@@ -100,6 +99,12 @@ def _at_other_sizes(
     return other, masks(again, there)
 
 
+def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:
+    """A random order of the units of every group whose units may change places."""
+    rng = np.random.default_rng(seed)
+    return {group.factor: rng.permutation(group.size) for group in analysis.groups if group.ordered is None}
+
+
 def judged(check: Callable[..., Check]) -> Check:
     """A check in the model's own precision; in doubt, in float64, where rounding cannot be mistaken for an error.
 
@@ -121,11 +126,14 @@ _CONSTANT = "the outputs hardly vary on the example input, so this says little: 
 
 
 def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay."""
+    """For every value and axis that loses positions, which ones stay.
+
+    Constants that are positions are left as they are: they point to what is removed, where there is nothing.
+    """
     found: dict[str, dict[int, NDArray[np.bool_]]] = {}
     touched = frozenset(kept)
     for name, layout in analysis.layouts.items():
-        for axis, dim in enumerate(layout):
+        for axis, dim in enumerate(layout if name not in analysis.positions else ()):
             if touched.isdisjoint(factors_of(dim)):
                 continue
             mask = np.zeros(dim.size, dtype=np.bool_)

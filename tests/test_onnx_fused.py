@@ -19,6 +19,7 @@ from graphprune.hosts import onnx_masked
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.onnx_reference import _TABLE as REFERENCE
 from graphprune.hosts.onnx_reference import OPERATORS
+from graphprune.importance.evidence import Evidence
 from graphprune.importance.magnitude import l2
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
@@ -252,7 +253,7 @@ def test_quantised_weights_are_scored_as_the_numbers_they_mean() -> None:
     analysis = analyze_graph(model.graph())
     (group,) = analysis.groups
     want = np.sqrt((numbers**2).sum((1, 2, 3)) + scales**2 + (model.read("w2") ** 2).sum(1))
-    np.testing.assert_allclose(l2(analysis.groups, model.read)[group.name], want, rtol=1e-5)
+    np.testing.assert_allclose(l2(Evidence(analysis, model.read))[group.name], want, rtol=1e-5)
 
 
 def test_packed_weights_are_scored_by_all_numbers_in_a_byte() -> None:

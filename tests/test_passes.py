@@ -7,7 +7,17 @@ from graphs import RESIDUAL, gqa_attention
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import OptionError, ProofError
 from graphprune.ir.text import parse_graph
-from graphprune.passes import Allocate, Analyze, FoldConstants, RemoveDeadNodes, Score, SliceGroups, Verify, all_passes
+from graphprune.passes import (
+    Allocate,
+    Analyze,
+    FoldConstants,
+    ProtectSensitive,
+    RemoveDeadNodes,
+    Score,
+    SliceGroups,
+    Verify,
+    all_passes,
+)
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import compare, masks, require
 from graphprune.pipeline.passes import parse_pipeline
@@ -122,9 +132,11 @@ def test_pipeline_as_text():
 
 
 def test_passes_print_as_they_are_written():
-    passes = (Analyze(("fc",)), Score("l1", 3), RemoveDeadNodes())
+    passes = (Analyze(("fc",)), Score("l1", 3), ProtectSensitive(0.3, (0.5, 0.75)), RemoveDeadNodes())
     text = ",".join(map(str, passes))
-    assert text == "analyze{protect=fc},score{criterion=l1 seed=3},remove-dead-nodes"
+    assert text == (
+        "analyze{protect=fc},score{criterion=l1 seed=3},protect-sensitive{ratio=0.3 ratios=0.5|0.75},remove-dead-nodes"
+    )
     assert parse_pipeline(text, all_passes()) == passes
 
 
@@ -133,8 +145,8 @@ def test_passes_print_as_they_are_written():
     [
         (
             "analyse",
-            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, score, allocate, "
-            "slice-groups, remove-dead-nodes, verify",
+            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, score, "
+            "protect-sensitive, allocate, slice-groups, remove-dead-nodes, verify",
         ),
         ("score{kriterion=l1}", "unknown option 'kriterion=l1' of pass 'score'; expected one of criterion, seed"),
         ("score{seed=x}", "cannot read the value of 'score{seed=x}'; expected a value of type int"),

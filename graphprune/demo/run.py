@@ -15,7 +15,7 @@ from rich.table import Table
 from graphprune.api import Result, prune
 from graphprune.backends.runtime import run_session, session
 from graphprune.demo import PIXEL_MEAN, PIXEL_STD
-from graphprune.errors import OutputError
+from graphprune.files import made_folder
 from graphprune.report.terminal import render_report
 
 HERE = Path(__file__).parent
@@ -76,12 +76,7 @@ def run_demo(folder: Path, progress: Callable[[str], None] = lambda step: None) 
     Raises:
         OutputError: The folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make folder '{folder}': {error.strerror}; give a writable path with --out"
-        ) from error
+    made_folder(folder, "--out")
     images, labels = demo_data()
     result = prune(HERE / "demo_net.onnx", target=TARGET, latency=True, progress=progress)
     output = folder / "demo_net_pruned.onnx"

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from graphprune.frontends.onnx_rows import pooling, shape_of, softmax, told
+from graphprune.frontends.onnx_rows import pooling, shape_of, told
 from graphprune.frontends.onnx_spatial import nhwc_pooling
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of, product
 from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules.call import Call, Refusal
 from graphprune.rules.contraction import axes, axis, conv, gemm, matmul
 from graphprune.rules.joining import joined
-from graphprune.rules.pointwise import pointwise
+from graphprune.rules.pointwise import along, pointwise
 
 _BLOCK = "a block of this axis shares one scale"
 
@@ -101,9 +101,9 @@ def _product(c: Call, a: int, b: int, rows: Sequence[int], columns: Sequence[int
     assert x is not None
     assert w is not None
     layouts: dict[int, Layout | None] = {a: x, b: w}
-    for vectors, layout, along in ((rows, x, -2), (columns, w, -1)):
+    for vectors, layout, place in ((rows, x, -2), (columns, w, -1)):
         for i in vectors:
-            dim = layout[along] if len(layout) > 1 else layout[-1]
+            dim = layout[place] if len(layout) > 1 else layout[-1]
             layouts[i] = _vector(c.operand(i), dim)
     if bias is not None:
         layouts[bias] = (w[-1],)
@@ -160,8 +160,10 @@ def qlinear_pooling(c: Call) -> Rule:
 
 
 def qlinear_softmax(c: Call) -> Rule:
-    """``QLinearSoftmax``, whose attribute ``opset`` says what its axis means."""
-    return _only_first(softmax(c), c)
+    """``QLinearSoftmax``: along one axis, or all from it on; quantised numbers have none that is never chosen."""
+    at = c.get("axis", -1) % len(c.x)
+    last = at if c.get("opset", 13) >= 13 else len(c.x) - 1
+    return along(c.x, [c.y], range(at, last + 1), f"'{c.op}' runs over this axis", n_operands=len(c.operands))
 
 
 def _only_first(rule: Rule, c: Call) -> Rule:
@@ -212,5 +214,5 @@ def dynamic_lstm(c: Call) -> Rule:
     return told(
         c, f"t b i, l i (gate h), l h (gate h), l (bias h), b, l b h, l b h, l (peep h), {vectors}",
         "t l b h, l b h, l b h", "macs t b l gate h i", "macs t b l gate h h", "size hidden_size=h",
-        fixed="t l gate bias peep", labels="i=neuron h=neuron", why=why, gate=4,
+        fixed="t l gate bias peep", labels="i=neuron h=recurrent", why=why, gate=4,
     )  # fmt: skip

@@ -70,7 +70,9 @@ def masked_model(
         target = surgery.nodes[node.name]
         zeros.follow(node, list(target.inputs), list(target.outputs))
         source, axes = _statistic(node, masks)
-        if axes:
+        if axes and node.op in _CHOOSING:
+            _cannot_choose(surgery, target, masks[source], axes, inferred)
+        elif axes and node.op not in _EXACT:
             _replace(surgery, target, node, _Masked(surgery, target, source, masks[source], axes, inferred, opset))
         for i, name in enumerate(node.results):
             if name is None or name not in masks or name in stored:
@@ -205,6 +207,9 @@ def _between(kind: int) -> int:
 
 # -- statistics --------------------------------------------------------------------------------------------------
 
+_EXACT = ("CumSum",)
+"""Operators whose statistic is a sum, to which a masked unit adds nothing."""
+
 _ZERO_POINT: Mapping[str, int] = {
     "QuantizeLinear": 2,
     "QLinearConv": 7,
@@ -228,7 +233,7 @@ _ZERO_POINT: Mapping[str, int] = {
 def _statistic(node: Node, masks: Masks) -> tuple[str, tuple[int, ...]]:
     """The masked axes over which a node takes a statistic, and the operand (or result) that has them."""
     rule = node.rule
-    if rule is None or not rule.normalized:
+    if rule is None or not rule.statistics:
         return "", ()
     pairs = [(node.operands[0] if node.operands else None, rule.operands[0] if rule.operands else None)]
     pairs.append((node.results[0], rule.results[0]))
@@ -238,11 +243,37 @@ def _statistic(node: Node, masks: Masks) -> tuple[str, tuple[int, ...]]:
         axes = tuple(
             axis
             for axis, mask in masks[name].items()
-            if not mask.all() and not rule.normalized.isdisjoint(factors_of(layout[axis]))
+            if not mask.all() and not rule.statistics.isdisjoint(factors_of(layout[axis]))
         )
         if axes:
             return name, axes
     return "", ()
+
+
+_CHOOSING = {
+    "Softmax": False, "LogSoftmax": False, "TopK": None, "ArgMax": False, "ArgMin": True,
+    "ReduceMax": False, "ReduceMin": True, "ReduceLogSumExp": False,
+}  # fmt: skip
+"""Operators that choose among units, and whether they choose the smallest (``None``: an attribute says so)."""
+
+
+def _cannot_choose(
+    surgery: Surgery, target: gs.Node, masks: Mapping[int, NDArray[np.bool_]], axes: tuple[int, ...], inferred: Inferred
+) -> None:
+    """Puts numbers that are never chosen where units are removed."""
+    x = target.inputs[0]
+    kind = inferred.types.get(x.name, onnx.TensorProto.FLOAT)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    smallest = _CHOOSING[target.op]
+    if smallest is None:
+        before = surgery.before[target.name].attribute
+        smallest = any(entry.name == "largest" and entry.i == 0 for entry in before)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    worst = surgery.constant(f"{target.name}:worst", np.asarray(limits.max if smallest else limits.min, dtype))
+    mask = surgery.constant(
+        f"{target.name}:mask", _joined({axis: masks[axis] for axis in axes}, len(inferred.shapes[x.name]))
+    )
+    target.inputs[0] = surgery.insert("Where", f"{target.name}:chosen", (mask, x, worst))
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,8 @@ def _read(value: str, default: object, where: str) -> object:
             case float():
                 return float(value)
             case tuple():
-                return tuple(value.split("|"))
+                parts = value.split("|")
+                return tuple(map(float, parts)) if default and isinstance(default[0], float) else tuple(parts)
             case _:
                 return value
     except (KeyError, ValueError) as error:

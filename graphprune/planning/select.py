@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from math import ceil, inf, isnan
 
-from graphprune.analysis.groups import KINDS, Analysis, Group
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError
 from graphprune.ir.graph import Graph
 
@@ -63,6 +65,12 @@ def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str
             raise OptionError(f"'{selector}' of only selects no group; the kinds in this model are: {kinds}")
         chosen.update((group.name, group) for group in hits)
     return tuple(group for group in candidates if group.name in chosen)
+
+
+def most_sensitive(values: Mapping[str, float], ratio: float) -> tuple[str, ...]:
+    """The names of the ⌈ratio · n⌉ groups with the largest values (NaN counts as largest), the worst first."""
+    order = sorted(values, key=lambda name: -(inf if isnan(values[name]) else values[name]))
+    return tuple(order[: ceil(ratio * len(order) - 1e-9)])
 
 
 def _selects(selector: str, group: Group) -> bool:

@@ -21,26 +21,43 @@ _SUFFIXES = {
     "mib": 2**20,
     "gib": 2**30,
 }
+_TIMES = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 _NUMBER = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-z%]*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What may remain of one metric: a fraction of the original (at most 1) or an absolute number (above 1)."""
+    """What may remain of one metric: a fraction of the original, or an absolute number.
+
+    Attributes:
+        metric: One of :data:`METRICS`.
+        value: The fraction or the number (of latency: milliseconds).
+        absolute: Whether a value up to 1 is a number, and not a fraction.
+    """
 
     metric: str
     value: float
+    absolute: bool = False
 
     def limit(self, original: float) -> float:
         """The absolute number for a model that costs ``original``."""
-        return self.value * original if self.value <= 1 else self.value
+        return self.value * original if self.relative else self.value
+
+    @property
+    def relative(self) -> bool:
+        """Whether the value is a fraction of the original."""
+        return self.value <= 1 and not self.absolute
 
     def __str__(self) -> str:
+        if self.metric == "latency" and not self.relative:
+            return f"{self.metric}={self.value:.15g}ms"
+        if self.absolute:
+            return f"{self.metric}={self.value / 1e3:.15g}k"
         return f"{self.metric}={self.value:.15g}"
 
 
 def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> tuple[Target, ...]:
-    """Reads ``{"macs": 0.5}``, ``"macs=0.5"``, ``["macs=50%", "bytes=2MB"]``.
+    """Reads ``{"macs": 0.5}``, ``"macs=0.5"``, ``["macs=50%", "bytes=2MB"]``, ``"latency=5ms"`` (held as milliseconds).
 
     Raises:
         TargetError: A metric is unknown, or a value is not a positive number.
@@ -58,15 +75,20 @@ def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> t
 def _target(metric: str, text: str) -> Target:
     if metric not in METRICS:
         raise TargetError(f"unknown target '{metric}'; expected one of {', '.join(METRICS)}, as in 'macs=0.5'")
+    units = {"": 1.0, **_TIMES} if metric == "latency" else _SUFFIXES
     match = _NUMBER.match(text)
     suffix = match.group(2).lower() if match else ""
-    if match is None or suffix not in (*_SUFFIXES, "%"):
+    if match is None or suffix not in (*units, "%"):
+        example = "5ms" if metric == "latency" else "2M"
         raise TargetError(
-            f"cannot read '{text}' of target '{metric}'; expected a fraction like 0.5 or 50%, or a number like 2M"
+            f"cannot read '{text}' of target '{metric}'; "
+            f"expected a fraction like 0.5 or 50%, or a number like {example}"
         )
-    value = float(match.group(1)) * (0.01 if suffix == "%" else _SUFFIXES[suffix])
+    value = float(match.group(1)) * (0.01 if suffix == "%" else units[suffix])
+    if metric == "latency" and not suffix and value > 1:
+        raise TargetError(f"target 'latency={text}' has no unit; expected a fraction like 0.6, or a time like {text}ms")
     if suffix == "%" and value > 1:
         raise TargetError(f"target '{metric}={text}' asks for more than the original has; expected at most 100%")
     if value <= 0:
         raise TargetError(f"target '{metric}={text}' keeps nothing; expected a number above 0")
-    return Target(metric, value)
+    return Target(metric, value, absolute=suffix not in ("", "%") and value <= 1)

@@ -10,16 +10,26 @@ from graphprune.analysis.groups import Analysis
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, prunable_share
+from graphprune.report.curves import finite
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One metric before and after."""
+    """One metric before and after.
+
+    Attributes:
+        metric: ``macs``, ``params``, ``bytes``, or (in milliseconds) ``latency``.
+        before: Of the original.
+        after: Of the pruned model; for latency, as predicted by the profile.
+        requested: What was allowed.
+        measured: For latency, what was measured: its fraction of the original, measured together, times ``before``.
+    """
 
     metric: str
     before: float
     after: float
     requested: float | None = None
+    measured: float | None = None
 
     @property
     def fraction(self) -> float:
@@ -48,6 +58,15 @@ class LatencyRow:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """A number of the user's evaluation before and after."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Report:
     """What a compilation did.
 
@@ -57,6 +76,7 @@ class Report:
         inexact: Whether groups that shift a normalizer lost units.
         proof: The checks that were run; all passed.
         latency: Measured latencies; empty if not asked for.
+        metrics: What the user's evaluation gives; empty if there is none.
         seconds: Time taken by each step.
         notes: Sentences for the user.
     """
@@ -66,11 +86,12 @@ class Report:
     inexact: bool
     proof: tuple[Check, ...] = ()
     latency: tuple[LatencyRow, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
 
     def cost(self, metric: str) -> Cost:
-        """The row of a metric (``macs``, ``params`` or ``bytes``)."""
+        """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
         return next(cost for cost in self.costs if cost.metric == metric)
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,6 +101,8 @@ class Report:
             row["fraction"] = cost.fraction
         for row, check in zip(data["proof"], self.proof, strict=True):
             row["passed"] = check.passed
+        for row in data["metrics"]:
+            row.update({side: finite(row[side]) for side in ("before", "after")})
         data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]
         return data
 

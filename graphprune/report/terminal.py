@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from graphprune.pipeline.state import Check
+from graphprune.planning.latency import Profile
+from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
@@ -38,10 +40,20 @@ def render_report(report: Report, *, title: str) -> RenderableType:
         costs.add_column(column, justify=justify)  # type: ignore[arg-type]
     for cost in report.costs:
         allowed = "" if cost.requested is None else f"{cost.requested / cost.before:.1%}"
+        if cost.metric == "latency":
+            before = f"{cost.before:.3g} ms"
+            costs.add_row("latency, predicted", before, f"{cost.after:.3g} ms", f"{cost.fraction:.1%}", allowed)
+            if cost.measured is not None:
+                share = f"{cost.measured / cost.before:.1%}"
+                costs.add_row("latency, measured", before, f"{cost.measured:.3g} ms", share, allowed)
+            continue
         costs.add_row(_UNITS[cost.metric], amount(cost.before), amount(cost.after), f"{cost.fraction:.1%}", allowed)
     for row in report.latency:
         name = f"latency, {row.threads} thread{'s' if row.threads > 1 else ''}"
         costs.add_row(name, f"{row.before:.2f} ms", f"{row.after:.2f} ms", f"{row.after / row.before:.1%}", "")
+    for metric in report.metrics:
+        change = f"{metric.after - metric.before:+.4g}"
+        costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     parts: list[RenderableType] = [costs, ""]
     parts.extend([_cut_groups(report), ""])
     if report.proof:
@@ -78,6 +90,59 @@ def _cut_groups(report: Report) -> Table:
         cut = sum(row.kept < row.size for row in rows)
         table.add_row(kind, str(len(rows)), str(cut), str(units), f"{kept} ({kept / units:.0%})")
     return table
+
+
+def render_front(front: Front, *, title: str) -> RenderableType:
+    """The table of ``graphprune sweep``."""
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column("target")
+    first = front.points[0]
+    metrics = list(dict.fromkeys(name for point in front.points for name in point.metrics))
+    heads = [
+        *(_UNITS[metric] for metric in first.costs),
+        *(f"ms, {n} thr." for n in first.latency),
+        *map(escape, metrics),
+    ]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for point in front.points:
+        if point.error:
+            table.add_row(escape(point.target), "[yellow]not met[/]", *[""] * (len(heads) - 1))
+            continue
+        costs = [f"{point.costs[metric] / (value or 1):.1%}" for metric, value in first.costs.items()]
+        latency = [f"{point.latency[n]:.2f} ({point.latency_kept[n]:.0%})" for n in first.latency]
+        values = [f"{point.metrics[name]:.4g}" if name in point.metrics else "" for name in metrics]
+        table.add_row(escape(point.target), *costs, *latency, *values)
+    parts: list[RenderableType] = [table]
+    failed = [point for point in front.points if point.error]
+    parts.extend(f"[yellow]not met:[/] {escape(point.target)}: {escape(point.error)}" for point in failed)
+    parts.extend(f"[yellow]note:[/] {escape(note)}" for note in front.notes)
+    return Stack(*parts)
+
+
+def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
+    """The table of ``graphprune sensitivity``: the most sensitive groups first."""
+    head = f"{title}: {result.measure}"
+    head += "" if result.measure == OUTPUT_ERROR else f" (original {result.baseline:.4g})"
+    table = Table(title=head, title_justify="left", show_edge=False)
+    for column in ("group", "kind"):
+        table.add_column(column)
+    ratios = sorted({row.ratio for row in result.rows})
+    for column in ("units", *(f"-{ratio:.0%}" for ratio in ratios), "mean change"):
+        table.add_column(column, justify="right")
+    deviations = result.deviations
+    order = result.most_sensitive(1.0)
+    for name in order[:_MOST_GROUPS]:
+        rows = [row for row in result.rows if row.group == name]
+        values = {row.ratio: f"{row.value:.4g}" for row in rows}
+        cells = [values.get(ratio, "") for ratio in ratios]
+        table.add_row(escape(name), rows[0].kind, str(rows[0].units), *cells, f"{deviations[name]:.4g}")
+    parts: list[RenderableType] = [table]
+    if len(order) > _MOST_GROUPS:
+        parts.append(f"... and {len(order) - _MOST_GROUPS} less sensitive groups (--json lists all)")
+    if result.random:
+        parts.append("[yellow]note:[/] the inputs are made up, so this says little; give real ones (--calibration)")
+    return Stack(*parts)
 
 
 def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
@@ -117,3 +182,24 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
         blocked.add_row(escape(row["reason"] + where), escape(axes), f"{row['params_share']:.1%}")
     parts.extend(["", blocked])
     return Stack(*parts)
+
+
+def render_profile(profile: Profile, *, title: str) -> RenderableType:
+    """The table of ``graphprune profile``."""
+    table = Table(title="slowest operators", title_justify="left", show_edge=False)
+    table.add_column("operators")
+    for column in ("whole, ms", "smallest, ms", "widths"):
+        table.add_column(column, justify="right")
+    slowest = sorted(profile.entries.values(), key=lambda entry: -entry.milliseconds[-1])
+    for entry in slowest[:_MOST_GROUPS]:
+        widths = "x".join(str(len(axis)) for axis in entry.axes) or "1"
+        table.add_row(
+            escape(entry.label), f"{entry.milliseconds[-1]:.3f}", f"{entry.milliseconds[0]:.3f}", escape(widths)
+        )
+    head = (
+        f"[bold]{escape(title)}[/]: {len(profile.entries)} operator shapes on {escape(str(profile.machine))}\n"
+        f"whole model {profile.whole:.3g} ms; sum of its operators {profile.summed:.3g} ms; correction "
+        f"{profile.correction:.3g}"
+    )
+    skipped = f"{len(profile.skipped)} segments cannot be run alone and count as constant" if profile.skipped else ""
+    return Stack(head, "", table, *([f"[yellow]note:[/] {skipped}"] if skipped else []))

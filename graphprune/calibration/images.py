@@ -1,0 +1,128 @@
+"""Samples from a folder of images, decoded when they are asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.calibration.preprocess import Preprocess
+from graphprune.calibration.samples import Rows, Samples
+from graphprune.calibration.specs import Array, InputSpec, converted, written
+from graphprune.errors import OptionError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"})
+
+
+def of_folder(folder: Path, specs: tuple[InputSpec, ...], where: str, preprocess: Preprocess) -> Samples:
+    """Samples of all images in a folder and the folders in it, by path; folders of classes give labels.
+
+    Args:
+        folder: The folder. Where every image lies in a folder below it, the numbers of these (by name, from 0) are the
+            labels.
+        specs: The model's inputs: one with images, ``n c h w`` or ``n h w c``.
+        where: What it is, for messages.
+        preprocess: How pixels become numbers.
+
+    Raises:
+        OptionError: There are no images, the model does not take images, or Pillow is not installed.
+    """
+    if len(specs) != 1:
+        raise OptionError(
+            f"{where} is a folder of images and the model takes {', '.join(map(str, specs))}; "
+            "give an .npz file with an array for each"
+        )
+    spec = specs[0]
+    height, width, channels, first = _layout(spec, preprocess.layout, where)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not files:
+        raise OptionError(f"{where} holds no images; expected files that end in {', '.join(sorted(SUFFIXES))}")
+    require_pillow()
+
+    def read(rows: Rows) -> dict[str, Array]:
+        images = [preprocess.numbers(decoded(files[row], height, width, channels, preprocess), spec) for row in rows]
+        batch = np.stack(images)
+        return {spec.name: converted(batch.transpose(0, 3, 1, 2) if first else batch, spec, where)}
+
+    return Samples(len(files), read, where, labels=_classes(folder, files))
+
+
+def _classes(folder: Path, files: list[Path]) -> Array | None:
+    names = [path.relative_to(folder).parts for path in files]
+    if any(len(parts) < 2 for parts in names):
+        return None
+    numbers = {name: i for i, name in enumerate(sorted({parts[0] for parts in names}))}
+    return np.array([numbers[parts[0]] for parts in names]) if len(numbers) > 1 else None
+
+
+def require_pillow() -> None:
+    """Raises an :class:`OptionError` that says how to install Pillow, where it is not."""
+    try:
+        import PIL.Image  # noqa: F401
+    except ImportError as error:
+        raise OptionError("reading images needs Pillow; pip install 'graphprune[images]'") from error
+
+
+def _layout(spec: InputSpec, layout: str, where: str) -> tuple[int, int, int, bool]:
+    """Height, width, channels, and whether channels come first."""
+    if len(spec.shape) == 4 and spec.dtype.kind in "fiu":
+        _, second, third, fourth = spec.shape
+        if layout != "nhwc" and second in (1, 3):
+            return third, fourth, second, True
+        if layout != "nchw" and fourth in (1, 3):
+            return second, third, fourth, False
+    raise OptionError(
+        f"{where} is a folder of images and input '{spec.name}' takes {written(spec.shape)} of type {spec.dtype}"
+        f"{f' ({layout} is asked for)' if layout else ''}; expected n x c x h x w or n x h x w x c with 1 or 3 channels"
+    )
+
+
+def decoded(path: Path, height: int, width: int, channels: int, preprocess: Preprocess) -> Array:
+    """The pixels of an image, ``h w c``, 0 to 255, resized and cropped.
+
+    Raises:
+        OptionError: The file is no image, or none with 8 bits for a channel.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in _EIGHT_BIT:
+                raise OptionError(
+                    f"image '{path}' has pixels of type '{image.mode}'; expected 8 bits for each channel: convert it, "
+                    "or give the data as an .npz file"
+                )
+            image.draft("RGB", (2 * width, 2 * height))  # JPEG files can be decoded smaller
+            pixels: Any = _opaque(image, "L" if channels == 1 else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise OptionError(f"cannot read image '{path}': {error}; remove or replace it") from error
+    method = Image.Resampling[preprocess.resample.upper()]
+    if preprocess.fit == "stretch":
+        pixels = pixels.resize((width, height), method)
+    else:
+        larger = preprocess.fit == "crop"
+        ratio = (max if larger else min)(width / pixels.width, height / pixels.height)
+        if larger and preprocess.resize:
+            ratio = preprocess.resize / min(pixels.width, pixels.height)
+        size = (max(1, round(pixels.width * ratio)), max(1, round(pixels.height * ratio)))
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        if larger and (left < 0 or top < 0):
+            raise OptionError(
+                f"resize={preprocess.resize} makes image '{path}' {size[0]}x{size[1]}, smaller than the model's "
+                f"{width}x{height}; give a larger one"
+            )
+        pixels = pixels.resize(size, method).crop((left, top, left + width, top + height))
+    return np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _opaque(image: Any, mode: str) -> Any:
+    """The image in a mode without transparency; what shines through is white."""
+    from PIL import Image
+
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)

@@ -1,0 +1,157 @@
+"""How much a model depends on each of its groups: parts of them removed on trial, one group at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from graphprune.api import MEASURED_CRITERION, measuring
+from graphprune.calibration.data import open_batches
+from graphprune.collector import frozen_heap
+from graphprune.errors import OptionError
+from graphprune.evaluation import Runner, open_evaluation
+from graphprune.files import write_text
+from graphprune.opening import Shapes, open_host
+from graphprune.passes import Allocate, Analyze, Score, default_pipeline
+from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.host import Host
+from graphprune.pipeline.passes import run_pipeline
+from graphprune.pipeline.state import State
+from graphprune.planning.plan import fingerprint
+from graphprune.planning.select import chosen_groups
+from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
+
+PARTIAL = "sensitivity.partial.json"
+"""What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
+
+
+@frozen_heap()
+def sensitivity(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    calibration: Any = None,
+    samples: int = SAMPLES,
+    evaluate: Any = None,
+    metric: str | None = None,
+    ratios: Sequence[float] = RATIOS,
+    criterion: str | None = None,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seed: int = 0,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    folder: str | Path | None = None,
+    progress: Callable[[str], None] = lambda step: None,
+) -> Sensitivity:
+    """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
+
+    Args:
+        model: As for :func:`graphprune.prune`.
+        example_inputs: As for :func:`graphprune.prune`.
+        calibration: Inputs on which outputs are compared; made-up ones if there are none.
+        samples: At most so many of them are used.
+        evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
+        ratios: Fractions of a group's units that are removed.
+        criterion: How units are scored.
+        protect: Patterns or kinds that are left out.
+        only: Kinds, names or patterns of the groups to try; empty means all.
+        seed: Of random scores and made-up inputs.
+        shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        dynamic_shapes: Dynamic axes of a PyTorch model.
+        trust: Whether a ``.pt2`` file may be loaded.
+        folder: Where an interrupted run is noted, so that the next goes on from there.
+        progress: Told each step before it begins.
+
+    Raises:
+        GraphpruneError: One of its kinds, with a message that says what to do.
+    """
+    check_ratios(ratios)
+    progress("open")
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    batches = None
+    if evaluate is None or calibration is not None:
+        batches = open_batches(calibration, host, samples=samples, seed=seed)
+    criterion = criterion or (MEASURED_CRITERION if calibration is not None else "l2")
+    passes = default_pipeline(
+        Analyze(tuple(protect)), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
+    )
+    end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
+    state = run_pipeline(passes[: end + 1], State(host, batches=batches), progress=progress)
+    analysis, original = state.analyzed("score"), state.host
+    groups = chosen_groups(analysis, only, protect)
+    if not groups:
+        raise OptionError("no group of this model can be pruned, so there is nothing to try; see 'graphprune inspect'")
+    progress("measure the original")
+    if evaluate is None:
+        assert batches is not None
+        name, baseline, measure = OUTPUT_ERROR, 0.0, output_error(original, batches, samples)
+    else:
+        evaluation = open_evaluation(evaluate, host, metric=metric)
+        if not evaluation.before:
+            raise OptionError(f"{evaluation.where} returns no number; expected at least one")
+        name, baseline = next(iter(evaluation.before.items()))
+        measure = _by_metric(evaluation, name)
+    key = {
+        "fingerprint": fingerprint(analysis.graph),
+        "measure": name,
+        "baseline": finite(baseline),
+        "ratios": list(ratios),
+        "criterion": criterion,
+        "seed": seed,
+        "scores": _digest(state.scores.values()),
+        "outputs": "" if evaluate is not None or batches is None else _digest(original.run(batches[0]).values()),
+    }
+    path = None if folder is None else Path(folder) / PARTIAL
+    rows = _resumed(path, key)
+    done = {(row.group, row.ratio) for row in rows}
+    total = len(groups)
+    for i, group in enumerate(groups, start=1):
+        left = [ratio for ratio in ratios if (group.name, ratio) not in done]
+        progress(f"group {i} of {total}: {group.name}")
+        rows.extend(
+            SensitivityRow(group.name, group.kind, group.size, trial.ratio, trial.removed, measure(trial.host))
+            for trial in (trials(original, analysis, (group,), state.scores, left) if left else ())
+        )
+        if path is not None and left:
+            write_text(path, json.dumps({"key": key, "rows": [asdict(row) for row in rows]}))
+    order = {group.name: i for i, group in enumerate(groups)}
+    rows = sorted((row for row in rows if row.group in order), key=lambda row: (order[row.group], row.ratio))
+    if path is not None:
+        path.unlink(missing_ok=True)
+    return Sensitivity(name, baseline, tuple(rows), evaluate is None and batches is not None and batches.random)
+
+
+def _digest(arrays: Iterable[NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _by_metric(evaluation: Callable[[Runner], dict[str, float]], name: str) -> Measure:
+    def measure(host: Host) -> float:
+        run = Runner(host, getattr(host, "module", None))  # not the user's own module, which is whole
+        return evaluation(run).get(name, math.nan)
+
+    return measure
+
+
+def _resumed(path: Path | None, key: object) -> list[SensitivityRow]:
+    """What an interrupted run with the same options has found."""
+    if path is None or not path.is_file():
+        return []
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return [SensitivityRow(**row) for row in data["rows"]] if data["key"] == key else []
+    except (OSError, ValueError, KeyError, TypeError):  # not ours, or of another version: begin anew
+        return []
