@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
+from graphprune.compensation.sequential import adopted
 from graphprune.errors import OptionError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
@@ -346,6 +347,8 @@ def apply(
     plan: PruningPlan | str | Path,
     example_inputs: Any = None,
     *,
+    calibration: Any = None,
+    samples: int = SAMPLES,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
@@ -354,6 +357,9 @@ def apply(
     progress: Callable[[str], None] = lambda step: None,
 ) -> Result:
     """Replays a plan on the model that it was made for, or on another checkpoint of it.
+
+    Where the plan was made with compensation, the weights are refitted again if there is ``calibration`` data, as for
+    :func:`prune`; otherwise they are only cut, and the report says so.
 
     Raises:
         PlanError: The plan belongs to another model.
@@ -365,12 +371,25 @@ def apply(
     folded = host.folded()
     analysis = analyze_graph(folded.graph())
     kept = plan.kept_of(analysis)
-    state = State(folded, folded, analysis, kept=kept, plan=plan)
+    rung = plan.options.get("compensation", "none")
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples)
+    state = State(
+        folded, folded, analysis, kept=kept, plan=plan.without_refit(), batches=batches, progress=counted(progress)
+    )
     passes: list[Pass] = [SliceGroups(), all_passes()["remove-dead-nodes"]()]
     if verify:
         passes.append(Verify())
+    if batches is not None and rung != "none":
+        passes.append(Compensate(rung))
     state = run_pipeline(passes, state, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress)
+    result = _finish(host, state, verify=verify, latency=latency, progress=progress)
+    if rung == "none" or batches is not None:
+        return result
+    note = (
+        f"the plan was made with compensation ({rung}), which is not repeated: weights are only cut; give calibration "
+        "data to refit them"
+    )
+    return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
 
 
 @frozen_heap()
@@ -409,11 +428,12 @@ def verify(
     kept = plan.kept_of(analysis)
     sliced = SliceGroups().run(State(host, host, analysis, kept=kept)).host
     checks = run_oracles(host, sliced, analysis, kept, seed=seed)
-    open_host(Path(pruned))  # a broken file gets its own clear error
-    return (
-        *checks,
-        replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note="file = plan replayed"),
-    )
+    file = open_host(Path(pruned))  # a broken file gets its own clear error
+    note = "file = plan replayed"
+    if refitted := tuple(plan.options.get("compensated", ())):
+        sliced = adopted(file, host, sliced, analysis, kept, plan.options["compensation"], refitted)
+        note = f"file = plan replayed, but for {len(refitted)} refitted tensors, which are taken from the file"
+    return (*checks, replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note=note))
 
 
 def restore(

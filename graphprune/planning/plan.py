@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class PruningPlan:
     parameters: Mapping[str, Mapping[int, tuple[int, ...]]]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def without_refit(self) -> PruningPlan:
+        """The plan of the cuts alone, without what compensation has noted."""
+        notes = ("compensation", "compensated")
+        return replace(self, options={key: value for key, value in self.options.items() if key not in notes})
 
     def kept_of(self, analysis: Analysis) -> dict[Factor, Index]:
         """The kept units by factor of an analysed graph.
