@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,7 +140,31 @@ def test_failure_to_export() -> None:
     with pytest.raises(ModelError) as caught:
         TorchHost.trace(Branching(), (X,))
     assert str(caught.value).startswith("torch.export cannot trace 'Branching': GuardOnDataDependentSymNode: ")
-    assert str(caught.value).endswith("or pass an ExportedProgram of your own")
+    assert re.search(
+        r"; a size or a branch depends on the values of a tensor at test_torch_host\.py line \d+: take it from Python "
+        r"numbers or from shapes there, or pass an ExportedProgram of your own$",
+        str(caught.value),
+    )
+
+
+def test_settings_that_cannot_be_traced_are_replaced_and_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(
+                use_cache=True, _attn_implementation="flex_attention", _experts_implementation="eager"
+            )
+            self.a = nn.Linear(6, 4)
+
+        def forward(self, x):
+            seen.append(tuple(vars(self.config).values()))
+            return self.a(x)
+
+    seen: list[tuple[object, ...]] = []
+    model = Net()
+    TorchHost.trace(model, (X,))
+    assert set(seen) == {(False, "sdpa", "batched_mm")}
+    assert tuple(vars(model.config).values()) == (True, "flex_attention", "eager")
 
 
 def test_missing_example() -> None:

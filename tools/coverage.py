@@ -111,7 +111,8 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     feeds = host.example_inputs()
     pruned.run(feeds)
     scores = criterion("l2")(analysis.groups, host.read, 0)
-    best = {g.factor: np.sort(np.argsort(-scores[g.name], kind="stable")[: max(1, g.size // 2)]) for g in analysis.groups}
+    order = {g: np.argsort(-scores[g.name], kind="stable") for g in analysis.groups}
+    best = {g.factor: np.sort(found[: max(1, g.size // 2)]) for g, found in order.items()}
     smaller = host.edited(slice_edits(analysis, best))
     smaller.run(feeds)
     record["stage"] = "pruned"
@@ -193,7 +194,8 @@ def sweep(names: list[str], options: argparse.Namespace) -> None:
                 done += 1
                 with options.results.open("a") as file:
                     file.write(json.dumps(record) + "\n")
-                print(f"[{done}/{len(names)}] {name}: {record['stage']} {record.get('share', '')} {record.get('error', '')}"[:200], flush=True)
+                reached = f"{record['stage']} {record.get('share', '')} {record.get('error', '')}"
+                print(f"[{done}/{len(names)}] {name}: {reached}"[:200], flush=True)
 
 
 def warm_up(*, onnx: bool) -> None:
@@ -241,10 +243,9 @@ def main() -> int:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     known = latest(options.results)
-    names = [
-        name for name in sorted(CONFIG_MAPPING_NAMES)
-        if any(fnmatchcase(name, p) for p in options.only) and (options.again or name not in known or (options.retry and "error" in known[name]))
-    ]  # fmt: skip
+    names = [name for name in sorted(CONFIG_MAPPING_NAMES) if any(fnmatchcase(name, p) for p in options.only)]
+    if not options.again:
+        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
     if names:
         warm_up(onnx=options.onnx)
         random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample

@@ -59,7 +59,7 @@ SCALARS: tuple[tuple[str, int], ...] = (
     (r".*(qk_rope_head_dim|rotary_dim)", HEAD),
     (r".*(head_dim|head_size|d_kv|dim_head|kv_channels)", HEAD),
     (r".*lora_rank", 32),
-    (r".*(intermediate_size|ffn_dim|d_ff|n_inner|dim_feedforward|feedforward_dim|ffn_hidden_size|d_inner|d_ffn)", INNER),
+    (r".*(intermediate_size|ffn_dim|d_ff|d_ffn|n_inner|d_inner|dim_feedforward|feedforward_dim|ffn_hidden_size)", INNER),
     (r".*(num_experts_per_tok|top_k|topk|moe_k|num_experts_per_token)", 2),
     (r".*(n_group|topk_group)", 1),
     (r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts)", 4),
@@ -72,7 +72,7 @@ SCALARS: tuple[tuple[str, int], ...] = (
     (r"(image_size|img_size)", IMAGE),
     (r".*(max_source_positions)", 32),
     (r".*(num_conv_pos_embeddings)", 16),
-    (r".*(num_conv_pos_embedding_groups)", 4),
+    (r".*(num_conv_pos_embedding_groups|upsample_groups)", 4),
     (r".*(hidden_size|d_model|n_embd|embed_dim|embedding_size|hidden_dim|dim|width|projection_dim|emb_dim|_size|"
      r"_channels|units|_dims|feature_size|out_features_dim|bottleneck.*|d_embed.*)", WIDTH),
 )  # fmt: skip
@@ -85,7 +85,7 @@ _KEEP = re.compile(
 def shrunk(fields: dict[str, Any], model_type: str = "") -> dict[str, Any]:
     """The fields of a config that must change to make it small; sub-configs likewise."""
     changed: dict[str, Any] = {}
-    n_heads, n_keyed = fields.get("num_attention_heads"), fields.get("num_key_value_heads")
+    n_heads = fields.get("num_attention_heads")
     many_heads = next((v for k, v in fields.items() if "num_heads" in k and isinstance(v, list) and v), None)
     ids = iter(range(VOCAB - 28, VOCAB))
     for name, value in fields.items():
@@ -94,6 +94,8 @@ def shrunk(fields: dict[str, Any], model_type: str = "") -> dict[str, Any]:
             new = HEADS
         elif name == "backbone_config" and isinstance(value, dict) and "timm" in value.get("model_type", ""):
             new = BACKBONE
+        elif name == "image_size" and isinstance(value, int) and _large(fields.get("patch_size")):
+            new = IMAGE // 2
         elif name == "window_size" and "depths" in fields and isinstance(value, int):
             new = 2
         elif name in ROTARY and isinstance(value, dict):
@@ -119,6 +121,10 @@ def shrunk(fields: dict[str, Any], model_type: str = "") -> dict[str, Any]:
     return changed
 
 
+def _large(patch: Any) -> bool:
+    return isinstance(patch, int) and patch > 8
+
+
 def _rotary(value: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Rotary settings whose sections fill the smaller head."""
     part = value.get("partial_rotary_factor") or fields.get("partial_rotary_factor") or 1.0
@@ -126,13 +132,13 @@ def _rotary(value: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     sections = value.get("mrope_section")
     if not sections:
         return value
-    small = [half - 2 * (half // 4), half // 4, half // 4] if len(sections) == 3 else [half // len(sections)] * len(sections)
-    return {**value, "mrope_section": small}
+    rest = [half // (len(sections) + 1)] * (len(sections) - 1)
+    return {**value, "mrope_section": [half - sum(rest), *rest]}
 
 
 def _scalar(name: str, value: int, many_heads: Any) -> int:
     if _KEEP.fullmatch(name) or _KEEP.match(name):
-        return 8 if re.fullmatch(r".*patch_size", name) and "temporal" not in name and value > 8 else value
+        return 4 if re.fullmatch(r".*patch_size", name) and "temporal" not in name and value > 8 else value
     for pattern, size in SCALARS:
         if re.fullmatch(pattern, name):
             if not size:
@@ -264,9 +270,11 @@ class Inputs:
             "input_ids": self.tokens,
             "decoder_input_ids": lambda: self.ids(BATCH, 7),
             "pixel_values": lambda: self.floats(
-                *((BATCH * 16, flat) if self.flat else ((BATCH, c, h, w), (BATCH, frames, c, h, w), (BATCH, 16, flat))[
-                    self.variant % 3
-                ])
+                *(
+                    (BATCH * 16, flat)
+                    if self.flat
+                    else ((BATCH, c, h, w), (BATCH, frames, c, h, w), (BATCH, 16, flat))[self.variant % 3]
+                )
             ),
             "pixel_values_videos": lambda: self.floats(BATCH, frames, c, h, w),
             "flattened_patches": lambda: self.floats(BATCH, 16, 2 + 3 * 256),
@@ -288,7 +296,17 @@ class Inputs:
             "actions": lambda: self.floats(BATCH, SEQUENCE, int(_find(self.config, "act_dim", default=4))),
             "returns_to_go": lambda: self.floats(BATCH, SEQUENCE, 1),
             "timesteps": lambda: torch.arange(SEQUENCE).expand(BATCH, -1),
-            "input_features": lambda: self.floats(BATCH, mel, time),
+            "input_features": lambda: self.floats(
+                *((BATCH, mel, time), (BATCH, time, mel), (BATCH, mel, 100))[self.variant]
+            ),
+            "pixel_attention_mask": lambda: torch.ones(BATCH, 16, dtype=torch.int64),
+            "spatial_shapes": lambda: torch.tensor([[4, 4]]).expand(BATCH, -1),
+            "mm_token_type_ids": lambda: (self.tokens() == self.config_token("image")).long(),
+            "past_time_features": lambda: self.floats(
+                BATCH, past, int(_find(self.config, "num_time_features", default=1))
+            ),
+            "past_observed_mask": lambda: torch.ones(BATCH, past),
+            "state": lambda: self.floats(BATCH, int(_find(self.config, "max_state_dim", default=8))),
             "attention_mask": lambda: torch.ones(BATCH, length, dtype=torch.int64),
             "encoder_hidden_states": lambda: self.floats(BATCH, SEQUENCE, WIDTH),
             "inputs_embeds": lambda: self.floats(BATCH, SEQUENCE, WIDTH),
@@ -321,13 +339,11 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
     wanted = [n for n in (main, *required, "input_ids", "pixel_values", "input_features", "bbox") if n in names]
     error: Exception | None = None
     inputs.flat = "grid_thw" in names or "image_grid_thw" in names
-    grids = [name for name in names if name in ("grid_thw", "image_grid_thw")]
+    grids = [name for name in names if name in ("grid_thw", "image_grid_thw", "mm_token_type_ids")]
     choices = [
         [*wanted, *grids], [*wanted, *grids, "decoder_input_ids"], [main, *required], [*required], ["input_ids"],
     ]  # fmt: skip
-    for choice, variant in [(c, 0) for c in choices[:2]] + [(c, v) for v in (1, 2) for c in choices[:2]] + [
-        (c, 0) for c in choices[2:]
-    ]:
+    for choice, variant in (*((c, v) for v in range(3) for c in choices[:2]), *((c, 0) for c in choices[2:])):
         chosen = list(dict.fromkeys(n for n in choice if n in names))
         inputs.variant = variant
         for _ in range(3):
@@ -338,13 +354,14 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
                 with torch.no_grad():
                     model(**made)
                 return made
-            except Exception as failure:  # whatever the forward raises
+            except Exception as failure:  # noqa: BLE001  (whatever the forward raises)
                 if error is None or _COUNT.search(str(error)):
                     error = failure
                 counted = _COUNT.search(str(failure))
                 if counted is None or inputs.n_tokens or int(counted[1]) >= int(counted[2]):
                     break
-                kind = "image" if "image" in str(failure).lower() else "audio" if "audio" in str(failure).lower() else "video"
+                text = str(failure).lower()
+                kind = next((kind for kind in ("image", "audio") if kind in text), "video")
                 inputs.n_tokens = {kind: int(counted[2]) // BATCH}
         inputs.n_tokens = {}
     raise RuntimeError(f"no inputs found: {type(error).__name__}: {error}" if error else "no inputs known")
