@@ -494,6 +494,28 @@ def test_rows_that_a_mask_chooses() -> None:
     assert {group.size for group in proof.groups} == {2, 4}
 
 
+def test_random_numbers_inside_the_model() -> None:
+    def forward(m, x):
+        return m.c(torch.relu(m.b(torch.relu(m.a(x)) + torch.rand(2, 8))))
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 7), c=lambda: nn.Linear(7, 3))
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"b.weight[0]": ("neuron", 7)}
+    assert proof.reasons("a.weight[0]") == ["no coupling rule for 'aten.rand.default'"]
+
+
+def test_branches_are_whole_and_say_so() -> None:
+    def forward(m, x):
+        y = m.b(torch.relu(m.a(x)))
+        (y,) = torch.cond(y.sum() > 0, lambda t: (torch.relu(t),), lambda t: (torch.tanh(t),), (y,))
+        return m.c(y)
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 7), c=lambda: nn.Linear(7, 3))
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
+    assert proof.reasons("c.weight[1]") == ["'cond' runs a graph of its own, into which no factor is followed"]
+
+
 def test_dynamic_batch_with_heads_folded_into_it() -> None:
     def forward(m, x):
         b, s, _ = x.shape

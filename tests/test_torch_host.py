@@ -155,16 +155,18 @@ def test_settings_that_cannot_be_traced_are_replaced_and_put_back() -> None:
                 use_cache=True, _attn_implementation="flex_attention", _experts_implementation="eager"
             )
             self.a = nn.Linear(6, 4)
+            self.a.config = SimpleNamespace(_attn_implementation="eager")
 
         def forward(self, x):
-            seen.append(tuple(vars(self.config).values()))
+            seen.append((*vars(self.config).values(), *vars(self.a.config).values()))
             return self.a(x)
 
     seen: list[tuple[object, ...]] = []
     model = Net()
     TorchHost.trace(model, (X,))
-    assert set(seen) == {(False, "sdpa", "batched_mm")}
+    assert set(seen) == {(False, "sdpa", "batched_mm", "eager")}
     assert tuple(vars(model.config).values()) == (True, "flex_attention", "eager")
+    assert model.a.config._attn_implementation == "eager"
 
 
 def test_missing_example() -> None:

@@ -31,7 +31,7 @@ def table(records: Mapping[str, Record]) -> str:
         f"- {len(unbuilt)} were not built by the tool (a config or inputs that it cannot guess, a missing package);",
         f"- {len(untraced)} cannot be traced by torch.export, {len(traced)} can;",
         f"- {len(proven)} of {len(traced)} are pruned to half at random and by l2, and proven;",
-        f"- {len(enough)} of {len(analysed)} have {ENOUGH:.0%} or more of their non-embedding parameters in prunable groups;",
+        f"- {len(enough)} of {len(analysed)} have {ENOUGH:.0%} of their non-embedding parameters, or more, in groups;",
         f"- {len(slow)} spend more than {FAST:g} s of processor time in analysis.",
     ]
     if exported:

@@ -59,7 +59,7 @@ SCALARS: tuple[tuple[str, int], ...] = (
     (r".*(qk_rope_head_dim|rotary_dim)", HEAD),
     (r".*(head_dim|head_size|d_kv|dim_head|kv_channels)", HEAD),
     (r".*lora_rank", 32),
-    (r".*(intermediate_size|ffn_dim|d_ff|d_ffn|n_inner|d_inner|dim_feedforward|feedforward_dim|ffn_hidden_size)", INNER),
+    (r".*(intermediate_size|ffn_dim|d_ffn?|n_inner|d_inner|dim_feedforward|feedforward_dim|ffn_hidden_size)", INNER),
     (r".*(num_experts_per_tok|top_k|topk|moe_k|num_experts_per_token)", 2),
     (r".*(n_group|topk_group)", 1),
     (r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts)", 4),

@@ -259,7 +259,10 @@ class _Builder:
         if results is None:
             return  # sizes, assertions: no tensor comes out
         if schema is None:
-            self._barrier(node, op, "")
+            bodies = isinstance(node.target, torch._ops.HigherOrderOperator)
+            self._barrier(
+                node, op, f"'{op}' runs a graph of its own, into which no factor is followed" if bodies else ""
+            )
             return
         operands, attributes, taken = self._arguments(node, schema)
         row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)

@@ -36,12 +36,14 @@ class Interpreter(fx.Interpreter):
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Makes tensors that are created without a type float64 where asked."""
+        """Makes tensors without a type of their own float64 where asked, and random numbers alike in every run."""
         default = torch.get_default_dtype()
         try:
             if self._double:
                 torch.set_default_dtype(torch.float64)
-            yield
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
         finally:
             torch.set_default_dtype(default)
 

@@ -73,11 +73,12 @@ def inference(model: torch.nn.Module) -> Iterator[None]:
     """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after."""
     training = [(module, module.training) for module in model.modules()]
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    changed = [
-        (config, name, old)
-        for config in configs.values()
+    settings = [  # a config may hand a setting on to its sub-configs, which come after it
+        (config, name, getattr(config, name))
         for name, forms in _TRACEABLE.items()
-        if isinstance(old := getattr(config, name, None), bool | str) and old in forms
+        if any(getattr(config, name, None) in forms for config in configs.values())
+        for config in configs.values()
+        if hasattr(config, name)
     ]
     mha = cast("Any", torch.backends).mha
     fast = mha.get_fastpath_enabled()
@@ -85,15 +86,15 @@ def inference(model: torch.nn.Module) -> Iterator[None]:
         mha.set_fastpath_enabled(False)
         for module, _ in training:
             module.training = False
-        for config, name, old in changed:
-            setattr(config, name, _TRACEABLE[name][old])
+        for config, name, old in settings:
+            setattr(config, name, _TRACEABLE[name].get(old, old))
         with torch.no_grad():
             yield
     finally:
         mha.set_fastpath_enabled(fast)
         for module, flag in training:
             module.training = flag
-        for config, name, old in changed:
+        for config, name, old in settings:
             setattr(config, name, old)
 
 
