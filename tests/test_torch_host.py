@@ -407,3 +407,16 @@ def test_an_input_may_be_named_like_a_builtin(tmp_path: Path) -> None:
     result.save_onnx(tmp_path / "model.onnx")
     assert list(result.host.example_inputs()) == ["input"]
     assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["input"]
+
+
+def test_patches_of_transformers_make_a_model_traceable() -> None:
+    module = pytest.importorskip("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", reason="optional")
+    pytest.importorskip("transformers.exporters", reason="transformers before 5.23 has none")
+    config = module.Qwen2_5_VLVisionConfig(
+        depth=1, hidden_size=16, intermediate_size=24, num_heads=2, out_hidden_size=8, patch_size=4, window_size=16
+    )
+    model = module.Qwen2_5_VisionTransformerPretrainedModel(config).eval()
+    torch.manual_seed(0)
+    proof = prove(model, {"hidden_states": torch.randn(32, 96), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]])}, n=1)
+    assert len(proof.host.example[1]) > 2  # lengths and positions that the forward would compute
+    assert {"head", "rotary-pair", "neuron"} <= {group.kind for group in proof.groups}
