@@ -18,6 +18,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -44,7 +45,7 @@ EMBEDDINGS = ("aten.embedding.default",)
 
 def line(error: BaseException) -> str:
     """An error in one line."""
-    text = " ".join(str(error).split())
+    text = re.sub(r"'?/\S*/site-packages/", "", " ".join(str(error).split()))  # no paths of this machine in the table
     return f"{type(error).__name__}: {text}"[:240]
 
 
