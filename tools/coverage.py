@@ -77,7 +77,7 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     from graphprune.api import parity
     from graphprune.collector import frozen_heap
     from graphprune.hosts.torch_host import TorchHost
-    from graphprune.importance import criterion
+    from graphprune.importance import Evidence, criterion
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.passes.verify import compare, judged, masks, verify
     from graphprune.planning.blockers import list_blockers
@@ -111,7 +111,7 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     pruned = host.edited(slice_edits(analysis, half))
     feeds = host.example_inputs()
     pruned.run(feeds)
-    scores = criterion("l2")(analysis.groups, host.read, 0)
+    scores = criterion("l2").score(Evidence(analysis, host.read, 0))
     order = {g: np.argsort(-scores[g.name], kind="stable") for g in analysis.groups}
     best = {g.factor: np.sort(found[: max(1, g.size // 2)]) for g, found in order.items()}
     smaller = host.edited(slice_edits(analysis, best))
