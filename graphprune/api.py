@@ -46,7 +46,7 @@ from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.report.data import Cost, GroupRow, LatencyRow, Metric, Report
 
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "global"
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "isomorphic"
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 EXPORT_TOLERANCE = 1e-4
@@ -148,8 +148,8 @@ def prune(
             ``ols``, ``mean`` or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
-        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`. The default
-            is ``isomorphic`` without calibration data and ``global`` with it.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`; the default is
+            ``isomorphic``.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
@@ -185,7 +185,7 @@ def prune(
     if pipeline is None:
         measured = calibration is not None
         criterion = criterion or (MEASURED_CRITERION if measured else "l2")
-        allocation = allocation or (MEASURED_ALLOCATION if measured else "isomorphic")
+        allocation = allocation or MEASURED_ALLOCATION
         rung = compensation or ("affine" if measured else "none")
         passes = default_pipeline(
             Analyze(tuple(protect)),

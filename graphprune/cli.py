@@ -75,8 +75,7 @@ Allocation = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: isomorphic, with calibration data "
-        f"{MEASURED_ALLOCATION}.",
+        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: {MEASURED_ALLOCATION}.",
     ),
 ]
 Compensation = Annotated[
