@@ -165,11 +165,11 @@ def prune(
     model: Model,
     output: Output,
     target: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
         ),
-    ],
+    ] = None,
     calibration: Calibration = None,
     samples: Samples = gp.SAMPLES,
     batch_size: BatchSize = None,
@@ -194,6 +194,19 @@ def prune(
         list[str] | None,
         typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
     ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(metavar="N|FRACTION", help="Leave out so many residual branches, the least important ones."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="N|FRACTION", help="Leave out so many layers (several branches each), likewise."),
+    ] = None,
+    remove_block: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
+    ] = None,
+    block_criterion: Annotated[str, typer.Option(help="How whole blocks are scored: l2, random.")] = "l2",
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
     pipeline: Annotated[str | None, typer.Option(help="Passes to run instead of the default ones, as text.")] = None,
@@ -229,6 +242,10 @@ def prune(
             protect=tuple(protect or ()),
             protect_ratio=protect_ratio,
             only=tuple(only or ()),
+            blocks=blocks,
+            layers=layers,
+            remove_blocks=tuple(remove_block or ()),
+            block_criterion=block_criterion,
             shapes=_shapes(shape),
             pipeline=pipeline,
             dump_after=tuple(dump_after or ()),
@@ -298,6 +315,21 @@ def verify(
         out.print(render_checks(checks))
     if failed := [check.name for check in checks if not check.passed]:
         raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
+
+
+@app.command()
+@_guarded
+def export(
+    model: Model,
+    output: Output,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    debug: Debug = False,
+) -> None:
+    """Write a Python MODEL, unpruned, to an ONNX file that takes the plans made on the model."""
+    require_writable(output)
+    with _progress():
+        gp.export_onnx(model, None, output, shapes=_shapes(shape), trust=trust)
 
 
 @app.command()

@@ -16,6 +16,7 @@ from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.fold_constants import FoldConstants
 from graphprune.passes.protect_sensitive import ProtectSensitive
+from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
 from graphprune.passes.slice_groups import SliceGroups
@@ -29,6 +30,7 @@ __all__ = [
     "FoldConstants",
     "Pass",
     "ProtectSensitive",
+    "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
     "SliceGroups",
@@ -44,6 +46,7 @@ PASSES: tuple[type[Pass], ...] = (
     ProtectSensitive,
     Allocate,
     SliceGroups,
+    RemoveBlocks,
     RemoveDeadNodes,
     Verify,
 )
@@ -64,8 +67,9 @@ def default_pipeline(
         score,
         *(() if protect is None else (protect,)),  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
-        SliceGroups(),
-        RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now
+        SliceGroups(),  # before whole branches go: its edits speak of all nodes of the original
+        RemoveBlocks(),
+        RemoveDeadNodes(),  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
     )
     return passes if verify is None else (*passes, verify)  # last: it proves what all others have done
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import ModelError, OptionError, ProofError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
@@ -47,23 +48,30 @@ class Verify(Pass):
         """
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
-        checks = verify(state.original, state.host, state.analyzed(self.name), state.kept, seed=self.seed)
+        analysis = state.analyzed(self.name)
+        checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
         require(checks)
         return replace(state, checks=(*state.checks, *checks))
 
 
 def verify(
-    original: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], *, seed: int = 0
+    original: Host,
+    pruned: Host,
+    analysis: Analysis,
+    kept: Mapping[Factor, Index],
+    removed: Iterable[Block] = (),
+    *,
+    seed: int = 0,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
     inputs = original.example_inputs(seed)
-    removed = masks(analysis, kept)
+    zeros = masks(analysis, kept, removed)
     rng = np.random.default_rng(seed)
     shuffled = {group.factor: rng.permutation(group.size) for group in analysis.groups}
     permuted = original.edited(slice_edits(analysis, shuffled))
 
     def masked(*, double: bool) -> Check:
-        expected = original.run_masked(inputs, removed, double=double)
+        expected = original.run_masked(inputs, zeros, double=double)
         got = pruned.run(inputs, double=double)
         return compare("masked", expected, got, note="pruned = masked original")
 
@@ -94,8 +102,10 @@ def judged(check: Callable[..., Check]) -> Check:
 _CONSTANT = "the outputs hardly vary on the example input, so this says little: try other shapes or inputs"
 
 
-def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay."""
+def masks(
+    analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
+) -> dict[str, dict[int, NDArray[np.bool_]]]:
+    """For every value and axis that loses positions, which ones stay; none of a branch that is left out."""
     found: dict[str, dict[int, NDArray[np.bool_]]] = {}
     touched = frozenset(kept)
     for name, layout in analysis.layouts.items():
@@ -105,6 +115,9 @@ def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[in
             mask = np.zeros(dim.size, dtype=np.bool_)
             mask[positions(dim, kept)] = True
             found.setdefault(name, {})[axis] = mask
+    for bypass in (bypass for block in removed for bypass in block.bypasses):
+        size = analysis.layouts[bypass.branch][0].size
+        found.setdefault(bypass.branch, {})[0] = np.zeros(size, dtype=np.bool_)
     return found
 
 

@@ -303,7 +303,7 @@ def test_unsupported_dtype(tmp_path):
         (
             ["--dump-after", "slice"],
             "cannot dump after 'slice'; the passes are fold-constants, analyze, score, allocate, slice-groups, "
-            "remove-dead-nodes, verify",
+            "remove-blocks, remove-dead-nodes, verify",
         ),
     ],
 )

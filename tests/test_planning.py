@@ -64,6 +64,7 @@ def test_shares_say_what_a_group_is_part_of():
         ("macs=50%", Target("macs", 0.5)),
         ("params=2M", Target("params", 2e6)),
         ("bytes=1.5MiB", Target("bytes", 1.5 * 2**20)),
+        ("params=0.0005k", Target("params", 0.5, absolute=True)),
     ],
 )
 def test_targets_as_text(text, expected):
@@ -73,6 +74,14 @@ def test_targets_as_text(text, expected):
 def test_a_target_as_text_is_exact():
     (target,) = parse_targets({"params": 11_047_424.0})
     assert parse_targets(str(target)) == (target,)
+
+
+def test_a_small_number_with_a_unit_is_no_fraction():
+    (target,) = parse_targets("params=0.0005k")
+    assert (target.limit(1000), str(target)) == (0.5, "params=0.0005k")
+    assert parse_targets(str(target)) == (target,)
+    (fraction,) = parse_targets("params=0.5")
+    assert fraction.limit(1000) == 500
 
 
 @pytest.mark.parametrize(
@@ -291,7 +300,9 @@ def test_plan_lists_kept_positions_of_every_cut_axis():
     analysis = residual()[1]
     plan = make_plan(analysis, {analysis.groups[1].factor: np.array([0, 2, 5])})
     assert plan.to_dict()["parameters"] == {"a.weight": {"0": [0, 2, 5]}, "b.weight": {"1": [0, 2, 5]}}
-    assert plan.to_dict()["shapes"] == {"a.weight": [24, 16, 1, 1], "b.weight": [16, 24, 1, 1]}
+    assert plan.to_dict()["shapes"] == {
+        "stem.weight": [16, 3, 3, 3], "a.weight": [24, 16, 1, 1], "b.weight": [16, 24, 1, 1], "fc.weight": [10, 16],
+    }  # fmt: skip
 
 
 def test_plan_round_trip(tmp_path):
@@ -364,7 +375,7 @@ def test_a_plan_for_another_model_is_refused():
     [
         ("{", "is no JSON"),
         ("[]", "holds a list, expected an object; give the file that --plan-out wrote"),
-        ('{"format": 99}', "the plan has format 99, this graphprune reads format 1; update one of them"),
+        ('{"format": 99}', "the plan has format 99, this graphprune reads format 2; update one of them"),
         ('{"format": 1}', "the plan is malformed (KeyError: 'fingerprint'); expected what --plan-out writes"),
         (
             '{"format":1,"fingerprint":"x","groups":[{"name":"g","kind":"channel","size":4,"kept":[2,1]}],"parameters":{}}',

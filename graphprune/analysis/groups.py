@@ -7,11 +7,15 @@ the stored tensors' axes that it occurs in. Everything here works on names and s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from math import prod
 
+from graphprune.analysis import adapters
+from graphprune.analysis.adapters import find_adapters
+from graphprune.analysis.blocks import Block, Branches
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, factors_of
@@ -29,6 +33,8 @@ KINDS = {
     "channel": "channels of convolutions",
     "neuron": "neurons of linear layers",
     "unit": "units of another kind",
+    "block": "residual branches that can be bypassed as a whole",
+    "layer": "layers made of several such branches",
 }
 """The kinds of unit, for ``only`` selectors and reports."""
 
@@ -102,6 +108,16 @@ class Analysis:
     solver: Solver = field(repr=False)
 
     @cached_property
+    def branches(self) -> Branches:
+        """The residual branches of the graph that can be bypassed."""
+        return Branches(self.graph)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual branches, and layers made of them, that can be left out as a whole."""
+        return self.branches.blocks
+
+    @cached_property
     def group_of(self) -> Mapping[Factor, Group]:
         """The group of each prunable factor."""
         return {group.factor: group for group in self.groups}
@@ -145,6 +161,9 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
                 solver.fix(dim, Reason(reason, kind="user"))
     for node in graph.nodes:
         _visit(node, graph, layouts, solver)
+    for adapter in find_adapters(graph):
+        for dim in adapter.rank:
+            solver.fix(dim, Reason(adapters.REASON, adapter.node))
     for name in graph.outputs:
         for dim in layouts[name]:
             solver.fix(dim, Reason(f"axis of the model's output '{name}'", kind="interface"))
@@ -212,7 +231,8 @@ def _collect(graph: Graph, layouts: Mapping[str, Layout], solver: Solver) -> Ana
                 sites.setdefault(factor, []).append(Site(value.name, axis, dim, value.kind == "parameter"))
                 if value.kind == "parameter" and factor not in solver.fixed:
                     prunable.add(factor)
-    repeated = _partners(layouts.values(), solver)
+    repeated = _majors(layouts.values(), {f for f, labels in solver.labels.items() if _repeats_heads(labels)})
+    blocked = _majors(layouts.values(), solver.normalized.keys() - solver.fixed.keys())
     groups, taken = [], set[str]()
     for factor, where in sites.items():
         if factor not in prunable:
@@ -223,23 +243,22 @@ def _collect(graph: Graph, layouts: Mapping[str, Layout], solver: Solver) -> Ana
             n += 1
             name = f"{base}#{n}"
         taken.add(name)
-        kind = _kind(factor, where, solver, factor in repeated)
+        kind = _kind(factor, where, solver, factor in repeated, factor in blocked)
         groups.append(Group(name, kind, factor, tuple(where), solver.normalized.get(factor)))
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     return Analysis(graph, tuple(groups), layouts, fixed, solver)
 
 
-def _partners(layouts: Iterable[Layout], solver: Solver) -> set[Factor]:
-    """The factors that stand before a repeated one in a product: key-value heads before their query heads."""
+def _majors(layouts: Iterable[Layout], minors: AbstractSet[Factor]) -> set[Factor]:
+    """The factors that stand before one of ``minors`` in a product: key-value heads before their query heads."""
     found: set[Factor] = set()
-    repeats = {factor for factor, labels in solver.labels.items() if _repeats_heads(labels)}
-    if not repeats:
+    if not minors:
         return found
 
     def walk(dim: Dim) -> None:
         if isinstance(dim, Product):
             for major, minor in zip(dim.parts, dim.parts[1:], strict=False):
-                if minor in repeats:
+                if minor in minors:
                     found.update(factors_of(major))
         if not isinstance(dim, Factor):
             for part in dim.parts:
@@ -254,7 +273,7 @@ def _partners(layouts: Iterable[Layout], solver: Solver) -> set[Factor]:
 _ATTENTION = ("head", "qk-dim", "value-dim", "norm-group")
 
 
-def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool) -> str:
+def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool, blocked: bool) -> str:
     labels = solver.labels.get(factor, set())
     if _repeats_heads(labels):
         return "query-head"
@@ -267,6 +286,8 @@ def _kind(factor: Factor, sites: Sequence[Site], solver: Solver, repeated: bool)
             return label
     if factor in solver.normalized:
         return "width"
+    if blocked and "channel" in labels:  # exporters write a group norm as an instance norm of blocks of channels
+        return "norm-group"
     return next((label for label in ("channel", "neuron") if label in labels), "unit")
 
 

@@ -44,7 +44,7 @@ def apply_edits(
         if name not in names:
             raise PlanError(f"the model stores no tensor '{name}' to be cut; make the plan for this model")
     cut, changed = sliced(proto, store, edits.slices)
-    if edits.sizes or edits.pins:
+    if edits.sizes or edits.pins or edits.bypasses:
         cut = _Editor(cut, edits, inferred).run()
     _declare(cut, edits.shapes)
     return cut, changed
@@ -89,7 +89,25 @@ class _Editor:
                 self._set_operand(node, operand, attribute, sizes)
         for pin in self.edits.pins:
             self._node(pin.node).attrs[pin.attribute] = float(pin.value)
+        self._bypass()
         return self.surgery.result()
+
+    def _bypass(self) -> None:
+        """Makes the producers of bypassed values identities; then lets their users skip these where they can."""
+        tensors = self.surgery.tensors() if self.edits.bypasses else {}
+        outputs = {id(output) for output in self.surgery.graph.outputs}
+        for old, new in self.edits.bypasses.items():
+            result, source = tensors.get(old), tensors.get(new)
+            if result is None or source is None or len(result.inputs) != 1:
+                raise PlanError(f"the model has no value '{old}' to bypass; make the plan for this model")
+            node = result.inputs[0]
+            node.op, node.inputs = "Identity", [source]
+            if id(result) in outputs:
+                continue
+            for user in list(result.outputs):
+                for i, operand in enumerate(user.inputs):
+                    if operand is result:
+                        user.inputs[i] = source
 
     def _node(self, name: str) -> gs.Node:
         node = self.surgery.nodes.get(name)

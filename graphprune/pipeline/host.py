@@ -59,12 +59,14 @@ class Edits:
         sizes: Attributes to rewrite.
         pins: Attributes to make explicit.
         shapes: The new shape of every value whose shape changes.
+        bypasses: Values that give their place to another one, by the value that takes it in all their uses.
     """
 
     slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
     sizes: tuple[SizeEdit, ...] = ()
     pins: tuple[PinEdit, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bypasses: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -72,7 +74,8 @@ class Edits:
             for tensor, axes in self.slices.items()
             for axis, index in axes.items()
         ]
-        return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins)])
+        bypassed = [f"put {new} for {old}" for old, new in self.bypasses.items()]
+        return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins), *bypassed])
 
 
 class Host(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.data import Batches
 from graphprune.errors import OptionError
@@ -50,7 +51,9 @@ class State:
         original: The model as it was analysed, what the proof compares with.
         analysis: The analysis of ``original``.
         scores: Normalised scores by group name.
+        block_scores: Scores of the blocks that may go as a whole, by name.
         kept: The units that stay, for groups that lose some.
+        removed: The blocks that go as a whole.
         plan: The plan.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
@@ -62,7 +65,9 @@ class State:
     original: Host | None = None
     analysis: Analysis | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    block_scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
+    removed: tuple[Block, ...] = ()
     plan: PruningPlan | None = None
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()

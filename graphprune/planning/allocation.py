@@ -95,6 +95,7 @@ def allocate(
     allocation: str,
     limits: Limits,
     allowed: frozenset[str],
+    original: CostModel | None = None,
 ) -> Counts:
     """How many units of each group are kept so that every target is met.
 
@@ -105,6 +106,7 @@ def allocate(
         allocation: One of :data:`ALLOCATIONS`.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
+        original: The costs that fractions are of, where ``model`` has lost blocks already.
 
     Returns:
         One count for each group of the model.
@@ -115,7 +117,8 @@ def allocate(
     """
     if allocation not in ALLOCATIONS:
         raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
-    bounds = [(target, target.limit(model.cost(target.metric))) for target in targets]
+    original = original or model
+    bounds = [(target, target.limit(original.cost(target.metric))) for target in targets]
 
     def met(counts: Counts) -> bool:
         return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
@@ -123,7 +126,7 @@ def allocate(
     moves = ALLOCATIONS[allocation](_ladders(model, scores, limits, allowed))
     n_moves = len(moves.group)
     if not met(moves.counts(model.full, n_moves)):
-        raise TargetError(_shortfall(model, bounds, moves.counts(model.full, n_moves)))
+        raise TargetError(_shortfall(model, original, bounds, moves.counts(model.full, n_moves)))
     low, high = 0, n_moves
     while low < high:
         middle = (low + high) // 2
@@ -145,10 +148,10 @@ def _give_back(moves: _Moves, counts: Counts, n: int, met: Callable[[Counts], bo
     return counts
 
 
-def _shortfall(model: CostModel, bounds: Sequence[tuple[Target, float]], lowest: Counts) -> str:
+def _shortfall(model: CostModel, original: CostModel, bounds: Sequence[tuple[Target, float]], lowest: Counts) -> str:
     parts = []
     for target, limit in bounds:
-        reached, full = model.cost(target.metric, lowest), model.cost(target.metric)
+        reached, full = model.cost(target.metric, lowest), original.cost(target.metric)
         if reached > limit:
             parts.append(
                 f"target '{target}' cannot be met: at least {reached:,.0f} of {full:,.0f} {METRICS[target.metric]} "

@@ -11,15 +11,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.ir.dims import Dim, Factor, Product
 
 METRICS = {"macs": "multiply-accumulates", "params": "parameters", "bytes": "bytes of stored tensors"}
 """What a target can be about, with units."""
+
+EVERYTHING_NEEDED = Unneeded()
 
 _Terms = dict[tuple[int, ...], float]
 
@@ -73,21 +77,45 @@ class CostModel:
         return {g.name: self.polynomials[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
 
 
-def build_cost_model(analysis: Analysis) -> CostModel:
-    """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input."""
+def build_cost_model(analysis: Analysis, without: Unneeded = EVERYTHING_NEEDED) -> CostModel:
+    """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input.
+
+    Args:
+        analysis: The analysed graph.
+        without: Nodes and stored tensors that go with the blocks that are left out, and cost nothing.
+    """
     index = {group.factor: i for i, group in enumerate(analysis.groups)}
     macs: _Terms = defaultdict(float)
     for node in analysis.graph.nodes:
-        for monomial in node.rule.macs if node.rule is not None else ():
+        for monomial in node.rule.macs if node.rule is not None and node.name not in without.nodes else ():
             _accumulate(macs, map(analysis.resolve, monomial), index, 1.0)
     params: _Terms = defaultdict(float)
     size: _Terms = defaultdict(float)
     for value in analysis.graph.stored:
+        if value.name in without.tensors:
+            continue
         layout = analysis.layouts[value.name]
         _accumulate(size, layout, index, value.itemsize)
         if value.kind == "parameter":
             _accumulate(params, layout, index, 1.0)
     return CostModel(analysis.groups, {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)})
+
+
+def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:
+    """What some nodes and stored tensors of the unpruned model cost, by metric."""
+    graph = analysis.graph
+    stored = [graph.values[name] for name in part.tensors]
+    monomials = (
+        monomial
+        for node in graph.nodes
+        if node.name in part.nodes and node.rule is not None
+        for monomial in node.rule.macs
+    )
+    return {
+        "macs": float(sum(prod(dim.size for dim in monomial) for monomial in monomials)),
+        "params": float(sum(value.n_elements for value in stored if value.kind == "parameter")),
+        "bytes": float(sum(value.n_elements * value.itemsize for value in stored)),
+    }
 
 
 def prunable_share(analysis: Analysis) -> float:

@@ -26,16 +26,25 @@ _NUMBER = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-z%]*)$", re.IGNOREC
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What may remain of one metric: a fraction of the original (at most 1) or an absolute number (above 1)."""
+    """What may remain of one metric: a fraction of the original, or an absolute number.
+
+    Attributes:
+        metric: The metric.
+        value: At most 1: a fraction of the original. Above 1: the number itself.
+        absolute: Whether a value of at most 1 is a number too, since it was written with a unit (``0.0005k``).
+    """
 
     metric: str
     value: float
+    absolute: bool = False
 
     def limit(self, original: float) -> float:
         """The absolute number for a model that costs ``original``."""
-        return self.value * original if self.value <= 1 else self.value
+        return self.value if self.absolute or self.value > 1 else self.value * original
 
     def __str__(self) -> str:
+        if self.absolute and self.value <= 1:
+            return f"{self.metric}={self.value / 1e3:.15g}k"
         return f"{self.metric}={self.value:.15g}"
 
 
@@ -69,4 +78,4 @@ def _target(metric: str, text: str) -> Target:
         raise TargetError(f"target '{metric}={text}' asks for more than the original has; expected at most 100%")
     if value <= 0:
         raise TargetError(f"target '{metric}={text}' keeps nothing; expected a number above 0")
-    return Target(metric, value)
+    return Target(metric, value, absolute=value <= 1 and suffix not in ("", "%"))
