@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, export_onnx, prune, restore, verify
+from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
 from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
 from graphprune.calibration.preprocess import Preprocess
 from graphprune.errors import (
@@ -26,6 +26,7 @@ from graphprune.errors import (
     RuleError,
     TargetError,
 )
+from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.report.data import Report
 from graphprune.sensitivity import sensitivity
@@ -45,6 +46,7 @@ __all__ = [
     "OutputError",
     "PlanError",
     "Preprocess",
+    "Profile",
     "ProofError",
     "PruningPlan",
     "Report",
@@ -57,6 +59,7 @@ __all__ = [
     "apply",
     "export_onnx",
     "open_batches",
+    "profile",
     "prune",
     "restore",
     "sensitivity",

@@ -1,4 +1,4 @@
-"""The Python interface: prune, analyze, apply, verify."""
+"""The Python interface: prune, analyze, apply, verify, profile."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.importance import criterion as find_criterion
 from graphprune.opening import Shapes, open_host
 from graphprune.passes import (
     Allocate,
     Analyze,
+    Calibrate,
+    Compensate,
     ProtectSensitive,
     RemoveBlocks,
     RemoveDeadNodes,
@@ -36,11 +39,17 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.cost import build_cost_model
+from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.planning.select import BLOCK_KINDS, protected_axes
 from graphprune.planning.target import parse_targets
 from graphprune.planning.transfer import fitting
+from graphprune.profiling.profile import bar, cut, latency_model, make_profile
+from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
+
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "global"
+"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 EXPORT_TOLERANCE = 1e-4
 """Largest accepted difference between PyTorch and onnxruntime, relative to the largest output (methods.md §9, P1)."""
@@ -99,8 +108,9 @@ def prune(
     samples: int = SAMPLES,
     evaluate: Any = None,
     metric: str | None = None,
-    criterion: str = "l2",
-    allocation: str = "isomorphic",
+    compensation: str | None = None,
+    criterion: str | None = None,
+    allocation: str | None = None,
     align: int = 8,
     protect: Sequence[str] = (),
     protect_ratio: float = 0.0,
@@ -117,6 +127,7 @@ def prune(
     trust: bool = False,
     verify: bool = True,
     latency: bool = False,
+    profile: Profile | str | Path | None = None,
     pipeline: str | Sequence[Pass] | None = None,
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
@@ -130,8 +141,9 @@ def prune(
             a factory ``"package.module:factory"``.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
-            ``macs``, ``params`` or ``bytes``. May be absent where ``blocks``, ``layers``, ``remove_blocks`` or a
-            ``pipeline`` is given.
+            ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
+            is measured, and allocation is repeated where it misses by more than 5 %). May be absent where ``blocks``,
+            ``layers``, ``remove_blocks`` or a ``pipeline`` is given.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
@@ -139,8 +151,12 @@ def prune(
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
             (``"package.module:function"``), or labelled data.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
-        criterion: How units are scored: ``l1``, ``l2``, ``random``, or one that was registered.
-        allocation: How the budget is shared: ``isomorphic``, ``global`` or ``uniform``.
+        compensation: How consumers of removed units are refitted: ``affine`` (the default with calibration data),
+            ``ols``, ``mean`` or ``none`` (without).
+        criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
+            The default is ``l2`` without calibration data and ``obs`` with it.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`. The default
+            is ``isomorphic`` without calibration data and ``global`` with it.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
@@ -151,8 +167,9 @@ def prune(
             scores: a number, or a fraction as a float or text with a percent sign. What they save counts for targets.
         layers: How many layers are left out, likewise: an attention and an MLP branch together, say.
         remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``).
-        block_criterion: How blocks are scored: ``l2`` (the norm of a branch's last weights), ``random``, or one that
-            was registered.
+        block_criterion: How blocks are scored: ``l2`` (the norm of a branch's last weights), ``random``, with
+            calibration data ``bi`` (how far the stream turns) or ``ablation`` (what the outputs lose), or one that was
+            registered.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
         seed: Of random scores and of the proof's inputs.
@@ -161,6 +178,8 @@ def prune(
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
         verify: Whether to prove the result (masked and permutation oracles, onnxruntime on the exported file).
         latency: Whether to measure latency in onnxruntime before and after.
+        profile: The table of latencies that :func:`profile` made, or its file; absent, a quick one is made where a
+            latency target needs it. One of another machine is taken at its word: nothing is measured here.
         pipeline: Passes to run instead of the default ones, as text or as objects.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
@@ -181,6 +200,10 @@ def prune(
     opened = time.perf_counter() - start
     passes: Sequence[Pass]
     if pipeline is None:
+        measured = calibration is not None
+        criterion = criterion or (MEASURED_CRITERION if measured else "l2")
+        allocation = allocation or (MEASURED_ALLOCATION if measured else "isomorphic")
+        rung = compensation or ("affine" if measured else "none")
         passes = default_pipeline(
             Analyze(tuple(protect)),
             Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
@@ -201,18 +224,129 @@ def prune(
             ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
             if protect_ratio
             else None,
+            measuring(criterion),
+            Compensate(rung) if rung != "none" else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
+    wanted = set(dump_after)
+    if unknown := wanted - {each.name for each in passes}:
+        raise OptionError(
+            f"cannot dump after '{min(unknown)}'; the passes are {', '.join(each.name for each in passes)}"
+        )
+
+    def run(part: Sequence[Pass], state: State) -> State:
+        named = wanted & {each.name for each in part}
+        return run_pipeline(part, state, dump_after=named, dump=dump, verify_each=verify_each, progress=progress)
+
     batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
-    state = State(host, seconds=(("open", opened),), batches=batches)
+    state = State(host, seconds=(("open", opened),), batches=batches, progress=counted(progress))
     evaluation = None
     if evaluate is not None:
         progress("evaluate the original")
         evaluation = open_evaluation(evaluate, host, metric=metric)
         _ = evaluation.before  # before the work: it may raise
-    state = run_pipeline(passes, state, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed, evaluation=evaluation)
+    attempts: tuple[Attempt, ...] = ()
+    if asked := latency_target(passes):
+        first, repeated, rest = split(passes)
+        state = run(first, state)
+        model_latency = _latency_model(host, state, profile, align, progress)
+        where = model_latency.profile.machine
+        timing = timed(where.threads, where.provider)
+        state, attempts = refine(state, repeated, model_latency, asked, host, run, timing)
+        state = run(rest, state)
+    else:
+        state = run(passes, state)
+    return _finish(
+        host,
+        state,
+        verify=verify,
+        latency=latency,
+        progress=progress,
+        seed=seed,
+        evaluation=evaluation,
+        attempts=attempts,
+    )
+
+
+def counted(progress: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Reports the steps of a long pass."""
+    return lambda name, done, total: progress(f"{name} {min(done + 1, total)} of {total}")
+
+
+def measuring(criterion: str) -> Calibrate | None:
+    """The pass that takes what a criterion needs, if it needs statistics."""
+    needs = find_criterion(criterion).needs
+    return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
+
+
+def _latency_model(
+    host: Host, state: State, profile: Profile | str | Path | None, align: int, progress: Callable[[str], None]
+) -> LatencyModel:
+    """What the model takes, by the profile given or by one that is made now."""
+    progress("profile")
+    pieces = cut(host, state.analyzed("allocate"))
+    if profile is None:
+        profile = make_profile(
+            host,
+            pieces,
+            align=align,
+            quick=True,
+            advance=lambda done, total: progress(f"profile {bar(done, total)}"),
+        )
+    elif not isinstance(profile, Profile):
+        profile = Profile.load(profile)
+    return latency_model(profile, pieces)
+
+
+@frozen_heap()
+def profile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    align: int = 8,
+    quick: bool = False,
+    seconds: float | None = None,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Profile:
+    """Measures what the operators of a model take in onnxruntime at smaller widths, on this machine.
+
+    Args:
+        model: As for :func:`prune`, and so the other arguments that are not listed.
+        example_inputs: What a PyTorch model is called with.
+        threads: Threads within an operator; 0 means all cores.
+        provider: onnxruntime's execution provider.
+        align: Widths are measured at multiples of this where possible.
+        quick: Fewer widths and less time.
+        seconds: About how long the runs may take in all (absent: 120, quick 20); loading the models comes on top.
+        shapes: Shapes of inputs by name: latency is measured at these.
+        dynamic_shapes: Dynamic axes of a PyTorch model.
+        trust: Whether a ``.pt2`` file may be loaded.
+        advance: Told how many operator shapes have been measured, of how many.
+
+    Returns:
+        The profile; ``profile.save(path)`` writes JSON, ``Profile.load(path)`` reads it.
+
+    Raises:
+        OptionError: The provider is unknown, or a number is not positive.
+        ModelError: The model cannot be opened or run.
+    """
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    return make_profile(
+        host,
+        cut(host),
+        threads=threads,
+        provider=provider,
+        align=align,
+        quick=quick,
+        seconds=seconds,
+        advance=advance,
+    )
 
 
 @frozen_heap()
@@ -391,6 +525,7 @@ def _finish(
     progress: Callable[[str], None],
     seed: int = 0,
     evaluation: Evaluation | None = None,
+    attempts: tuple[Attempt, ...] = (),
 ) -> Result:
     """Exports, proves the exported file, measures, builds the module and the report."""
     plan = state.plan
@@ -418,6 +553,8 @@ def _finish(
                     for each in runtime.measure([before, smaller], [inputs, inputs])
                 )
     notes = _notes(state)
+    if attempts and state.latency is not None:
+        notes = (*notes, *sentences(attempts, state.latency))
     module = None
     if state.host.kind == "torch":
         progress("module")
@@ -430,7 +567,7 @@ def _finish(
         progress("evaluate")
         after = evaluation(Runner(state.host, module))
         metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
-    report = replace(_report(state), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
+    report = replace(_report(state, attempts), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
     return Result(plan, report, state.host, state, module)
 
 
@@ -470,21 +607,26 @@ def _notes(state: State) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _report(state: State) -> Report:
+def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     analysis = state.analysis
     assert analysis is not None
-    model = build_cost_model(analysis)
+    model = build_cost_model(analysis, state.latency)
     counts = model.full.copy()
     for i, group in enumerate(model.groups):
         if group.factor in state.kept:
             counts[i] = len(state.kept[group.factor])
     before = model.costs()
-    left = build_cost_model(analysis, analysis.branches.unneeded(state.removed)) if state.removed else model
+    left = model
+    if state.removed:
+        left = build_cost_model(analysis, state.latency, analysis.branches.unneeded(state.removed))
     after = left.costs(counts)
     assert state.plan is not None
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}
     costs = tuple(Cost(metric, before[metric], after[metric], requested.get(metric)) for metric in before)
+    if attempts and attempts[-1].measured is not None:
+        measured = attempts[-1].measured
+        costs = tuple(replace(c, measured=measured * c.before) if c.metric == "latency" else c for c in costs)
     rows = tuple(GroupRow(g.name, g.kind, g.size, int(n), g.exact) for g, n in zip(model.groups, counts, strict=True))
     blocks = tuple(BlockRow(block.name, block.kind, block.tensors) for block in state.removed)
     return Report(costs, rows, state.inexact, state.checks, blocks=blocks)

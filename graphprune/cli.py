@@ -19,9 +19,13 @@ from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
+from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.compensation import RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import made_folder, require_writable, write_text
+from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
+from graphprune.planning.allocation import ALLOCATIONS
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
@@ -29,6 +33,7 @@ from graphprune.report.terminal import (
     render_checks,
     render_front,
     render_inspection,
+    render_profile,
     render_report,
     render_sensitivity,
 )
@@ -59,6 +64,28 @@ ShapeOptions = Annotated[
 Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Criterion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How units are scored: {', '.join(CRITERIA)}. Default: l2, with calibration data {MEASURED_CRITERION}.",
+    ),
+]
+Allocation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: isomorphic, with calibration data "
+        f"{MEASURED_ALLOCATION}.",
+    ),
+]
+Compensation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RUNG",
+        help=f"How what was lost is made good: {', '.join(RUNGS)}. Default: affine with calibration data, else none.",
+    ),
+]
 Calibration = Annotated[
     str | None,
     typer.Option(
@@ -167,7 +194,9 @@ def prune(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            "--target", metavar="METRIC=VALUE", help="What remains: macs=0.5, params=2M, bytes=50%. Repeatable."
+            "--target",
+            metavar="METRIC=VALUE",
+            help="What remains: macs=0.5, params=2M, bytes=50%, latency=5ms. Repeatable.",
         ),
     ] = None,
     calibration: Calibration = None,
@@ -177,10 +206,9 @@ def prune(
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
-    criterion: Annotated[str, typer.Option(help="How units are scored: l1, l2, random.")] = "l2",
-    allocation: Annotated[
-        str, typer.Option(help="How the budget is shared: isomorphic, global, uniform.")
-    ] = "isomorphic",
+    criterion: Criterion = None,
+    allocation: Allocation = None,
+    compensation: Compensation = None,
     align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
     min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,
     max_ratio: Annotated[float, typer.Option(help="At most this fraction of a group's units is removed.")] = 0.9,
@@ -206,9 +234,13 @@ def prune(
         list[str] | None,
         typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
     ] = None,
-    block_criterion: Annotated[str, typer.Option(help="How whole blocks are scored: l2, random.")] = "l2",
+    block_criterion: Annotated[str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")] = "l2",
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(metavar="profile.json", help="Latencies that 'graphprune profile' measured, on any machine."),
+    ] = None,
     pipeline: Annotated[str | None, typer.Option(help="Passes to run instead of the default ones, as text.")] = None,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Show how long each pass took.")] = False,
     dump_after: Annotated[
@@ -236,6 +268,7 @@ def prune(
             metric=metric,
             criterion=criterion,
             allocation=allocation,
+            compensation=compensation,
             align=align,
             min_units=min_units,
             max_ratio=max_ratio,
@@ -247,6 +280,7 @@ def prune(
             remove_blocks=tuple(remove_block or ()),
             block_criterion=block_criterion,
             shapes=_shapes(shape),
+            profile=profile,
             pipeline=pipeline,
             dump_after=tuple(dump_after or ()),
             dump=_dump,
@@ -407,7 +441,6 @@ def explain(
 
 Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]
 Plot = Annotated[str, typer.Option("--plot", metavar="FORMAT", help="png, svg or none.")]
-Criterion = Annotated[str, typer.Option(help="How units are scored, as for prune.")]
 Protect = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole. Repeatable.")]
 Only = Annotated[list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these. Repeatable.")]
 Seed = Annotated[int, typer.Option(help="Of random scores, made-up inputs and the proof's inputs.")]
@@ -428,8 +461,9 @@ def sweep(
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
-    criterion: Criterion = "l2",
-    allocation: Annotated[str, typer.Option(help="How the budget is shared, as for prune.")] = "isomorphic",
+    criterion: Criterion = None,
+    allocation: Allocation = None,
+    compensation: Compensation = None,
     align: Annotated[int, typer.Option(help="Widths stay multiples of this where the width allows.")] = 8,
     protect: Protect = None,
     protect_ratio: Annotated[float, typer.Option(help="This fraction of the groups stays whole.")] = 0.0,
@@ -457,6 +491,7 @@ def sweep(
             metric=metric,
             criterion=criterion,
             allocation=allocation,
+            compensation=compensation,
             align=align,
             protect=tuple(protect or ()),
             protect_ratio=protect_ratio,
@@ -494,7 +529,7 @@ def sensitivity(
     ratios: Annotated[
         str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
     ] = "0.25,0.5,0.75",
-    criterion: Criterion = "l2",
+    criterion: Criterion = None,
     protect: Protect = None,
     only: Only = None,
     shape: ShapeOptions = None,
@@ -547,6 +582,46 @@ def _require_plot(plot: str) -> None:
         raise OptionError(f"unknown format '{plot}' of --plot; expected {', '.join(FORMATS)} or none")
     if plot != "none":
         require_matplotlib()
+
+
+@app.command("profile")
+@_guarded
+def profile_(
+    model: Model,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="profile.json", help="The table to write.")],
+    threads: Annotated[int, typer.Option(help="Threads within an operator; 0 means all cores.")] = 1,
+    provider: Annotated[str, typer.Option(help="onnxruntime's execution provider.")] = "CPUExecutionProvider",
+    align: Annotated[int, typer.Option(help="Widths are measured at multiples of this where possible.")] = 8,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer widths and less time.")] = False,
+    seconds: Annotated[
+        float | None, typer.Option(help="About how long to measure in all; default 120, with --quick 20.")
+    ] = None,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what the operators of MODEL take in onnxruntime at smaller widths, for latency targets."""
+    _require_distinct(model, output)
+    require_writable(output)
+    with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bars:
+        task = bars.add_task("measure operators", total=None)
+        made = gp.profile(
+            model,
+            threads=threads,
+            provider=provider,
+            align=align,
+            quick=quick,
+            seconds=seconds,
+            shapes=_shapes(shape),
+            trust=trust,
+            advance=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    made.save(output)
+    if as_json:
+        _print_json({"output": str(output), **made.to_dict()})
+    else:
+        out.print(render_profile(made, title=str(output)))
 
 
 @app.command()

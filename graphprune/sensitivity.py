@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from graphprune.api import MEASURED_CRITERION, measuring
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
@@ -41,7 +42,7 @@ def sensitivity(
     evaluate: Any = None,
     metric: str | None = None,
     ratios: Sequence[float] = RATIOS,
-    criterion: str = "l2",
+    criterion: str | None = None,
     protect: Sequence[str] = (),
     only: Sequence[str] = (),
     seed: int = 0,
@@ -80,7 +81,10 @@ def sensitivity(
     batches = None
     if evaluate is None or calibration is not None:
         batches = open_batches(calibration, host, samples=samples, seed=seed)
-    passes = default_pipeline(Analyze(tuple(protect)), Score(criterion, seed), Allocate(), None)
+    criterion = criterion or (MEASURED_CRITERION if calibration is not None else "l2")
+    passes = default_pipeline(
+        Analyze(tuple(protect)), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
+    )
     end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
     state = run_pipeline(passes[: end + 1], State(host, batches=batches), progress=progress)
     analysis, original = state.analyzed("score"), state.host

@@ -14,6 +14,8 @@ from importlib.metadata import entry_points
 
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
+from graphprune.passes.calibrate import Calibrate
+from graphprune.passes.compensate import Compensate
 from graphprune.passes.fold_constants import FoldConstants
 from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_blocks import RemoveBlocks
@@ -27,6 +29,8 @@ __all__ = [
     "PASSES",
     "Allocate",
     "Analyze",
+    "Calibrate",
+    "Compensate",
     "FoldConstants",
     "Pass",
     "ProtectSensitive",
@@ -42,6 +46,7 @@ __all__ = [
 PASSES: tuple[type[Pass], ...] = (
     FoldConstants,
     Analyze,
+    Calibrate,
     Score,
     ProtectSensitive,
     Allocate,
@@ -49,6 +54,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveBlocks,
     RemoveDeadNodes,
     Verify,
+    Compensate,
 )
 """The built-in passes."""
 
@@ -59,19 +65,24 @@ def default_pipeline(
     allocate: Allocate,
     verify: Verify | None,
     protect: ProtectSensitive | None = None,
+    calibrate: Calibrate | None = None,
+    compensate: Compensate | None = None,
 ) -> tuple[Pass, ...]:
-    """The pipeline of ``prune``."""
-    passes: tuple[Pass, ...] = (
+    """The pipeline of ``prune``; what is ``None`` is left out."""
+    passes: tuple[Pass | None, ...] = (
         FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
         analyze,  # before anything is cut: plans speak of the original's units
+        calibrate,  # on the whole model: criteria look at what it computes
         score,
-        *(() if protect is None else (protect,)),  # after score: it removes the least important units on trial
+        protect,  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
         SliceGroups(),  # before whole branches go: its edits speak of all nodes of the original
         RemoveBlocks(),
         RemoveDeadNodes(),  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
+        verify,  # last of what keeps values: it proves what all others have done
+        compensate,  # on a model whose structure is proven; from here on weights differ
     )
-    return passes if verify is None else (*passes, verify)  # last: it proves what all others have done
+    return tuple(each for each in passes if each is not None)
 
 
 @cache

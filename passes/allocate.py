@@ -28,12 +28,13 @@ class Allocate(Pass):
     """Decides how many units each group keeps, keeps the most important ones, and writes the plan.
 
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
-    heads of a group), which leave ragged heads that few runtimes and no module class expect, and then groups that shift
-    a normalizer (residual width), are added when ``only`` names them or when the targets cannot be met without them.
+    heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
+    normalizer (residual width), and at last whole experts are added when ``only`` names them or when the targets cannot
+    be met without them.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
-        allocation: ``isomorphic``, ``global`` or ``uniform``.
+        allocation: ``isomorphic``, ``global``, ``uniform``, ``zscore`` or ``log-ramp``.
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -63,7 +64,9 @@ class Allocate(Pass):
         analysis = state.analyzed(self.name)
         removed = self._removed(analysis, state.block_scores)
         targets = parse_targets(self.targets) if self.targets or not removed else ()
-        model = build_cost_model(analysis)
+        if state.latency is None and any(target.metric == "latency" for target in targets):
+            raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
+        model = build_cost_model(analysis, state.latency)
         counts = model.full
         if targets:
             counts, removed = self._met(state, analysis, targets, model, removed)
@@ -131,7 +134,7 @@ class Allocate(Pass):
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
             try:
                 counts = allocate(
-                    build_cost_model(analysis, unneeded) if going else original,
+                    build_cost_model(analysis, state.latency, unneeded) if going else original,
                     state.scores,
                     targets,
                     allocation=self.allocation,
@@ -161,14 +164,19 @@ PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})
 """Kinds that are left whole as long as the targets can be met without them."""
 
 
+EXPERTS = frozenset({"expert", "expert-group"})
+"""Kinds that change which units a router chooses: the last resort."""
+
+
 def tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
     """Names of the groups to try to meet the targets with, the preferred ones first."""
     chosen = tuple(groups)
     everything = frozenset(group.name for group in chosen)
     exact = frozenset(group.name for group in chosen if group.exact)
     whole = frozenset(group.name for group in chosen if group.exact and group.kind not in PARTS_OF_HEADS)
-    tiers = [everything] if asked else [whole, exact, everything]
-    return list(dict.fromkeys(tier for tier in tiers if tier))
+    kept_experts = frozenset(group.name for group in chosen if group.kind not in EXPERTS)
+    found = [everything] if asked else [whole, exact, kept_experts, everything]
+    return list(dict.fromkeys(tier for tier in found if tier))
 
 
 def keep_counts(

@@ -105,13 +105,17 @@ def trials(
     scores: Mapping[str, NDArray[np.float64]],
     ratios: Sequence[float],
 ) -> Iterator[Trial]:
-    """Each group alone without part of its units, those with the lowest scores; at least one goes and one stays."""
+    """Each group alone without part of its units, those with the lowest scores; at least one goes and one stays.
+
+    No more go than a group can spare, and groups that can spare none are left out.
+    """
     check_ratios(ratios)
     for group in groups:
-        if group.size < 2:
-            continue
-        for ratio in ratios:
-            removed = min(max(1, round(ratio * group.size)), group.size - 1)
+        spare = group.size - group.at_least(1)
+        for ratio in ratios if spare else ():
+            removed = group.size - group.at_least(group.size - min(max(1, round(ratio * group.size)), spare))
+            if removed == 0:  # less than a multiple that an operator wants
+                removed = group.multiple
             kept = keep_counts((group,), scores, {group.name: group.size - removed})
             yield Trial(group, ratio, removed, host.edited(slice_edits(analysis, kept)))
 

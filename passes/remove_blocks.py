@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.analysis.blocks import Block
-from graphprune.analysis.groups import Analysis
 from graphprune.pipeline.host import Edits
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -23,16 +20,5 @@ class RemoveBlocks(Pass):
         """The state with a shallower host; the same host where no block goes."""
         if not state.removed:
             return state
-        return replace(state, host=state.host.edited(block_edits(state.analyzed(self.name), state.removed)))
-
-
-def block_edits(analysis: Analysis, blocks: Iterable[Block]) -> Edits:
-    """The edits that leave blocks out."""
-    skips = {bypass.result: bypass.skip for bypass in analysis.branches.bypasses(blocks).values()}
-
-    def end(name: str) -> str:
-        while name in skips:
-            name = skips[name]
-        return name
-
-    return Edits(bypasses={result: end(skip) for result, skip in skips.items()})
+        skips = state.analyzed(self.name).branches.skips(state.removed)
+        return replace(state, host=state.host.edited(Edits(bypasses=skips)))

@@ -8,8 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.errors import ModelError
-from graphprune.importance import criterion
-from graphprune.importance.blocks import block_criterion
+from graphprune.importance import Evidence, block_criterion, criterion
 from graphprune.importance.criteria import normalized
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -17,7 +16,7 @@ from graphprune.pipeline.state import State
 
 @dataclass(frozen=True)
 class Score(Pass):
-    """Scores every unit of every group, normalised to a mean of one in each group.
+    """Scores every unit of every group, normalised to a mean of one in each group unless scores are errors.
 
     Attributes:
         criterion: The name of the criterion.
@@ -36,15 +35,16 @@ class Score(Pass):
         Raises:
             ModelError: A weight is no number.
         """
-        groups = state.analyzed(self.name).groups
-        scores = criterion(self.criterion)(groups, state.host.read, self.seed)
-        for group in groups:
+        analysis = state.analyzed(self.name)
+        found = criterion(self.criterion)
+        evidence = Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
+        scores = found.score(evidence)
+        for group in analysis.groups:
             if not np.isfinite(scores[group.name]).all():
                 raise ModelError(
                     f"criterion '{self.criterion}' gives scores that are no numbers for group '{group.name}'; "
                     f"check '{group.tensors[0]}' and the other weights of the group for NaN and infinity"
                 )
         if self.blocks:
-            blocks = state.analyzed(self.name).blocks
-            state = replace(state, block_scores=block_criterion(self.blocks)(blocks, state.host.read, self.seed))
-        return replace(state, scores=normalized(scores))
+            state = replace(state, block_scores=block_criterion(self.blocks)(evidence))
+        return replace(state, scores=scores if found.absolute else normalized(scores))

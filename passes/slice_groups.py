@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from graphprune.analysis.groups import Analysis
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
 from graphprune.ir.graph import Node
@@ -48,6 +50,12 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
             shapes[name] = shape
         if analysis.graph.values[name].stored:
             slices[name] = {axis: positions(layout[axis], kept) for axis in axes}
+    renumbered: dict[str, Index] = {}
+    for name, dim in analysis.positions.items():
+        if affected(dim):
+            kept_positions = positions(dim, kept)
+            renumbered[name] = np.full(dim.size, -1, dtype=np.int64)
+            renumbered[name][kept_positions] = np.arange(len(kept_positions))
     size_edits: list[SizeEdit] = []
     pins: list[PinEdit] = []
     for node in analysis.graph.nodes:
@@ -61,7 +69,7 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
                 size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
         if rule.pinned and _reshaped(node, shapes):
             pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes)
+    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=renumbered)
 
 
 def _reshaped(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

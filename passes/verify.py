@@ -31,7 +31,8 @@ class Verify(Pass):
 
     - masked: the pruned model equals the original with the removed units zeroed after every node and normalizers that
       count only the kept units;
-    - permutation: the original with the units of *every* group permuted computes what it did before.
+    - permutation: the original with the units of *every* group permuted computes what it did before (but for groups on
+      whose order an operator depends: their units may only be removed).
 
     Attributes:
         seed: Of the example input and the permutations.
@@ -66,9 +67,7 @@ def verify(
     """Runs both oracles and returns what they found, good or bad."""
     inputs = original.example_inputs(seed)
     zeros = masks(analysis, kept, removed)
-    rng = np.random.default_rng(seed)
-    shuffled = {group.factor: rng.permutation(group.size) for group in analysis.groups}
-    permuted = original.edited(slice_edits(analysis, shuffled))
+    permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
 
     def masked(*, double: bool) -> Check:
         expected = original.run_masked(inputs, zeros, double=double)
@@ -80,6 +79,12 @@ def verify(
         return compare("permutation", expected, got, note="all units permuted = original")
 
     return (judged(masked), judged(permutation))
+
+
+def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:
+    """A random order of the units of every group whose units may change places."""
+    rng = np.random.default_rng(seed)
+    return {group.factor: rng.permutation(group.size) for group in analysis.groups if group.ordered is None}
 
 
 def judged(check: Callable[..., Check]) -> Check:
@@ -105,11 +110,14 @@ _CONSTANT = "the outputs hardly vary on the example input, so this says little: 
 def masks(
     analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
 ) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay; none of a branch that is left out."""
+    """For every value and axis that loses positions, which ones stay; none of a branch that is left out.
+
+    Constants that are positions are left as they are: they point to what is removed, where there is nothing.
+    """
     found: dict[str, dict[int, NDArray[np.bool_]]] = {}
     touched = frozenset(kept)
     for name, layout in analysis.layouts.items():
-        for axis, dim in enumerate(layout):
+        for axis, dim in enumerate(layout if name not in analysis.positions else ()):
             if touched.isdisjoint(factors_of(dim)):
                 continue
             mask = np.zeros(dim.size, dtype=np.bool_)

@@ -38,6 +38,12 @@ class Tensor:
                 return torch.randint(0, self.high, self.shape, generator=generator)
             case "bool":
                 return torch.rand(self.shape, generator=generator) < 0.5
+            case "float32":
+                return torch.rand(self.shape, generator=generator)
+            case "whole":
+                return torch.randint(0, self.high, self.shape, generator=generator).double()
+            case "values32":
+                return torch.tensor(self.values, dtype=torch.int32)
             case _:
                 return torch.tensor(self.values)
 
@@ -60,6 +66,20 @@ def B(*shape: int) -> Tensor:
 
 def V(*values: int) -> Tensor:
     return Tensor("values", (len(values),), values=values)
+
+
+def F32(*shape: int) -> Tensor:
+    """Single precision, for operators that know no float64."""
+    return Tensor("float32", shape)
+
+
+def J(high: int, *shape: int) -> Tensor:
+    """Whole numbers below ``high`` as floating point."""
+    return Tensor("whole", shape, high)
+
+
+def V32(*values: int) -> Tensor:
+    return Tensor("values32", (len(values),), values=values)
 
 
 def W(*shape: int) -> Tensor:
@@ -160,7 +180,14 @@ WEIGHTED = [
     ),
     case("einsum.default", "bhqd,bkhd->bhqk", [F(2, 3, 4, 5), F(2, 6, 3, 5)]),
     case("einsum.default", "ij,jk", [F(4, 4), F(4, 4)], note="square"),
-    case("transformers.grouped_mm_fallback.default", F(6, 4), F(3, 4, 5), V(2, 4, 6)),
+    case("einsum.default", "bii->bi", [F(3, 5, 5)], note="diagonal"),
+    case("einsum.default", "ii", [F(5, 5)], note="trace"),
+    case("einsum.default", "...qd,...kd->...qk", [F(2, 3, 4, 6), F(2, 3, 5, 6)], note="ellipsis"),
+    case("einsum.default", "b...,...->...b", [F(3, 1, 6), F(5, 6)], note="broadcast ellipsis"),
+    case("einsum.default", "...i,ij", [F(3, 4, 6), F(6, 5)], note="implicit ellipsis"),
+    case("einsum.default", "bij,b,kj->kb", [F(3, 4, 5), F(3), F(6, 5)], note="three operands"),
+    case("transformers.grouped_mm_fallback.default", F(6, 8), F(3, 8, 12), V(2, 2, 6)),
+    case("_grouped_mm.default", F32(6, 8), F32(3, 8, 12), V32(2, 2, 6), note="float32"),
     case("cdist.default", F(2, 4, 5), F(2, 6, 5)),
     case("_cdist_forward.default", F(2, 4, 5), F(2, 6, 5), 2.0, None),
     case("cosine_similarity.default", F(2, 4, 5), F(2, 4, 5), 1),
@@ -221,7 +248,7 @@ _MORE: dict[str, tuple[Any, ...]] = {
     "type_as": (F(2, 3, 4), F(1)), "atan2": (F(2, 3, 4), F(3, 1)), "to.dtype_layout": (F(2, 3, 4),),
     "imag": (C(2, 3, 4),), "_conj": (C(2, 3, 4),), "lift_fresh_copy": (F(2, 3, 4),),
 }  # fmt: skip
-_PLAIN = [name for name in aten_ops._UNARY if name != "empty_like"]
+_PLAIN = [name for name in (*aten_ops._UNARY, *aten_ops._COPIES, "to.other", "type_as") if name != "empty_like"]
 UNARY = [
     case(name if "." in name else f"{name}.default", *_MORE.get(name, (F(2, 3, 4),)), used=(0,) if name == "log_sigmoid_forward" else None,
          **({"decimals": 1} if name == "round.decimals" else {}))
@@ -253,7 +280,7 @@ def _binary(name: str) -> Case:
 
 
 BINARY = [
-    *(_binary(name) for name in aten_ops._BINARY),
+    *(_binary(name) for name in (*aten_ops._BINARY, "eq.Tensor", "ne.Tensor")),
     case("add.Tensor", F(4, 4, 4), F(4, 1), note="square"),
     case("add.Tensor", F(2, 3), 1.5, note="number"),
     case("dropout.default", F(2, 3, 4), 0.5, False),
@@ -286,6 +313,10 @@ ALONG = [
     case("sort.stable", F(2, 3, 4), stable=True, dim=1),
     case("argsort.stable", F(2, 3, 4), stable=True, dim=1),
     case("topk.default", F(2, 3, 6), 2, -1),
+    case("topk.default", F(2, 6, 3), 3, 1, False, note="smallest"),
+    case("softmax.int", F(2, 6, 3), 1, note="middle"),
+    case("sort.default", I(5, 2, 3, 4), 1, note="positions"),
+    case("histc.default", J(5, 12), 5, 0, 4),
     case("diff.default", F(2, 3, 6), 1, -1),
     case("cross.default", F(2, 4, 3), F(2, 4, 3), -1),
     case("linalg_cross.default", F(2, 4, 3), F(2, 4, 3), dim=-1),
@@ -463,6 +494,13 @@ LOOKUPS = [
     case("index_put.default", F(5, 4), [V(2, 0)], F(4), True, note="accumulate"),
     case("_unsafe_index_put.default", F(5, 4, 3), [None, V(2, 0)], F(5, 2, 3)),
     case("gather.default", F(2, 5, 4), 1, I(5, 2, 3, 4)),
+    case("gather.default", F(4, 6), 1, I(6, 3, 2), note="part"),
+    case("take_along_dim.default", F(2, 5, 4), I(5, 2, 3, 4), 1),
+    case("one_hot.default", I(5, 2, 3), 5),
+    case("topk.default", F(6, 6), 3, 1, note="square"),
+    case("gather.default", F(6, 6), 1, I(6, 6, 6), note="square"),
+    case("scatter_add.default", F(6, 6), 1, I(6, 6, 4), F(6, 4), note="square"),
+    case("index_select.default", F(6, 6, 6), 1, I(6, 6), note="square"),
     case("scatter.src", F(2, 5, 4), 1, I(1, 2, 1, 4), F(2, 1, 4)),
     case("scatter.value", F(2, 5, 4), 1, I(5, 2, 3, 4), 0.5),
     case("scatter_add.default", F(2, 5, 4), 1, I(5, 2, 3, 4), F(2, 3, 4)),

@@ -3,12 +3,14 @@
 For every factor of a rule that is neither fixed nor normalized, some of its units are removed. The operator is run on
 the cut operands, with the sizes that the rule says in its attributes, and compared with the cut result of the whole
 operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead;
-so it is for one that stands on both axes of an operand (a recurrent weight).
+so it is for one that stands on both axes of an operand (a recurrent weight). Where the operator chooses, the removed
+units of the reference are such that they cannot be chosen. Elements that are positions of a cut axis are numbered anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import lcm
 
 import numpy as np
 
@@ -24,7 +26,8 @@ def free_factors(rule: Rule) -> list[Factor]:
     """The factors that the rule lets be cut without a change to any other value."""
     layouts = [layout for layout in (*rule.operands, *rule.results) if layout is not None]
     found = dict.fromkeys(factor for layout in layouts for dim in layout for factor in factors_of(dim))
-    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized]
+    written = {factor for dim in rule.writes for factor in factors_of(dim)}  # goes only with what it writes to
+    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized | written]
 
 
 def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
@@ -35,12 +38,14 @@ def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.
     return array
 
 
-def _zero(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
+def _fill(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index], value: float) -> np.ndarray:
     array = array.copy()
+    if array.dtype.kind in "iu" and value:
+        value = np.iinfo(array.dtype).max if value > 0 else np.iinfo(array.dtype).min
     for axis, dim in enumerate(layout):
         mask = np.zeros(array.shape[axis], bool)
         mask[positions(dim, kept)] = True
-        array[(slice(None),) * axis + (~mask,)] = 0
+        array[(slice(None),) * axis + (~mask,)] = value
     return array
 
 
@@ -56,44 +61,68 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
     found = []
     rng = np.random.default_rng(0)
     for factor in free_factors(rule):
-        n = max(1, factor.size - max(1, factor.size // 3))
-        if n == factor.size:
+        n = max(1, factor.size - max(1, factor.size // 3), *(least for dim, least in rule.least if dim is factor))
+        step = lcm(*(of for dim, of in rule.multiples if dim is factor))
+        n = factor.size - -(-(factor.size - n) // step) * step
+        if not 0 < n < factor.size:
             continue
         kept = {factor: np.sort(rng.choice(factor.size, n, replace=False))}
-        in_results = any(factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout)
-        cut = [
-            None if array is None else array if layout is None else _take(array, layout, kept)
-            for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
+        found.extend(_judge(rule, factor, kept, operands, run, tolerance))
+    return found
+
+
+def _judge(
+    rule: Rule, factor: Factor, kept: Mapping[Factor, Index], operands: Arrays, run: Run, tolerance: float
+) -> list[str]:
+    layouts = _pad(rule.operands, len(operands))
+    reference, cut = list(operands), []
+    for i, (array, layout) in enumerate(zip(operands, layouts, strict=True)):
+        if array is not None and i in rule.reads and factor in factors_of(rule.reads[i]):
+            places = positions(rule.reads[i], kept)
+            array = array % len(places)  # those that stay
+            reference[i] = places[array.astype(np.int64)].astype(array.dtype)
+        cut.append(None if array is None else array if layout is None else _take(array, layout, kept))
+    sizes: dict[tuple[str, int | None], float] = {
+        (slot.attribute, slot.index): slot.value(slot.dim, {factor: len(kept[factor])}) for slot in rule.sizes
+    }
+    sizes.update({(name, None): value for name, value in rule.pinned})
+    try:
+        got = run(cut, sizes)
+    except Exception as error:  # noqa: BLE001  (the operator refuses the cut operands: that is the finding)
+        return [f"{factor}: the operator refuses the cut operands: {error}"]
+    in_results = any(factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout)
+    fills: list[float | None] = [None] if in_results and not _recurs(rule, factor) else [0.0]
+    if factor in rule.choices:
+        fills = [-1e30, 1e30]
+    elif factor in rule.ordered:  # nothing is added to those behind it, or the case has nothing there
+        fills = [0.0, None]
+    answers = []
+    for fill in fills:
+        filled = [
+            array if array is None or layout is None or fill is None else _fill(array, layout, kept, fill)
+            for array, layout in zip(reference, layouts, strict=True)
         ]
-        sizes: dict[tuple[str, int | None], float] = {
-            (slot.attribute, slot.index): slot.value(slot.dim, {factor: n}) for slot in rule.sizes
-        }
-        sizes.update({(name, None): value for name, value in rule.pinned})
-        reference_operands = operands
-        if not in_results or _recurs(rule, factor):
-            reference_operands = [
-                None if array is None else array if layout is None else _zero(array, layout, kept)
-                for array, layout in zip(operands, _pad(rule.operands, len(operands)), strict=True)
-            ]
-        whole = run(reference_operands, {})
-        try:
-            got = run(cut, sizes)
-        except Exception as error:  # noqa: BLE001  (the operator refuses the cut operands: that is the finding)
-            found.append(f"{factor}: the operator refuses the cut operands: {error}")
+        answers.append(_differences(rule, factor, kept, run(filled, {}), got, tolerance))
+    return min(answers, key=len)
+
+
+def _differences(
+    rule: Rule, factor: Factor, kept: Mapping[Factor, Index], whole: Arrays, got: Arrays, tolerance: float
+) -> list[str]:
+    found = []
+    for i, (layout, ours, full) in enumerate(zip(rule.results, got, whole, strict=False)):
+        if layout is None or ours is None or full is None:
             continue
-        for i, (layout, ours, full) in enumerate(zip(rule.results, got, whole, strict=False)):
-            if layout is None or ours is None or full is None:
-                continue
-            expected = _take(full, layout, kept)
-            if expected.shape != ours.shape:
-                found.append(f"{factor}: result {i} has shape {list(ours.shape)}, the rule says {list(expected.shape)}")
-                continue
-            scale = max(1e-30, float(np.max(np.abs(full), initial=0.0)))
-            difference = (
-                float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
-            )
-            if not difference <= tolerance:
-                found.append(f"{factor}: result {i} differs by {difference:.2g} of its largest value")
+        expected = _take(full, layout, kept)
+        if i in rule.makes and factor in factors_of(rule.makes[i]):
+            expected = np.searchsorted(positions(rule.makes[i], kept), expected)
+        if expected.shape != ours.shape:
+            found.append(f"{factor}: result {i} has shape {list(ours.shape)}, the rule says {list(expected.shape)}")
+            continue
+        scale = max(1e-30, float(np.max(np.abs(full), initial=0.0)))
+        difference = float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
+        if not difference <= tolerance:
+            found.append(f"{factor}: result {i} differs by {difference:.2g} of its largest value")
     return found
 
 
@@ -124,6 +153,11 @@ def mutants(rule: Rule) -> list[Rule]:
                         continue
                     changed = (*layouts[:at], swapped, *layouts[at + 1 :])
                     found.append(_with(rule, role, changed))
+            for role in ("reads", "makes"):  # positions of another axis
+                pointed = getattr(rule, role)
+                swapped = {at: _swap(dim, a, b) for at, dim in pointed.items()}
+                if swapped != pointed:
+                    found.append(_with(rule, role, swapped))
     return found
 
 

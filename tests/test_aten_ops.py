@@ -168,7 +168,8 @@ def test_operator_agrees_with_its_rule(subject: Judged) -> None:
         def run(operands: Any, sizes: Any) -> list[np.ndarray | None]:
             return [None if result is None else np.zeros_like(result) for result in subject.run(operands, sizes)]
 
-    assert failures(subject.node.rule, operands, run) == []
+    tolerance = 1e-5 if subject.case.note == "float32" else 1e-9
+    assert failures(subject.node.rule, operands, run, tolerance=tolerance) == []
 
 
 @every_case
@@ -198,6 +199,12 @@ def _noticed(mutant: Any, operands: Any, subject: Judged) -> bool:
 def test_there_are_mutants() -> None:
     found = sum(len(mutants(judged(i).node.rule)) for i in range(len(CASES)))
     assert found > 60
+
+
+def test_some_mutants_mistake_the_axis_that_positions_are_of() -> None:
+    rules = {id(rule): rule for i in range(len(CASES)) if (rule := judged(i).node.rule).reads or rule.makes}
+    wrong = [m for rule in rules.values() for m in mutants(rule) if (m.reads, m.makes) != (rule.reads, rule.makes)]
+    assert len(wrong) > 5
 
 
 def test_most_factors_are_free() -> None:

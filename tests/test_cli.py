@@ -223,7 +223,7 @@ def test_external_data_outside_the_folder(tmp_path, location):
 
 def test_unknown_target(tmp_path):
     message = bad(tmp_path, DEMO, "-o", tmp_path / "out.onnx", "--target", "speed=0.5")
-    assert message == "unknown target 'speed'; expected one of macs, params, bytes, as in 'macs=0.5'"
+    assert message == "unknown target 'speed'; expected one of macs, params, bytes, latency, as in 'macs=0.5'"
 
 
 def test_unmeetable_budget(tmp_path):
@@ -295,7 +295,10 @@ def test_unsupported_dtype(tmp_path):
     ("options", "message"),
     [
         (["--criterion", "magic"], "unknown criterion 'magic'; expected one of l1, l2, random"),
-        (["--allocation", "fair"], "unknown allocation 'fair'; expected one of isomorphic, global, uniform"),
+        (
+            ["--allocation", "fair"],
+            "unknown allocation 'fair'; expected one of isomorphic, global, uniform, zscore, log-ramp",
+        ),
         (["--align", "0"], "align is 0; expected 1 or more"),
         (["--shape", "x=ax8"], "cannot read --shape 'x=ax8'; expected one like 'image=1x3x224x224'"),
         (["--only", "head"], "'head' of only selects no group; the kinds in this model are: neuron"),

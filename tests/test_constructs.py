@@ -228,15 +228,14 @@ def test_repeat_interleave() -> None:
     assert sorted(group.size for group in prove(net, IMAGE).groups) == [3, 6]
 
 
-def test_index_permutation_is_refused_with_its_reason() -> None:
+def test_irregular_index_is_refused_with_its_reason() -> None:
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     net = Net(
         lambda m, x: m.b(m.a(x)[:, m.order]),
         a=lambda: nn.Conv2d(3, 6, 1), order=lambda: order, b=lambda: nn.Conv2d(6, 4, 1),
     )  # fmt: skip
     proof = prove(net, IMAGE)
-    assert kinds(proof) == {"b.weight[1]": ("channel", 6)} or kinds(proof) == {}
-    assert proof.reasons("a.weight[0]") == ["an index looks up positions of this axis"]
+    assert proof.reasons("a.weight[0]") == ["a constant index takes positions of this axis in no regular order"]
 
 
 def test_index_by_a_known_run_is_a_slice() -> None:
@@ -327,8 +326,17 @@ def test_lstm(bidirectional: bool) -> None:
         lstm=lambda: nn.LSTM(10, 8, num_layers=2, batch_first=True, bidirectional=bidirectional),
     )  # fmt: skip
     proof = prove(net, SEQUENCE)
-    assert sorted(kinds(proof).values()) == [("neuron", 8), ("neuron", 10)]
+    assert sorted(kinds(proof).values()) == [("neuron", 10), ("recurrent", 8)]
     assert tuple(proof.pruned.tensor("lstm.weight_ih_l0").shape) == (16, 5)
+
+
+def test_recurrent_layers_that_are_calls_of_their_own() -> None:
+    net = Net(
+        lambda m, x: m.head(m.b(m.a(x)[0])[0][:, -1]),
+        a=lambda: nn.GRU(12, 8, batch_first=True), b=lambda: nn.LSTM(8, 6, batch_first=True),
+        head=lambda: nn.Linear(6, 4),
+    )  # fmt: skip
+    assert sorted(kinds(prove(net, SEQUENCE)).values()) == [("recurrent", 6), ("recurrent", 8)]
 
 
 def test_gru() -> None:
@@ -336,7 +344,7 @@ def test_gru() -> None:
         lambda m, x: m.head(m.gru(x)[0][:, -1]),
         gru=lambda: nn.GRU(12, 8, batch_first=True), head=lambda: nn.Linear(8, 4),
     )  # fmt: skip
-    assert kinds(prove(net, SEQUENCE)) == {"gru.weight_ih_l0[0]": ("neuron", 8)}
+    assert kinds(prove(net, SEQUENCE)) == {"gru.weight_ih_l0[0]": ("recurrent", 8)}
 
 
 @torch.library.custom_op("graphprune_tests::scaled", mutates_args=())
@@ -565,10 +573,11 @@ def test_width_of_experts_and_of_the_residual(name: str, options: dict[str, int]
     proof = prove(language_model(name, **options), TOKENS)
     experts = "model.layers.0.mlp.experts"
     neurons, width = proof.group(f"{experts}.gate_up_proj[1]"), proof.group("model.embed_tokens.weight[1]")
-    assert (neurons.kind, neurons.size, neurons.exact) == ("neuron", 32, True)
+    assert (neurons.kind, neurons.size, neurons.exact) == ("expert-width", 32, True)
     assert (width.kind, width.size, width.exact) == ("width", 24, False)
     assert {f"{experts}.gate_up_proj", f"{experts}.down_proj", "model.layers.0.mlp.gate.weight"} <= set(width.tensors)
-    assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (4, 32, 12)
-    assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (4, 12, 16)
-    assert proof.reasons(f"{experts}.gate_up_proj[0]") == ["rows are routed to experts by offsets"]
-    assert proof.reasons("model.layers.0.mlp.gate.weight[0]") == ["the softmax runs over this axis"]
+    whole = proof.group(f"{experts}.gate_up_proj[0]")
+    assert (whole.kind, whole.size, whole.exact, whole.minimum) == ("expert", 4, False, 2)
+    assert tuple(proof.pruned.tensor(f"{experts}.gate_up_proj").shape) == (2, 32, 12)
+    assert tuple(proof.pruned.tensor(f"{experts}.down_proj").shape) == (2, 12, 16)
+    assert tuple(proof.pruned.tensor("model.layers.0.mlp.gate.weight").shape) == (2, 12)

@@ -87,7 +87,7 @@ def test_a_small_number_with_a_unit_is_no_fraction():
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ("speed=0.5", "unknown target 'speed'; expected one of macs, params, bytes, as in 'macs=0.5'"),
+        ("speed=0.5", "unknown target 'speed'; expected one of macs, params, bytes, latency, as in 'macs=0.5'"),
         ("macs=half", "cannot read 'half' of target 'macs'; expected a fraction like 0.5 or 50%, or a number like 2M"),
         ("macs=200%", "target 'macs=200%' asks for more than the original has; expected at most 100%"),
         ("macs=0", "target 'macs=0' keeps nothing; expected a number above 0"),
@@ -149,6 +149,34 @@ def test_global_takes_the_least_important_units():
     )
     assert counts[0] == 16
     assert counts[1] < 24
+
+
+def test_zscore_spares_groups_whose_units_are_alike():
+    analysis = residual()[1]
+    names = [group.name for group in analysis.groups]
+    scores = {names[0]: np.full(16, 0.1), names[1]: np.concatenate([np.full(8, 1.0), np.full(16, 5.0)])}
+    model = build_cost_model(analysis)
+    target = parse_targets({"macs": model.cost("macs", np.array([16.0, 16.0]))})
+    counts = allocate(model, scores, target, allocation="zscore", limits=Limits(align=8), allowed=frozenset(names))
+    assert counts.tolist() == [16, 16]
+
+
+def test_log_ramp_cuts_later_groups_of_a_kind_more():
+    analysis = residual()[1]
+    names = [group.name for group in analysis.groups]
+    scores = {group.name: np.ones(group.size) for group in analysis.groups}
+    model = build_cost_model(analysis)
+    counts = allocate(
+        model,
+        scores,
+        parse_targets("macs=0.5"),
+        allocation="log-ramp",
+        limits=Limits(align=1),
+        allowed=frozenset(names),
+    )
+    gone = 1 - counts / model.full
+    assert analysis.groups[0].kind == analysis.groups[1].kind
+    assert gone[1] == pytest.approx(2 * gone[0], abs=0.1)
 
 
 def test_several_targets_hold_together():

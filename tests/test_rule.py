@@ -4,7 +4,7 @@ import pytest
 
 from graphprune.errors import RuleError
 from graphprune.ir.notation import parse_rule, print_rule
-from graphprune.rules import contraction, joining, layout, normalization, pointwise, reduction
+from graphprune.rules import contraction, indexing, joining, layout, normalization, pointwise, reduction
 
 RULES = {
     "linear": (contraction.linear((8, 3), (5, 3), (5,)), "n0 ci, co ci, co -> n0 co; macs n0 co ci; label ci=neuron co=neuron"),
@@ -22,9 +22,9 @@ RULES = {
         "b0 (h r) q d, b0 h k d, b0 h k v, 1 1 q k -> b0 (h r) q v; fixed k; macs b0 (h r) q k d; macs b0 (h r) q k v; "
         "pin scale=0.25; label h=head r=query-head d=qk-dim v=value-dim",
     ),
-    "split heads": (layout.reshape((2, 5, 12), (2, 5, 3, 4)), "f f_1 (f_2 f_3) -> f f_1 f_2 f_3"),
-    "concat": (joining.joined([(2, 3, 8), (2, 4, 8)], 1), "x0 p0 x2, x0 p1 x2 -> x0 p0+p1 x2"),
-    "slice": (joining.sliced((2, 9), 1, 2, -3, stop_slot=("end", None)), "x0 a+b+c -> x0 b; size end=-c"),
+    "split heads": (layout.reshape((2, 5, 12), (2, 5, 3, 4)), "f f_1 (f_2 f_3) -> f f_1 f_2 f_3; carry 0"),
+    "concat": (joining.joined([(2, 3, 8), (2, 4, 8)], 1), "x0 p0 x2, x0 p1 x2 -> x0 p0+p1 x2; carry 0 1"),
+    "slice": (joining.sliced((2, 9), 1, 2, -3, stop_slot=("end", None)), "x0 a+b+c -> x0 b; size end=-c; carry 0"),
     "layer norm": (normalization.layer_norm((2, 5, 8), 1, [(8,), (8,)]), "n0 n1 c0, c0, c0 -> n0 n1 c0; normalized c0"),
     "group norm": (
         normalization.group_norm((2, 8, 4), 4, [(8,), (8,)], slot="num_groups"),
@@ -32,7 +32,12 @@ RULES = {
     ),
     "broadcast": (pointwise.pointwise([(2, 3, 4, 4), (3, 1, 1)], (2, 3, 4, 4)), "x0 x1 x2 x3, x1 1 1 -> x0 x1 x2 x3"),
     "mean": (reduction.reduce((2, 3, 4), [2], keep=True, statistic="mean", op="mean"), "x0 x1 x2 -> x0 x1 1; normalized x2"),
-    "expand": (layout.expand((2, 1, 4), (2, 3, 4), slot="size"), "r0 1 r2 -> r0 r1 r2; size size[0]=r0; size size[1]=r1; size size[2]=r2; label r1=repeat"),
+    "gather": (indexing.gather((4, 6, 3), (2, 5), 1), "x0 x1 x2, i0 i1 @x1 -> x0 i0 i1 x2; label x0=neuron x2=neuron; carry 0"),
+    "top-k": (
+        indexing.topk((2, 6), 3, 1, reason="chosen"),
+        "x0 x1 -> x0 k, x0 k @x1; fixed k; label x1=chosen; choice x1; least x1=3",
+    ),
+    "expand": (layout.expand((2, 1, 4), (2, 3, 4), slot="size"), "r0 1 r2 -> r0 r1 r2; size size[0]=r0; size size[1]=r1; size size[2]=r2; label r1=repeat; carry 0"),
 }  # fmt: skip
 
 
@@ -59,7 +64,7 @@ def test_sizes_follow_from_shapes():
         ("n c", None, "no '->' in rule 'n c'; expected 'operands -> results'"),
         ("n (c -> n", None, "unclosed '(' in 'n (c' of rule 'n (c -> n'"),
         ("n ? -> n", None, "cannot read '?' in rule 'n ? -> n'; expected names, '1', '(', ')' or '+'"),
-        ("n -> n; fix n", None, "unknown clause 'fix' in rule 'n -> n; fix n'; expected one of fixed, normalized, macs, size, pin, label"),
+        ("n -> n; fix n", None, "unknown clause 'fix' in rule 'n -> n; fix n'; expected one of fixed, normalized, macs, size, pin, label, choice, ordered, least, multiple, write, carry, rank, compare"),
         ("n c -> c", [(2,)], "rule 'n c -> c' gives operand 0 2 axes, but its shape is [2]"),
         ("(h d) -> h d", [(12,)], "the size of 'd' in rule '(h d) -> h d' does not follow from the shapes; give it by name"),
         ("c, c -> c", [(2,), (3,)], "rule 'c, c -> c' gives operand 1 the shape [2], but it is [3]"),

@@ -13,7 +13,7 @@ from graphprune.analysis.groups import Analysis, Group, analyze_graph
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.ir.dims import Factor, Index
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import compare, masks
+from graphprune.passes.verify import compare, masks, permutations
 
 TOLERANCE = 1e-5
 
@@ -54,7 +54,7 @@ def prove(model: torch.nn.Module, example: Any, dynamic_shapes: Any = None, *, s
     original = host.run(inputs)
     for _ in range(n):
         kept = {
-            group.factor: np.sort(rng.choice(group.size, max(1, group.size // 2), replace=False))
+            group.factor: np.sort(rng.choice(group.size, group.at_least(group.size // 2), replace=False))
             for group in analysis.groups
         }
         pruned = host.edited(slice_edits(analysis, kept))
@@ -63,8 +63,7 @@ def prove(model: torch.nn.Module, example: Any, dynamic_shapes: Any = None, *, s
         for name, value in pruned.graph().values.items():  # the shapes that the edits left are the true ones
             if value.stored:
                 assert value.shape == tuple(pruned.tensor(name).shape)
-    shuffled = {group.factor: rng.permutation(group.size) for group in analysis.groups}
-    permuted = host.edited(slice_edits(analysis, shuffled))
+    permuted = host.edited(slice_edits(analysis, permutations(analysis, seed)))
     permutation = compare("permutation", original, permuted.run(inputs))
     assert permutation.difference <= TOLERANCE, permutation
     return Proof(host, analysis, kept, pruned)

@@ -131,6 +131,17 @@ class Branches:
                 pending.append(outer[bypass.result])
         return {bypass.node: bypass for bypass in gone.values()}
 
+    def skips(self, blocks: Iterable[Block]) -> dict[str, str]:
+        """Without these blocks: for the result of each bypassed sum, the value that takes its place."""
+        skips = {bypass.result: bypass.skip for bypass in self.bypasses(blocks).values()}
+
+        def end(name: str) -> str:
+            while name in skips:
+                name = skips[name]
+            return name
+
+        return {result: end(skip) for result, skip in skips.items()}
+
     def unneeded(self, blocks: Iterable[Block]) -> Unneeded:
         """What no output needs without these blocks."""
         bypassed = {self._index[node]: bypass for node, bypass in self.bypasses(blocks).items()}

@@ -2,7 +2,8 @@
 
 The solver keeps a binding from factors to expressions, as in first-order unification with refinement: a factor that
 meets an expression becomes that expression everywhere at once. What cannot be aligned is fixed with a reason; it is
-never guessed. Flags (fixed, normalized, labels) follow a factor into everything that it is merged or split into.
+never guessed. Flags (fixed, normalized, choices, ordered, labels) follow a factor into everything that it is merged or
+split into.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Reason:
         return f"{self.text} (node '{self.node}')" if self.node else self.text
 
 
-class _MisalignedError(Exception):
+class MisalignedError(Exception):
     """A cut falls inside a minor factor."""
 
 
@@ -53,6 +54,8 @@ class Solver:
         self._binding: dict[Factor, Dim] = {}
         self.fixed: dict[Factor, Reason] = {}
         self.normalized: dict[Factor, Reason] = {}
+        self.choices: dict[Factor, Reason] = {}
+        self.ordered: dict[Factor, Reason] = {}
         self.labels: dict[Factor, set[str]] = {}
 
     def resolve(self, dim: Dim) -> Dim:
@@ -74,13 +77,23 @@ class Solver:
 
     def fix(self, dim: Dim, reason: Reason) -> None:
         """Keeps every factor of ``dim`` whole; the first reason stays."""
-        for factor in factors_of(self.resolve(dim)):
-            self.fixed.setdefault(factor, reason)
+        self._note(self.fixed, dim, reason)
 
     def normalize(self, dim: Dim, reason: Reason) -> None:
         """Notes that a statistic is taken over every factor of ``dim``."""
+        self._note(self.normalized, dim, reason)
+
+    def choose(self, dim: Dim, reason: Reason) -> None:
+        """Notes that an operator chooses among the units of ``dim``."""
+        self._note(self.choices, dim, reason)
+
+    def order(self, dim: Dim, reason: Reason) -> None:
+        """Notes that the units of ``dim`` may not change places."""
+        self._note(self.ordered, dim, reason)
+
+    def _note(self, flags: dict[Factor, Reason], dim: Dim, reason: Reason) -> None:
         for factor in factors_of(self.resolve(dim)):
-            self.normalized.setdefault(factor, reason)
+            flags.setdefault(factor, reason)
 
     def label(self, dim: Dim, label: str) -> None:
         """Notes what the units of ``dim`` are to a user."""
@@ -119,7 +132,7 @@ class Solver:
         """Splits ``dim`` at position ``at``, refining the factor that the cut falls into.
 
         Raises:
-            _MisalignedError: The cut falls inside a minor factor.
+            MisalignedError: The cut falls inside a minor factor.
         """
         dim = self.resolve(dim)
         if at == 0:
@@ -134,7 +147,7 @@ class Solver:
             case Product():
                 minor = product(*dim.parts[1:])
                 if at % minor.size:
-                    raise _MisalignedError
+                    raise MisalignedError
                 left, right = self.cut(dim.parts[0], at // minor.size)
                 minor = self.resolve(minor)
                 return product(left, minor), product(right, minor)
@@ -147,19 +160,17 @@ class Solver:
                         left, right = self.cut(part, at - offset)
                         return concat(*dim.parts[:i], left), concat(right, *dim.parts[i + 1 :])
                     offset += part.size
-        raise _MisalignedError
+        raise MisalignedError
 
     def _bind(self, factor: Factor, dim: Dim) -> None:
         targets = tuple(factors_of(dim))
         if factor in targets:  # only through parts of size one: nothing to learn
             return
         self._binding[factor] = dim
-        if (reason := self.fixed.pop(factor, None)) is not None:
-            for target in targets:
-                self.fixed.setdefault(target, reason)
-        if (reason := self.normalized.pop(factor, None)) is not None:
-            for target in targets:
-                self.normalized.setdefault(target, reason)
+        for flags in (self.fixed, self.normalized, self.choices, self.ordered):
+            if (reason := flags.pop(factor, None)) is not None:
+                for target in targets:
+                    flags.setdefault(target, reason)
         if (labels := self.labels.pop(factor, None)) is not None:
             for target in targets:
                 self.labels.setdefault(target, set()).update(labels)
@@ -178,7 +189,7 @@ class Solver:
             try:
                 head_left, rest_left = self.cut(left, size)
                 head_right, rest_right = self.cut(right, size)
-            except _MisalignedError:
+            except MisalignedError:
                 self._give_up((left, right), where)
                 return
             self.unify(head_left, head_right, where)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,16 @@ from graphprune.errors import ModelError
 ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
 
 
-def session(path: Path, *, threads: int = 1) -> ort.InferenceSession:
-    """A session on the CPU.
+CPU = "CPUExecutionProvider"
+
+
+def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.InferenceSession:
+    """A session, on the CPU unless another provider is asked for.
 
     Args:
         path: The ONNX file.
         threads: Threads within an operator; 0 means all cores.
+        provider: The execution provider that comes first.
 
     Raises:
         ModelError: onnxruntime refuses the file.
@@ -34,7 +37,7 @@ def session(path: Path, *, threads: int = 1) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
     except Exception as error:  # onnxruntime's errors have no common base
         reason = str(error).splitlines()[0]
         raise ModelError(f"onnxruntime cannot load '{path}': {reason}; check the file with onnx.checker") from error
@@ -91,8 +94,11 @@ def measure(
     inputs: Sequence[Mapping[str, NDArray[Any]]],
     *,
     threads: Sequence[int] = (1, 0),
+    provider: str = CPU,
     seconds: float = 1.0,
     most_runs: int = 100,
+    quantile: float = 0.5,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Latency, ...]:
     """Median latencies of several files in interleaved runs, so that noise of the machine hits all alike.
 
@@ -101,11 +107,14 @@ def measure(
         inputs: For each file, its inputs.
         threads: Numbers of threads to measure with; 0 means all cores.
         seconds: About how long to measure for each number of threads.
+        provider: The execution provider.
         most_runs: At most so many runs of each file.
+        quantile: What is taken of the runs: their median, or less, which other processes disturb less.
+        clock: Gives seconds.
     """
     found = []
     for n in threads:
-        runners = [session(path, threads=n) for path in paths]
+        runners = [session(path, threads=n, provider=provider) for path in paths]
         feeds = [
             {each.name: given[each.name] for each in runner.get_inputs()}
             for runner, given in zip(runners, inputs, strict=True)
@@ -116,8 +125,8 @@ def measure(
         start = time.perf_counter()
         while len(times[0]) < 3 or (time.perf_counter() - start < seconds and len(times[0]) < most_runs):
             for runner, feed, taken in zip(runners, feeds, times, strict=True):
-                begin = time.perf_counter()
+                begin = clock()
                 runner.run(None, feed)
-                taken.append((time.perf_counter() - begin) * 1e3)
-        found.append(Latency(n or os.cpu_count() or 1, tuple(statistics.median(taken) for taken in times)))
+                taken.append((clock() - begin) * 1e3)
+        found.append(Latency(n or os.cpu_count() or 1, tuple(float(np.quantile(taken, quantile)) for taken in times)))
     return tuple(found)

@@ -58,6 +58,7 @@ class Batches:
         batch_size: Samples of a full batch.
         source: What they come from, for messages.
         random: Whether they are made up: statistics of them say little, and the report says so.
+        statistics: What was measured on them, kept for the next time.
         labels: What is right for each of the samples, in order, if the source says so.
     """
 
@@ -75,6 +76,7 @@ class Batches:
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
+        self.statistics: Any = None
         self.random = random
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self._padded = padded

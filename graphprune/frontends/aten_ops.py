@@ -10,24 +10,28 @@ from __future__ import annotations
 
 from graphprune.frontends import aten_rows as rows
 from graphprune.frontends import aten_views as views
-from graphprune.frontends.aten_rows import ORDER, POOLED, RESIZED, SOFTMAX
+from graphprune.frontends.aten_rows import ORDER, POOLED, RESIZED
 from graphprune.rules.call import Row
 
 _UNARY = """
-    abs acos acosh angle asin asinh atan atanh ceil clone celu conj conj_physical contiguous cos cosh deg2rad detach
-    detach_copy digamma elu erf erfc erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh
-    isfinite isinf isnan leaky_relu lgamma lift_fresh_copy log log10 log1p log2 log_sigmoid logical_not mish neg
-    negative alias alias_copy nan_to_num positive rad2deg real imag reciprocal relu relu6 round rsqrt selu sgn sigmoid
-    sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit special_log1p sqrt square tan tanh
-    threshold trunc fix bitwise_not logit isneginf isposinf resolve_conj resolve_neg to_dense log_sigmoid_forward
-    clamp clamp_min clamp_max clip zeros_like ones_like full_like empty_like fill.Scalar special_ndtr relu_ silu_
-    to.dtype to.device to.dtype_layout _to_copy to.other type_as _conj round.decimals atan2
+    abs acos acosh angle asin asinh atan atanh ceil celu conj conj_physical cos cosh deg2rad digamma elu erf erfc
+    erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu
+    lgamma log log10 log1p log2 log_sigmoid logical_not mish neg negative nan_to_num rad2deg real imag reciprocal relu
+    relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit
+    special_log1p sqrt square tan tanh threshold trunc fix bitwise_not logit isneginf isposinf to_dense
+    log_sigmoid_forward clamp clamp_min clamp_max clip zeros_like ones_like full_like empty_like fill.Scalar
+    special_ndtr relu_ silu_ _conj round.decimals atan2
 """.split()  # noqa: SIM905  (read as a table)
+
+_COPIES = """
+    clone contiguous detach detach_copy lift_fresh_copy alias alias_copy positive to.dtype to.device to.dtype_layout
+    _to_copy resolve_conj resolve_neg
+""".split()  # noqa: SIM905
 
 _BINARY = """
     add.Tensor add.Scalar sub.Tensor sub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
     div.Scalar_mode rsub.Scalar rsub.Tensor pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor maximum minimum max.other
-    min.other eq.Tensor eq.Scalar ne.Tensor ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
+    min.other eq.Scalar ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
     le.Tensor le.Scalar logical_and logical_or logical_xor bitwise_and.Tensor bitwise_and.Scalar bitwise_or.Tensor
     bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar __and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar
     __xor__.Tensor fmod.Tensor fmod.Scalar remainder.Tensor remainder.Scalar floor_divide floor_divide.Scalar
@@ -72,6 +76,7 @@ ROWS: dict[str, Row] = {
     "aten.scaled_dot_product_attention.default": rows.sdpa,
     "aten.einsum.default": rows.einsum,
     "transformers.grouped_mm_fallback.default": rows.grouped_mm,
+    "aten._grouped_mm.default": rows.grouped_mm,
     "aten.cdist.default": rows.cdist,
     "aten._cdist_forward.default": rows.cdist,
     "aten.cosine_similarity.default": rows.cosine_similarity,
@@ -97,6 +102,9 @@ ROWS: dict[str, Row] = {
     # element by element
     **_named(_UNARY, rows.elementwise),
     **_named(_BINARY, rows.elementwise),
+    **_named(_COPIES, rows.copied),
+    "aten.eq.Tensor": rows.compared,
+    "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,
     "aten.to.other": rows.first_only,
     "aten.dropout.default": rows.dropout,
@@ -106,21 +114,21 @@ ROWS: dict[str, Row] = {
     "aten._prelu_kernel.default": rows.elementwise,
     "aten.glu.default": rows.glu,
     # along some axes
-    "aten.softmax.int": rows.along(SOFTMAX),
-    "aten._softmax.default": rows.along(SOFTMAX),
-    "aten._safe_softmax.default": rows.along(SOFTMAX),
-    "aten.log_softmax.int": rows.along(SOFTMAX),
-    "aten._log_softmax.default": rows.along(SOFTMAX),
-    "aten.cumsum.default": rows.along(ORDER),
+    "aten.softmax.int": rows.choice,
+    "aten._softmax.default": rows.choice,
+    "aten._safe_softmax.default": rows.choice,
+    "aten.log_softmax.int": rows.choice,
+    "aten._log_softmax.default": rows.choice,
+    "aten.cumsum.default": rows.cumsum,
     "aten.cumprod.default": rows.along(ORDER),
     "aten.cummax.default": rows.along(ORDER),
     "aten.cummin.default": rows.along(ORDER),
     "aten.logcumsumexp.default": rows.along(ORDER),
-    "aten.sort.default": rows.along(ORDER),
-    "aten.sort.stable": rows.along(ORDER),
-    "aten.argsort.default": rows.along(ORDER),
-    "aten.argsort.stable": rows.along(ORDER),
-    "aten.topk.default": rows.along(ORDER),
+    "aten.sort.default": rows.sort,
+    "aten.sort.stable": rows.sort,
+    "aten.argsort.default": rows.sort,
+    "aten.argsort.stable": rows.sort,
+    "aten.topk.default": rows.topk,
     "aten.diff.default": rows.along(ORDER),
     "aten.cross.default": rows.cross,
     "aten.linalg_cross.default": rows.cross,
@@ -200,17 +208,17 @@ ROWS: dict[str, Row] = {
     "aten.all.dims": rows.reduce("other"),
     "aten.prod.default": rows.reduce("other"),
     "aten.prod.dim_int": rows.reduce("other"),
-    "aten.max.default": rows.reduce("other"),
-    "aten.max.dim": rows.reduce("other"),
-    "aten.min.default": rows.reduce("other"),
-    "aten.min.dim": rows.reduce("other"),
-    "aten.amax.default": rows.reduce("other"),
-    "aten.amin.default": rows.reduce("other"),
+    "aten.max.default": rows.reduce("choice"),
+    "aten.max.dim": rows.chosen(1),
+    "aten.min.default": rows.reduce("choice"),
+    "aten.min.dim": rows.chosen(1),
+    "aten.amax.default": rows.reduce("choice"),
+    "aten.amin.default": rows.reduce("choice"),
     "aten.aminmax.default": rows.reduce("other"),
-    "aten.argmax.default": rows.reduce("other"),
-    "aten.argmin.default": rows.reduce("other"),
+    "aten.argmax.default": rows.chosen(0),
+    "aten.argmin.default": rows.chosen(0),
     "aten.median.dim": rows.reduce("other"),
-    "aten.logsumexp.default": rows.reduce("other"),
+    "aten.logsumexp.default": rows.reduce("choice"),
     # views
     "aten.view.default": views.reshape("size"),
     "aten._unsafe_view.default": views.reshape("size"),
@@ -269,6 +277,9 @@ ROWS: dict[str, Row] = {
     "aten.index_put.default": views.index_put,
     "aten._unsafe_index_put.default": views.index_put,
     "aten.gather.default": views.gather,
+    "aten.take_along_dim.default": views.take_along,
+    "aten.one_hot.default": rows.one_hot,
+    "aten.histc.default": rows.histc,
     "aten.scatter.src": views.scatter,
     "aten.scatter.value": views.scatter,
     "aten.scatter_add.default": views.scatter,

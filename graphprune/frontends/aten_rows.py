@@ -15,7 +15,7 @@ from typing import Final
 from graphprune.ir.dims import ONE, Dim, concat, factors_of, product
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape, SizeSlot
-from graphprune.rules import contraction, layout, normalization, pointwise, recurrent, reduction
+from graphprune.rules import contraction, indexing, layout, normalization, pointwise, recurrent, reduction
 from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis
 
@@ -124,11 +124,18 @@ def einsum(call: Call) -> Rule:
 
 
 def grouped_mm(call: Call) -> Rule:
-    """``x: t k`` (rows sorted by expert), ``weight: e k n``, offsets: the batched experts of transformers 5."""
-    if len(call.x) != 2 or call.operand(1) is None or len(call.operand(1) or ()) != 3 or call.operand(3) is not None:
-        raise Refusal(f"'{call.op}' with operands of these ranks")
-    text = "t k, e k n, _ -> t n; fixed t e; macs t k n; label k=neuron n=neuron"
-    return parse_rule(text, call.operands[:2], why="rows are routed to experts by offsets")
+    """``t k, e k n, e -> t n``: rows are sorted by expert, offsets say where those of each expert end.
+
+    The fallback that transformers traces has no need of aligned rows, but the user's module runs the kernel.
+    """
+    x, weight, offsets = (call.operand(i) for i in range(3))
+    if x is None or weight is None or offsets is None or (len(x), len(weight)) != (2, 3) or call.operand(3) is not None:
+        raise Refusal(f"'{call.op}' with operands of these ranks, or with a bias")
+    itemsize = 2 if str(call.attributes["dtypes"][1]).endswith("16") else 4
+    rows = 16 // itemsize  # its kernels want rows of a multiple of 16 bytes
+    text = f"t k, e k n, e -> t n; fixed t; macs t k n; label k=neuron n=neuron; ordered e; multiple k={rows}"
+    text += f"; multiple n={rows}"
+    return parse_rule(text, (x, weight, offsets), why="rows are sorted by expert")
 
 
 def cdist(call: Call) -> Rule:
@@ -247,7 +254,7 @@ def elementwise(call: Call) -> Rule:
 def first_only(call: Call) -> Rule:
     """Element by element over the first operand; the others (a type, a shape of the same tensor) take no part."""
     rule = pointwise.pointwise(call.operands[:1], call.y, len(call.results))
-    return replace(rule, operands=(*rule.operands, *(None for _ in call.operands[1:])))
+    return replace(rule, operands=(*rule.operands, *(None for _ in call.operands[1:])), carries=(0,))
 
 
 def dropout(call: Call) -> Rule:
@@ -291,6 +298,66 @@ def along(reason: str, attribute: str = "dim") -> Row:
     return row
 
 
+def choice(call: Call) -> Rule:
+    """A softmax: every unit has its share of what all units of the axis get."""
+    dims = axes("x", call.x)
+    inner = factors_of(dims[call.attributes["dim"]]) if dims else ()
+    return Rule((dims,), (dims,), choices=dict.fromkeys(inner, SOFTMAX))
+
+
+def topk(call: Call) -> Rule:
+    """``n e -> n k, n k @e``."""
+    k, at = call.attributes["k"], call.get("dim", -1)
+    if not isinstance(k, int) or k == 0:
+        return along(ORDER)(call)
+    used = len(call.results) > 1 and call.results[1] is not None
+    return indexing.topk(call.x, k, at, pointed=used, reason="the largest are chosen along this axis")
+
+
+def sort(call: Call) -> Rule:
+    """``n s -> n s, n s @s``: the axis is fixed; positions of another axis may be put in order along it."""
+    at = call.get("dim", -1)
+    rule = pointwise.along(call.x, (call.x,) * len(call.results), (at,) if call.x else (), ORDER)
+    layout = rule.operands[0]
+    makes = {len(call.results) - 1: layout[at]} if layout else {}
+    return replace(rule, makes=makes, carries=(0,) if len(call.results) > 1 else (), ranks=len(call.results) > 1)
+
+
+def cumsum(call: Call) -> Rule:
+    """A removed unit adds nothing to those behind it; units may not change places."""
+    dims = axes("x", call.x)
+    inner = factors_of(dims[call.attributes["dim"]]) if dims else ()
+    return Rule((dims,), (dims,), ordered=frozenset(inner))
+
+
+def histc(call: Call) -> Rule:
+    """``s @e -> e``: how often each position occurs, where the bins are the positions."""
+    bins, low, high = (call.get(name, default) for name, default in (("bins", 100), ("min", 0), ("max", 0)))
+    if (low, high) != (0, bins - 1):
+        raise Refusal(f"'{call.op}' whose bins are ranges of values")
+    counted = " ".join(f"s{i}" for i in range(len(call.x))) or "[]"
+    text = f"{counted} @e -> e; size bins=e; size max=e-1" + (f"; fixed {counted}" if call.x else "")
+    return parse_rule(text, call.operands, call.results, why="what is along this axis is counted")
+
+
+def one_hot(call: Call) -> Rule:
+    """``n @e -> n e``."""
+    if call.get("num_classes", -1) == -1:
+        raise Refusal(f"'{call.op}' with as many classes as the largest number says")
+    n = " ".join(f"n{i}" for i in range(len(call.x)))
+    return parse_rule(f"{n or '[]'} @e -> {n} e; size num_classes=e", call.operands, call.results)
+
+
+def copied(call: Call) -> Rule:
+    """Element by element: the elements stay what they are."""
+    return indexing.copied(call.operands, call.y)
+
+
+def compared(call: Call) -> Rule:
+    """Element by element, for equality."""
+    return indexing.compared(call.operands, call.y)
+
+
 def last(n: int, reason: str) -> Row:
     """An operator that works along the last ``n`` axes."""
 
@@ -311,6 +378,20 @@ def reduce(statistic: reduction.Statistic) -> Row:
         keep = bool(call.get("keepdim", False))
         rule = reduction.reduce(call.x, at, keep=keep, statistic=statistic, op=call.op, n_operands=len(call.operands))
         return replace(rule, results=rule.results * len(call.results))
+
+    return row
+
+
+def chosen(result: int) -> Row:
+    """The largest or smallest along an axis, whose position is result number ``result``."""
+
+    def row(call: Call) -> Rule:
+        rule, at = reduce("choice")(call), call.attributes.get("dim")
+        if not call.x or at is None:  # positions in the whole tensor
+            return fixing(rule, [dim for layout in rule.operands[:1] for dim in layout or ()], ORDER)
+        layout = rule.operands[0]
+        assert layout is not None
+        return rule if call.results[result] is None else indexing.pointing(rule, layout[at], result)
 
     return row
 

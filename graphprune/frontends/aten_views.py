@@ -11,7 +11,7 @@ from dataclasses import replace
 from graphprune.frontends.aten_rows import OPEN, ORDER, POOLED, UNKNOWN, broadcast, fixing, present, results
 from graphprune.ir.dims import ONE, Dim, concat
 from graphprune.ir.notation import parse_rule
-from graphprune.ir.rule import Rule, Shape, SizeSlot
+from graphprune.ir.rule import Rule, SizeSlot
 from graphprune.rules import indexing, joining, layout, pointwise
 from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis
@@ -136,7 +136,9 @@ def cat(call: Call) -> Rule:
     full = [shape for shape in shapes if len(shape) == rank]  # torch lets empty vectors pass as operands of any rank
     rule = joining.joined(full, call.get("dim", 0))
     parts = iter(rule.operands)
-    return replace(rule, operands=tuple(next(parts) if len(shape) == rank else None for shape in shapes))
+    carries = tuple(i for i, shape in enumerate(shapes) if len(shape) == rank)
+    operands = tuple(next(parts) if len(shape) == rank else None for shape in shapes)
+    return replace(rule, carries=carries, operands=operands)
 
 
 def stack(call: Call) -> Rule:
@@ -171,7 +173,7 @@ def _equal_parts(call: Call, slot: str | None) -> Rule:
     dims = axes("x", call.y)
     whole = (*dims[:at], concat(*[dims[at]] * len(call.results)), *dims[at + 1 :])
     slots = () if slot is None or dims[at] is ONE else (SizeSlot(slot, dims[at]),)
-    return Rule((whole,), (dims,) * len(call.results), sizes=slots)
+    return Rule((whole,), (dims,) * len(call.results), sizes=slots, carries=(0,))
 
 
 def unbind(call: Call) -> Rule:
@@ -218,13 +220,13 @@ def slice_scatter(call: Call) -> Rule:
         source = (*before[:at], own, *before[at + 1 :])
         return fixing(replace(rule, operands=(before, source)), (own,), "a strided slice of this axis is overwritten")
     rule = joining.sliced(call.x, at, start, stop, start_slot=("start", None), stop_slot=("end", None))
-    return replace(rule, operands=(rule.operands[0], rule.results[0]), results=(rule.operands[0],))
+    return replace(rule, operands=(rule.operands[0], rule.results[0]), results=(rule.operands[0],), carries=(0, 1))
 
 
 def select_scatter(call: Call) -> Rule:
     """``n k c, n c -> n k c``."""
     rule = joining.selected(call.x, call.attributes["dim"])
-    return replace(rule, operands=(rule.operands[0], rule.results[0]), results=(rule.operands[0],))
+    return replace(rule, operands=(rule.operands[0], rule.results[0]), results=(rule.operands[0],), carries=(0, 1))
 
 
 def pad(call: Call) -> Rule:
@@ -257,23 +259,28 @@ def index_select(call: Call) -> Rule:
 
 
 def index(call: Call) -> Rule:
-    """Advanced indexing: the indexed axes are fixed; the indices' own axes take their place (or come first)."""
+    """Advanced indexing: the indices' own axes take the place of the indexed ones (or come first)."""
     dims, operands, taken, result = _indexed(call)
-    rule = Rule((dims, *operands), (result,))
-    return fixing(rule, [dims[i] for i in taken], "an index looks up positions of this axis")
+    return _addressed(Rule((dims, *operands), (result,), carries=(0,)), call, dims, taken)
 
 
 def index_put(call: Call) -> Rule:
-    """``v d, i, i d -> v d``: written at indexed positions."""
+    """``v d, i @v, i d -> v d``: written at indexed positions."""
     if call.attributes["dtypes"][1:-1].count("bool"):
         raise Refusal("values are written where a mask says so")
     dims, operands, taken, written = _indexed(replace(call, operands=call.operands[:-1]))
     values = call.operands[-1]
     assert values is not None
     source = tuple(ONE if size == 1 else written[i - len(values)] for i, size in enumerate(values))
-    rule = Rule((dims, *operands, source), (dims,))
-    places = [dim for operand in operands if operand is not None for dim in operand]
-    return fixing(rule, [*(dims[i] for i in taken), *places], "values are written at positions of this axis")
+    places = tuple(dim for operand in operands if operand is not None for dim in operand)
+    return _addressed(Rule((dims, *operands, source), (dims,), writes=places), call, dims, taken)
+
+
+def _addressed(rule: Rule, call: Call, dims: Sequence[Dim], taken: Sequence[int]) -> Rule:
+    """What the indices say of the axes that they address; a mask fixes them."""
+    if call.attributes["dtypes"][1 + taken[0]] in ("bool", "uint8"):
+        return fixing(rule, [dims[i] for i in taken], "positions of this axis are chosen by a mask")
+    return replace(rule, reads={1 + i: dims[i] for i in taken})
 
 
 def _indexed(call: Call) -> tuple[tuple[Dim, ...], list[tuple[Dim, ...] | None], list[int], tuple[Dim, ...]]:
@@ -306,38 +313,35 @@ def _masked(
 
 
 def gather(call: Call) -> Rule:
-    """``torch.gather``: fixed along the axis; other axes are coupled where the index covers them whole."""
-    return _elements(call, call.operands[1:], result_like_index=True)
+    """``torch.gather``: ``n e, n k @e -> n k``."""
+    return indexing.elements(call.x, call.operands[1:], call.attributes["dim"], writes=False)
+
+
+def take_along(call: Call) -> Rule:
+    """As :func:`gather`, where nothing is broadcast or flattened."""
+    at, shape = call.get("dim"), call.operand(1) or ()
+    if (
+        at is None
+        or len(shape) != len(call.x)
+        or any(a != b for i, (a, b) in enumerate(zip(call.x, shape, strict=True)) if i != at % len(shape))
+    ):
+        raise Refusal(f"'{call.op}' with broadcast or flattened operands")
+    return gather(call)
 
 
 def scatter(call: Call) -> Rule:
-    """``torch.scatter`` and its kin: fixed along the axis; other axes are coupled where the index covers them."""
-    return _elements(call, call.operands[1:], result_like_index=False)
-
-
-def _elements(call: Call, others: Sequence[Shape | None], *, result_like_index: bool) -> Rule:
-    at = call.attributes["dim"] % max(1, len(call.x))
-    present = [shape for shape in others if shape is not None]
-    dims = axes("x", call.x)
-    shared = [i for i in range(len(call.x)) if i != at and all(shape[i] == call.x[i] for shape in present)]
-    own: list[Dim] = [dim for i, dim in enumerate(dims) if i not in shared]
-    operands = []
-    for shape in others:
-        fresh = None if shape is None else [dims[i] if i in shared else axis("i", n) for i, n in enumerate(shape)]
-        own.extend(dim for i, dim in enumerate(fresh or ()) if i not in shared)
-        operands.append(None if fresh is None else tuple(fresh))
-    result = operands[0] if result_like_index else dims
-    return fixing(Rule((dims, *operands), (result,)), own, "an index addresses positions of this axis")
+    """``torch.scatter`` and its kin: ``n e, n k @e, n k -> n e``."""
+    return indexing.elements(call.x, call.operands[1:], call.attributes["dim"], writes=True)
 
 
 def index_add(call: Call) -> Rule:
-    """``v d, i, i d -> v d``."""
+    """``v d, i @v, i d -> v d``."""
     at = call.attributes["dim"] % max(1, len(call.x))
-    dims, source = axes("x", call.x), call.operand(2)
-    own = axis("i", source[at]) if source else ONE
-    third = () if source is None else ((*dims[:at], own, *dims[at + 1 :]),)
-    rule = Rule((dims, (own,) if source else None, *third), (dims,))
-    return fixing(rule, (dims[at], own), "an index addresses positions of this axis")
+    dims, places, source = axes("x", call.x), call.operand(1), call.operand(2)
+    own = axis("i", places[0]) if places else ONE
+    third = () if source is None else ((*dims[:at], own, *dims[at + 1 :]) if source else (),)
+    operands = (dims, (own,) if places else (), *third)
+    return Rule(operands, (dims,), reads={1: dims[at]} if dims else {}, writes=(own,))
 
 
 def bucketize(call: Call) -> Rule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -41,7 +42,10 @@ class _Reader:
         self.used.update(value.name for value in proto.graph.output)
         self.weights = set(self.initializers)  # and what is only computed from them, such as a transposed weight
         for node in proto.graph.node:
-            if node.input and all(name in self.weights for name in operands_of(node) if name):
+            rank = len(inferred.shapes.get(node.input[0], ())) if node.input else 0
+            looked_up = node.op_type in ("Gather", "GatherND") and rank > 2  # a matrix for each index
+            of_weights = [name in self.weights for name in operands_of(node) if name]
+            if of_weights and (all(of_weights) or (looked_up and of_weights[0])):
                 self.weights.update(node.output)
 
     def values(self, nodes: tuple[Node, ...]) -> dict[str, Value]:
@@ -71,7 +75,9 @@ class _Reader:
         dtype = ir.DataType(tensor.data_type)
         weight = dtype.is_floating_point() and len(tensor.dims) > 0 and shaped
         kind: Kind = "parameter" if weight else "constant"
-        return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8)
+        known = self.inferred.values.get(tensor.name) if dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
+        elements = known.values.astype(np.int64) if known is not None and known.constant and known.values.size else None
+        return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8, elements=elements)
 
     def computed(self, name: str, kind: Kind) -> Value:
         dtype = ir.DataType(self.inferred.types.get(name, 0) or ir.DataType.FLOAT)

@@ -127,7 +127,7 @@ def recurrent(c: Call) -> Rule:
     fixed.extend(name for name, i in (("bias", 3), ("peep", 7)) if present[i] is not None)
     text = (
         f"{left} -> {right}; fixed {' '.join(fixed)}; macs t b l gate h i; macs t b l gate h h"
-        "; size hidden_size=h; label i=neuron h=neuron"
+        "; size hidden_size=h; label i=neuron h=recurrent"
     )
     why = {"t": "a recurrent layer runs along this axis", "l": "directions of a recurrent layer"}
     why.update(dict.fromkeys(("gate", "bias", "peep"), "gates of a recurrent layer"))

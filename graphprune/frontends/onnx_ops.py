@@ -14,7 +14,7 @@ from graphprune.frontends import onnx_layers as layers
 from graphprune.frontends import onnx_rows as rows
 from graphprune.rules.call import Row
 from graphprune.rules.contraction import conv, gemm, matmul
-from graphprune.rules.indexing import gather
+from graphprune.rules.indexing import compared, gather
 from graphprune.rules.joining import joined
 from graphprune.rules.layout import create, opaque
 from graphprune.rules.normalization import instance_norm
@@ -47,10 +47,9 @@ ROWS: Mapping[str, Row] = {
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
-    **dict.fromkeys(
-        ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise
-    ),
+    **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise),
     **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip"), rows.elementwise),
+    "Equal": lambda c: compared(c.operands, c.y),
     # element-wise, one operand
     **dict.fromkeys(
         ("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log"), rows.first_only
@@ -73,9 +72,7 @@ ROWS: Mapping[str, Row] = {
     **dict.fromkeys(("Resize", "Upsample"), rows.resize),
     "CumSum": rows.cumulative,
     "CumProd": rows.cumulative,
-    "TopK": lambda c: along(
-        c.x, rows.result_shapes(c), (c.get("axis", -1),), "'TopK' runs over this axis", n_operands=len(c.operands)
-    ),
+    "TopK": rows.largest,
     "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
     "GridSample": layers.grid_sample,
     # reductions
@@ -84,9 +81,8 @@ ROWS: Mapping[str, Row] = {
         partial(rows.reduction, statistic="sum"),
     ),
     "ReduceMean": partial(rows.reduction, statistic="mean"),
-    **dict.fromkeys(
-        ("ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp"), partial(rows.reduction, statistic="other")
-    ),
+    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceLogSumExp"), partial(rows.reduction, statistic="choice")),
+    "ReduceProd": partial(rows.reduction, statistic="other"),
     "ArgMax": rows.arg_reduction,
     "ArgMin": rows.arg_reduction,
     # rearranging

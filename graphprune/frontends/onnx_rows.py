@@ -13,6 +13,7 @@ from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules.call import Call, Refusal
 from graphprune.rules.contraction import axes, axis, einsum
+from graphprune.rules.indexing import elements, pointing, topk
 from graphprune.rules.joining import padded, sliced, split
 from graphprune.rules.layout import expand, reshape, tile
 from graphprune.rules.normalization import group_norm, layer_norm
@@ -63,7 +64,9 @@ def first_only(c: Call) -> Rule:
     """Element-wise in the first operand; the others are a type, a seed, a ratio."""
     rule = pointwise((c.x,), c.y, len(c.results))
     operands = (*rule.operands, *(None for _ in c.operands[1:]))
-    return replace(rule, operands=operands, results=tuple(None if s is None else rule.results[0] for s in c.results))
+    carries = (0,) if c.op in ("Identity", "Cast", "CastLike") else ()
+    results = tuple(None if shape is None else rule.results[0] for shape in c.results)
+    return replace(rule, carries=carries, operands=operands, results=results)
 
 
 def dropout(c: Call) -> Rule:
@@ -107,7 +110,20 @@ def softmax(c: Call) -> Rule:
         at: Sequence[int] = (c.get("axis", -1),)
     else:
         at = range(c.get("axis", 1) % len(c.x), len(c.x))
-    return along(c.x, [c.y], at, f"'{c.op}' runs over this axis")
+    dims = axes("x", c.x)
+    if c.op == "Hardmax" or len(at) != 1:
+        return along(c.x, [c.y], at, f"'{c.op}' runs over this axis")
+    return Rule((dims,), (dims,), choices=dict.fromkeys(factors_of(dims[at[0]]), f"'{c.op}' runs over this axis"))
+
+
+def largest(c: Call) -> Rule:
+    """``TopK``: ``n e -> n k, n k @e``."""
+    at, k = c.get("axis", -1), c.constants.get(1, (None,))[0]
+    reason = f"'{c.op}' runs over this axis"
+    if k is None or not k or len(c.results) < 2:
+        return along(c.x, result_shapes(c), (at,), reason, n_operands=len(c.operands))
+    rule = topk(c.x, k, at, reason=reason, pointed=c.results[1] is not None, n_operands=len(c.operands))
+    return replace(rule, results=tuple(None if s is None else rule.results[0] for s in c.results))
 
 
 def pooling(c: Call) -> Rule:
@@ -139,8 +155,10 @@ def reduction(c: Call, statistic: Statistic) -> Rule:
 
 
 def arg_reduction(c: Call) -> Rule:
-    """The position of the largest or smallest element."""
-    return reduce(c.x, [c.get("axis", 0)], keep=bool(c.get("keepdims", 1)), statistic="other", op=c.op)
+    """The position of the largest or smallest element: ``n e -> n @e``."""
+    at = c.get("axis", 0)
+    rule = reduce(c.x, [at], keep=bool(c.get("keepdims", 1)), statistic="choice", op=c.op)
+    return pointing(rule, (rule.operands[0] or ())[at], 0)
 
 
 def reshaped(c: Call) -> Rule:
@@ -201,7 +219,7 @@ def slices(c: Call) -> Rule:
         fixed.update(rule.fixed)
         slots.extend(rule.sizes)
     rest = (None,) * (len(c.operands) - 1)
-    return Rule((tuple(before), *rest), (tuple(after),), fixed, sizes=tuple(slots))
+    return Rule((tuple(before), *rest), (tuple(after),), fixed, sizes=tuple(slots), carries=(0,))
 
 
 def padding(c: Call) -> Rule:
@@ -245,63 +263,53 @@ def tiled(c: Call) -> Rule:
 
 
 def gather_elements(c: Call) -> Rule:
-    """An index for each element: ``axis`` is fixed, the others are coupled where they are equally long."""
+    """``n e, n k @e -> n k``: an index for each element."""
     indices, at = shape_of(c, 1), c.get("axis", 0) % len(c.x)
     if any(a != b for i, (a, b) in enumerate(zip(c.x, indices, strict=True)) if i != at):
         return whole(c, f"'{c.op}' takes part of this axis")
-    data, places = axes("x", c.x), list(axes("x", c.x))
-    places[at] = axis("i", indices[at])
-    shared = tuple(data[i] if i != at else places[at] for i in range(len(data)))
-    fixed = {f: "an index looks up positions of this axis" for dim in (data[at], places[at]) for f in factors_of(dim)}
-    return Rule((data, shared), (shared,), fixed)
+    return elements(c.x, [indices], at, writes=False)
 
 
 def scatter_elements(c: Call) -> Rule:
-    """As :func:`gather_elements`, writing."""
-    indices, at = shape_of(c, 1), c.get("axis", 0) % len(c.x)
-    if any(a != b for i, (a, b) in enumerate(zip(c.x, indices, strict=True)) if i != at):
-        return whole(c, f"'{c.op}' writes to part of this axis")
-    data = axes("x", c.x)
-    place = axis("i", indices[at])
-    shared = tuple(place if i == at else dim for i, dim in enumerate(data))
-    fixed = {f: "an index writes to positions of this axis" for dim in (data[at], place) for f in factors_of(dim)}
-    return Rule((data, shared, shared), (data,), fixed)
+    """``n e, n k @e, n k -> n e``: as :func:`gather_elements`, writing."""
+    return elements(c.x, [shape_of(c, 1), shape_of(c, 2)], c.get("axis", 0), writes=True)
 
 
-def _nd_layouts(c: Call, batch: int) -> tuple[Layout, Layout, Layout, dict[Factor, str]]:
-    """Layouts of data, indices and of one entry per index; the indexed axes are fixed."""
+def _nd_layouts(c: Call, batch: int) -> tuple[Layout, Layout, Layout, dict[Factor, str], dict[int, Dim]]:
+    """Layouts of data, indices and of one entry per index. Several indexed axes are fixed; one is looked up."""
     indices = shape_of(c, 1)
     depth = indices[-1]
     data = axes("x", c.x)
     places = axes("i", indices[batch:-1])
     vector = axis("depth", depth)
     rows = (*data[:batch], *places)
-    fixed = {
-        f: "an index looks up positions of this axis" for dim in data[batch : batch + depth] for f in factors_of(dim)
-    }
+    reads = {1: data[batch]} if depth == 1 else {}
+    looked_up = data[batch : batch + depth] if depth != 1 else ()
+    fixed = {f: "an index looks up positions of this axis" for dim in looked_up for f in factors_of(dim)}
     fixed.update((f, "positions are given along this axis") for f in factors_of(vector))
-    return data, (*rows, vector), (*rows, *data[batch + depth :]), fixed
+    return data, (*rows, vector), (*rows, *data[batch + depth :]), fixed, reads
 
 
 def gather_nd(c: Call) -> Rule:
     """``GatherND``: index vectors along the last axis of the indices."""
-    data, indices, result, fixed = _nd_layouts(c, c.get("batch_dims", 0))
-    return Rule((data, indices), (result,), fixed)
+    data, indices, result, fixed, reads = _nd_layouts(c, c.get("batch_dims", 0))
+    return Rule((data, indices), (result,), fixed, reads=reads, carries=(0,))
 
 
 def scatter_nd(c: Call) -> Rule:
     """``ScatterND``: every index must stay, or something is not written."""
-    data, indices, updates, fixed = _nd_layouts(c, 0)
-    fixed.update((f, "every index writes something") for dim in indices for f in factors_of(dim))
-    return Rule((data, indices, updates), (data,), fixed)
+    data, indices, updates, fixed, reads = _nd_layouts(c, 0)
+    return Rule((data, indices, updates), (data,), fixed, reads=reads, writes=indices[:-1])
 
 
 def one_hot(c: Call) -> Rule:
-    """A new, fixed axis of classes."""
+    """``n @e -> n e``, the new axis anywhere."""
     at = c.get("axis", -1) % len(c.y)
     dims, classes = axes("x", c.x), axis("classes", c.y[at])
-    fixed = dict.fromkeys(factors_of(classes), "one-hot classes")
-    return Rule((dims, None, None), ((*dims[:at], classes, *dims[at:]),), fixed)
+    slots = (SizeSlot("depth", classes),) if c.constants.get(1, (None,))[0] is not None else ()
+    fixed = {} if slots else dict.fromkeys(factors_of(classes), "as many classes as are known at run time")
+    result = (*dims[:at], classes, *dims[at:])
+    return Rule((dims, None, None), (result,), fixed, sizes=slots, reads={0: classes})
 
 
 def cumulative(c: Call) -> Rule:
@@ -309,7 +317,10 @@ def cumulative(c: Call) -> Rule:
     at = numbers(c, "axis", 1, "axes")
     if not at:
         raise Refusal("the axis of a running sum is only known at run time")
-    return along(c.x, [c.y], at, f"'{c.op}' runs over this axis", n_operands=2)
+    if c.op != "CumSum":
+        return along(c.x, [c.y], at, f"'{c.op}' runs over this axis", n_operands=2)
+    dims = axes("x", c.x)
+    return Rule((dims, None), (dims,), ordered=frozenset(factors_of(dims[at[0]])))
 
 
 def depth_to_space(c: Call) -> Rule:
@@ -329,7 +340,4 @@ def space_to_depth(c: Call) -> Rule:
 
 def contracted(c: Call) -> Rule:
     """``Einsum``."""
-    equation = c.attributes["equation"]
-    if "..." in equation:
-        raise Refusal(f"einsum equation '{equation}' has an ellipsis")
-    return einsum(equation, [shape_of(c, i) for i in range(len(c.operands))], weights=any(c.stored))
+    return einsum(c.attributes["equation"], [shape_of(c, i) for i in range(len(c.operands))], weights=any(c.stored))

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -24,8 +25,8 @@ from graphprune.frontends import aten_rows, aten_views
 from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
-from graphprune.ir.dims import Dim, Factor, Product, factors_of
-from graphprune.ir.graph import Graph, Kind, Node, Value
+from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
+from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, RuleBook
 
@@ -215,7 +216,8 @@ class _Builder:
         weight = isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point()
         self.names[node] = stored[key] = str(node.target)
         self.weightlike.add(str(node.target))
-        self.values[str(node.target)] = _value(str(node.target), spec, "parameter" if weight else "constant")
+        value = _value(str(node.target), spec, "parameter" if weight else "constant")
+        self.values[str(node.target)] = replace(value, elements=_elements(tensor))
 
     def _enter(self, node: fx.Node, spec: Spec, kind: Kind = "computed") -> str:
         wanted = str(node.target) if node.op == "placeholder" else node.name  # fx renames 'input', a builtin
@@ -264,7 +266,8 @@ class _Builder:
             None if name is None or spec is None else spec.shape for name, spec in zip(results, shown, strict=True)
         )
         derived = [name in self.weightlike for name in names if name is not None]
-        if derived and all(derived):
+        looked_up = row in _LOOK_UPS and derived and derived[0] and len(sizes[0] or ()) > 2  # a matrix for each index
+        if derived and (all(derived) or looked_up):
             self.weightlike.update(name for name in results if name is not None)
         if row is None:
             self._add(node, op, names, results, None, "", attributes)
@@ -335,6 +338,7 @@ class _Builder:
 
 _GETITEM = operator.getitem
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_rows.elementwise)  # what partial rotary embeddings do to nothing
+_LOOK_UPS = (aten_views.index, aten_views.index_select)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
@@ -347,6 +351,13 @@ def _user_line(trace: str) -> str:
 
 def _value(name: str, spec: Spec, kind: Kind) -> Value:
     return Value(name, spec.shape, spec.dtype, kind, spec.itemsize, frozenset(axis for axis, _ in spec.dynamic))
+
+
+def _elements(tensor: torch.Tensor) -> Index | None:
+    """The whole numbers of a stored tensor, if they may be positions of an axis."""
+    if tensor.dtype not in (torch.int64, torch.int32) or tensor.is_meta or not 0 < tensor.numel() <= MAXIMUM_POSITIONS:
+        return None
+    return tensor.detach().cpu().numpy().astype(np.int64)
 
 
 def storage_key(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -44,6 +44,9 @@ def apply_edits(
         if name not in names:
             raise PlanError(f"the model stores no tensor '{name}' to be cut; make the plan for this model")
     cut, changed = sliced(proto, store, edits.slices)
+    for tensor in cut.graph.initializer:
+        if tensor.name in edits.renumbered:
+            tensor.CopyFrom(inline_tensor(edits.renumbered[tensor.name][inline_array(tensor)], tensor))
     if edits.sizes or edits.pins or edits.bypasses:
         cut = _Editor(cut, edits, inferred).run()
     _declare(cut, edits.shapes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from graphprune.backends.runtime import run_raw, run_session
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
+from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
@@ -26,7 +27,7 @@ from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer
 from graphprune.hosts.onnx_store import Store, inline_array, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Masks
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 
 MAXIMUM_FOLDS = 4
 """How often folding is repeated where a folded shape may let more shapes be inferred."""
@@ -181,6 +182,57 @@ class OnnxHost:
         """Runs the model with the removed units zeroed after every node."""
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
+
+    # -- step by step ------------------------------------------------------------------------------------------------
+
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
+        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        given = [value.name for value in self.proto.graph.input] if have is None else have
+        return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+        proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
+        session = session_of(proto, self.store, threads=0)
+
+        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
+            given = {}
+            for gate, (name, shape, dtype) in names.items():
+                given[name] = np.ones(shape, dtype) if gate not in factors else factors[gate].reshape(shape)
+                given[name] = given[name].astype(dtype)
+            return run_session(session, {**inputs, **given})
+
+        return run
+
+    @cached_property
+    def _nodes(self) -> Mapping[str, onnx.NodeProto]:
+        return {node.name: node for node in self.proto.graph.node}
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees; ``None`` for any other node."""
+        found = self._nodes[node]
+        if len(found.input) < 2 or not {*found.input[:2]} <= {*self.graph().values}:
+            return None
+        x, weight = (self.graph().values[name].shape for name in found.input[:2])
+        return onnx_steps.window(found, weight, x)
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of its two operands."""
+        found = self._nodes[node]
+        return found.op_type == "Add" and found.domain in ("", "ai.onnx")
+
+    def replaced(self, tensors: Arrays) -> OnnxHost:
+        """A copy in which stored tensors have other values."""
+        proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
+        host = self._with(proto, store, self.inferred)
+        vars(host)["_graph"] = self.graph()
+        return host
+
+    def biased(self, biases: Mapping[str, int]) -> OnnxHost:
+        """A copy in which the results of some nodes get a bias of zeros."""
+        if not biases:
+            return self
+        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""

@@ -67,7 +67,10 @@ def masked_model(
                 node.inputs[i] = selected
     for node in graph.nodes:
         target = surgery.nodes[node.name]
-        if (axes := _statistic_axes(node, masks)) and node.op not in _EXACT:
+        axes = _statistic_axes(node, masks)
+        if axes and node.op in _CHOOSING:
+            _cannot_choose(surgery, target, masks[node.operands[0] or ""], axes, inferred)
+        elif axes and node.op not in _EXACT:
             _replace(
                 surgery, target, node, _Masked(surgery, target, masks[node.operands[0] or ""], axes, inferred, opset)
             )
@@ -155,7 +158,7 @@ def _between(kind: int) -> int:
 
 # -- statistics --------------------------------------------------------------------------------------------------
 
-_EXACT = ("LpNormalization",)
+_EXACT = ("LpNormalization", "CumSum")
 """Operators whose statistic is a sum, to which a masked unit adds nothing."""
 
 
@@ -164,7 +167,7 @@ def _statistic_axes(node: Node, masks: Masks) -> tuple[int, ...]:
     rule, name = node.rule, node.operands[0] if node.operands else None
     if (
         rule is None
-        or not rule.normalized
+        or not rule.statistics
         or name is None
         or name not in masks
         or not rule.operands
@@ -175,8 +178,34 @@ def _statistic_axes(node: Node, masks: Masks) -> tuple[int, ...]:
     return tuple(
         axis
         for axis, mask in masks[name].items()
-        if not mask.all() and not rule.normalized.isdisjoint(factors_of(layout[axis]))
+        if not mask.all() and not rule.statistics.isdisjoint(factors_of(layout[axis]))
     )
+
+
+_CHOOSING = {
+    "Softmax": False, "LogSoftmax": False, "TopK": None, "ArgMax": False, "ArgMin": True,
+    "ReduceMax": False, "ReduceMin": True, "ReduceLogSumExp": False,
+}  # fmt: skip
+"""Operators that choose among units, and whether they choose the smallest (``None``: an attribute says so)."""
+
+
+def _cannot_choose(
+    surgery: Surgery, target: gs.Node, masks: Mapping[int, NDArray[np.bool_]], axes: tuple[int, ...], inferred: Inferred
+) -> None:
+    """Puts numbers that are never chosen where units are removed."""
+    x = target.inputs[0]
+    kind = inferred.types.get(x.name, onnx.TensorProto.FLOAT)
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    smallest = _CHOOSING[target.op]
+    if smallest is None:
+        before = surgery.before[target.name].attribute
+        smallest = any(entry.name == "largest" and entry.i == 0 for entry in before)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    worst = surgery.constant(f"{target.name}:worst", np.asarray(limits.max if smallest else limits.min, dtype))
+    mask = surgery.constant(
+        f"{target.name}:mask", _joined({axis: masks[axis] for axis in axes}, len(inferred.shapes[x.name]))
+    )
+    target.inputs[0] = surgery.insert("Where", f"{target.name}:chosen", (mask, x, worst))
 
 
 @dataclass(frozen=True, slots=True)

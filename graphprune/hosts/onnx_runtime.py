@@ -22,15 +22,15 @@ VOCABULARY = 8
 _FOLLOWED = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose", "Concat", "Expand")
 
 
-def session_of(proto: onnx.ModelProto, store: Store | None = None) -> ort.InferenceSession:
-    """A session of a weightless model with its weights.
+def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: int = 1) -> ort.InferenceSession:
+    """A session of a weightless model with its weights, on so many threads (0: all cores).
 
     Raises:
         ModelError: onnxruntime refuses the model.
     """
     store = store or {}
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # integer kernels round where a mask does not

@@ -65,10 +65,17 @@ class Surgery:
 
     def insert(self, op: str, base: str, inputs: Iterable[Any], **attributes: Any) -> gs.Variable:
         """Appends a node with one result, which is returned; :meth:`result` sorts it into its place."""
-        name = self.fresh(base)
-        result = gs.Variable(self.fresh(f"{base}:out"))
-        self.graph.nodes.append(gs.Node(op, name, attributes, list(inputs), [result]))
+        result = self.variable(f"{base}:out")
+        self.add(op, base, inputs, result, **attributes)
         return result
+
+    def variable(self, base: str) -> gs.Variable:
+        """A new value with a name derived from ``base``."""
+        return gs.Variable(self.fresh(base))
+
+    def add(self, op: str, base: str, inputs: Iterable[Any], result: gs.Variable, **attributes: Any) -> None:
+        """Appends a node whose result is there already."""
+        self.graph.nodes.append(gs.Node(op, self.fresh(base), attributes, list(inputs), [result]))
 
     def tensors(self) -> dict[str, Any]:
         """All tensors of the main graph by name, with those that only subgraphs use."""

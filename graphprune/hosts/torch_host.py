@@ -8,7 +8,7 @@ module that users call is generated from them when it is asked for.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import gcd
@@ -32,11 +32,11 @@ from graphprune.frontends.torch_graph import (
     spec_of,
     storage_key,
 )
-from graphprune.hosts import torch_masked, torch_onnx
+from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
 from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Masks, PinEdit, SizeEdit
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, PinEdit, SizeEdit, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
 
 FOLD_BUDGET = 1 << 26
@@ -184,6 +184,9 @@ class TorchHost:
                 raise PlanError(f"the model has no stored tensor '{tensor}'; the plan belongs to another model")
             cut = _sliced(self.tensor(tensor), axes)
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
+        for tensor, places in edits.renumbered.items():
+            table = torch.from_numpy(places)[tensors[tensor].cpu().long()].to(tensors[tensor])
+            tensors.update((alias, table) for alias in self.tied[tensor] if alias in tensors)
         nodes = {node.name: node for node in copies.values()} if edits.sizes or edits.pins else {}
         for edit in edits.sizes:
             _write_size(_node(nodes, edit), edit)
@@ -317,6 +320,133 @@ class TorchHost:
         with torch.no_grad(), interpreter.precision():
             return self._named(interpreter.run(*self._flat(inputs), enable_io_processing=False))
 
+    # -- step by step ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _nodes(self) -> Mapping[str, fx.Node]:
+        return {node.name: node for node in self.program.nodes}
+
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
+        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
+        run = torch_steps.stretch(
+            self.program, self.tensors, self._built[1], to_numpy, inputs if have is None else have, outputs, later
+        )
+        if have is not None:
+            return run
+        return lambda values: run(dict(zip(inputs, self._flat(values), strict=True)))
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+
+        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
+            values = {gate: torch.from_numpy(np.asarray(each, np.float32)) for gate, each in factors.items()}
+            return self._interpreted(
+                torch_gates.GatedInterpreter(self.program, self.tensors, self._built[1], values), inputs
+            )
+
+        return run
+
+    def gate_gradients(
+        self,
+        inputs: Arrays,
+        gates: Sequence[Gate],
+        target: Array | None,
+        *,
+        categorical: bool,
+        seed: int = 0,
+        level: Mapping[Gate, float] | None = None,
+    ) -> dict[Gate, Array]:
+        """The gradients of a loss by gates, for each sample of a batch.
+
+        Args:
+            inputs: By name.
+            gates: The gates.
+            target: What the first output should be (classes, or values); ``None``: drawn from the model itself.
+            categorical: Whether the first output holds logits of classes along its last axis, and the loss is the
+                cross entropy; otherwise it is half the mean squared error.
+            seed: For drawn targets.
+            level: Where a gate stands, if not at one.
+
+        Returns:
+            ``[n, d]`` by gate: samples and positions.
+        """
+        found = torch_gates.gate_gradients(
+            self.program,
+            self.tensors,
+            self._built[1],
+            self._flat(inputs),
+            gates,
+            None if target is None else torch.from_numpy(np.asarray(target)),
+            categorical=categorical,
+            generator=torch.Generator().manual_seed(seed),
+            level=level or {},
+        )
+        return {gate: to_numpy(each) for gate, each in found.items()}
+
+    def parameter_gradients(
+        self, inputs: Arrays, wanted: Sequence[str], target: Array | None, *, categorical: bool, seed: int = 0
+    ) -> dict[str, Array]:
+        """The gradients of a loss by stored tensors, summed over a batch; see :meth:`gate_gradients`."""
+        found = torch_gates.parameter_gradients(
+            self.program,
+            self.tensors,
+            self._flat(inputs),
+            wanted,
+            None if target is None else torch.from_numpy(np.asarray(target)),
+            categorical=categorical,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        return {name: to_numpy(each) for name, each in found.items()}
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees; ``None`` for any other node."""
+        return torch_steps.window(self._nodes[node])
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of two tensors."""
+        return torch_steps.adds(self._nodes[node])
+
+    def replaced(self, tensors: Arrays) -> TorchHost:
+        """A copy in which stored tensors have other values."""
+        changed = dict(self.tensors)
+        for name, array in tensors.items():
+            old = self.tensor(name)
+            new = torch.from_numpy(np.array(array)).to(old.device, old.dtype).reshape(old.shape)
+            if isinstance(old, torch.nn.Parameter):
+                new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
+            changed.update((alias, new) for alias in self.tied[name] if alias in changed)
+        return replace(self, tensors=changed)
+
+    def biased(self, biases: Mapping[str, int]) -> TorchHost:
+        """A copy in which the results of some nodes get a bias of zeros."""
+        if not biases:
+            return self
+        program, copies = _copied(self.program)
+        tensors = dict(self.tensors)
+        nodes = {node.name: node for node in copies.values()}
+        for name, axis in biases.items():
+            node = nodes[name]
+            weight = str(cast("fx.Node", node.args[1]).target)
+            spec, like = node.meta[SPEC], tensors[weight]
+            own = node.target in torch_steps.BIASED and argument(node, "bias") is None
+            shape = (spec.shape[axis], *(() if own else [1] * (len(spec.shape) - 1 - axis)))
+            bias = torch.nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device), like.requires_grad)
+            stored = _bias_name(weight, tensors)
+            tensors[stored] = bias
+            with program.inserting_before(node):
+                constant = program.create_node("get_attr", stored)
+            constant.meta = {SPEC: spec_of(bias)}
+            if own:
+                _set_argument(node, "bias", constant)
+                continue
+            with program.inserting_after(node):
+                total = program.create_node("call_function", torch.ops.aten.add.Tensor)
+            total.meta = dict(node.meta)
+            node.replace_all_uses_with(total)
+            total.args = (node, constant)
+        return replace(self, program=program, tensors=tensors)
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 
@@ -396,6 +526,16 @@ def _copied(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
         nodes[node] = new.node_copy(node, nodes.__getitem__)
     new.set_codegen(graph._codegen)
     return new, nodes
+
+
+def _bias_name(weight: str, tensors: Mapping[str, Any]) -> str:
+    """The name of the bias that goes with a weight, as torch's own layers call it, or a free one like it."""
+    name = f"{weight.removesuffix('.weight')}.bias" if weight.endswith(".weight") else f"{weight}_bias"
+    base, n = name, 0
+    while name in tensors:
+        n += 1
+        name = f"{base}_{n}"
+    return name
 
 
 def _node(nodes: Mapping[str, fx.Node], edit: SizeEdit | PinEdit) -> fx.Node:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -64,7 +65,16 @@ class Interpreter(fx.Interpreter):
         if self._double:
             args = tuple(self._widened(value) for value in args)
             kwargs = {name: self._widened(value) for name, value in kwargs.items()}
+            if target is _ATEN._grouped_mm.default:  # its kernels know no float64
+                return _by_expert(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
         return super().call_function(target, args, kwargs)
+
+
+def _by_expert(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """A grouped matrix product, expert by expert."""
+    ends = [0, *offsets.tolist()]
+    rows = [x[a:b] @ weight[i] for i, (a, b) in enumerate(pairwise(ends))]
+    return torch.cat([*rows, x.new_zeros(x.shape[0] - ends[-1], weight.shape[2])])
 
 
 class MaskedInterpreter(Interpreter):
@@ -98,7 +108,7 @@ class MaskedInterpreter(Interpreter):
         node = self._nodes.get(n.name)
         result = super().run_node(n)
         if node is not None and _counts(node, self._masks):
-            form = _FORMS.get(n.target)
+            form = _FORMS.get(n.target) or _FORMS_BY_NAME.get(str(n.target))
             if form is None and n.target not in _NATURAL:
                 raise ProofError(
                     f"'{node.op}' (node '{node.name}') takes a statistic over an axis that loses units, and the masked "
@@ -118,7 +128,7 @@ class MaskedInterpreter(Interpreter):
         name = node.operands[0]
         assert name is not None
         dtype = torch.promote_types(x.dtype, torch.float32)
-        return apply(torch.ones_like(x, dtype=dtype), self._masks[name])
+        return apply(torch.ones_like(x, dtype=dtype), self._masks.get(name, {}))
 
 
 def apply(tensor: torch.Tensor, masks: Mapping[int, NDArray[np.bool_]]) -> torch.Tensor:
@@ -132,14 +142,15 @@ def apply(tensor: torch.Tensor, masks: Mapping[int, NDArray[np.bool_]]) -> torch
 
 
 def _counts(node: Node, masks: Masks) -> bool:
-    """Whether the node takes a statistic over an axis of its first operand that is masked."""
-    rule = node.rule
-    if rule is None or not rule.normalized or not node.operands or node.operands[0] not in masks:
+    """Whether the node takes a statistic over an axis that is masked, or chooses among the units of one."""
+    if node.rule is None or not (statistics := node.rule.statistics):
         return False
-    layout = rule.operands[0]
-    assert layout is not None
-    masked = masks[node.operands[0] or ""]
-    return any(not rule.normalized.isdisjoint(factors_of(layout[axis])) for axis in masked)
+    return any(
+        not statistics.isdisjoint(factors_of(layout[axis]))
+        for name, layout in zip(node.operands, node.rule.operands, strict=False)
+        if name is not None and name in masks and layout is not None
+        for axis in masks[name]
+    )
 
 
 def _like(old: Any, new: Any) -> Any:
@@ -153,6 +164,11 @@ class _Call:
 
     def __init__(self, node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.node, self.args, self.kwargs = node, args, kwargs
+
+    @property
+    def operator(self) -> Callable[..., Any]:
+        """The operator itself."""
+        return cast("Callable[..., Any]", self.node.target)
 
     def __getitem__(self, name: str) -> Any:
         if name in self.kwargs:
@@ -275,6 +291,32 @@ def _instance_norm(call: _Call, weights: torch.Tensor, _shape: tuple[int, ...] |
     return _affine(y, _per_channel(call["weight"], x.dim()), _per_channel(call["bias"], x.dim()))
 
 
+def _chosen(*, least: bool = False) -> _Form:
+    """The operator itself, on numbers that it cannot choose where units are removed."""
+
+    def form(call: _Call, weights: torch.Tensor, _shape: tuple[int, ...] | None) -> Any:
+        x = call.args[0]
+        limits = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+        worst = float("inf" if least else "-inf") if x.is_floating_point() else limits.max if least else limits.min
+        return call.operator(torch.where(weights > 0, x, worst), *call.args[1:], **call.kwargs)
+
+    return form
+
+
+def _topk(call: _Call, weights: torch.Tensor, shape: tuple[int, ...] | None) -> Any:
+    return _chosen(least=not call["largest"])(call, weights, shape)
+
+
+def _grouped_mm(call: _Call, _weights: torch.Tensor, _shape: tuple[int, ...] | None) -> torch.Tensor:
+    """The offsets of experts that are not there are those of the expert before: they get no rows."""
+    operands = [operand.cummax(0).values if operand is call["offs"] else operand for operand in call.args]
+    kwargs = {k: v.cummax(0).values if k == "offs" and v is not None else v for k, v in call.kwargs.items()}
+    if call.node.target is _ATEN._grouped_mm.default and call.args[0].dtype is torch.float64:
+        return _by_expert(operands[0], operands[1], kwargs["offs"] if "offs" in kwargs else operands[2])
+    result: torch.Tensor = call.operator(*operands, **kwargs)
+    return result
+
+
 _FORMS: dict[Any, _Form] = {
     _ATEN.mean.dim: _mean,
     _ATEN.mean.default: _mean,
@@ -296,7 +338,26 @@ _FORMS: dict[Any, _Form] = {
     _ATEN._fused_rms_norm.default: _fused_rms_norm,
     _ATEN.group_norm.default: _group_norm,
     _ATEN.instance_norm.default: _instance_norm,
+    _ATEN.softmax.int: _chosen(),
+    _ATEN._softmax.default: _chosen(),
+    _ATEN._safe_softmax.default: _chosen(),
+    _ATEN.log_softmax.int: _chosen(),
+    _ATEN._log_softmax.default: _chosen(),
+    _ATEN.logsumexp.default: _chosen(),
+    _ATEN.topk.default: _topk,
+    _ATEN.argmax.default: _chosen(),
+    _ATEN.argmin.default: _chosen(least=True),
+    _ATEN.amax.default: _chosen(),
+    _ATEN.amin.default: _chosen(least=True),
+    _ATEN.max.default: _chosen(),
+    _ATEN.max.dim: _chosen(),
+    _ATEN.min.default: _chosen(least=True),
+    _ATEN.min.dim: _chosen(least=True),
+    _ATEN._grouped_mm.default: _grouped_mm,
 }
 
-_NATURAL = frozenset({_ATEN._weight_norm.default})
+_FORMS_BY_NAME: dict[str, _Form] = {"transformers.grouped_mm_fallback.default": _grouped_mm}
+"""Operators that are registered by other libraries, if they are there."""
+
+_NATURAL = frozenset({_ATEN._weight_norm.default, _ATEN.cumsum.default})
 """Operators whose statistic does not see zeros."""

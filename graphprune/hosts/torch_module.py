@@ -113,7 +113,21 @@ def _copied(source: nn.Module, pruned: TorchHost) -> nn.Module:
             fresh = nn.Parameter(fresh, requires_grad=old[0].requires_grad)
         for tensor in old:
             memo[id(tensor)] = fresh
-    return copy.deepcopy(source, memo)
+    module = copy.deepcopy(source, memo)
+    for name, tensor in pruned.tensors.items():
+        if name not in tensors and isinstance(tensor, torch.Tensor):
+            add_bias(module, name, tensor)
+    return module
+
+
+def add_bias(module: nn.Module, name: str, values: torch.Tensor) -> bool:
+    """Gives a layer that was made without one a bias, as a refit asks for; whether there is such a layer."""
+    path, _, last = name.rpartition(".")
+    layer = dict(module.named_modules(remove_duplicate=False)).get(path)
+    if last != "bias" or layer is None or layer._parameters.get("bias", values) is not None:
+        return False
+    layer.bias = nn.Parameter(values.detach().clone(), requires_grad=values.requires_grad)
+    return True
 
 
 def _detached(pruned: TorchHost) -> nn.Module:

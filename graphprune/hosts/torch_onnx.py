@@ -60,8 +60,16 @@ def save(
     try:
         with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
             program = torch.export.export(module, *example, dynamic_shapes=dynamic_shapes, strict=False)
+            table = {
+                node.target: _UNKNOWN[str(node.target)] for node in program.graph.nodes if str(node.target) in _UNKNOWN
+            }
             exported = torch.onnx.export(
-                program, dynamo=True, optimize=True, opset_version=OPSET, output_names=list(output_names), verbose=False
+                program.run_decompositions(table) if table else program,
+                dynamo=True,
+                optimize=True,
+                opset_version=OPSET,
+                output_names=list(output_names),
+                verbose=False,
             )
     except Exception as error:  # the exporters raise whatever they stumble over
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -124,6 +132,30 @@ def origins(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Origin
 
 def _digest(array: Any) -> Hashable:
     return array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+
+
+def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor, *_rest: Any, **_more: Any) -> torch.Tensor:
+    """Rows that are sorted by expert, each with the weights of its own."""
+    rows = torch.arange(x.shape[0], device=x.device)
+    expert = (rows.unsqueeze(1) >= offs.unsqueeze(0)).sum(1).clamp(max=weight.shape[0] - 1)
+    return torch.bmm(x.unsqueeze(1), weight[expert]).squeeze(1)
+
+
+def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:  # noqa: A002
+    """How many elements fall into each of ``bins`` equal ranges; the last one includes its end."""
+    low, high = (x.min(), x.max()) if min == max else (min, max)
+    at = ((x - low) * bins / (high - low)).floor().clamp(max=bins - 1)
+    inside = (x >= low) & (x <= high)
+    hit = (at.unsqueeze(-1) == torch.arange(bins, device=x.device, dtype=x.dtype)) & inside.unsqueeze(-1)
+    return hit.to(x.dtype).sum(0)
+
+
+_UNKNOWN: dict[str, Callable[..., torch.Tensor]] = {
+    "aten._grouped_mm.default": _grouped_mm,
+    "transformers.grouped_mm_fallback.default": _grouped_mm,
+    "aten.histc.default": _histc,
+}
+"""Operators that torch.onnx cannot translate, in terms of those that it can."""
 
 
 def _name_inputs(graph: Any, names: Sequence[str]) -> None:

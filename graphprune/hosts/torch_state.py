@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from graphprune.errors import OutputError, PlanError
 from graphprune.files import replaced
+from graphprune.hosts.torch_module import add_bias
 from graphprune.planning.plan import PruningPlan
 
 STATE, PLAN = "model.safetensors", "plan.json"
@@ -51,6 +52,8 @@ def load_state(module: torch.nn.Module, folder: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise PlanError(f"cannot read '{path}': {error}; give the folder that save_state wrote") from error
+    for name in tensors.keys() - module.state_dict().keys():
+        add_bias(module, name, tensors[name].requires_grad_())
     own = module.state_dict()
     by_storage = {(own[name].data_ptr(), tuple(own[name].shape)) for name in tensors if name in own}
     for name, tensor in own.items():

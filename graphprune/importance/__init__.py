@@ -2,12 +2,15 @@
 
 from graphprune.importance.blocks import BLOCK_CRITERIA, BlockCriterion, block_criterion, register_for_blocks
 from graphprune.importance.criteria import CRITERIA, Criterion, criterion, register
+from graphprune.importance.evidence import Evidence, Scores
 
 __all__ = [
     "BLOCK_CRITERIA",
     "CRITERIA",
     "BlockCriterion",
     "Criterion",
+    "Evidence",
+    "Scores",
     "block_criterion",
     "criterion",
     "register",

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeAlias
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from graphprune.analysis.groups import Group
 from graphprune.errors import OptionError
+from graphprune.importance.ablation import bonsai, oracle
+from graphprune.importance.activation import act_rms, act_var, apoz
+from graphprune.importance.evidence import Evidence, Float, Scores
+from graphprune.importance.gradient import fisher, path_taylor, taylor, taylor_elem
 from graphprune.importance.magnitude import l1, l2
+from graphprune.importance.obs import obs
+from graphprune.importance.output import wanda, wifv
 from graphprune.importance.random import random_scores
+from graphprune.importance.structure import bn_gamma, fpgm, lamp
 
-Read: TypeAlias = Callable[[str], NDArray[Any]]
-Scores: TypeAlias = Mapping[str, NDArray[np.float64]]
-"""By the name of the group: one score for each unit."""
+Needs = Literal["weights", "runs", "diagonal", "products"]
 
 
-class Criterion(Protocol):
-    """A function that scores the units of groups."""
+@dataclass(frozen=True)
+class Criterion:
+    """How units are scored.
 
-    def __call__(self, groups: Iterable[Group], read: Read, seed: int) -> Scores:
-        """Scores every unit.
+    Attributes:
+        score: Scores every unit of every group: larger is more important.
+        needs: What it looks at beside weights: ``runs`` of the model on calibration data, the ``diagonal`` of the
+            moments of activations, or all their ``products``.
+        absolute: Whether scores are errors, which can be compared between groups as they are and add up. Others are
+            divided by their mean in each group.
+    """
 
-        Args:
-            groups: The groups.
-            read: Gives the values of a stored tensor by name.
-            seed: For criteria that draw random numbers.
-        """
+    score: Callable[[Evidence], Scores]
+    needs: Needs = "weights"
+    absolute: bool = False
 
 
 CRITERIA: dict[str, Criterion] = {
-    "l1": l1,
-    "l2": l2,
-    "random": random_scores,
+    "l1": Criterion(l1),
+    "l2": Criterion(l2),
+    "random": Criterion(random_scores),
+    "bn-gamma": Criterion(bn_gamma),
+    "lamp": Criterion(lamp, absolute=True),
+    "fpgm": Criterion(fpgm),
+    "act-rms": Criterion(act_rms, "diagonal"),
+    "act-var": Criterion(act_var, "diagonal"),
+    "apoz": Criterion(apoz, "diagonal"),
+    "wanda": Criterion(wanda, "diagonal"),
+    "wifv": Criterion(wifv, "diagonal", absolute=True),
+    "obs": Criterion(obs, "products", absolute=True),
+    "taylor": Criterion(taylor, "runs", absolute=True),
+    "fisher": Criterion(fisher, "runs", absolute=True),
+    "taylor-elem": Criterion(taylor_elem, "runs"),
+    "path-taylor": Criterion(path_taylor, "runs", absolute=True),
+    "bonsai": Criterion(bonsai, "diagonal", absolute=True),
+    "oracle": Criterion(oracle, "runs", absolute=True),
 }
 """The built-in criteria; :func:`register` adds to them, and so does the entry point group ``graphprune.criteria``."""
 
 
-def register(name: str, criterion: Criterion) -> None:
+def register(
+    name: str, score: Callable[[Evidence], Scores], *, needs: Needs = "weights", absolute: bool = False
+) -> None:
     """Adds a criterion of the user's, for ``--criterion NAME`` and ``criterion="name"``."""
-    CRITERIA[name] = criterion
+    CRITERIA[name] = Criterion(score, needs, absolute)
 
 
 def criterion(name: str) -> Criterion:
@@ -58,7 +81,7 @@ def criterion(name: str) -> Criterion:
     return CRITERIA[name]
 
 
-def normalized(scores: Scores) -> dict[str, NDArray[np.float64]]:
+def normalized(scores: Scores) -> dict[str, Float]:
     """Each group's scores divided by their mean, so that groups can be ranked together (methods.md §1.3)."""
     return {name: values / max(float(values.mean()), 1e-30) for name, values in scores.items()}
 
@@ -66,4 +89,5 @@ def normalized(scores: Scores) -> dict[str, NDArray[np.float64]]:
 @cache
 def _load_plugins() -> None:
     for entry in entry_points(group="graphprune.criteria"):
-        CRITERIA.setdefault(entry.name, entry.load())
+        found = entry.load()
+        CRITERIA.setdefault(entry.name, found if isinstance(found, Criterion) else Criterion(found))

@@ -14,19 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
+from graphprune.importance.evidence import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
 
 _LETTERS = "abcdefghijklmnop"
 
 
-def l1(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def l1(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     """Sum of absolute weights of each unit."""
-    return _norms(groups, read, 1)
+    return _norms(evidence.groups, evidence.read, 1)
 
 
-def l2(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], seed: int = 0) -> dict[str, NDArray[np.float64]]:
+def l2(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     """Euclidean norm of the weights of each unit."""
-    return {name: np.sqrt(values) for name, values in _norms(groups, read, 2).items()}
+    return {name: np.sqrt(values) for name, values in _norms(evidence.groups, evidence.read, 2).items()}
 
 
 def _norms(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], p: int) -> dict[str, NDArray[np.float64]]:

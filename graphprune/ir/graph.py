@@ -6,13 +6,17 @@ A graph is derived from a host (a torch program, an ONNX model), is cheap to der
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
+from graphprune.ir.dims import Index
 from graphprune.ir.rule import Rule, Shape
 
 Kind = Literal["input", "parameter", "constant", "computed"]
+
+MAXIMUM_POSITIONS = 1 << 16
+"""The most whole numbers of a stored tensor that are looked at: what is longer is a table of something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Value:
             a buffer, an index table), ``input`` or ``computed``.
         itemsize: Bytes of one element; sub-byte types have a fraction.
         dynamic: Axes whose size is not known before run time.
+        elements: The whole numbers that a stored tensor holds, where they are known and may be positions.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Value:
     kind: Kind = "computed"
     itemsize: float = 4
     dynamic: frozenset[int] = frozenset()
+    elements: Index | None = field(default=None, compare=False, repr=False)
 
     @property
     def stored(self) -> bool:

@@ -5,12 +5,21 @@ A rule in text, one line over named factors::
     n (g ci) h w, (g co) ci kh kw, (g co) -> n (g co) oh ow; fixed h w kh kw oh ow; macs n g co ci kh kw oh ow
 
 Operands and results are separated by commas, axes by spaces. ``(a b)`` is a product, ``a+b`` a sum, ``1`` an axis of
-size one, ``_`` an operand without axes of interest (a shape vector, an absent bias), ``[]`` a scalar. Clauses:
+size one, ``_`` an operand without axes of interest (a shape vector, an absent bias), ``[]`` a scalar. ``b s @v`` says
+that the elements are positions of ``v``: ``v d, b s @v -> b s d`` is an embedding. Clauses:
 
 ``fixed``       factors that may not be cut (the reason comes from the builder)
 ``normalized``  factors over which a statistic is taken: removing units shifts it
 ``macs``        one monomial of multiply-accumulates; may occur several times
-``size``        attributes that carry sizes: ``groups=g``, ``shape[1]=(h d)``, ``start=-b``
+``choice``      factors among whose units the operator chooses or shares (softmax, top-k)
+``ordered``     factors whose units may be removed, but not change places
+``least``       how many positions of a dimension must stay: ``e=2``
+``multiple``    of what the size of a dimension must stay a multiple: ``k=4``
+``write``       axes of indices at which something is written
+``carry``       operands, by number, whose elements the results consist of
+``rank``        those elements are put in order
+``compare``     the operands are compared for equality
+``size``        attributes that carry sizes: ``groups=g``, ``shape[1]=(h d)``, ``start=-b``, ``max=e-1``
 ``pin``         attributes whose implied value depends on a size and must be made explicit: ``scale=0.125``
 ``label``       what the units are to a user: ``h=head``
 """
@@ -30,7 +39,11 @@ from graphprune.ir.rule import Rule, Shape, SizeSlot
 # -- parsing -----------------------------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*(?::\d+)?|1|[()+])")
-_CLAUSES = ("fixed", "normalized", "macs", "size", "pin", "label")
+_CLAUSES = (
+    "fixed", "normalized", "macs", "size", "pin", "label", "choice", "ordered", "least", "multiple", "write", "carry",
+    "rank", "compare",
+)  # fmt: skip
+_SLOT = re.compile(r"(?P<minus>-?)(?P<dim>.*?)(?P<offset>-\d+)?$")
 _Tree = str | tuple[str, tuple["_Tree", ...]]
 _Axes = tuple[_Tree, ...] | None
 
@@ -46,9 +59,19 @@ class _Template:
     fixed: tuple[str, ...]
     normalized: tuple[str, ...]
     macs: tuple[tuple[_Tree, ...], ...]
-    sizes: tuple[tuple[str, int | None, bool, _Tree], ...]
+    sizes: tuple[tuple[str, int | None, bool, int, _Tree], ...]
     pinned: tuple[tuple[str, float], ...]
     labels: tuple[tuple[str, str], ...]
+    reads: Mapping[int, _Tree]
+    writes: tuple[_Tree, ...]
+    makes: Mapping[int, _Tree]
+    choices: tuple[str, ...]
+    ordered: tuple[str, ...]
+    least: tuple[tuple[_Tree, int], ...]
+    multiples: tuple[tuple[_Tree, int], ...]
+    carries: tuple[int, ...]
+    ranks: bool
+    compares: bool
 
 
 def _parse_axes(text: str, whole: str, declared: dict[str, int]) -> _Axes:
@@ -102,6 +125,18 @@ def _parse_axes(text: str, whole: str, declared: dict[str, int]) -> _Axes:
     return tuple(axes)
 
 
+def _parse_side(text: str, whole: str, declared: dict[str, int]) -> tuple[tuple[_Axes, ...], dict[int, _Tree]]:
+    """The axes of each operand or result, and the dimension of which its elements are positions, if they are."""
+    found: list[_Axes] = []
+    pointed: dict[int, _Tree] = {}
+    for i, part in enumerate(text.split(",") if text.strip() else ()):
+        axes, at, dim = part.partition("@")
+        found.append(_parse_axes(axes, whole, declared))
+        if at:
+            (pointed[i],) = _parse_axes(dim, whole, declared) or ()
+    return tuple(found), pointed
+
+
 @lru_cache(maxsize=4096)
 def _parse_template(text: str) -> _Template:
     signature, *clauses = (part.strip() for part in text.split(";"))
@@ -109,11 +144,9 @@ def _parse_template(text: str) -> _Template:
     if not arrow:
         raise RuleError(f"no '->' in rule '{text}'; expected 'operands -> results'")
     declared: dict[str, int] = {}
-    operands, results = (
-        tuple(_parse_axes(part, text, declared) for part in side.split(",")) if side.strip() else ()
-        for side in (left, right)
-    )
-    used = frozenset(name for axes in (*operands, *results) if axes for tree in axes for name in _names(tree))
+    (operands, reads), (results, makes) = (_parse_side(side, text, declared) for side in (left, right))
+    axes_of_all = (*operands, *results, tuple(reads.values()), tuple(makes.values()))
+    used = frozenset(name for axes in axes_of_all if axes for tree in axes for name in _names(tree))
 
     def named(words: str) -> tuple[_Tree, ...]:
         trees = _parse_axes(words, text, {}) or ()
@@ -132,22 +165,42 @@ def _parse_template(text: str) -> _Template:
     for item in found["size"]:
         slot, _, dim = item.partition("=")
         name, _, index = slot.strip().rstrip("]").partition("[")
-        (tree,) = named(dim.lstrip("-"))
-        sizes.append((name, int(index) if index else None, dim.startswith("-"), tree))
+        written = _SLOT.match(dim)
+        assert written is not None
+        (tree,) = named(written["dim"])
+        sizes.append((name, int(index) if index else None, bool(written["minus"]), int(written["offset"] or 0), tree))
     pairs = {
         word: [item.partition("=")[::2] for words in found[word] for item in words.split()] for word in ("pin", "label")
     }
+
+    def numbered(word: str) -> tuple[tuple[_Tree, int], ...]:
+        items = (words.rpartition("=")[::2] for words in found[word])
+        return tuple((tree, int(n)) for words, n in items for tree in named(words))
+
+    def names_in(word: str) -> tuple[str, ...]:
+        return tuple(name for words in found[word] for tree in named(words) for name in _names(tree))
+
     return _Template(
         operands,
         results,
         declared,
         used,
-        tuple(name for words in found["fixed"] for tree in named(words) for name in _names(tree)),
-        tuple(name for words in found["normalized"] for tree in named(words) for name in _names(tree)),
+        names_in("fixed"),
+        names_in("normalized"),
         tuple(named(words) for words in found["macs"]),
         tuple(sizes),
         tuple((name, float(value)) for name, value in pairs["pin"]),
         tuple((name, label) for words, label in pairs["label"] for tree in named(words) for name in _names(tree)),
+        reads,
+        tuple(tree for words in found["write"] for tree in named(words)),
+        makes,
+        names_in("choice"),
+        names_in("ordered"),
+        numbered("least"),
+        numbered("multiple"),
+        tuple(int(i) for words in found["carry"] for i in words.split()),
+        bool(found["rank"]),
+        bool(found["compare"]),
     )
 
 
@@ -288,9 +341,19 @@ def parse_rule(
         {f: why if isinstance(why, str) else why.get(n, "fixed by the operator") for n, f in free(template.fixed)},
         frozenset([factor for _, factor in free(template.normalized)]),
         tuple([tuple([_build(tree, factors) for tree in monomial]) for monomial in template.macs]),
-        tuple([SizeSlot(name, _build(tree, factors), index, minus) for name, index, minus, tree in template.sizes]),
+        tuple([SizeSlot(name, _build(tree, factors), i, minus, plus) for name, i, minus, plus, tree in template.sizes]),
         template.pinned,
         {factor: label for name, label in template.labels if isinstance(factor := factors[name], Factor)},
+        {i: _build(tree, factors) for i, tree in template.reads.items()},
+        tuple([_build(tree, factors) for tree in template.writes]),
+        {i: _build(tree, factors) for i, tree in template.makes.items()},
+        template.carries,
+        template.ranks,
+        template.compares,
+        {f: why if isinstance(why, str) else why.get(n, "chosen from") for n, f in free(template.choices)},
+        frozenset([factor for _, factor in free(template.ordered)]),
+        tuple([(_build(tree, factors), n) for tree, n in template.least]),
+        tuple([(_build(tree, factors), n) for tree, n in template.multiples]),
     )
 
 
@@ -340,8 +403,13 @@ def print_layout(layout: Layout | None, namer: Namer) -> str:
 def print_rule(rule: Rule, *, sizes: bool = False) -> str:
     """The notation of a rule; with ``sizes`` it can be parsed again without shapes."""
     namer = Namer(sizes=sizes)
-    left = ", ".join(print_layout(layout, namer) for layout in rule.operands)
-    right = ", ".join(print_layout(layout, namer) for layout in rule.results)
+    left, right = (
+        ", ".join(
+            print_layout(layout, namer) + (f" @{print_dim(pointed[i], namer)}" if i in pointed else "")
+            for i, layout in enumerate(layouts)
+        )
+        for layouts, pointed in ((rule.operands, rule.reads), (rule.results, rule.makes))
+    )
     text = [f"{left} -> {right}".strip()]
     order = tuple(namer.names)  # by first use
     if rule.fixed:
@@ -351,9 +419,20 @@ def print_rule(rule: Rule, *, sizes: bool = False) -> str:
     text.extend("macs " + print_layout(term, namer) for term in rule.macs)
     for slot in rule.sizes:
         index = "" if slot.index is None else f"[{slot.index}]"
-        text.append(f"size {slot.attribute}{index}={'-' * slot.negative}{print_dim(slot.dim, namer)}")
+        offset = f"{slot.offset}" if slot.offset else ""
+        text.append(f"size {slot.attribute}{index}={'-' * slot.negative}{print_dim(slot.dim, namer)}{offset}")
     if rule.pinned:
         text.append("pin " + " ".join(f"{name}={value!r}" for name, value in rule.pinned))
     if rule.labels:
         text.append("label " + " ".join(f"{namer(f)}={rule.labels[f]}" for f in order if f in rule.labels))
+    for word, factors in (("choice", rule.choices), ("ordered", rule.ordered)):
+        if factors:
+            text.append(f"{word} " + " ".join(namer(factor) for factor in order if factor in factors))
+    for word, numbers in (("least", rule.least), ("multiple", rule.multiples)):
+        text.extend(f"{word} {print_dim(dim, namer)}={n}" for dim, n in numbers)
+    if rule.writes:
+        text.append("write " + print_layout(rule.writes, namer))
+    if rule.carries:
+        text.append("carry " + " ".join(map(str, rule.carries)))
+    text.extend(word for word, said in (("rank", rule.ranks), ("compare", rule.compares)) if said)
     return "; ".join(text)

@@ -7,7 +7,7 @@ operators are in ``graphprune.rules``; which operator has which rule is said by 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from graphprune.ir.dims import Dim, Factor, Layout, resized
 
@@ -18,17 +18,20 @@ Shape = tuple[int, ...]
 class SizeSlot:
     """An attribute (or an element of one) whose value is the size of ``dim``: ``shape[2] = |(h d)|``.
 
-    With ``negative`` the value is minus that size, as in a slice that starts 64 before the end: ``start = -|b|``.
+    With ``negative`` the value is minus that size, as in a slice that starts 64 before the end: ``start = -|b|``. An
+    ``offset`` is added: the largest position of an axis is ``|e| - 1``.
     """
 
     attribute: str
     dim: Dim
     index: int | None = None
     negative: bool = False
+    offset: int = 0
 
     def value(self, dim: Dim, sizes: Mapping[Factor, int]) -> int:
         """The attribute's value when ``dim`` (this slot's, or what the solver made of it) has these sizes left."""
-        return -resized(dim, sizes) if self.negative else resized(dim, sizes)
+        size = resized(dim, sizes)
+        return (-size if self.negative else size) + self.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,19 @@ class Rule:
         sizes: Attributes that carry sizes.
         pinned: Attributes that must be made explicit, with their value, before an operand is cut.
         labels: What the units of a factor are to a user (``head``, ``channel``, ...).
+        reads: Operands whose elements are positions of a dimension, which the operator looks up.
+        writes: Axes of indices at which something is written: one goes only with the position that it writes to, or a
+            removed index would write to the first position.
+        makes: Results whose elements are positions of a dimension.
+        carries: Operands whose elements are what the other results consist of (a view, a join, a copy), so that
+            positions stay positions.
+        ranks: Whether the operator puts the positions that it carries in order.
+        compares: Whether the operands are compared for equality, which positions may be.
+        choices: Factors among whose units the operator chooses or shares (softmax, top-k, maximum), with the reason
+            why they stay whole, unless the units are experts: then removal shifts the choice, as for ``normalized``.
+        ordered: Factors whose units may be removed but not change places.
+        least: Dimensions of which at least so many positions must stay.
+        multiples: Dimensions whose size must stay a multiple of a number.
     """
 
     operands: tuple[Layout | None, ...]
@@ -56,6 +72,21 @@ class Rule:
     sizes: tuple[SizeSlot, ...] = ()
     pinned: tuple[tuple[str, float], ...] = ()
     labels: Mapping[Factor, str] = field(default_factory=dict)
+    reads: Mapping[int, Dim] = field(default_factory=dict)
+    writes: tuple[Dim, ...] = ()
+    makes: Mapping[int, Dim] = field(default_factory=dict)
+    carries: tuple[int, ...] = ()
+    ranks: bool = False
+    compares: bool = False
+    choices: Mapping[Factor, str] = field(default_factory=dict)
+    ordered: frozenset[Factor] = frozenset()
+    least: tuple[tuple[Dim, int], ...] = ()
+    multiples: tuple[tuple[Dim, int], ...] = ()
+
+    @property
+    def statistics(self) -> frozenset[Factor]:
+        """The factors that the masked reference must count in the operator's own way."""
+        return self.normalized.union(self.choices, self.ordered)
 
 
 def fresh(rule: Rule) -> Rule:
@@ -88,7 +119,17 @@ def fresh(rule: Rule) -> Rule:
         {factor(old): reason for old, reason in rule.fixed.items()},
         frozenset([factor(old) for old in rule.normalized]),
         tuple([tuple([copy(dim) for dim in monomial]) for monomial in rule.macs]),
-        tuple([SizeSlot(slot.attribute, copy(slot.dim), slot.index, slot.negative) for slot in rule.sizes]),
+        tuple([replace(slot, dim=copy(slot.dim)) for slot in rule.sizes]),
         rule.pinned,
         {factor(old): label for old, label in rule.labels.items()},
+        {i: copy(dim) for i, dim in rule.reads.items()},
+        tuple([copy(dim) for dim in rule.writes]),
+        {i: copy(dim) for i, dim in rule.makes.items()},
+        rule.carries,
+        rule.ranks,
+        rule.compares,
+        {factor(old): reason for old, reason in rule.choices.items()},
+        frozenset([factor(old) for old in rule.ordered]),
+        tuple([(copy(dim), least) for dim, least in rule.least]),
+        tuple([(copy(dim), of) for dim, of in rule.multiples]),
     )

@@ -6,12 +6,13 @@ shared until they are cut. Edits are data (:class:`Edits`), so that they can be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from graphprune.ir.dims import Index
@@ -60,6 +61,8 @@ class Edits:
         pins: Attributes to make explicit.
         shapes: The new shape of every value whose shape changes.
         bypasses: Values that give their place to another one, by the value that takes it in all their uses.
+        renumbered: For each stored tensor whose elements are positions of a cut axis: the new position of each old
+            one, -1 where it is gone (no element that stays is one of those).
     """
 
     slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class Edits:
     pins: tuple[PinEdit, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     bypasses: Mapping[str, str] = field(default_factory=dict)
+    renumbered: Mapping[str, Index] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [
@@ -74,8 +78,50 @@ class Edits:
             for tensor, axes in self.slices.items()
             for axis, index in axes.items()
         ]
+        lines.extend(f"number {tensor} anew" for tensor in self.renumbered)
         bypassed = [f"put {new} for {old}" for old, new in self.bypasses.items()]
         return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins), *bypassed])
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a convolution sees at each position of its result, by spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+    def view(self, x: Array) -> Array:
+        """A view ``[n, c, *positions, *kernel]`` of an input ``[n, c, *sizes]``, padded with zeros."""
+        n = len(self.kernel)
+        if x.ndim == n + 1:
+            x = x[None]
+        if any(before or after for before, after in self.pads):
+            x = np.pad(x, ((0, 0), (0, 0), *self.pads))
+        extent = tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+        seen: Any = sliding_window_view(x, extent, axis=tuple(range(2, 2 + n)))
+        steps = [slice(None, None, each) for each in (*self.strides, *self.dilations)]
+        view: Array = seen[(slice(None), slice(None), *steps)]
+        return view
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A factor on what one node reads of a value, along one axis; one for each position."""
+
+    node: str
+    value: str
+    axis: int
+
+
+Gated: TypeAlias = Callable[[Arrays, Mapping[Gate, Array]], dict[str, Array]]
+"""Runs a model with gates: from inputs and factors to outputs."""
+
+Carried: TypeAlias = Mapping[str, Any]
+"""Values on their way through a model, in the host's own form."""
+Stretch: TypeAlias = Callable[[Carried], tuple[dict[str, Any], dict[str, Array]]]
+"""Runs part of a graph: from values to those that later parts need, and the outputs; see :meth:`Host.stretch`."""
 
 
 class Host(Protocol):
@@ -125,6 +171,38 @@ class Host(Protocol):
 
         Raises:
             ProofError: A node normalizes over a masked axis and the host has no masked form of it.
+        """
+
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
+        """A runner of part of the graph, for going through a model step by step.
+
+        Args:
+            have: The keys of what the runner will be given, which is what a runner before it has returned; ``None``:
+                the model's inputs.
+            outputs: Values that are wanted, by name, as NumPy arrays.
+            later: Values that later runners will be asked for.
+
+        Raises:
+            ModelError: The stretch cannot be run.
+        """
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees; ``None`` for any other node, also for a transposed convolution."""
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of its two operands."""
+
+    def replaced(self, tensors: Arrays) -> Host:
+        """A copy in which stored tensors have other values; shapes and types stay."""
+
+    def biased(self, biases: Mapping[str, int]) -> Host:
+        """A copy in which the results of some nodes get a bias of zeros.
+
+        Args:
+            biases: For a node, the axis of its result along which the bias lies. The bias is a new stored tensor.
         """
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.calibration.collect import Statistics
 from graphprune.calibration.data import Batches
+from graphprune.compensation.sequential import Compensated
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
+from graphprune.planning.latency import LatencyModel
 from graphprune.planning.plan import PruningPlan
 
 
@@ -50,29 +53,37 @@ class State:
         host: The model as it is now.
         original: The model as it was analysed, what the proof compares with.
         analysis: The analysis of ``original``.
-        scores: Normalised scores by group name.
+        statistics: Moments of activations on calibration data.
+        scores: Scores by group name.
         block_scores: Scores of the blocks that may go as a whole, by name.
         kept: The units that stay, for groups that lose some.
         removed: The blocks that go as a whole.
         plan: The plan.
+        compensated: What was refitted.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
         protected: Names of groups that were found to be sensitive and stay whole.
+        progress: Told by long passes: their name, and how many steps of how many are done.
+        latency: What the model takes by a profile, where a target is about latency.
     """
 
     host: Host
     original: Host | None = None
     analysis: Analysis | None = None
+    statistics: Statistics | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     block_scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
     removed: tuple[Block, ...] = ()
     plan: PruningPlan | None = None
+    compensated: tuple[Compensated, ...] = ()
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
     protected: tuple[str, ...] = ()
+    progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
+    latency: LatencyModel | None = None
 
     @property
     def inexact(self) -> bool:

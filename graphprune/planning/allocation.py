@@ -7,6 +7,10 @@ therefore within one alignment step of the target, whatever the order.
 
 - ``uniform``: the move that leaves its group with the largest fraction goes first, so that all shrink alike.
 - ``global``: the move that removes the least important units goes first (scores normalised by the group's mean).
+- ``zscore``: as ``global``, with scores as distances from the group's mean in standard deviations, so that groups whose
+  units are alike are left alone (FLAP; methods.md §5.3 and §7).
+- ``log-ramp``: as ``uniform``, but the l-th of L groups of a kind loses ``1 + log(1+l)/log(L)`` times as much of its
+  units as the first (l = 0), since early errors accumulate (after SlimGPT; methods.md §5.9).
 - ``isomorphic``: groups of the same signature (kind, size, roles) form a class; classes shrink alike, and inside a
   class the least important units go first (Isomorphic Pruning, ECCV 2024; methods.md §1.3).
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil, gcd, lcm, log, log1p
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,14 +80,14 @@ def step_of(group: Group, align: int) -> int:
     step = align // gcd(align, gcd(*widths))
     while step > 1 and group.size < 2 * step:
         step = step // 2 if step % 2 == 0 else 1
-    return step
+    return lcm(step, group.multiple)
 
 
 def levels_of(group: Group, limits: Limits) -> list[int]:
     """The numbers of units that a group may keep, falling from all of them."""
     step = step_of(group, limits.align)
-    floor = max(limits.min_units, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
-    first = (group.size - 1) // step * step
+    floor = max(limits.min_units, group.minimum, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
+    first = (group.size - 1) // step * step if group.multiple == 1 else group.size - step
     return [group.size, *range(first, max(floor, step) - 1, -step)] if floor < group.size else [group.size]
 
 
@@ -126,7 +130,7 @@ def allocate(
     moves = ALLOCATIONS[allocation](_ladders(model, scores, limits, allowed))
     n_moves = len(moves.group)
     if not met(moves.counts(model.full, n_moves)):
-        raise TargetError(_shortfall(model, original, bounds, moves.counts(model.full, n_moves)))
+        raise TargetError(shortfall(model, bounds, moves.counts(model.full, n_moves), original))
     low, high = 0, n_moves
     while low < high:
         middle = (low + high) // 2
@@ -148,16 +152,24 @@ def _give_back(moves: _Moves, counts: Counts, n: int, met: Callable[[Counts], bo
     return counts
 
 
-def _shortfall(model: CostModel, original: CostModel, bounds: Sequence[tuple[Target, float]], lowest: Counts) -> str:
+def shortfall(
+    model: CostModel, bounds: Sequence[tuple[Target, float]], lowest: Counts, original: CostModel | None = None
+) -> str:
+    """Says which bounds the lowest possible counts do not meet, of what ``original`` costs (or ``model``)."""
+    original = original or model
     parts = []
     for target, limit in bounds:
         reached, full = model.cost(target.metric, lowest), original.cost(target.metric)
         if reached > limit:
             parts.append(
-                f"target '{target}' cannot be met: at least {reached:,.0f} of {full:,.0f} {METRICS[target.metric]} "
-                f"({reached / full:.1%}) remain, {limit:,.0f} are allowed"
+                f"target '{target}' cannot be met: at least {_number(reached)} of {_number(full)} "
+                f"{METRICS[target.metric]} ({reached / full:.1%}) remain, {_number(limit)} are allowed"
             )
     return "; ".join(parts)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 or value == round(value) else f"{value:,.3g}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +181,7 @@ class _Ladder:
     removed: NDArray[np.int64]
     fraction: NDArray[np.float64]
     score: NDArray[np.float64]
+    zscore: NDArray[np.float64]
 
 
 def _ladders(
@@ -183,7 +196,9 @@ def _ladders(
         gone = group.size - levels
         removed = np.diff(gone)
         mean = np.diff(totals[gone]) / removed
-        ladders.append(_Ladder(index, group, removed, gone[1:] / group.size, mean))
+        own = scores[group.name]
+        zscore = (mean - own.mean()) / max(float(own.std()), 1e-12 * max(1.0, float(np.abs(own).max())))
+        ladders.append(_Ladder(index, group, removed, gone[1:] / group.size, mean, zscore))
     return ladders
 
 
@@ -203,6 +218,19 @@ def _uniform(ladders: Sequence[_Ladder]) -> _Moves:
 
 def _global(ladders: Sequence[_Ladder]) -> _Moves:
     return _ordered(ladders, [ladder.score for ladder in ladders])
+
+
+def _zscore(ladders: Sequence[_Ladder]) -> _Moves:
+    return _ordered(ladders, [ladder.zscore for ladder in ladders])
+
+
+def _log_ramp(ladders: Sequence[_Ladder]) -> _Moves:
+    kinds: dict[str, list[_Ladder]] = defaultdict(list)
+    for ladder in ladders:
+        kinds[ladder.group.kind].append(ladder)
+    ordered = [ladder for members in kinds.values() for ladder in members]
+    ramps = [1 + log1p(i) / log(max(2, len(members))) for members in kinds.values() for i in range(len(members))]
+    return _ordered(ordered, [ladder.fraction / ramp for ladder, ramp in zip(ordered, ramps, strict=True)])
 
 
 def _isomorphic(ladders: Sequence[_Ladder]) -> _Moves:
@@ -230,5 +258,7 @@ ALLOCATIONS: dict[str, Callable[[Sequence[_Ladder]], _Moves]] = {
     "isomorphic": _isomorphic,
     "global": _global,
     "uniform": _uniform,
+    "zscore": _zscore,
+    "log-ramp": _log_ramp,
 }
 """How a budget is shared; see the module's docstring."""

@@ -1,8 +1,8 @@
 """The cost model: multiply-accumulates, parameters and bytes of any plan, from layouts alone, without rewriting.
 
-Every cost is a polynomial in the numbers of units kept: an axis ``q+(h d)`` contributes ``|q| + |h|·|d|``, a
+Such a cost is a polynomial in the numbers of units kept: an axis ``q+(h d)`` contributes ``|q| + |h|·|d|``, a
 convolution ``n g co ci kh kw oh ow``. The polynomials are expanded once and evaluated with numpy, so that an allocator
-can ask thousands of times.
+can ask thousands of times. Latency, where a profile gives it, is one more function of the same numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +20,29 @@ from numpy.typing import NDArray
 from graphprune.analysis.blocks import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.ir.dims import Dim, Factor, Product
+from graphprune.planning.latency import LatencyModel
 
-METRICS = {"macs": "multiply-accumulates", "params": "parameters", "bytes": "bytes of stored tensors"}
+METRICS = {
+    "macs": "multiply-accumulates",
+    "params": "parameters",
+    "bytes": "bytes of stored tensors",
+    "latency": "milliseconds in onnxruntime",
+}
 """What a target can be about, with units."""
 
 EVERYTHING_NEEDED = Unneeded()
+"""Nothing is left out."""
+
+
+class CostFunction(Protocol):
+    """A cost as a function of how many units of each group are kept; it never falls when units are added."""
+
+    def __call__(self, counts: NDArray[np.float64], /) -> float:
+        """The cost at ``counts``, one number of kept units for each group."""
+
+    def share(self, group: int, counts: NDArray[np.float64]) -> float:
+        """How much of the cost at ``counts`` disappears with all units of ``group``."""
+
 
 _Terms = dict[tuple[int, ...], float]
 
@@ -52,11 +71,11 @@ class CostModel:
 
     Attributes:
         groups: The groups, in the order of the ``counts`` that the methods take.
-        polynomials: One for each of :data:`METRICS`.
+        functions: One for each metric that is known, of :data:`METRICS`.
     """
 
     groups: tuple[Group, ...]
-    polynomials: Mapping[str, Polynomial]
+    functions: Mapping[str, CostFunction]
 
     @cached_property
     def full(self) -> NDArray[np.float64]:
@@ -65,24 +84,30 @@ class CostModel:
 
     def cost(self, metric: str, counts: NDArray[np.float64] | None = None) -> float:
         """The cost of keeping ``counts`` units of each group (absent: all)."""
-        return self.polynomials[metric](self.full if counts is None else counts)
+        return self.functions[metric](self.full if counts is None else counts)
 
     def costs(self, counts: NDArray[np.float64] | None = None) -> dict[str, float]:
         """All costs at once, by metric."""
-        return {metric: self.cost(metric, counts) for metric in self.polynomials}
+        return {metric: self.cost(metric, counts) for metric in self.functions}
 
     def shares(self, metric: str) -> dict[str, float]:
         """For each group the fraction of the whole cost that all its units together are part of."""
         total = max(self.cost(metric), 1e-30)
-        return {g.name: self.polynomials[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
+        return {g.name: self.functions[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
 
 
-def build_cost_model(analysis: Analysis, without: Unneeded = EVERYTHING_NEEDED) -> CostModel:
+def build_cost_model(
+    analysis: Analysis, latency: LatencyModel | None = None, without: Unneeded = EVERYTHING_NEEDED
+) -> CostModel:
     """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input.
 
     Args:
         analysis: The analysed graph.
+        latency: What the model takes by a profile, if latency is to be one of the costs.
         without: Nodes and stored tensors that go with the blocks that are left out, and cost nothing.
+
+    Raises:
+        OptionError: Latency is to be a cost, nodes are left out, and the profile's segments have other names.
     """
     index = {group.factor: i for i, group in enumerate(analysis.groups)}
     macs: _Terms = defaultdict(float)
@@ -98,7 +123,10 @@ def build_cost_model(analysis: Analysis, without: Unneeded = EVERYTHING_NEEDED) 
         _accumulate(size, layout, index, value.itemsize)
         if value.kind == "parameter":
             _accumulate(params, layout, index, 1.0)
-    return CostModel(analysis.groups, {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)})
+    functions: dict[str, CostFunction] = {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)}
+    if latency is not None:
+        functions["latency"] = (latency.without(without.nodes) if without.nodes else latency).over(analysis.groups)
+    return CostModel(analysis.groups, functions)
 
 
 def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:

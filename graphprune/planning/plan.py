@@ -106,6 +106,11 @@ class PruningPlan:
                 raise PlanError(f"group '{planned.name}' of the plan ({planned.size} units) {what}; make the plan anew")
             if group.factor in kept:
                 raise PlanError(f"group '{planned.name}' is listed twice in the plan; make the plan anew")
+            if group.at_least(len(planned.kept)) != len(planned.kept):
+                raise PlanError(
+                    f"group '{planned.name}' keeps {len(planned.kept)} units in the plan, but its operators need at "
+                    f"least {group.minimum}, and units to go in multiples of {group.multiple}; make the plan anew"
+                )
             kept[group.factor] = np.array(planned.kept, dtype=np.int64)
         derived = make_plan(analysis, kept).parameters
         if derived != self.parameters:

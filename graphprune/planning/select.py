@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 from math import ceil, inf, isnan
 
 from graphprune.analysis.blocks import Block
-from graphprune.analysis.groups import KINDS, Analysis, Group
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError
 from graphprune.ir.graph import Graph
 

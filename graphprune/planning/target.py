@@ -21,6 +21,7 @@ _SUFFIXES = {
     "mib": 2**20,
     "gib": 2**30,
 }
+_TIMES = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 _NUMBER = re.compile(r"([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*([a-z%]*)$", re.IGNORECASE)
 
 
@@ -29,8 +30,8 @@ class Target:
     """What may remain of one metric: a fraction of the original, or an absolute number.
 
     Attributes:
-        metric: The metric.
-        value: At most 1: a fraction of the original. Above 1: the number itself.
+        metric: One of :data:`METRICS`.
+        value: At most 1: a fraction of the original. Above 1: the number itself (of latency: milliseconds).
         absolute: Whether a value of at most 1 is a number too, since it was written with a unit (``0.0005k``).
     """
 
@@ -40,16 +41,23 @@ class Target:
 
     def limit(self, original: float) -> float:
         """The absolute number for a model that costs ``original``."""
-        return self.value if self.absolute or self.value > 1 else self.value * original
+        return self.value * original if self.relative else self.value
+
+    @property
+    def relative(self) -> bool:
+        """Whether the value is a fraction of the original."""
+        return self.value <= 1 and not self.absolute
 
     def __str__(self) -> str:
-        if self.absolute and self.value <= 1:
+        if self.metric == "latency" and not self.relative:
+            return f"{self.metric}={self.value:.15g}ms"
+        if self.absolute:
             return f"{self.metric}={self.value / 1e3:.15g}k"
         return f"{self.metric}={self.value:.15g}"
 
 
 def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> tuple[Target, ...]:
-    """Reads ``{"macs": 0.5}``, ``"macs=0.5"``, ``["macs=50%", "bytes=2MB"]``.
+    """Reads ``{"macs": 0.5}``, ``"macs=0.5"``, ``["macs=50%", "bytes=2MB"]``, ``"latency=5ms"`` (held as milliseconds).
 
     Raises:
         TargetError: A metric is unknown, or a value is not a positive number.
@@ -67,15 +75,20 @@ def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> t
 def _target(metric: str, text: str) -> Target:
     if metric not in METRICS:
         raise TargetError(f"unknown target '{metric}'; expected one of {', '.join(METRICS)}, as in 'macs=0.5'")
+    units = {"": 1.0, **_TIMES} if metric == "latency" else _SUFFIXES
     match = _NUMBER.match(text)
     suffix = match.group(2).lower() if match else ""
-    if match is None or suffix not in (*_SUFFIXES, "%"):
+    if match is None or suffix not in (*units, "%"):
+        example = "5ms" if metric == "latency" else "2M"
         raise TargetError(
-            f"cannot read '{text}' of target '{metric}'; expected a fraction like 0.5 or 50%, or a number like 2M"
+            f"cannot read '{text}' of target '{metric}'; "
+            f"expected a fraction like 0.5 or 50%, or a number like {example}"
         )
-    value = float(match.group(1)) * (0.01 if suffix == "%" else _SUFFIXES[suffix])
+    value = float(match.group(1)) * (0.01 if suffix == "%" else units[suffix])
+    if metric == "latency" and not suffix and value > 1:
+        raise TargetError(f"target 'latency={text}' has no unit; expected a fraction like 0.6, or a time like {text}ms")
     if suffix == "%" and value > 1:
         raise TargetError(f"target '{metric}={text}' asks for more than the original has; expected at most 100%")
     if value <= 0:
         raise TargetError(f"target '{metric}={text}' keeps nothing; expected a number above 0")
-    return Target(metric, value, absolute=value <= 1 and suffix not in ("", "%"))
+    return Target(metric, value, absolute=suffix not in ("", "%") and value <= 1)

@@ -15,12 +15,21 @@ from graphprune.report.curves import finite
 
 @dataclass(frozen=True)
 class Cost:
-    """One metric before and after."""
+    """One metric before and after.
+
+    Attributes:
+        metric: ``macs``, ``params``, ``bytes``, or (in milliseconds) ``latency``.
+        before: Of the original.
+        after: Of the pruned model; for latency, as predicted by the profile.
+        requested: What was allowed.
+        measured: For latency, what was measured: its fraction of the original, measured together, times ``before``.
+    """
 
     metric: str
     before: float
     after: float
     requested: float | None = None
+    measured: float | None = None
 
     @property
     def fraction(self) -> float:
@@ -93,7 +102,7 @@ class Report:
     blocks: tuple[BlockRow, ...] = ()
 
     def cost(self, metric: str) -> Cost:
-        """The row of a metric (``macs``, ``params`` or ``bytes``)."""
+        """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
         return next(cost for cost in self.costs if cost.metric == metric)
 
     def to_dict(self) -> dict[str, Any]:

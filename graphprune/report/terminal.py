@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from graphprune.pipeline.state import Check
+from graphprune.planning.latency import Profile
 from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
 
@@ -39,6 +40,13 @@ def render_report(report: Report, *, title: str) -> RenderableType:
         costs.add_column(column, justify=justify)  # type: ignore[arg-type]
     for cost in report.costs:
         allowed = "" if cost.requested is None else f"{cost.requested / cost.before:.1%}"
+        if cost.metric == "latency":
+            before = f"{cost.before:.3g} ms"
+            costs.add_row("latency, predicted", before, f"{cost.after:.3g} ms", f"{cost.fraction:.1%}", allowed)
+            if cost.measured is not None:
+                share = f"{cost.measured / cost.before:.1%}"
+                costs.add_row("latency, measured", before, f"{cost.measured:.3g} ms", share, allowed)
+            continue
         costs.add_row(_UNITS[cost.metric], amount(cost.before), amount(cost.after), f"{cost.fraction:.1%}", allowed)
     for row in report.latency:
         name = f"latency, {row.threads} thread{'s' if row.threads > 1 else ''}"
@@ -196,3 +204,24 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
         blocked.caption = f"... and {len(inspection.blockers) - 15} more (--json lists all)"
     parts.extend(["", blocked])
     return Stack(*parts)
+
+
+def render_profile(profile: Profile, *, title: str) -> RenderableType:
+    """The table of ``graphprune profile``."""
+    table = Table(title="slowest operators", title_justify="left", show_edge=False)
+    table.add_column("operators")
+    for column in ("whole, ms", "smallest, ms", "widths"):
+        table.add_column(column, justify="right")
+    slowest = sorted(profile.entries.values(), key=lambda entry: -entry.milliseconds[-1])
+    for entry in slowest[:_MOST_GROUPS]:
+        widths = "x".join(str(len(axis)) for axis in entry.axes) or "1"
+        table.add_row(
+            escape(entry.label), f"{entry.milliseconds[-1]:.3f}", f"{entry.milliseconds[0]:.3f}", escape(widths)
+        )
+    head = (
+        f"[bold]{escape(title)}[/]: {len(profile.entries)} operator shapes on {escape(str(profile.machine))}\n"
+        f"whole model {profile.whole:.3g} ms; sum of its operators {profile.summed:.3g} ms; correction "
+        f"{profile.correction:.3g}"
+    )
+    skipped = f"{len(profile.skipped)} segments cannot be run alone and count as constant" if profile.skipped else ""
+    return Stack(head, "", table, *([f"[yellow]note:[/] {skipped}"] if skipped else []))

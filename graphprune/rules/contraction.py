@@ -145,34 +145,59 @@ def sdpa(q: Shape, k: Shape, v: Shape, mask: Shape | None, *, scale: float | Non
 
 
 def einsum(equation: str, operands: Sequence[Shape], *, weights: bool = False) -> Rule:
-    """Any einsum equation without ellipsis and without repeated letters in one operand."""
-    left, _, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    if "->" not in equation:
-        right = "".join(sorted(letter for letter in set(left) if letter != "," and left.count(letter) == 1))
-    if "." in equation or any(len(set(term)) != len(term) for term in terms):
-        raise RuleError(f"einsum equation '{equation}' has an ellipsis or a repeated letter; no rule is known for it")
+    """Any einsum equation: ``bhqd,bkhd->bhqk``, with an ellipsis, broadcast axes, diagonals (``ii->i``) and sums.
+
+    Args:
+        equation: As NumPy and torch read it; without ``->`` the result has the letters that occur once, sorted.
+        operands: The shapes.
+        weights: Whether an operand is a stored weight; otherwise the product is taken for attention.
+
+    Raises:
+        RuleError: The equation does not fit the shapes.
+    """
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    written = left.split(",")
+    if len(written) != len(operands):
+        raise RuleError(f"einsum equation '{equation}' names {len(written)} operands, there are {len(operands)}")
+    spreads = [
+        len(shape) - len(term.replace("...", "")) if "." in term else 0
+        for term, shape in zip(written, operands, strict=True)
+    ]
+    spread = max(spreads)
+    if not arrow:
+        letters = left.replace("...", "").replace(",", "")
+        right = "..." * (spread > 0) + "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    terms = [_labels(term, n) for term, n in zip(written, spreads, strict=True)]
+    result = _labels(right, spread if "." in right else 0)
     sizes: dict[str, int] = {}
     for term, shape in zip(terms, operands, strict=True):
-        for letter, size in zip(term, shape, strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-    dims = {letter: axis(letter, size) for letter, size in sizes.items()}
+        if len(term) != len(shape):
+            raise RuleError(f"einsum equation '{equation}' does not fit an operand of shape {list(shape)}")
+        for label, size in zip(term, shape, strict=True):
+            sizes[label] = max(size, sizes.get(label, 1))
+    dims = {label: axis(label.strip("."), size) for label, size in sizes.items()}
     layouts = tuple(
-        tuple(ONE if size == 1 else dims[letter] for letter, size in zip(term, shape, strict=True))
+        tuple(ONE if size == 1 else dims[label] for label, size in zip(term, shape, strict=True))
         for term, shape in zip(terms, operands, strict=True)
     )
     labels: dict[Factor, str] = {}
-    for letter, dim in dims.items():
-        everywhere = all(letter in term for term in terms) and letter in right
-        contracted = letter not in right
-        label = "neuron" if weights else "head" if everywhere else "qk-dim" if contracted else "value-dim"
-        labels.update((factor, label) for factor in factors_of(dim))
+    for label, dim in dims.items():
+        everywhere = all(label in term for term in terms) and label in result
+        contracted = label not in result
+        kind = "neuron" if weights else "head" if everywhere else "qk-dim" if contracted else "value-dim"
+        labels.update((factor, kind) for factor in factors_of(dim) if len(terms) > 1)
     return Rule(
         layouts,
-        (tuple(dims[letter] for letter in right),),
+        (tuple(dims[label] for label in result),),
         macs=(tuple(dims.values()),) if len(terms) > 1 else (),
         labels=labels,
     )
+
+
+def _labels(term: str, n_spread: int) -> list[str]:
+    """The labels of a term's axes; those of an ellipsis are numbered from its end."""
+    before, dots, after = term.partition("...")
+    return [*before, *(f".e{i}" for i in reversed(range(n_spread if dots else 0))), *after]
 
 
 def gemm(a: Shape, b: Shape, c: Shape | None, y: Shape, *, trans_a: bool = False, trans_b: bool = False) -> Rule:

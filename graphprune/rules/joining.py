@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphprune.ir.dims import Dim, Factor, concat, factors_of, product
 from graphprune.ir.rule import Rule, Shape, SizeSlot
@@ -21,6 +22,7 @@ def joined(operands: Sequence[Shape], at: int) -> Rule:
     return Rule(
         tuple(_replace(dims, at, part) for part in parts),
         (_replace(dims, at, concat(*parts)),),
+        carries=tuple(range(len(parts))),
     )
 
 
@@ -34,6 +36,7 @@ def split(operand: Shape, at: int, sizes: Sequence[int], *, slot: str | None = N
         (_replace(dims, at, concat(*parts)), *(None for _ in range(n_operands - 1))),
         tuple(_replace(dims, at, part) for part in parts),
         sizes=slots,
+        carries=(0,),
     )
 
 
@@ -78,19 +81,23 @@ def sliced(
         if stop_slot is not None and not open_end:
             slots.append(_bound(stop_slot, stop, concat(before, middle), after))
         whole = concat(before, middle, after)
-        return Rule((_replace(dims, at, whole), *rest), (_replace(dims, at, middle),), sizes=tuple(slots))
+        return Rule((_replace(dims, at, whole), *rest), (_replace(dims, at, middle),), sizes=tuple(slots), carries=(0,))
     if step > 1 and size % step == 0 and first < step and length == size // step:
         major, minor = axis("q", size // step), axis("step", step)
         fixed = dict.fromkeys(factors_of(minor), f"a slice takes every {step}-th position of this axis")
         slots_ = () if open_end or stop_slot is None else (SizeSlot(stop_slot[0], product(major, minor), stop_slot[1]),)
         return Rule(
-            (_replace(dims, at, product(major, minor)), *rest), (_replace(dims, at, major),), fixed, sizes=slots_
+            (_replace(dims, at, product(major, minor)), *rest),
+            (_replace(dims, at, major),),
+            fixed,
+            sizes=slots_,
+            carries=(0,),
         )
     reason = f"a slice with step {step} walks along this axis"
     shape = (*operand[:at], max(length, len(range(first, last if stop >= -size else -1, step))), *operand[at + 1 :])
     own = axis("y", shape[at])
     fixed = {factor: reason for dim in (dims[at], own) for factor in factors_of(dim)}
-    return Rule((dims, *rest), (_replace(dims, at, own),), fixed)
+    return Rule((dims, *rest), (_replace(dims, at, own),), fixed, carries=(0,))
 
 
 SizeName = tuple[str, int | None]
@@ -113,14 +120,14 @@ def selected(operand: Shape, at: int, *, n_operands: int = 1) -> Rule:
     at %= len(operand)
     dims = axes("x", operand)
     fixed = dict.fromkeys(factors_of(dims[at]), "one position of this axis is selected")
-    return Rule((dims, *(None for _ in range(n_operands - 1))), ((*dims[:at], *dims[at + 1 :]),), fixed)
+    return Rule((dims, *(None for _ in range(n_operands - 1))), ((*dims[:at], *dims[at + 1 :]),), fixed, carries=(0,))
 
 
 def unbound(operand: Shape, at: int) -> Rule:
     """All positions of an axis as results of their own: ``n a h -> n h, n h, ...``."""
     at %= len(operand)
     rule = selected(operand, at)
-    return Rule(rule.operands, rule.results * operand[at], rule.fixed)
+    return replace(rule, results=rule.results * operand[at])
 
 
 def stacked(operands: Sequence[Shape], at: int) -> Rule:
@@ -129,7 +136,7 @@ def stacked(operands: Sequence[Shape], at: int) -> Rule:
     dims = axes("x", operands[0])
     new = axis("stack", len(operands))
     fixed: dict[Factor, str] = dict.fromkeys(factors_of(new), "tensors are stacked along this axis")
-    return Rule((dims,) * len(operands), ((*dims[:at], new, *dims[at:]),), fixed)
+    return Rule((dims,) * len(operands), ((*dims[:at], new, *dims[at:]),), fixed, carries=tuple(range(len(operands))))
 
 
 def padded(operand: Shape, before: Sequence[int], after: Sequence[int], *, constant: bool, n_operands: int = 1) -> Rule:

@@ -36,7 +36,7 @@ def reshape(
     if slot is not None:
         raw = stored if stored is not None else result
         slots = tuple(SizeSlot(slot, dim, i) for i, dim in enumerate(after) if i < len(raw) and raw[i] not in (-1, 0))
-    return Rule((before, *(None for _ in range(n_operands - 1))), (after,), fixed, sizes=slots)
+    return Rule((before, *(None for _ in range(n_operands - 1))), (after,), fixed, sizes=slots, carries=(0,))
 
 
 def _refine(operand: Shape, result: Shape) -> tuple[tuple[Dim, ...], tuple[Dim, ...], dict[Factor, str]]:
@@ -85,7 +85,7 @@ def _block_end(left: list[list[int]], right: list[list[int]], a: int, b: int) ->
 def transpose(operand: Shape, order: Sequence[int]) -> Rule:
     """A permutation of axes: result axis ``i`` is operand axis ``order[i]``."""
     dims = axes("x", operand)
-    return Rule((dims,), (tuple(dims[i] for i in order),))
+    return Rule((dims,), (tuple(dims[i] for i in order),), carries=(0,))
 
 
 def expand(
@@ -114,7 +114,7 @@ def expand(
         if i >= offset and operand[i - offset] == 1
         for factor in factors_of(dim)
     }
-    return Rule((before, *(None for _ in range(n_operands - 1))), (dims,), sizes=slots, labels=labels)
+    return Rule((before, *(None for _ in range(n_operands - 1))), (dims,), sizes=slots, labels=labels, carries=(0,))
 
 
 def tile(
@@ -128,7 +128,7 @@ def tile(
     after = tuple(product(c, r) if interleave else product(r, c) for r, c in zip(times, padded, strict=True))
     slots = () if slot is None else tuple(SizeSlot(slot, r, i) for i, r in enumerate(times) if r is not ONE)
     labels = {factor: "repeat" for r in times for factor in factors_of(r)}
-    return Rule((before, *(None for _ in range(n_operands - 1))), (after,), sizes=slots, labels=labels)
+    return Rule((before, *(None for _ in range(n_operands - 1))), (after,), sizes=slots, labels=labels, carries=(0,))
 
 
 def create(result: Shape, *, slot: str | None = None, n_operands: int = 0) -> Rule:

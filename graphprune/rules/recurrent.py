@@ -23,9 +23,10 @@ def recurrent(
     """An LSTM (4 gates, 2 states), GRU (3, 1) or plain RNN (1, 1) over all layers and directions.
 
     ``t b i, l b h, l b h, (gate h) i, (gate h) h, (gate h), (gate h) -> t b h, l b h, l b h``: the rows of the weights
-    are blocks, one for each gate. The states of all layers and directions are one tensor, so that they share ``h``;
-    two directions give the output ``h+h``. A removed unit is one whose weights, bias and initial state are zero: then
-    its state stays zero, and the others do not see it.
+    are blocks, one for each gate. The states of all layers and directions are one tensor with one hidden size, so that
+    they share ``h``: to cut each layer on its own, the call would have to be taken apart, and the user's module with
+    it. Layers that are calls of their own are groups of their own. Two directions give the output ``h+h``. A removed
+    unit is one whose weights, bias and initial state are zero: then its state stays zero, and the others do not see it.
 
     Args:
         operands: The input, the states, and the parameters as torch orders them (layer by layer, direction by
@@ -63,5 +64,5 @@ def recurrent(
     fixed.update(dict.fromkeys(factors_of(gate), "gates of a recurrent layer"))
     fixed.update(dict.fromkeys(factors_of(layer), "layers and directions of a recurrent layer"))
     states = ((layer, b, h),) * n_states
-    labels = {factor: "neuron" for dim in (i, h) for factor in factors_of(dim)}
+    labels = dict.fromkeys(factors_of(i), "neuron") | dict.fromkeys(factors_of(h), "recurrent")
     return Rule(((*lead, i), *states, *cells), ((*lead, out), *states), fixed, macs=tuple(macs), labels=labels)

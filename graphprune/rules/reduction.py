@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from graphprune.ir.dims import Factor, factors_of
+from graphprune.ir.dims import factors_of
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.contraction import axes
 
-Statistic = Literal["sum", "mean", "other"]
+Statistic = Literal["sum", "mean", "choice", "other"]
 
 
 def reduce(
@@ -17,20 +17,19 @@ def reduce(
 ) -> Rule:
     """A reduction over some axes (``None`` or empty: all).
 
-    A removed unit adds zero to a ``sum`` (or an L2 norm), shifts a ``mean`` (normalized), and makes anything else wrong
-    (fixed): the maximum of negative numbers is not that of the same numbers and a zero.
+    A removed unit adds zero to a ``sum`` (or an L2 norm), shifts a ``mean`` (normalized), cannot be the ``choice`` of
+    a maximum (which may shift what is chosen), and makes anything else wrong (fixed).
     """
     rank = len(operand)
     at = {i % rank for i in reduced} if reduced else set(range(rank))
     dims = axes("x", operand)
     inner = [factor for i in sorted(at) for factor in factors_of(dims[i])]
-    fixed: dict[Factor, str] = {}
-    if statistic == "other":
-        fixed = dict.fromkeys(inner, f"'{op}' reduces over this axis")
+    reason = dict.fromkeys(inner, f"'{op}' reduces over this axis")
     result = tuple(axes("one", (1,))[0] if i in at else dims[i] for i in range(rank) if keep or i not in at)
     return Rule(
         (dims, *(None for _ in range(n_operands - 1))),
         (result,),
-        fixed,
+        reason if statistic == "other" else {},
         frozenset(inner) if statistic == "mean" else frozenset(),
+        choices=reason if statistic == "choice" else {},
     )

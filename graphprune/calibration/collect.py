@@ -1,0 +1,227 @@
+"""Collecting statistics: one walk over the calibration batches, tapping what consumers read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis
+from graphprune.calibration.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
+from graphprune.calibration.moments import Moments
+from graphprune.errors import OptionError
+from graphprune.files import replaced
+from graphprune.pipeline.host import Array, Arrays, Host
+from graphprune.planning.plan import fingerprint
+
+MEMORY = 2 << 30
+"""Bytes that products of moments may take at a time; what does not fit is collected in further walks."""
+ROWS_PER_COLUMN = 8
+"""Positions that are counted for each column of a product: more of them say little more and take as much longer."""
+LEAST_ROWS = 8192
+"""Positions that are counted at least, where the data has them."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of what the consumers of prunable groups read, on the dense model.
+
+    Attributes:
+        consumers: For each group, by name, the consumers of its units.
+        moments: By source (see :attr:`Consumer.source`).
+        energies: By node: the variance of the consumer's target, summed over channels.
+        samples: How many samples were seen.
+        fingerprint: Of the model's structure.
+    """
+
+    consumers: Mapping[str, Sequence[Consumer]]
+    moments: Mapping[Source, Moments]
+    energies: Mapping[str, float]
+    samples: int = 0
+    fingerprint: str = ""
+
+    def fits(self, analysis: Analysis, *, full: bool) -> bool:
+        """Whether these are the statistics of an analysed model, with products where ``full``."""
+        groups = {group.name for group in analysis.groups}
+        complete = not full or all(each.product is not None for each in self.moments.values())
+        return complete and self.fingerprint == fingerprint(analysis.graph) and groups >= set(self.consumers)
+
+    def save(self, path: str | Path) -> None:
+        """Writes an ``.npz`` file, whole or not at all.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        arrays: dict[str, NDArray[Any]] = {}
+        for i, moments in enumerate(self.moments.values()):
+            arrays.update({f"{i}.{name}": array for name, array in moments.arrays().items()})
+        about = {
+            "samples": self.samples,
+            "fingerprint": self.fingerprint,
+            "sources": [_text(source) for source in self.moments],
+            "energies": dict(self.energies),
+        }
+        with replaced(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+
+    @staticmethod
+    def load(path: str | Path, host: Host, analysis: Analysis) -> Statistics:
+        """Reads what :meth:`save` wrote, for the same model.
+
+        Raises:
+            OptionError: The file is no such file, or belongs to another model.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                tables: dict[int, dict[str, NDArray[Any]]] = {}
+                for key in file.files:
+                    if key != "about":
+                        at, _, name = key.partition(".")
+                        tables.setdefault(int(at), {})[name] = file[key]
+            sources = about["sources"]
+        except (OSError, ValueError, KeyError) as error:
+            raise OptionError(f"cannot read statistics from '{path}': {error}; give a file that was saved") from error
+        if about["fingerprint"] != fingerprint(analysis.graph):
+            raise OptionError(f"the statistics in '{path}' belong to another model; collect them again")
+        consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
+        known = {_text(c.source): c.source for each in consumers.values() for c in each}
+        moments = {known[text]: Moments.from_arrays(tables[i]) for i, text in enumerate(sources) if text in known}
+        return Statistics(consumers, moments, about["energies"], int(about["samples"]), about["fingerprint"])
+
+
+def _text(source: Source) -> str:
+    return repr(source)
+
+
+def collect(
+    host: Host,
+    analysis: Analysis,
+    batches: Iterable[Arrays],
+    *,
+    full: bool = True,
+    memory: int = MEMORY,
+    progress: Progress = lambda done, total: None,
+) -> Statistics:
+    """Walks over the data and takes the moments of everything that prunable units flow into.
+
+    Args:
+        host: The model.
+        analysis: Its analysis.
+        batches: Inputs by name; walked over once for each chunk of what fits into memory.
+        full: Whether to take all products (for least squares), or the diagonal only.
+        memory: Bytes that products may take at a time.
+        progress: Told how many batches of how many are done.
+
+    Returns:
+        The statistics; summed over the processes of ``torch.distributed`` where it is initialised.
+    """
+    by_group = consumers_of(analysis, find_consumers(host, analysis.graph))
+    sources = list(dict.fromkeys(consumer.source for each in by_group.values() for consumer in each))
+    widths = {source: _width(source, analysis) for source in sources}
+    chunks = list(_chunks(sources, widths, memory if full else 1 << 62))
+    batches = list(batches) if not hasattr(batches, "__len__") else batches
+    n_batches = len(batches)  # type: ignore[arg-type]
+    moments: dict[Source, Moments] = {}
+    targets: dict[str, Source] = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
+    sizes: dict[Source, int] = {s: analysis.graph.values[s[0]].shape[s[1]] for s in targets.values() if s not in widths}
+    spread = {source: Moments.zeros(1, size, full=False) for source, size in sizes.items()}
+    for n, chunk in enumerate(chunks):
+        taken = {s: Moments.zeros(s[2], widths[s] // s[2], full=full) for s in chunk}
+        walk(
+            host,
+            batches,
+            {**taken, **spread} if n == 0 else taken,
+            n_batches,
+            progress=lambda done, n=n: progress(n * n_batches + done, len(chunks) * n_batches),  # type: ignore[misc]
+        )
+        moments.update(taken)
+    samples = reduce_over_processes([*moments.values(), *spread.values()], _samples(batches))
+    everything = {**moments, **spread}
+    energies = {node: float(everything[source].variance.sum()) or 1.0 for node, source in targets.items()}
+    return Statistics(by_group, moments, energies, samples, fingerprint(analysis.graph))
+
+
+def walk(
+    host: Host,
+    batches: Iterable[Arrays],
+    taken: Mapping[Any, Moments],
+    n_batches: int,
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+    seed: int = 0,
+) -> None:
+    """One walk over the batches, adding to the moments of some sources."""
+    names = list(dict.fromkeys(source[0] for source in taken))
+    run = host.stretch(None, names)
+    rng = np.random.default_rng(seed)
+    for done, batch in enumerate(batches):
+        _, arrays = run(batch)
+        for source, moments in taken.items():
+            activation = arrays[source[0]]
+            moments.add(inputs_of(source, activation, picked(source, activation, n_batches, moments, rng)))
+        progress(done + 1)
+
+
+def picked(
+    source: Source, activation: Array, n_batches: int, moments: Moments, rng: np.random.Generator
+) -> NDArray[np.int64] | None:
+    """Which positions of a batch are counted: all of them, or a random choice where they are many."""
+    n = count_of(source, activation)
+    columns = moments.total.shape[1]
+    quota = -(-max(LEAST_ROWS, ROWS_PER_COLUMN * columns) // max(1, n_batches))
+    return None if n <= quota else np.sort(rng.choice(n, quota, replace=False)).astype(np.int64)
+
+
+def _width(source: Source, analysis: Analysis) -> int:
+    value, axis, _, window = source
+    kernel = int(np.prod(window.kernel)) if window is not None else 1
+    return analysis.graph.values[value].shape[axis] * kernel
+
+
+def _chunks(sources: Sequence[Source], widths: Mapping[Source, int], memory: int) -> Iterator[list[Source]]:
+    chunk: list[Source] = []
+    used = 0
+    for source in sources:
+        size = 8 * widths[source] ** 2 // source[2]
+        if chunk and used + size > memory:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(source)
+        used += size
+    if chunk:
+        yield chunk
+
+
+def _samples(batches: Iterable[Arrays]) -> int:
+    known = getattr(batches, "samples", None)
+    return int(known) if known is not None else sum(len(next(iter(batch.values()))) for batch in batches)
+
+
+def reduce_over_processes(moments: Iterable[Moments], samples: int) -> int:
+    """Sums moments over the processes of ``torch.distributed``, if there are several; returns all samples."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return samples
+    assert torch is not None
+    total = torch.tensor(samples)
+    distributed.all_reduce(total)
+    for each in moments:
+        for name, array in each.arrays().items():
+            tensor = torch.from_numpy(np.array(array, dtype=np.float64))
+            distributed.all_reduce(tensor)
+            if name == "count":
+                each.count = int(tensor)
+            else:
+                setattr(each, name, tensor.numpy().reshape(array.shape))
+    return int(total)

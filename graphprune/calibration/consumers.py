@@ -1,0 +1,250 @@
+"""Consumers: the nodes that read the units of a group through a stored weight, and their weighted sums as matrices.
+
+A consumer contracts an axis of an activation with an axis of a weight. Removing units removes columns of that weight,
+which is where their loss is felt, where it is measured, and where it can be made good. Consumers are read off the
+rules of the nodes: an axis that occurs in the activation and in the weight and not in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.ir.dims import Dim, Factor, factors_of
+from graphprune.ir.graph import Graph, Node
+from graphprune.pipeline.host import Array, Host, Window
+
+Source = tuple[str, int, int, Window | None]
+"""What moments are taken of: a value, its axis, in how many groups, through which window."""
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A weighted sum over an axis of an activation: ``y[.., (g r)] = Σ_c x[.., (g c)] w[(g r), c] + b``.
+
+    Attributes:
+        node: The node.
+        value: The activation.
+        axis: Its axis that is summed over.
+        weight: The stored weight.
+        column_axis: The weight's axis that is summed over.
+        row_axis: The weight's axis that stays.
+        result: The node's result.
+        channel: The axis of the result along which the rows lie.
+        groups: How many groups a grouped convolution has; one otherwise.
+        window: Of a convolution: what it sees at each position.
+        scattered: Whether the sum is spread over several positions (a transposed convolution): its kernel counts as
+            rows then, which is exact where windows do not overlap.
+        bias: The stored bias that is added to the result, wherever the graph does it, if there is one.
+        target: What a refit should restore: the result, or, where nothing else reads it, the sum of a residual
+            branch that it is added to.
+        plain: Whether the weight is read by this node only, so that it may be refitted.
+    """
+
+    node: str
+    value: str
+    axis: int
+    weight: str
+    column_axis: int
+    row_axis: int
+    result: str
+    channel: int
+    groups: int = 1
+    window: Window | None = None
+    scattered: bool = False
+    bias: str | None = None
+    target: str = ""
+    plain: bool = True
+
+    @property
+    def source(self) -> Source:
+        """What its moments are taken of; consumers of one activation share them."""
+        return (self.value, self.axis, self.groups, self.window)
+
+    def matrix(self, weight: Array) -> NDArray[np.float64]:
+        """The weight as ``[g, rows, columns]``; columns run over channels first, then positions of the window."""
+        if self.scattered:  # (g c) r k -> g (r k) c
+            table = weight.reshape(self.groups, -1, prod(weight.shape[1:])).transpose(0, 2, 1)
+        else:
+            table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
+            table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
+        return table.astype(np.float64)
+
+    def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The weight of this shape whose :meth:`matrix` it is."""
+        if self.scattered:
+            return matrix.transpose(0, 2, 1).reshape(shape)
+        moved = np.moveaxis(np.empty(shape, np.bool_), (self.row_axis, self.column_axis), (0, 1)).shape
+        return np.moveaxis(matrix.reshape(moved), (0, 1), (self.row_axis, self.column_axis))
+
+    def rows_of(self, result: Array, pick: NDArray[np.int64] | None) -> NDArray[np.float64]:
+        """Some positions of the result (or the target) as ``[n, (g r)]``."""
+        table = np.moveaxis(result, self.channel, -1)
+        table = table.reshape(-1, table.shape[-1])
+        return np.asarray(table if pick is None else table[pick], np.float64)
+
+
+def inputs_of(source: Source, activation: Array, pick: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """Some positions of an activation as ``[n, g, columns]``, the order of columns as in :meth:`Consumer.matrix`."""
+    _, axis, groups, window = source
+    if window is None:
+        table = np.moveaxis(activation, axis, -1)
+        table = table.reshape(-1, groups, table.shape[-1] // groups)
+        return np.asarray(table if pick is None else table[pick], np.float64)
+    seen = window.view(activation)
+    places = seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]
+    index = np.unravel_index(np.arange(prod(places)) if pick is None else pick, places)
+    table = np.moveaxis(seen, 1, -1 - len(window.kernel))[tuple(index)]
+    return np.asarray(table, np.float64).reshape(len(table), groups, -1)
+
+
+def count_of(source: Source, activation: Array) -> int:
+    """How many positions :func:`inputs_of` can pick from."""
+    _, axis, _, window = source
+    if window is None:
+        return int(activation.size // activation.shape[axis])
+    seen = window.view(activation)
+    return int(prod(seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]))
+
+
+def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
+    """All consumers of a graph in order, or those that read ``values``."""
+    wanted = None if values is None else frozenset(values)
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in dict.fromkeys(node.operands):
+            if name is not None:
+                readers.setdefault(name, []).append(node)
+    found = []
+    for node in graph.nodes:
+        consumer = _consumer(host, graph, node, readers)
+        if consumer is not None and (wanted is None or consumer.value in wanted):
+            found.append(consumer)
+    return tuple(found)
+
+
+def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]]) -> Consumer | None:
+    rule = node.rule
+    if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
+        return None
+    result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
+    laid_out = [
+        (name, layout)
+        for name, layout in zip(node.operands, rule.operands, strict=False)
+        if name is not None and layout is not None
+    ]
+    weights = [(n, lay) for n, lay in laid_out if graph.values[n].kind == "parameter" and len(lay) > 1]
+    others = [(n, lay) for n, lay in laid_out if graph.values[n].kind in ("computed", "input")]
+    if len(weights) != 1 or len(others) != 1:
+        return None
+    (weight, of_weight), (value, of_value) = weights[0], others[0]
+    in_weight = {f for dim in of_weight for f in factors_of(dim)}
+    summed = {f for dim in of_value for f in factors_of(dim)} & in_weight - kept
+    if not summed:
+        return None
+    axis = _only(of_value, summed)
+    column_axis = _only(of_weight, summed)
+    in_value = {f for dim in of_value for f in factors_of(dim)}
+    rows = (kept & in_weight) - in_value
+    row_axis = _only(of_weight, rows) if rows else None
+    channel = _only(rule.results[0], rows) if rows else None
+    if axis is None or column_axis is None or row_axis is None or channel is None:
+        return None
+    shared = [f for f in factors_of(of_value[axis]) if f not in summed]
+    groups = prod(f.size for f in shared)
+    window, scattered = host.window(node.name), False
+    if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
+        if len(of_value) != len(of_weight) or column_axis != 0:
+            return None  # neither a product with a matrix nor a convolution
+        scattered = True
+    bias, after = _bias(host, graph, node, result, readers, channel)
+    return Consumer(
+        node.name,
+        value,
+        axis,
+        weight,
+        column_axis,
+        row_axis,
+        result,
+        channel,
+        groups,
+        window,
+        scattered,
+        bias,
+        after if scattered else _target(host, graph, after, readers),
+        len(readers[weight]) == 1,
+    )
+
+
+def _only(layout: Iterable[Dim], factors: set[Factor]) -> int | None:
+    """The one axis in which all of these factors lie."""
+    axes = [i for i, dim in enumerate(layout) if not factors.isdisjoint(factors_of(dim))]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _bias(
+    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], channel: int
+) -> tuple[str | None, str]:
+    """The bias of a node, an operand of its own or added to its result by the only reader; and the sum's name."""
+
+    def own(name: str | None, shape: tuple[int, ...]) -> bool:
+        return (
+            name is not None
+            and graph.values[name].kind == "parameter"
+            and graph.values[name].shape == shape
+            and len(readers[name]) == 1
+        )
+
+    rank, rows = len(graph.values[result].shape), graph.values[result].shape[channel]
+    for name in node.operands[2:]:
+        if own(name, (rows,)):
+            return name, result
+    users = readers.get(result, [])
+    if len(users) == 1 and result not in graph.outputs and host.adds(users[0].name):
+        total = users[0].results[0]
+        for name in users[0].operands:
+            if own(name, (rows, *[1] * (rank - 1 - channel))) and total is not None:
+                return name, total
+    return None, result
+
+
+def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> str:
+    """The residual sum that a result is added to, or the result."""
+    users = readers.get(result, [])
+    if len(users) != 1 or result in graph.outputs or not host.adds(users[0].name):
+        return result
+    others = [name for name in users[0].operands if name is not None and name != result]
+    total = users[0].results[0]
+    if len(others) != 1 or total is None or graph.values[others[0]].stored:
+        return result
+    same = graph.values[others[0]].shape == graph.values[result].shape == graph.values[total].shape
+    return total if same else result
+
+
+def consumers_of(analysis: Analysis, consumers: Iterable[Consumer]) -> dict[str, list[Consumer]]:
+    """For each group that has some, by name: the consumers of its units."""
+    by_factor: dict[Factor, Group] = {group.factor: group for group in analysis.groups}
+    found: dict[str, list[Consumer]] = {}
+    for consumer in consumers:
+        dim = analysis.layouts[consumer.value][consumer.axis]
+        for factor in dict.fromkeys(factors_of(dim)):
+            if factor in by_factor:
+                found.setdefault(by_factor[factor].name, []).append(consumer)
+    return found
+
+
+def columns_of(consumer: Consumer, units: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
+    """For each column ``[g, columns]`` of the matrix the unit of the activation's position that it belongs to.
+
+    Args:
+        consumer: The consumer.
+        units: The unit of each position of the activation's axis, or -1.
+        columns: Columns of the matrix in each group.
+    """
+    per_group = units.reshape(consumer.groups, -1)
+    return np.repeat(per_group, columns // per_group.shape[1], axis=1)

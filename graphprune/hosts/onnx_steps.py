@@ -1,0 +1,186 @@
+"""Going through an ONNX model step by step, and the edits that a refit of weights needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnx_ir as ir
+
+from graphprune.backends.runtime import run_raw
+from graphprune.errors import ModelError
+from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_of
+from graphprune.hosts.onnx_runtime import session_of
+from graphprune.hosts.onnx_store import Store, Stored, inline_array, inline_tensor
+from graphprune.hosts.onnx_surgery import Surgery
+from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window
+
+
+def stretch(
+    proto: onnx.ModelProto,
+    store: Store,
+    inferred: Inferred,
+    have: Collection[str],
+    outputs: Sequence[str],
+    later: Sequence[str],
+) -> Stretch:
+    """A runner of the nodes between what there is and what is wanted; see ``Host.stretch``."""
+    makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    given = frozenset(have)
+    unknown = [name for name in (*outputs, *later) if name not in makers and name not in given | stored]
+    if unknown:
+        raise ModelError(f"the model has no value '{unknown[0]}'; ask for names of values of its graph")
+    now = _needed(proto, makers, outputs, given)
+    done = given | {name for i in now for name in proto.graph.node[i].output if name}
+    rest = _needed(proto, makers, later, done)
+    carried = {name for i in rest for name in operands_of(proto.graph.node[i]) if name in done}
+    carried.update(name for name in later if name in done)
+    wanted = [name for name in dict.fromkeys((*outputs, *sorted(carried))) if name not in given]
+    session = None
+    if now:
+        session = session_of(_part(proto, inferred, sorted(now), given, wanted), store, threads=0)
+
+    def run(values: Carried) -> tuple[dict[str, Any], dict[str, Array]]:
+        results: dict[str, Any] = {} if session is None else run_raw(session, values)
+        found = {**{name: values[name] for name in carried & given}, **results}
+        arrays = {name: np.asarray(values[name] if name in given else results[name]) for name in outputs}
+        return {name: found[name] for name in carried}, arrays
+
+    return run
+
+
+def _needed(
+    proto: onnx.ModelProto, makers: Mapping[str, int], wanted: Sequence[str], given: Collection[str]
+) -> set[int]:
+    """The nodes that must run for some values, where others are given."""
+    found: set[int] = set()
+    pending = [name for name in wanted if name not in given]
+    while pending:
+        at = makers.get(pending.pop())
+        if at is None or at in found:
+            continue
+        found.add(at)
+        pending.extend(name for name in operands_of(proto.graph.node[at]) if name and name not in given)
+    return found
+
+
+def _part(
+    proto: onnx.ModelProto, inferred: Inferred, nodes: Sequence[int], given: Collection[str], wanted: Sequence[str]
+) -> onnx.ModelProto:
+    """The weightless model of some nodes."""
+    part = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name == "graph":
+            continue
+        if field.is_repeated:
+            getattr(part, field.name).extend(value)
+        else:
+            setattr(part, field.name, value)
+    part.graph.name = proto.graph.name or "part"
+    part.graph.node.extend(proto.graph.node[i] for i in nodes)
+    used = {name for node in part.graph.node for name in operands_of(node)}
+    part.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name in used)
+    whole = {value.name: value for value in proto.graph.input}
+    for name in sorted(used & set(given)):
+        declared = whole.get(name)
+        kind = declared.type.tensor_type.elem_type if declared is not None else inferred.types.get(name, 0)
+        if not kind:
+            raise ModelError(f"value '{name}' is no tensor of a known type, so the model cannot be stopped there")
+        rank = len(inferred.shapes[name]) if name in inferred.shapes else None
+        shape = None if rank is None else [None] * rank
+        part.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    return part
+
+
+def window(node: onnx.NodeProto, weight: tuple[int, ...], x: tuple[int, ...]) -> Window | None:
+    """What a convolution sees; ``None`` for any other node and for transposed convolutions."""
+    if node.op_type not in ("Conv", "FusedConv"):
+        return None
+    attributes = attributes_of(node)
+    kernel = weight[2:]
+    n = len(kernel)
+    strides = tuple(attributes.get("strides") or (1,) * n)
+    dilations = tuple(attributes.get("dilations") or (1,) * n)
+    mode = attributes.get("auto_pad", "NOTSET")
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        pads = []
+        for size, k, s, d in zip(x[-n:], kernel, strides, dilations, strict=True):
+            total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
+            less = total // 2
+            pads.append((less, total - less) if mode == "SAME_UPPER" else (total - less, less))
+        return Window(kernel, strides, dilations, tuple(pads))
+    flat = () if mode == "VALID" else attributes.get("pads") or ()
+    flat = flat or (0,) * (2 * n)
+    return Window(kernel, strides, dilations, tuple((int(flat[i]), int(flat[n + i])) for i in range(n)))
+
+
+def replaced(proto: onnx.ModelProto, store: Store, tensors: Arrays) -> tuple[onnx.ModelProto, dict[str, Stored]]:
+    """The model with other values in some stored tensors."""
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    changed = dict(store)
+    for tensor in result.graph.initializer:
+        if tensor.name not in tensors:
+            continue
+        if tensor.name in changed:
+            dtype = changed[tensor.name].base.dtype
+            array = np.asarray(tensors[tensor.name]).reshape(changed[tensor.name].shape).astype(dtype.numpy())
+            changed[tensor.name] = Stored(ir.Tensor(array, dtype=dtype, name=tensor.name))
+        else:
+            old = inline_array(tensor)
+            tensor.CopyFrom(inline_tensor(np.asarray(tensors[tensor.name], old.dtype).reshape(old.shape), tensor))
+    return result, changed
+
+
+def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int]) -> onnx.ModelProto:
+    """The model in which the results of some nodes get a bias of zeros along an axis."""
+    surgery = Surgery(proto)
+    for name, axis in biases.items():
+        node = surgery.nodes[name]
+        result = node.outputs[0]
+        shape = inferred.shapes[result.name]
+        dtype = ir.DataType(inferred.types[result.name]).numpy()
+        base = f"{node.inputs[1].name.removesuffix('.weight')}.bias"
+        if node.op in ("Conv", "ConvTranspose", "Gemm") and (len(node.inputs) < 3 or node.inputs[2].is_empty()):
+            constant = surgery.constant(base, np.zeros(shape[axis], dtype))
+            node.inputs = [*node.inputs[:2], constant]
+            continue
+        constant = surgery.constant(base, np.zeros((shape[axis], *[1] * (len(shape) - 1 - axis)), dtype))
+        bare = surgery.variable(f"{result.name}:unbiased")
+        node.outputs[0] = bare
+        surgery.add("Add", f"{name}:bias", (bare, constant), result)
+    return surgery.result()
+
+
+def gated(
+    proto: onnx.ModelProto, inferred: Inferred, gates: Sequence[Gate]
+) -> tuple[onnx.ModelProto, dict[Gate, tuple[str, tuple[int, ...], Any]]]:
+    """The model with a factor on what some nodes read; for each gate its new input, with shape and type."""
+    surgery = Surgery(proto)
+    found: dict[Gate, tuple[str, tuple[int, ...], Any]] = {}
+    declared = []
+    for gate in gates:
+        node = surgery.nodes[gate.node]
+        shape = inferred.shapes[gate.value]
+        factor = (shape[gate.axis], *[1] * (len(shape) - 1 - gate.axis))
+        kind = inferred.types[gate.value]
+        name = surgery.fresh(f"{gate.node}:gate")
+        variable = gs.Variable(name)
+        surgery.graph.inputs.append(variable)
+        declared.append(onnx.helper.make_tensor_value_info(name, kind, factor))
+        found[gate] = (name, factor, onnx.helper.tensor_dtype_to_np_dtype(kind))
+        for i, operand in enumerate(node.inputs):
+            if operand.name == gate.value:
+                node.inputs[i] = surgery.insert("Mul", f"{name}:product", (operand, variable))
+                break
+    result = surgery.result()
+    for value in result.graph.input:
+        for each in declared:
+            if value.name == each.name:
+                value.CopyFrom(each)
+    return result, found

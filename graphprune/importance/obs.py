@@ -1,0 +1,121 @@
+"""Structured optimal brain surgeon: what the outputs of consumers lose although the other weights are refitted.
+
+Removing the columns ``P`` of a consumer ``y = W x`` and refitting the others costs ``tr(W_P [(Σ⁻¹)_PP]⁻¹ W_Pᵀ)``
+(rung 3 of methods.md §1.4; OBS, ZipLM, OSSCAR). Units go greedily, a few at a time; after each round the weights and
+the inverse are brought up to date, without which the scores mislead. Consumers count relative to the variance of
+their targets and add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.compensation.ladder import damped
+from graphprune.importance.evidence import Evidence, Float, Reading, readings, with_fallback
+
+ROUNDS = 32
+"""In how many rounds the units of a group are removed."""
+RIDGE = 1e-2
+"""Damping of the covariance, as in the refit."""
+
+
+@dataclass
+class Problem:
+    """One group of columns of one consumer: ``W: [rows, c]`` and the inverse of the covariance ``H: [c, c]``.
+
+    Attributes:
+        weight: What is left of the weight, refitted; relative to the root of the target's variance.
+        inverse: What is left of the inverse.
+        columns: For each unit its columns, ``[units, m]``; -1 where a unit has fewer.
+    """
+
+    weight: Float
+    inverse: Float
+    columns: NDArray[np.int64]
+
+    def losses(self, units: NDArray[np.int64]) -> Float:
+        """What the removal of each unit alone costs."""
+        columns = self.columns[units]
+        if columns.shape[1] == 1:
+            c = columns[:, 0]
+            alone: Float = np.square(self.weight[:, c]).sum(axis=0) / self.inverse[c, c]
+            return alone
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        weights = self.weight[:, columns].transpose(1, 2, 0)  # [units, m, rows]
+        found: Float = np.einsum("umr,umr->u", weights, np.linalg.solve(blocks, weights))
+        return found
+
+    def remove(self, units: NDArray[np.int64]) -> float:
+        """Removes units together, refits the others, and says what that has cost."""
+        gone = self.columns[units].ravel()
+        gain = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[gone])  # [p, c]
+        lost = self.weight[:, gone]
+        cost = float(np.einsum("rp,pr->", lost, np.linalg.solve(self.inverse[np.ix_(gone, gone)], lost.T)))
+        self.weight -= lost @ gain
+        self.inverse -= self.inverse[:, gone] @ gain
+        self.weight[:, gone] = 0.0
+        # rows and columns that are gone must not come back by rounding
+        self.inverse[gone, :] = 0.0
+        self.inverse[:, gone] = 0.0
+        self.inverse[gone, gone] = 1.0
+        return cost
+
+
+def obs(evidence: Evidence) -> dict[str, Float]:
+    """Scores whose running sum, lowest first, is the error of the refitted consumers."""
+    statistics = evidence.measured("obs")
+    scores: dict[str, Float] = {}
+    for group in evidence.groups:
+        found = problems(list(readings(evidence, statistics, group)), group.size)
+        if found:
+            scores[group.name] = eliminate(found, group.size)
+    return with_fallback(scores, evidence)
+
+
+def problems(found: Sequence[Reading], size: int, ridge: float = RIDGE) -> list[Problem]:
+    """The problems of a group: one for each consumer and group of columns that reads its units."""
+    result = []
+    for reading in found:
+        covariance = reading.moments.covariance if reading.moments.product is not None else None
+        if covariance is None:
+            continue
+        inverse = np.linalg.inv(damped(covariance, ridge))
+        for g in range(len(inverse)):
+            columns = _columns(reading.units[g], size)
+            if columns is not None:
+                result.append(Problem(reading.matrix[g] / np.sqrt(reading.energy), inverse[g], columns))
+    return result
+
+
+def _columns(units: NDArray[np.int64], size: int) -> NDArray[np.int64] | None:
+    """The columns of each unit, ``[units, m]``; ``None`` where units have different numbers of columns."""
+    counts = np.bincount(units[units >= 0], minlength=size)
+    if not len(counts) or counts.min() != counts.max() or counts.max() == 0:
+        return None
+    order = np.argsort(units, kind="stable")
+    return order[np.count_nonzero(units < 0) :].reshape(size, -1)
+
+
+def eliminate(found: Sequence[Problem], size: int, rounds: int = ROUNDS) -> Float:
+    """Removes all units but one in rounds, the cheapest first, and returns what each has cost."""
+    left = np.arange(size)
+    scores = np.zeros(size)
+    step = max(1, -(-size // rounds))
+    highest = 0.0
+    while len(left):
+        losses = np.sum([problem.losses(left) for problem in found], axis=0)
+        order = np.argsort(losses, kind="stable")
+        if len(left) <= step:
+            cost, chosen = float(losses.sum()), order
+        else:
+            chosen = order[:step]
+            cost = sum(problem.remove(left[chosen]) for problem in found)
+        share = losses[chosen] / max(float(losses[chosen].sum()), 1e-300)
+        scores[left[chosen]] = np.maximum(share * cost, highest)
+        highest = max(highest, float(scores[left[chosen]].max()))
+        left = np.delete(left, chosen)
+    return scores

@@ -1,0 +1,143 @@
+"""Meeting a latency target as measured: allocate by the profile, prune, measure, correct the prediction, repeat."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from graphprune.backends import runtime
+from graphprune.errors import TargetError
+from graphprune.passes import Allocate
+from graphprune.passes.verify import Verify
+from graphprune.pipeline.host import Host
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+from graphprune.planning.cost import build_cost_model
+from graphprune.planning.latency import LatencyModel
+from graphprune.planning.target import Target, parse_targets
+from graphprune.profiling.measure import clock_of
+
+MISS = 0.05
+"""A measured latency this far from the target, relative to it, is corrected."""
+ROUNDS = 4
+"""At most so many allocations."""
+STEADY = 3.0
+"""At most by this factor one measurement changes the predicted savings."""
+
+Run = Callable[[Sequence[Pass], State], State]
+Timing = Callable[[Host, Host], tuple[float, float]]
+"""Milliseconds of the original and of the pruned model, measured together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One allocation, as fractions of the original's latency; ``measured`` is ``None`` for a profile from elsewhere."""
+
+    requested: float
+    predicted: float
+    measured: float | None
+
+
+def split(passes: Sequence[Pass]) -> tuple[Sequence[Pass], Sequence[Pass], Sequence[Pass]]:
+    """What runs before the first allocation, what is repeated with it, and the proof and what follows it."""
+    first = next((i for i, each in enumerate(passes) if isinstance(each, Allocate)), len(passes))
+    last = next((i for i, each in enumerate(passes) if i > first and isinstance(each, Verify)), len(passes))
+    return passes[:first], passes[first:last], passes[last:]
+
+
+def latency_target(passes: Sequence[Pass]) -> Target | None:
+    """The latency target of the first allocation, if it has one."""
+    targets = next((parse_targets(each.targets) for each in passes if isinstance(each, Allocate) and each.targets), ())
+    return next((target for target in targets if target.metric == "latency"), None)
+
+
+def refine(
+    scored: State, repeated: Sequence[Pass], model: LatencyModel, target: Target, host: Host, run: Run, timing: Timing
+) -> tuple[State, tuple[Attempt, ...]]:
+    """Repeats allocation and slicing until the measured latency is within :data:`MISS` of the target.
+
+    Args:
+        scored: The state before allocation.
+        repeated: The passes from the allocation on.
+        model: What the model takes by the profile.
+        target: The latency target.
+        host: The original model.
+        run: Runs passes.
+        timing: Measures.
+
+    Returns:
+        The state of the attempt that came closest, and all attempts; the last one is the one returned.
+
+    Raises:
+        TargetError: The target cannot be met by the profile.
+    """
+    whole = model.profile.whole
+    requested = target.limit(whole) / whole
+    attempts: list[tuple[State, Attempt]] = []
+    for _ in range(ROUNDS):
+        try:
+            state = run(repeated, replace(scored, latency=model))
+        except TargetError:
+            if not attempts:
+                raise
+            break  # what was corrected cannot be met: the closest attempt stands
+        predicted = predicted_ms(state, model) / whole
+        measured = None
+        if model.local:
+            before, after = timing(host, state.host)
+            measured = after / (before if target.relative else whole)
+        attempts.append((state, Attempt(requested, predicted, measured)))
+        if measured is None or abs(measured / requested - 1) <= MISS or predicted > 0.999:
+            break
+        if measured < requested and predicted < requested * (1 - MISS):
+            break  # another target, or the alignment, asks for less
+        factor = (1 - measured) / (1 - predicted)
+        model = model.scaled(min(STEADY, max(1 / STEADY, factor)))
+    best = min(attempts, key=lambda each: abs((each[1].measured or requested) - requested))
+    others = [attempt for state, attempt in attempts if state is not best[0]]
+    return best[0], (*others, best[1])
+
+
+def predicted_ms(state: State, model: LatencyModel) -> float:
+    """Milliseconds that a pruned state takes by the profile."""
+    analysis = state.analyzed("allocate")
+    costs = build_cost_model(analysis, model, analysis.branches.unneeded(state.removed))
+    counts = costs.full.copy()
+    for i, group in enumerate(costs.groups):
+        if group.factor in state.kept:
+            counts[i] = len(state.kept[group.factor])
+    return costs.cost("latency", counts)
+
+
+def timed(threads: int, provider: str, seconds: float = 3.0) -> Timing:
+    """Measures in onnxruntime, interleaved; the lower quartile of the runs counts, as in the profile."""
+
+    def timing(before: Host, after: Host) -> tuple[float, float]:
+        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            paths = [Path(folder) / "before.onnx", Path(folder) / "after.onnx"]
+            for host, path in zip((before, after), paths, strict=True):
+                host.save_onnx(path)
+            inputs = before.example_inputs()
+            (found,) = runtime.measure(
+                paths, [inputs, inputs], threads=(threads,), provider=provider, seconds=seconds,
+                most_runs=1000, quantile=0.25, clock=clock_of(threads),
+            )  # fmt: skip
+        return found.milliseconds[0], found.milliseconds[1]
+
+    return timing
+
+
+def sentences(attempts: Sequence[Attempt], model: LatencyModel) -> tuple[str, ...]:
+    """What happened, for the report."""
+    where = model.profile.machine
+    if attempts[-1].measured is None:
+        return (f"latency is predicted for another machine ({where}) and was not measured here",)
+    if len(attempts) == 1:
+        return ()
+    tries = ", ".join(f"{each.measured:.1%}" for each in attempts)
+    return (
+        f"latency: {attempts[-1].requested:.1%} of the original was asked for; {len(attempts)} allocations measured "
+        f"{tries}, each corrected by the one before; the closest one was taken (listed last)",
+    )

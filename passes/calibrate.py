@@ -1,0 +1,52 @@
+"""Take statistics of activations on calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.calibration.collect import MEMORY, collect
+from graphprune.errors import OptionError
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class Calibrate(Pass):
+    """Walks over the calibration data and takes the moments of what the consumers of each group read.
+
+    Statistics that are there already (saved ones) are kept.
+
+    Attributes:
+        products: Whether to take products of activations, which least squares need, or means and squares only.
+        memory: Bytes that products may take at a time; what does not fit is collected in further walks.
+    """
+
+    name: ClassVar[str] = "calibrate"
+    products: bool = True
+    memory: int = MEMORY
+
+    def run(self, state: State) -> State:
+        """The state with statistics.
+
+        Raises:
+            OptionError: There is no calibration data.
+        """
+        analysis = state.analyzed(self.name)
+        if state.statistics is not None:
+            return state
+        if state.batches is None:
+            raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
+        known = state.batches.statistics
+        if known is not None and known.fits(analysis, full=self.products):
+            return replace(state, statistics=known)
+        found = collect(
+            state.host,
+            analysis,
+            state.batches,
+            full=self.products,
+            memory=self.memory,
+            progress=lambda done, total: state.progress(self.name, done, total),
+        )
+        state.batches.statistics = found
+        return replace(state, statistics=found)

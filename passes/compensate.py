@@ -1,0 +1,58 @@
+"""Make good what was lost: refit the consumers of removed units in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.sequential import RIDGE, compensate
+from graphprune.errors import OptionError
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class Compensate(Pass):
+    """Refits every consumer that has lost columns, one after the other, on what the pruned model computes.
+
+    Runs on the sliced model, whose structure should be proven first: a refit changes weights and adds biases, so that
+    the model is no longer equal to the masked original.
+
+    Attributes:
+        rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases) or ``none``.
+        ridge: Damping of the least squares: of each input, relative to its variance.
+    """
+
+    name: ClassVar[str] = "compensate"
+    rung: str = "affine"
+    ridge: float = RIDGE
+
+    def run(self, state: State) -> State:
+        """The state with refitted weights; the plan says which tensors they are.
+
+        Raises:
+            OptionError: There is no calibration data or no such rung.
+        """
+        analysis = state.analyzed(self.name)
+        if self.rung not in RUNGS:
+            raise OptionError(f"unknown compensation '{self.rung}'; expected one of {', '.join(RUNGS)}")
+        if self.rung == "none" or not state.kept:
+            return state
+        if state.batches is None:
+            raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
+        if state.original is None or state.plan is None:
+            raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
+        host, rows = compensate(
+            state.original,
+            state.host,
+            analysis,
+            state.kept,
+            state.batches,
+            rung=self.rung,
+            ridge=self.ridge,
+            progress=lambda done, total: state.progress(self.name, done, total),
+        )
+        tensors = sorted({name for row in rows for name in (row.weight, row.bias) if name is not None})
+        options = {**state.plan.options, "compensation": self.rung, "compensated": tensors}
+        return replace(state, host=host, plan=replace(state.plan, options=options), compensated=rows)

@@ -1,0 +1,188 @@
+"""Criteria: invariances, closed forms and their agreement with what really happens (methods.md §9)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphprune as gp
+from graphprune.calibration.collect import collect
+from graphprune.errors import OptionError
+from graphprune.hosts.torch_host import TorchHost
+from graphprune.importance import CRITERIA, Evidence
+from graphprune.importance.structure import fpgm, lamp
+
+SHAPE = (64, 10)
+UNITS = 24
+SCALE_FREE = ("wanda", "wifv", "obs", "apoz")
+MEASURED = [name for name, each in CRITERIA.items() if each.needs in ("diagonal", "products")]
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(10, UNITS)
+        self.second = nn.Linear(UNITS, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+def batches(n: int = 40) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    mixing = rng.standard_normal((10, 10))
+    return [{"x": (rng.standard_normal(SHAPE) @ mixing).astype(np.float32)} for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    return Mlp().eval()
+
+
+def evidence_of(model: nn.Module) -> Evidence:
+    example = (torch.zeros(SHAPE),)
+    host = TorchHost.trace(model, example).folded()
+    analysis = gp.analyze(model, example)
+    return Evidence(analysis, host.read, 0, collect(host, analysis, batches()))
+
+
+@pytest.fixture(scope="module")
+def evidence(model):
+    return evidence_of(model)
+
+
+def scores_of(name: str, evidence: Evidence) -> np.ndarray:
+    (group,) = evidence.groups
+    return np.asarray(CRITERIA[name].score(evidence)[group.name])
+
+
+def activations(model: nn.Module) -> torch.Tensor:
+    x = torch.from_numpy(np.concatenate([batch["x"] for batch in batches()])).double()
+    return torch.relu(model.double().first(x)).detach()
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("random", "bn-gamma")])
+def test_scores_move_with_their_units(name, model, evidence):
+    order = torch.randperm(UNITS, generator=torch.Generator().manual_seed(0))
+    moved = Mlp().eval()
+    moved.load_state_dict(model.float().state_dict())
+    with torch.no_grad():
+        moved.first.weight.copy_(moved.first.weight[order].clone())
+        moved.first.bias.copy_(moved.first.bias[order].clone())
+        moved.second.weight.copy_(moved.second.weight[:, order].clone())
+    want, got = scores_of(name, evidence)[order.numpy()], scores_of(name, evidence_of(moved))
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*SCALE_FREE, "l2", "act-rms"])
+def test_what_scaling_a_unit_does(name, model, evidence):
+    factor = torch.linspace(0.3, 3, UNITS)
+    scaled = Mlp().eval()
+    scaled.load_state_dict(model.float().state_dict())
+    with torch.no_grad():  # the function stays: relu is positively homogeneous
+        scaled.first.weight.mul_(factor[:, None])
+        scaled.first.bias.mul_(factor)
+        scaled.second.weight.div_(factor)
+    want, got = scores_of(name, evidence), scores_of(name, evidence_of(scaled))
+    if name in SCALE_FREE:
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+    else:
+        assert np.abs(got / want - 1).max() > 0.5
+
+
+def test_wifv_is_the_error_that_remains_when_the_mean_is_made_good(model, evidence):
+    x, weight = activations(model), model.double().second.weight.detach()
+    energy = (x @ weight.T).var(0, correction=0).sum()
+    exact = [((x[:, [u]] - x[:, [u]].mean()) @ weight[:, [u]].T).square().sum(1).mean() / energy for u in range(UNITS)]
+    np.testing.assert_allclose(scores_of("wifv", evidence), np.array(exact), rtol=1e-4)
+
+
+def test_activation_criteria_are_what_they_say(model, evidence):
+    x = activations(model)
+    np.testing.assert_allclose(scores_of("act-rms", evidence), x.square().mean(0).sqrt(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scores_of("act-var", evidence), x.var(0, correction=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(scores_of("apoz", evidence), (x > 0).double().mean(0), atol=1e-9)
+    wanda = model.double().second.weight.detach().abs().mean(0) * x.square().mean(0).sqrt()
+    np.testing.assert_allclose(scores_of("wanda", evidence), wanda, rtol=1e-4, atol=1e-7)
+
+
+def test_sums_of_obs_scores_are_errors_after_the_refit(model, evidence):
+    x, weight = activations(model).numpy(), model.double().second.weight.detach().numpy()
+    scores = scores_of("obs", evidence)
+    kept = np.sort(np.argsort(scores, kind="stable")[8:])
+    design = np.concatenate([x[:, kept], np.ones((len(x), 1))], axis=1)
+    target = x @ weight.T
+    fit = design @ np.linalg.lstsq(design, target, rcond=None)[0]
+    exact = np.square(fit - target).sum(1).mean() / target.var(0).sum()
+    assert np.sort(scores)[:8].sum() == pytest.approx(exact, rel=0.35, abs=1e-4)
+
+
+def test_redundant_units_go_first_by_obs():
+    torch.manual_seed(2)
+    net = Mlp().eval()
+    with torch.no_grad():  # unit 5 is a copy of unit 3, and large
+        net.first.weight[5], net.first.bias[5] = net.first.weight[3], net.first.bias[3]
+        net.second.weight[:, 5] = 3 * net.second.weight[:, 3]
+    scores = scores_of("obs", evidence_of(net))
+    assert min(np.argsort(np.argsort(scores))[[3, 5]]) <= 2
+    assert scores_of("wifv", evidence_of(net)).argsort()[0] not in (3, 5)
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_measured_criteria_ask_for_data(name, evidence):
+    with pytest.raises(OptionError, match=f"'{name}' needs calibration data"):
+        CRITERIA[name].score(Evidence(evidence.analysis, evidence.read))
+
+
+def test_lamp_scores_end_in_one(evidence):
+    (scores,) = lamp(evidence).values()
+    (norms,) = CRITERIA["l2"].score(evidence).values()
+    assert scores.max() == 1.0
+    np.testing.assert_array_equal(np.argsort(scores, kind="stable"), np.argsort(norms, kind="stable"))
+
+
+def test_fpgm_is_the_sum_of_distances(model, evidence):
+    model.float()
+    rows = torch.cat([model.first.weight, model.first.bias[:, None], model.second.weight.T], dim=1).double()
+    (scores,) = fpgm(evidence).values()
+    np.testing.assert_allclose(scores, torch.cdist(rows, rows).sum(1).detach(), rtol=1e-6)
+
+
+def test_bn_gamma_reads_the_scales_and_says_when_there_are_none(evidence):
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.head = nn.Conv2d(8, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.relu(self.norm(self.conv(x))))
+
+    net = Normed().eval()
+    with torch.no_grad():
+        net.norm.weight.copy_(torch.linspace(-2, 1, 8))
+    example = (torch.zeros(1, 3, 8, 8),)
+    host = TorchHost.trace(net, example).folded()
+    (scores,) = CRITERIA["bn-gamma"].score(Evidence(gp.analyze(net, example), host.read)).values()
+    np.testing.assert_allclose(scores, torch.linspace(-2, 1, 8).abs(), rtol=1e-6)
+    with pytest.raises(OptionError, match="needs batch normalisations"):
+        CRITERIA["bn-gamma"].score(evidence)
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+def test_every_criterion_prunes_a_model_end_to_end(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16 * 16, 5),
+    ).eval()  # fmt: skip
+    rng = np.random.default_rng(0)
+    data = [{"input": rng.standard_normal((4, 3, 8, 8)).astype(np.float32)} for _ in range(4)]
+    result = gp.prune(
+        net, (torch.zeros(4, 3, 8, 8),), target={"macs": 0.6}, criterion=name, align=1, calibration=data, seed=3
+    )
+    assert all(check.passed for check in result.report.proof)
+    assert result.report.cost("macs").after <= 0.6 * result.report.cost("macs").before
