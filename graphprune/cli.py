@@ -234,7 +234,9 @@ def prune(
         list[str] | None,
         typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
     ] = None,
-    block_criterion: Annotated[str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")] = "l2",
+    block_criterion: Annotated[
+        str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")
+    ] = "l2",
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
     profile: Annotated[

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.pipeline.host import Host
+from graphprune.pipeline.host import Array, Host
 from graphprune.userland import load_object
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,6 +32,7 @@ def open_host(
         model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
             ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, or a host that is open already.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
+            For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
         trust: Whether a ``.pt2`` file may be loaded, which can run any code that its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
@@ -45,17 +48,29 @@ def open_host(
         if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
-        return OnnxHost.load(Path(text), shapes)
+        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
     if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
         return cast("Host", model)
     if type(model).__name__ == "ModelProto":
-        return OnnxHost.load(model, shapes)
+        return OnnxHost.load(model, shapes, _arrays(example_inputs))
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
     raise ModelError(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
     )
+
+
+def _arrays(inputs: Any) -> dict[str, Array]:
+    """Example inputs of an ONNX file."""
+    if inputs is None:
+        return {}
+    if not isinstance(inputs, Mapping):
+        raise OptionError(
+            f"an ONNX file takes example inputs by name, got a '{type(inputs).__name__}'; "
+            "pass a mapping from names of inputs to arrays"
+        )
+    return {name: np.asarray(array) for name, array in inputs.items()}
 
 
 def _is_torch(model: object) -> bool:

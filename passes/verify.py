@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.blocks import Block
-from graphprune.analysis.groups import Analysis
+from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, ProofError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.passes.slice_groups import slice_edits
@@ -66,19 +66,46 @@ def verify(
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
     inputs = original.example_inputs(seed)
+    removed = tuple(removed)
     zeros = masks(analysis, kept, removed)
+    other = _at_other_sizes(original, kept, analysis, removed)
     permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
 
     def masked(*, double: bool) -> Check:
         expected = original.run_masked(inputs, zeros, double=double)
-        got = pruned.run(inputs, double=double)
-        return compare("masked", expected, got, note="pruned = masked original")
+        first = compare("masked", expected, pruned.run(inputs, double=double), note="pruned = masked original")
+        if other is None or not first.passed:
+            return first
+        resized, zeros_there = other
+        given = resized.example_inputs(seed)
+        expected = resized.run_masked(given, zeros_there, double=double)
+        note = f"{first.note}, at two sets of sizes"
+        second = compare("masked", expected, pruned.run(given, double=double), note=note)
+        return replace(max(second, first, key=lambda check: check.difference), note=note)
 
     def permutation(*, double: bool) -> Check:
         expected, got = original.run(inputs, double=double), permuted.run(inputs, double=double)
         return compare("permutation", expected, got, note="all units permuted = original")
 
     return (judged(masked), judged(permutation))
+
+
+def _at_other_sizes(
+    original: Host, kept: Mapping[Factor, Index], analysis: Analysis, removed: Iterable[Block]
+) -> tuple[Host, dict[str, dict[int, NDArray[np.bool_]]]] | None:
+    """The original at other sizes along its dynamic axes, and the same units' masks there, if it has such axes."""
+    other = original.at_other_sizes()
+    if other is None:
+        return None
+    again = analyze_graph(other.graph())
+    groups = {group.name: group for group in again.groups}
+    there: dict[Factor, Index] = {}
+    for factor, index in kept.items():
+        group = groups.get(analysis.group_of[factor].name)
+        if group is None or group.size != factor.size:
+            return None  # the sizes couple what is free at those of the example
+        there[group.factor] = index
+    return other, masks(again, there, removed)
 
 
 def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:

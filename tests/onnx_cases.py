@@ -44,6 +44,10 @@ class Tensor:
                 return rng.random(self.shape) < 0.5
             case "int8":
                 return rng.integers(-9, 9, self.shape).astype(np.int8)
+            case "uint8":
+                return rng.integers(0, 255, self.shape).astype(np.uint8)
+            case "int32":
+                return rng.integers(-99, 99, self.shape).astype(np.int32)
             case _:
                 return np.asarray(self.values)
 
@@ -66,6 +70,28 @@ def B(*shape: int) -> Tensor:
 
 def Q(*shape: int) -> Tensor:
     return Tensor("int8", shape)
+
+
+def U(*shape: int) -> Tensor:
+    """Quantised activations or weights: uint8."""
+    return Tensor("uint8", shape)
+
+
+def L(*shape: int) -> Tensor:
+    """Biases of quantised layers: int32."""
+    return Tensor("int32", shape)
+
+
+def D(values: Any, dtype: Any = np.uint8) -> Tensor:
+    """A constant of the type given, zero points by default."""
+    array = np.asarray(values, dtype=dtype)
+    return Tensor("constant", array.shape, values=array)
+
+
+def A(values: Any, dtype: Any = np.float64) -> Tensor:
+    """Data with the values given, not stored."""
+    array = np.asarray(values, dtype=dtype)
+    return Tensor("given", array.shape, values=array)
 
 
 def V(*values: int) -> Tensor:
@@ -105,6 +131,8 @@ class Case:
         used: Which results are used; all of them if ``None``.
         n_results: How many results the node has.
         note: Tells cases of one operator apart.
+        zeros: What a removed unit of an operand holds where it is not 0: zero points.
+        mixed: Names of factors that the operator both sums over and makes.
     """
 
     op: str
@@ -115,6 +143,18 @@ class Case:
     used: tuple[int, ...] | None = None
     n_results: int = 1
     note: str = ""
+    zeros: dict[int, int] = field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
+
+    @property
+    def domain(self) -> str:
+        """The domain of the operator."""
+        return self.op.rpartition("::")[0]
+
+    @property
+    def op_type(self) -> str:
+        """The operator without its domain."""
+        return self.op.rpartition("::")[2]
 
     @property
     def id(self) -> str:
@@ -132,12 +172,23 @@ def case(
     used: Sequence[int] | None = None,
     n_results: int = 1,
     note: str = "",
+    zeros: dict[int, int] | None = None,
+    mixed: tuple[str, ...] = (),
     **attributes: Any,
 ) -> Case:
-    return Case(op, operands, attributes, opset, runtime, None if used is None else tuple(used), n_results, note)
+    taken = None if used is None else tuple(used)
+    return Case(op, operands, attributes, opset, runtime, taken, n_results, note, zeros or {}, mixed)
 
 
 ORT = {"runtime": "onnxruntime"}
+LATIN = [[((i + j) % 6) / 5 for j in range(6)] for i in range(6)]
+"""Every row and column holds the smallest and the largest number, so that cutting changes no dynamic scale."""
+
+
+def ms(op: str, *operands: Tensor | None, **options: Any) -> Case:
+    """A call of one of onnxruntime's own operators."""
+    return case(f"com.microsoft::{op}", *operands, **ORT, **options)
+
 
 UNARY = [
     "Abs",
@@ -249,7 +300,7 @@ CASES: tuple[Case, ...] = (
     case("RMSNormalization", F(3, 3, 4), W(4), opset=23),
     case("GroupNormalization", F(2, 6, 4), W(6), W(6), num_groups=3, opset=21),
     case("GroupNormalization", F(2, 6, 4), W(3), W(3), num_groups=3, opset=18),
-    case("LpNormalization", F(4, 4, 3), axis=1),
+    case("LpNormalization", F(4, 4, 3), axis=1, mixed=("x1",)),
     case("MeanVarianceNormalization", F(2, 4, 3, 3), **ORT),
     case("LRN", F(4, 4, 3, 3), size=3, **ORT),
     # element-wise with broadcasting
@@ -404,6 +455,298 @@ CASES: tuple[Case, ...] = (
     case("ConstantOfShape", V(4, 4)),
     case("EyeLike", F(4, 4)),
     case("Constant", value_ints=[1, 2]),
+    # further operators of the default domain
+    case("SimplifiedLayerNormalization", F(3, 3, 4), W(4), axis=-1, **ORT),
+    case("SwiGLU", F(4, 4), F(4, 4), opset=28),
+    case("BitCast", F(4, 4), to=7, opset=26),
+    case(
+        "LinearAttention",
+        F(2, 3, 12),
+        F(2, 3, 6),
+        F(2, 3, 10),
+        q_num_heads=4,
+        kv_num_heads=2,
+        update_rule="linear",
+        opset=27,
+        n_results=2,
+    ),
+    case(
+        "LinearAttention",
+        F(2, 3, 12),
+        F(2, 3, 6),
+        F(2, 3, 10),
+        F(2, 2, 3, 5),
+        F(2, 3, 6),
+        F(2, 3, 2),
+        q_num_heads=4,
+        kv_num_heads=2,
+        scale=0.4,
+        opset=27,
+        n_results=2,
+    ),
+    case("CausalConvWithState", F(2, 4, 6), W(4, 1, 3), W(4), opset=27, n_results=2),
+    case("CausalConvWithState", F(2, 4, 6), W(4, 1, 3), X, F(2, 4, 2), opset=27, n_results=2, activation="silu"),
+    case("DeformConv", F(2, 4, 6, 6), W(4, 4, 3, 3), F(2, 18, 4, 4), W(4), F(2, 9, 4, 4), opset=22),
+    case("DeformConv", F(2, 4, 6, 6), W(6, 2, 3, 3), F(2, 36, 4, 4), opset=22, group=2, offset_group=2),
+    case(
+        "RoiAlign",
+        F(3, 4, 6, 6),
+        Tensor("given", (2, 4), values=np.array([[0.0, 0, 3, 4], [1.0, 1, 4, 4]])),
+        I(3, 2),
+        output_height=2,
+        output_width=3,
+    ),
+    case(
+        "MaxRoiPool",
+        F(3, 4, 6, 6),
+        Tensor("given", (2, 5), values=np.array([[0.0, 0, 0, 3, 4], [2, 1, 1, 4, 4]])),
+        pooled_shape=[2, 3],
+        **ORT,
+    ),
+    case("Col2Im", F(2, 12, 9), V(4, 4), V(2, 2)),
+    case("CenterCropPad", F(4, 6, 4), V(4, 6), axes=[1, 2]),
+    case("DFT", F(3, 4, 5, 1), X, S(1)),
+    case("DFT", F(3, 4, 5, 1), axis=2, opset=17),
+    case("Det", F(4, 3, 3)),
+    case("STFT", F(2, 16, 1), S(4), X, S(8), **ORT),
+    case("MaxUnpool", F(1, 1, 2, 2), A([[[[5, 7], [13, 15]]]], np.int64), kernel_shape=[2, 2], strides=[2, 2], **ORT),
+    case("AffineGrid", F(2, 2, 3), V(2, 3, 4, 5)),
+    case("ReverseSequence", F(5, 4, 3), A([5, 2, 3, 1], np.int64)),
+    case("TensorScatter", F(3, 4, 6, 5), F(3, 4, 2, 5), A([1, 0, 3], np.int64), opset=24),
+    case("Scatter", F(4, 4), I(4, 4, 1), F(4, 1), axis=1, opset=10, **ORT),
+    case("HannWindow", S(5)),
+    case("HammingWindow", S(5)),
+    case("BlackmanWindow", S(5)),
+    case("MelWeightMatrix", S(4), S(16), S(8000), A(20.0, np.float32), A(4000.0, np.float32), **ORT),
+    case("NegativeLogLikelihoodLoss", F(4, 5), I(5, 4)),
+    case("SoftmaxCrossEntropyLoss", F(4, 5), I(5, 4)),
+    # attention with a cache
+    case(
+        "Attention",
+        F(2, 4, 3, 6),
+        F(2, 4, 3, 6),
+        F(2, 4, 3, 5),
+        F(3, 7),
+        F(2, 4, 4, 6),
+        F(2, 4, 4, 5),
+        opset=23,
+        n_results=3,
+    ),
+    case(
+        "Attention",
+        F(2, 3, 12),
+        F(2, 3, 6),
+        F(2, 3, 6),
+        X,
+        F(2, 2, 4, 3),
+        F(2, 2, 4, 3),
+        opset=24,
+        q_num_heads=4,
+        kv_num_heads=2,
+        is_causal=1,
+        n_results=3,
+    ),
+    case("RotaryEmbedding", F(2, 4, 18), W(9, 3), W(9, 3), I(9, 2, 4), opset=23, num_heads=3),
+    case("RotaryEmbedding", F(2, 3, 4, 6), W(9, 2), W(9, 2), I(9, 2, 4), opset=23, rotary_embedding_dim=4),
+    # quantised, default domain
+    case("DequantizeLinear", Q(8, 4), W(2, 4), axis=0, block_size=4, opset=21),
+    case("QuantizeLinear", F(4, 8), W(4, 2), D([[1, 2], [3, 4], [5, 6], [7, 8]]), axis=1, block_size=4, opset=21),
+    case("DynamicQuantizeLinear", A(LATIN), n_results=3, **ORT),
+    case(
+        "QLinearConv",
+        U(2, 4, 5, 5),
+        S(0.02),
+        D(120),
+        U(6, 4, 3, 3),
+        S(0.01),
+        D(100),
+        S(0.9),
+        D(90),
+        L(6),
+        zeros={0: 120, 3: 100},
+        **ORT,
+    ),
+    case(
+        "QLinearConv",
+        U(2, 6, 5, 5),
+        S(0.02),
+        D(120),
+        Q(6, 3, 3, 3),
+        W(6),
+        D([0] * 6, np.int8),
+        S(3.0),
+        D(90),
+        group=2,
+        zeros={0: 120},
+        **ORT,
+    ),
+    case(
+        "QLinearMatMul",
+        U(3, 4, 6),
+        S(0.02),
+        D(120),
+        U(6, 4),
+        W(4),
+        D([100, 3, 5, 7]),
+        S(0.9),
+        D(90),
+        zeros={0: 120},
+        **ORT,
+    ),
+    case("ConvInteger", U(2, 4, 5, 5), U(6, 4, 3, 3), D(7), D(9), zeros={0: 7, 1: 9}, **ORT),
+    case("MatMulInteger", U(4, 6), U(6, 4), D(7), D([1, 2, 3, 4]), zeros={0: 7}, **ORT),
+    case("MatMulInteger", U(2, 4, 6), Q(6, 4), **ORT),
+    # onnxruntime's own: fused
+    ms("FusedConv", F(2, 4, 6, 6), W(4, 4, 3, 3), W(4), F(2, 4, 4, 4), activation="Relu"),
+    ms("FusedConv", F(2, 6, 6, 6), W(9, 2, 3, 3), W(9), group=3, activation="LeakyRelu", activation_params=[0.1]),
+    ms("FusedGemm", F(4, 4), W(5, 4), W(5), transB=1, activation="Relu"),
+    ms("FusedMatMul", F(2, 4, 3), W(5, 4), transA=1, transB=1, alpha=0.5),
+    ms("FusedMatMul", F(2, 3, 4, 6), F(2, 3, 4, 6), transB=1),
+    ms("TransposeMatMul", F(4, 3), W(4, 5), transA=1),
+    ms("BiasGelu", F(3, 4, 4), W(4)),
+    ms("FastGelu", F(3, 4, 4), W(4)),
+    ms("Gelu", F(4, 4)),
+    ms("QuickGelu", F(4, 4), alpha=1.7),
+    ms("SkipLayerNormalization", F(3, 3, 4), F(3, 3, 4), W(4), W(4), W(4), n_results=4, used=[0, 3]),
+    ms("SkipLayerNormalization", F(3, 3, 4), F(1, 3, 4), W(4), W(4)),
+    ms("SkipSimplifiedLayerNormalization", F(3, 3, 4), F(3, 3, 4), W(4), n_results=4, used=[0, 3]),
+    ms(
+        "EmbedLayerNormalization",
+        D([[1, 2, 3], [4, 0, 1]], np.int32),
+        D([[0, 1, 1], [1, 0, 1]], np.int32),
+        W(5, 4),
+        W(6, 4),
+        W(2, 4),
+        W(4),
+        W(4),
+        n_results=3,
+    ),
+    ms("Attention", F(2, 5, 8), W(8, 36), W(36), num_heads=3),
+    ms("Attention", F(2, 5, 8), W(8, 40), W(40), num_heads=4, qkv_hidden_sizes=[8, 8, 24], scale=0.3),
+    ms(
+        "Attention", F(2, 5, 8), W(8, 24), W(24), D([[1] * 5, [1, 1, 1, 0, 0]], np.int32), num_heads=4, unidirectional=1
+    ),
+    ms(
+        "QAttention",
+        U(2, 5, 8),
+        U(8, 36),
+        W(36),
+        S(0.02),
+        S(0.01),
+        X,
+        D(120),
+        D(110),
+        num_heads=3,
+        zeros={0: 120, 1: 110},
+    ),
+    ms("MultiHeadAttention", F(2, 5, 12), F(2, 7, 12), F(2, 7, 8), W(32), num_heads=4),
+    ms("MultiHeadAttention", F(2, 5, 12), F(2, 4, 7, 3), F(2, 4, 7, 3), X, X, F(1, 4, 5, 7), num_heads=4, mixed=("d",)),
+    ms(
+        "MultiHeadAttention",
+        F(2, 5, 12),
+        F(2, 5, 12),
+        F(2, 5, 12),
+        X,
+        X,
+        X,
+        F(2, 4, 3, 3),
+        F(2, 4, 3, 3),
+        num_heads=4,
+        n_results=3,
+        scale=0.3,
+        mixed=("d",),
+    ),
+    ms("MultiHeadAttention", F(2, 5, 12), F(2, 5, 12), F(2, 5, 12), num_heads=4, unidirectional=1),
+    ms(
+        "GroupQueryAttention",
+        F(2, 5, 32),
+        F(2, 5, 16),
+        F(2, 5, 16),
+        X,
+        X,
+        D([4, 4], np.int32),
+        D(5, np.int32),
+        num_heads=4,
+        kv_num_heads=2,
+        n_results=3,
+    ),
+    ms(
+        "GroupQueryAttention",
+        F(2, 5, 128),
+        X,
+        X,
+        X,
+        X,
+        D([4, 4], np.int32),
+        D(5, np.int32),
+        W(9, 8),
+        W(9, 8),
+        num_heads=4,
+        kv_num_heads=2,
+        do_rotary=1,
+        n_results=3,
+    ),
+    ms("RotaryEmbedding", F(2, 3, 4, 6), A([[0, 1, 2, 3], [3, 2, 1, 0]], np.int64), W(9, 3), W(9, 3)),
+    ms("RotaryEmbedding", F(2, 4, 18), A([[0, 1, 2, 3], [3, 2, 1, 0]], np.int64), W(9, 3), W(9, 3), interleaved=1),
+    ms("RotaryEmbedding", F(2, 4, 18), A([1], np.int64), W(9, 2), W(9, 2), num_heads=3, rotary_embedding_dim=4),
+    ms("MoE", F(4, 6), F(4, 3), W(3, 8, 6), W(3, 8), W(3, 6, 8), W(3, 6), k=2, activation_type="relu"),
+    ms("NhwcMaxPool", U(4, 6, 6, 4), kernel_shape=[2, 2]),
+    ms("ExpandDims", F(4, 4), D(1, np.int32)),
+    ms("Inverse", F(4, 3, 3)),
+    ms("GridSample", F(3, 3, 4, 4), F(3, 5, 6, 2)),
+    ms("Trilu", F(4, 4, 4)),
+    ms("GatherND", F(4, 4, 3), I(3, 4, 2)),
+    # onnxruntime's own: quantised
+    ms(
+        "QLinearConv",
+        U(2, 5, 5, 4),
+        S(0.02),
+        D(120),
+        Q(6, 4, 3, 3),
+        W(6),
+        D([0] * 6, np.int8),
+        S(3.0),
+        D(90),
+        L(6),
+        channels_last=1,
+        zeros={0: 120},
+    ),
+    ms("QLinearGlobalAveragePool", U(4, 5, 5, 4), S(0.02), D(120), S(0.02), D(100), channels_last=1),
+    ms("QGemm", U(4, 6), S(0.02), D(120), Q(6, 4), W(4), D([0] * 4, np.int8), L(4), S(0.9), D(90), zeros={0: 120}),
+    ms("QGemm", U(4, 6), S(0.02), D(120), U(4, 6), S(0.01), D(100), transB=1, zeros={0: 120, 3: 100}),
+    ms("QLinearAdd", U(4, 4), S(0.02), D(120), U(4), S(0.01), D(100), S(0.03), D(90)),
+    ms("QLinearMul", U(4, 4), S(0.02), D(120), U(4, 4), S(0.01), D(100), S(0.03), D(90)),
+    ms("QLinearWhere", B(4, 4), U(4, 4), S(0.02), D(120), U(4), S(0.01), D(100), S(0.03), D(90)),
+    ms("QLinearConcat", S(0.03), D(90), U(4, 4), S(0.02), D(120), U(4, 2), S(0.01), D(100), axis=1),
+    ms("QLinearLeakyRelu", U(4, 4), S(0.02), D(120), S(0.01), D(100), alpha=0.1),
+    ms("QLinearSigmoid", U(4, 4), S(0.02), D(120), S(0.01), D(100)),
+    Case("com.microsoft::QLinearSoftmax", (U(4, 4), S(0.02), D(120), S(0.004), D(0)), {"axis": -1, "opset": 13}, **ORT),
+    ms("QLinearAveragePool", U(4, 4, 5, 5), S(0.02), D(120), S(0.02), D(100), kernel_shape=[2, 2]),
+    ms("QLinearGlobalAveragePool", U(4, 4, 5, 5), S(0.02), D(120), S(0.02), D(100)),
+    ms("QuantizeLinear", F(4, 4), W(4), D([1, 2, 3, 4]), axis=0),
+    ms("DequantizeLinear", U(4, 4), W(4), D([1, 2, 3, 4]), axis=1),
+    ms("DynamicQuantizeMatMul", A(LATIN), U(6, 4), W(4), D([100, 3, 5, 7])),
+    ms("MatMulIntegerToFloat", U(4, 6), U(6, 4), S(0.02), W(4), D(7), D([1, 2, 3, 4]), W(4), zeros={0: 7}),
+    ms(
+        "DynamicQuantizeLSTM",
+        A(np.tile(LATIN[0], (5, 2, 1))),
+        Q(1, 6, 16),
+        Q(1, 4, 16),
+        W(1, 32),
+        X,
+        F(1, 2, 4),
+        F(1, 2, 4),
+        X,
+        W(1),
+        D([0], np.int8),
+        W(1),
+        D([0], np.int8),
+        hidden_size=4,
+        n_results=3,
+    ),
+    ms("MatMulNBits", F(4, 64), U(6, 4, 8), W(24), N=6, K=64, bits=4, block_size=16),
+    ms("MatMulNBits", F(4, 64), U(6, 4, 8), W(6, 4), U(6, 2), X, W(6), N=6, K=64, bits=4, block_size=16),
+    ms("MatMulNBits", F(4, 60), U(6, 4, 8), W(24), U(12), N=6, K=60, bits=4, block_size=16),
     # what depends on data
     case("NonZero", F(4, 4)),
     case("NonMaxSuppression", F(1, 4, 4), F(1, 1, 4), S(3), **ORT),

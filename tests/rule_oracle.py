@@ -3,7 +3,7 @@
 For every factor of a rule that is neither fixed nor normalized, some of its units are removed. The operator is run on
 the cut operands, with the sizes that the rule says in its attributes, and compared with the cut result of the whole
 operator. A factor that occurs in operands only is contracted: there the operands of the reference are zeroed instead;
-so it is for one that stands on both axes of an operand (a recurrent weight). Where the operator chooses, the removed
+so it is for one that is missing from some of the results, or that an operand holds twice (a recurrent weight). Where the operator chooses, the removed
 units of the reference are such that they cannot be chosen. Elements that are positions of a cut axis are numbered anew.
 """
 
@@ -38,18 +38,26 @@ def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.
     return array
 
 
-def _fill(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index], value: float) -> np.ndarray:
+def _fill(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index], value: float, zero: float = 0) -> np.ndarray:
     array = array.copy()
     if array.dtype.kind in "iu" and value:
         value = np.iinfo(array.dtype).max if value > 0 else np.iinfo(array.dtype).min
     for axis, dim in enumerate(layout):
         mask = np.zeros(array.shape[axis], bool)
         mask[positions(dim, kept)] = True
-        array[(slice(None),) * axis + (~mask,)] = value
+        array[(slice(None),) * axis + (~mask,)] = value or zero
     return array
 
 
-def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9) -> list[str]:
+def failures(
+    rule: Rule,
+    operands: Arrays,
+    run: Run,
+    *,
+    tolerance: float = 1e-9,
+    zeros: Mapping[int, float] | None = None,
+    mixed: Sequence[str] = (),
+) -> list[str]:
     """What the operator says against the rule, one line for each factor; empty if the rule is right.
 
     Args:
@@ -57,8 +65,10 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
         operands: Operands of the call, float64 where they are floating point.
         run: The operator.
         tolerance: Largest accepted difference, relative to the largest value of the result.
+        zeros: What a removed unit of an operand holds, where it is not 0 (zero points).
+        mixed: Names of factors that the operator both sums over and makes; ``*`` for all.
     """
-    found = []
+    found, zeros = [], zeros or {}
     rng = np.random.default_rng(0)
     for factor in free_factors(rule):
         n = max(1, factor.size - max(1, factor.size // 3), *(least for dim, least in rule.least if dim is factor))
@@ -67,12 +77,19 @@ def failures(rule: Rule, operands: Arrays, run: Run, *, tolerance: float = 1e-9)
         if not 0 < n < factor.size:
             continue
         kept = {factor: np.sort(rng.choice(factor.size, n, replace=False))}
-        found.extend(_judge(rule, factor, kept, operands, run, tolerance))
+        found.extend(_judge(rule, factor, kept, operands, run, tolerance, zeros, mixed))
     return found
 
 
 def _judge(
-    rule: Rule, factor: Factor, kept: Mapping[Factor, Index], operands: Arrays, run: Run, tolerance: float
+    rule: Rule,
+    factor: Factor,
+    kept: Mapping[Factor, Index],
+    operands: Arrays,
+    run: Run,
+    tolerance: float,
+    zeros: Mapping[int, float],
+    mixed: Sequence[str],
 ) -> list[str]:
     layouts = _pad(rule.operands, len(operands))
     reference, cut = list(operands), []
@@ -90,8 +107,9 @@ def _judge(
         got = run(cut, sizes)
     except Exception as error:  # noqa: BLE001  (the operator refuses the cut operands: that is the finding)
         return [f"{factor}: the operator refuses the cut operands: {error}"]
-    in_results = any(factor in factors_of(dim) for layout in rule.results if layout is not None for dim in layout)
-    fills: list[float | None] = [None] if in_results and not _recurs(rule, factor) else [0.0]
+    in_results = all(any(factor in factors_of(dim) for dim in layout) for layout in rule.results if layout is not None)
+    sums = not in_results or factor.name in mixed or "*" in mixed or _recurs(rule, factor)
+    fills: list[float | None] = [0.0] if sums else [None]
     if factor in rule.choices:
         fills = [-1e30, 1e30]
     elif factor in rule.ordered:  # nothing is added to those behind it, or the case has nothing there
@@ -99,8 +117,10 @@ def _judge(
     answers = []
     for fill in fills:
         filled = [
-            array if array is None or layout is None or fill is None else _fill(array, layout, kept, fill)
-            for array, layout in zip(reference, layouts, strict=True)
+            array
+            if array is None or layout is None or fill is None
+            else _fill(array, layout, kept, fill, zeros.get(i, 0))
+            for i, (array, layout) in enumerate(zip(reference, layouts, strict=True))
         ]
         answers.append(_differences(rule, factor, kept, run(filled, {}), got, tolerance))
     return min(answers, key=len)
@@ -119,16 +139,25 @@ def _differences(
         if expected.shape != ours.shape:
             found.append(f"{factor}: result {i} has shape {list(ours.shape)}, the rule says {list(expected.shape)}")
             continue
-        scale = max(1e-30, float(np.max(np.abs(full), initial=0.0)))
-        difference = float(np.max(np.abs(expected.astype(np.float64) - ours.astype(np.float64)), initial=0.0)) / scale
+        scale = max(1e-30, float(np.max(np.abs(full), initial=0.0, where=np.isfinite(full))))
+        a, b = expected.astype(np.float64), ours.astype(np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        with np.errstate(invalid="ignore"):
+            difference = float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)) / scale
         if not difference <= tolerance:
             found.append(f"{factor}: result {i} differs by {difference:.2g} of its largest value")
     return found
 
 
 def _recurs(rule: Rule, factor: Factor) -> bool:
-    """Whether the factor is on both axes of one operand: a recurrent weight, which also contracts what it makes."""
-    return any(sum(factor in factors_of(dim) for dim in layout) > 1 for layout in rule.operands if layout is not None)
+    """Whether the factor is in one operand twice: a recurrent weight, packed projections of keys and values.
+
+    Such an operator also contracts what it makes.
+    """
+    counts = (
+        sum(list(factors_of(dim)).count(factor) for dim in layout) for layout in rule.operands if layout is not None
+    )
+    return any(count > 1 for count in counts)
 
 
 def _pad(layouts: Sequence, n: int) -> list:

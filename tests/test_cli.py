@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from graphprune.cli import app
+from graphprune.importance import CRITERIA
 
 DEMO = Path(__file__).parents[1] / "graphprune" / "demo" / "demo_net.onnx"
 
@@ -294,7 +295,7 @@ def test_unsupported_dtype(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion", "magic"], "unknown criterion 'magic'; expected one of l1, l2, random"),
+        (["--criterion", "magic"], f"unknown criterion 'magic'; expected one of {', '.join(sorted(CRITERIA))}"),
         (
             ["--allocation", "fair"],
             "unknown allocation 'fair'; expected one of isomorphic, global, uniform, zscore, log-ramp",

@@ -10,14 +10,17 @@ from torch import nn
 import graphprune as gp
 from graphprune.calibration.collect import collect
 from graphprune.errors import OptionError
+from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.importance import CRITERIA, Evidence
+from graphprune.importance.ablation import coefficients
+from graphprune.importance.loss import gates_of
 from graphprune.importance.structure import fpgm, lamp
 
 SHAPE = (64, 10)
 UNITS = 24
-SCALE_FREE = ("wanda", "wifv", "obs", "apoz")
-MEASURED = [name for name, each in CRITERIA.items() if each.needs in ("diagonal", "products")]
+SCALE_FREE = ("wanda", "wifv", "obs", "apoz", "taylor", "fisher")
+MEASURED = [name for name, each in CRITERIA.items() if each.needs != "weights"]
 
 
 class Mlp(nn.Module):
@@ -46,7 +49,7 @@ def evidence_of(model: nn.Module) -> Evidence:
     example = (torch.zeros(SHAPE),)
     host = TorchHost.trace(model, example).folded()
     analysis = gp.analyze(model, example)
-    return Evidence(analysis, host.read, 0, collect(host, analysis, batches()))
+    return Evidence(analysis, host.read, 0, collect(host, analysis, batches()), host, batches(4))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def activations(model: nn.Module) -> torch.Tensor:
     return torch.relu(model.double().first(x)).detach()
 
 
-@pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("random", "bn-gamma")])
+@pytest.mark.parametrize("name", [name for name in CRITERIA if name not in ("random", "bn-gamma", "bonsai")])
 def test_scores_move_with_their_units(name, model, evidence):
     order = torch.randperm(UNITS, generator=torch.Generator().manual_seed(0))
     moved = Mlp().eval()
@@ -129,6 +132,53 @@ def test_redundant_units_go_first_by_obs():
     scores = scores_of("obs", evidence_of(net))
     assert min(np.argsort(np.argsort(scores))[[3, 5]]) <= 2
     assert scores_of("wifv", evidence_of(net)).argsort()[0] not in (3, 5)
+
+
+def test_gradients_of_gates_are_sums_over_weights_of_consumers_and_of_producers(model, evidence):
+    """∂L/∂m_u = Σ W_u · ∂L/∂W_u at the consumer, and at the producer too, since relu is positively homogeneous."""
+    model.float()
+    host, batch = evidence.host, batches(1)[0]
+    (gate,) = gates_of(evidence, "taylor").all
+    target = np.random.default_rng(0).standard_normal((64, 7)).astype(np.float32)
+    got = host.gate_gradients(batch, [gate], target, categorical=False)[gate].sum(0)
+    names = ["first.weight", "first.bias", "second.weight"]
+    by_name = host.parameter_gradients(batch, names, target, categorical=False)
+    consumer = (host.read("second.weight") * by_name["second.weight"]).sum(0)
+    producer = (host.read("first.weight") * by_name["first.weight"]).sum(1)
+    producer += host.read("first.bias") * by_name["first.bias"]
+    np.testing.assert_allclose(got, consumer, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got, producer, rtol=1e-4, atol=1e-4)
+
+
+def test_the_oracle_is_the_same_on_both_hosts(evidence, tmp_path):
+    evidence.host.save_onnx(tmp_path / "net.onnx")
+    host = OnnxHost.load(tmp_path / "net.onnx").folded()
+    other = Evidence(gp.analyze(tmp_path / "net.onnx"), host.read, host=host, batches=evidence.batches)
+    (got,), want = CRITERIA["oracle"].score(other).values(), scores_of("oracle", evidence)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-7)
+    with pytest.raises(OptionError, match="needs gradients"):
+        CRITERIA["taylor"].score(other)
+
+
+def test_criteria_agree_with_the_oracle_better_than_chance(evidence):
+    def ranks(values):
+        return np.argsort(np.argsort(values))
+
+    want = ranks(scores_of("oracle", evidence))
+    found = {name: np.corrcoef(want, ranks(scores_of(name, evidence)))[0, 1] for name in ("fisher", "taylor", "wifv")}
+    assert found["fisher"] > 0.7
+    assert found["taylor"] > 0.7
+    assert found["wifv"] > 0.4
+
+
+def test_regression_over_random_sub_models_finds_what_units_are_worth():
+    rng = np.random.default_rng(0)
+    worth = rng.random(30)
+    half = rng.random((64, 30)) < 0.5
+    masks = np.concatenate([half, ~half])  # complementary pairs
+    losses = -(masks @ worth) + 0.02 * rng.standard_normal(len(masks))
+    found = coefficients(masks, losses, prior=np.full(30, 0.5))
+    assert np.corrcoef(np.argsort(np.argsort(found)), np.argsort(np.argsort(worth)))[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("name", MEASURED)

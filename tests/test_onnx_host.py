@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, ProofError
-from graphprune.hosts import onnx_save
+from graphprune.hosts import onnx_masked, onnx_save
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import masks
+from graphprune.passes.verify import masks, verify
 from graphprune.pipeline.host import Edits, SizeEdit
 
 RNG = np.random.default_rng(0)
@@ -292,15 +294,40 @@ def test_two_initializers_of_one_name() -> None:
     assert refusal(proto) == ("the model in memory has two initializers named 'w1'; expected unique names; rename one")
 
 
-def test_sparse_initializer() -> None:
+def sparse_mlp(indices: Array, *shape: int) -> onnx.ModelProto:
+    """:func:`mlp` with a sparse first weight."""
     proto = mlp()
-    sparse = helper.make_sparse_tensor(
-        helper.make_tensor("s", FLOAT, [1], [1.0]), helper.make_tensor("i", INT64, [1], [0]), [4]
+    del proto.graph.initializer[0]
+    values = numpy_helper.from_array(np.arange(1, 1 + len(indices), dtype=np.float32), "w1")
+    proto.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(indices, "i"), shape)
     )
-    proto.graph.sparse_initializer.append(sparse)
-    assert refusal(proto) == (
-        "initializer 's' of the model in memory is sparse; graphprune cuts dense tensors; make it dense"
-    )
+    return proto
+
+
+@pytest.mark.parametrize("indices", [ints(3, 13, 50), np.array([[0, 3], [1, 1], [4, 2]])])
+def test_sparse_initializers_become_dense(indices: Array) -> None:
+    host = OnnxHost.load(sparse_mlp(indices, 8, 12))
+    assert host.read("w1")[[0, 1, 4], [3, 1, 2]].tolist() == [1, 2, 3]
+    assert int((host.read("w1") != 0).sum()) == 3
+    prove(host)
+
+
+@pytest.mark.parametrize(
+    ("indices", "shape", "what"),
+    [
+        (ints(3, 96), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (ints(-1), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (np.array([[0, 12]]), (8, 12), "has indices outside its shape [8, 12]; the file is damaged"),
+        (
+            ints(0),
+            (1 << 20, 1 << 20),
+            "has the shape [1048576, 1048576], expected at most 268435456 elements; make it dense",
+        ),
+    ],
+)
+def test_sparse_initializers_that_do_not_fit(indices: Array, shape: tuple[int, ...], what: str) -> None:
+    assert refusal(sparse_mlp(indices, *shape)) == f"sparse initializer 'w1' of the model in memory {what}"
 
 
 def test_old_models_are_read() -> None:
@@ -314,6 +341,24 @@ def test_old_models_are_read() -> None:
     prove(host)
     proto.opset_import[0].version = 7
     assert OnnxHost.load(proto).proto.opset_import[0].version == 11
+
+
+def test_inputs_with_a_default_stay_inputs_unless_they_are_cut(tmp_path: Path) -> None:
+    proto = mlp(x=[2, 8])
+    proto.graph.node.append(node("Mul", "y factor", "z"))
+    proto.graph.output[0].name = "z"
+    proto.graph.initializer.append(numpy_helper.from_array(weight(5), "factor"))
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, FLOAT, tensor.dims))
+    pruned, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+    pruned.save_onnx(tmp_path / "out.onnx")
+    session = ort.InferenceSession(str(tmp_path / "out.onnx"), providers=["CPUExecutionProvider"])
+    assert [value.name for value in session.get_inputs()] == ["x"]
+    assert [value.name for value in session.get_overridable_initializers()] == ["factor"]
+    x = weight(2, 8)
+    np.testing.assert_array_equal(session.run(None, {"x": x, "factor": np.zeros(5, np.float32)})[0], np.zeros((2, 5)))
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], pruned.run({"x": x})["z"])
 
 
 def test_options_name_inputs_and_fit() -> None:
@@ -554,6 +599,18 @@ def test_sizes_that_are_read_off_a_cut_tensor_are_left_alone() -> None:
     assert [entry.op_type for entry in pruned.proto.graph.node] == ["Conv", "Shape", "Concat", "Resize", "Conv"]
 
 
+def test_sizes_from_an_operator_that_is_not_evaluated_are_scaled_as_a_whole() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Shape", "x", "s"), node("Gather", "s zero", "n"),
+         node("Concat", "n rest", "c", axis=0), node("Clip", "c one", "target"), node("Reshape", "h target", "r"),
+         node("Squeeze", "r two", "q"), node("MatMul", "q w2", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "zero": ints(0), "rest": ints(12, 1),
+         "one": np.array(1), "two": ints(2)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+
+
 @pytest.mark.parametrize("opset", [11, 13, 18])
 def test_a_split_into_equal_parts_gets_sizes(opset: int) -> None:
     attributes = {"num_outputs": 2} if opset == 18 else {}
@@ -650,6 +707,7 @@ NORMALIZERS = {
     ),
     "InstanceNormalization": normalized(node("InstanceNormalization", "h s b", "n"), s=weight(12), b=weight(12)),
     "LpNormalization": normalized(node("LpNormalization", "h", "n", axis=1)),
+    "MeanVarianceNormalization": normalized(node("MeanVarianceNormalization", "h", "n", axes=[1, 2, 3])),
 }  # fmt: skip
 
 
@@ -658,7 +716,8 @@ def test_normalizers_count_kept_units_only(name: str) -> None:
     prove(OnnxHost.load(NORMALIZERS[name]))
 
 
-def test_a_normalizer_without_masked_form_is_no_proof() -> None:
+def test_a_normalizer_without_masked_form_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(onnx_masked._FORMS, "MeanVarianceNormalization")
     host = OnnxHost.load(normalized(node("MeanVarianceNormalization", "h", "n", axes=[1])))
     analysis = analyze_graph(host.graph())
     with pytest.raises(ProofError) as caught:
@@ -759,13 +818,138 @@ def test_subgraphs_are_kept(tmp_path: Path, flag: bool) -> None:
     proto = branching()
     host = OnnxHost.load(proto)
     pruned, analysis = prove(host)
-    assert sizes(analysis) == [("w1[1]", 12)]
-    assert [str(reason) for reason in analysis.site_reasons("w3", 0)] == ["no coupling rule for 'If' (node 'branch')"]
+    assert sizes(analysis) == [("w1[1]", 12), ("w2[1]", 32)]  # through both branches
     inputs = {"x": weight(2, 8), "flag": np.array(flag)}
     expected = original(proto, inputs)[0]
     np.testing.assert_allclose(host.folded().without_dead_nodes().run(inputs)["y"], expected, rtol=1e-5)
     pruned.save_onnx(tmp_path / "out.onnx")
     np.testing.assert_array_equal(pruned.run(inputs)["y"], OnnxHost.load(tmp_path / "out.onnx").run(inputs)["y"])
+
+
+def test_conditions_that_are_known_are_decided(tmp_path: Path) -> None:
+    """An exporter asks whether an axis has one element; the answer is in the shapes, and the branch is gone."""
+    proto = branching()
+    proto.graph.input.pop()
+    for at, each in enumerate(
+        [node("Shape", "h", "shape"), node("Gather", "shape last", "size"), node("Equal", "size last", "flag")]
+    ):
+        proto.graph.node.insert(2 + at, each)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1), "last"))
+    host = OnnxHost.load(proto).folded().without_dead_nodes()
+    assert [entry.op_type for entry in host.proto.graph.node] == ["MatMul", "MatMul", "Neg", "MatMul", "Identity"]
+    _, analysis = prove(host)
+    assert sizes(analysis) == [("w1[1]", 12), ("w2[1]", 32)]
+
+
+def nested_branches() -> onnx.ModelProto:
+    """A branch in a branch; the other sides hand on a value that was made outside of them."""
+    inner = helper.make_node(
+        "If", ["second"], ["i"], "inner",
+        then_branch=helper.make_graph([node("Relu", "a", "t1")], "then", [], [helper.make_tensor_value_info("t1", FLOAT, None)]),
+        else_branch=helper.make_graph([node("Identity", "a", "e1")], "else", [], [helper.make_tensor_value_info("e1", FLOAT, None)]),
+    )  # fmt: skip
+    outer = helper.make_node(
+        "If", ["first"], ["o"], "outer",
+        then_branch=helper.make_graph([node("Neg", "h", "a"), inner], "then", [], [helper.make_tensor_value_info("i", FLOAT, None)]),
+        else_branch=helper.make_graph([node("Identity", "h", "e0")], "else", [], [helper.make_tensor_value_info("e0", FLOAT, None)]),
+    )  # fmt: skip
+    return model(
+        [node("MatMul", "x w1", "h"), outer, node("MatMul", "o w2", "y")],
+        {"x": ["n", 8], "first": [], "second": []}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5)},
+        types={"first": TensorProto.BOOL, "second": TensorProto.BOOL},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("first", "second"), [(False, False), (True, False), (True, True)])
+def test_branches_in_branches(tmp_path: Path, first: bool, second: bool) -> None:
+    host = OnnxHost.load(nested_branches(), given={"first": np.array(first), "second": np.array(second)})
+    x = np.asarray(host.example_inputs()["x"])
+    h = x @ host.read("w1")
+    h = np.maximum(-h, 0) if first and second else -h if first else h
+    np.testing.assert_allclose(host.run(host.example_inputs())["y"], h @ host.read("w2"), rtol=1e-4)
+    pruned, analysis = prove(host)
+    assert sizes(analysis) == [("w1[1]", 12)]
+    pruned.save_onnx(tmp_path / "out.onnx")
+    onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"), full_check=True)
+    inputs = host.example_inputs()
+    np.testing.assert_array_equal(pruned.run(inputs)["y"], OnnxHost.load(tmp_path / "out.onnx").run(inputs)["y"])
+
+
+def test_what_a_loop_body_uses_stays_whole() -> None:
+    body = helper.make_graph(
+        [node("Identity", "c", "again"), node("Add", "s h", "t")], "body",
+        [helper.make_tensor_value_info("i", INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+         helper.make_tensor_value_info("s", FLOAT, None)],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, []), helper.make_tensor_value_info("t", FLOAT, None)],
+    )  # fmt: skip
+    proto = model(
+        [node("MatMul", "x w1", "g"), node("MatMul", "g w2", "h"), helper.make_node("Loop", ["n", "", "h"], ["y"], "loop", body=body)],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "n": np.array(3)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12)]
+    assert [str(reason) for reason in analysis.site_reasons("w2", 1)] == [
+        "what a loop body uses stays whole (node 'loop')"
+    ]
+
+
+def test_sequences_are_barriers() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "g"), node("Relu", "g", "r"), node("MatMul", "r w2", "h"),
+         node("SplitToSequence", "h", "parts", axis=1, keepdims=1), node("ConcatFromSequence", "parts", "c", axis=1),
+         node("MatMul", "c w3", "d"), node("MatMul", "d w4", "y")],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 6), "w3": weight(6, 7), "w4": weight(7, 5)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w1[1]", 12), ("w3[1]", 7)]
+    for tensor, axis, at in (("w2", 1, "parts"), ("w3", 0, "c")):
+        (reason,) = analysis.site_reasons(tensor, axis)
+        assert str(reason) == f"sequences of tensors are not followed (node '{at}')"
+
+
+# -- sizes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_size_that_is_computed_with_stays() -> None:
+    """A sum over batch and channels, divided by their number: the channels may not go."""
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Relu", "h", "r"), node("Size", "r", "n"), node("Cast", "n", "f", to=FLOAT),
+         node("Div", "r f", "d"), node("MatMul", "d w2", "a"), node("MatMul", "a w3", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 7), "w3": weight(7, 5)},
+    )  # fmt: skip
+    host = OnnxHost.load(proto).folded()
+    _, analysis = prove(host)
+    assert sizes(analysis) == [("w2[1]", 7)]
+    assert [str(reason) for reason in analysis.site_reasons("w1", 1)] == [
+        "the model computes with the size of this axis (node 'n')"
+    ]
+
+
+def test_a_batch_that_is_computed_with_fixes_nothing_else() -> None:
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Shape", "h", "s"), node("Gather", "s zero", "n"), node("Cast", "n", "f", to=FLOAT),
+         node("Div", "h f", "d"), node("MatMul", "d w2", "y")],
+        {"x": ["batch", 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "zero": np.array(0)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto).folded())
+    assert sizes(analysis) == [("w1[1]", 12)]
+
+
+@pytest.mark.parametrize("opset", [11, 18])
+def test_squeeze_without_axes_keeps_an_axis_of_one_unit(opset: int) -> None:
+    proto = model(
+        [node("Unsqueeze", "x", "u", axes=[1]) if opset < 13 else node("Unsqueeze", "x one", "u"),
+         node("MatMul", "u w1", "h"), node("Squeeze", "h", "s"), node("MatMul", "s w2", "y")],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 12), "w2": weight(12, 5), "one": ints(1)}, opset=opset,
+    )  # fmt: skip
+    host = OnnxHost.load(proto)
+    analysis = analyze_graph(host.graph())
+    single = {group.factor: np.array([3]) for group in analysis.groups}
+    pruned = host.edited(slice_edits(analysis, single))
+    inputs = host.example_inputs()
+    np.testing.assert_allclose(
+        pruned.run(inputs)["y"], host.run_masked(inputs, masks(analysis, single))["y"], rtol=1e-5
+    )
 
 
 # -- saving ------------------------------------------------------------------------------------------------------
@@ -891,6 +1075,47 @@ def test_example_inputs_fit() -> None:
     assert inputs["flag"].dtype == np.bool_
     assert inputs["f"].dtype == np.float32
     np.testing.assert_array_equal(inputs["f"], OnnxHost.load(proto).example_inputs(3)["f"])
+
+
+def test_example_inputs_that_are_given() -> None:
+    """One model takes only numbers of its own kind, and only as many: what is given decides, the rest is random."""
+    proto = mlp(x=["batch", 8])
+    x = weight(3, 8)
+    host = open_host(proto, {"x": x})
+    np.testing.assert_array_equal(host.example_inputs(5)["x"], x)
+    assert host.graph().values["y"].shape == (3, 5)
+    with pytest.raises(OptionError) as caught:
+        open_host(proto, (x,))
+    assert str(caught.value) == (
+        "an ONNX file takes example inputs by name, got a 'tuple'; pass a mapping from names of inputs to arrays"
+    )
+
+
+def test_the_proof_is_made_at_two_sets_of_sizes() -> None:
+    host = OnnxHost.load(mlp())
+    analysis = analyze_graph(host.graph())
+    kept = halved(analysis)
+    pruned = host.edited(slice_edits(analysis, kept))
+    other = host.at_other_sizes()
+    assert other is not None
+    assert (host.bound["x"], other.bound["x"]) == ((2, 8), (3, 8))
+    check = verify(host, pruned, analysis, kept)[0]
+    assert (check.passed, check.note) == (True, "pruned = masked original, at two sets of sizes")
+    # right at the first sizes only: a bias that is as long as the batch
+    proto = onnx.ModelProto()
+    proto.CopyFrom(pruned.proto)
+    proto.graph.node.append(node("Shape", "y", "shape"))
+    proto.graph.node.append(node("Gather", "shape first", "n"))
+    proto.graph.node.append(node("Cast", "n", "f", to=FLOAT))
+    proto.graph.node.append(node("Sub", "f two", "d"))
+    proto.graph.node.append(node("Add", "y d", "z"))
+    proto.graph.initializer.extend(
+        [numpy_helper.from_array(np.array(0), "first"), numpy_helper.from_array(np.array(2, np.float32), "two")]
+    )
+    proto.graph.output[0].name = "z"
+    wrong = verify(host, replace(pruned, proto=proto), analysis, kept)[0]
+    assert not wrong.passed
+    assert OnnxHost.load(mlp(x=[2, 8])).at_other_sizes() is None
 
 
 def test_run_refuses_inputs_that_do_not_fit() -> None:

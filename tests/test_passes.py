@@ -145,8 +145,8 @@ def test_passes_print_as_they_are_written():
     [
         (
             "analyse",
-            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, score, "
-            "protect-sensitive, allocate, slice-groups, remove-blocks, remove-dead-nodes, verify",
+            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
+            "protect-sensitive, allocate, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate",
         ),
         (
             "score{kriterion=l1}",

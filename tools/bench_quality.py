@@ -35,6 +35,7 @@ from quality_rivals import RIVALS, Rivals, module_runner, onnx_runner
 from real_models import CACHE
 
 import graphprune as gp
+from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Fractions of MACs kept."""
@@ -43,13 +44,22 @@ DEFAULT = "default"
 """The recipe that the summary compares with the rivals."""
 
 RECIPES: dict[str, dict[str, Any]] = {
-    DEFAULT: {},
+    DEFAULT: {"criterion": MEASURED_CRITERION, "compensation": "affine", "allocation": MEASURED_ALLOCATION},
+    "obs-affine-global": {"criterion": "obs", "compensation": "affine", "allocation": "global"},
+    "obs-affine-isomorphic": {"criterion": "obs", "compensation": "affine", "allocation": "isomorphic"},
+    "obs-affine-uniform": {"criterion": "obs", "compensation": "affine", "allocation": "uniform"},
+    "obs-ols-global": {"criterion": "obs", "compensation": "ols", "allocation": "global"},
+    "obs-none-global": {"criterion": "obs", "compensation": "none", "allocation": "global"},
+    "wifv-affine-global": {"criterion": "wifv", "compensation": "affine", "allocation": "global"},
+    "wifv-affine-isomorphic": {"criterion": "wifv", "compensation": "affine", "allocation": "isomorphic"},
+    "wifv-affine-uniform": {"criterion": "wifv", "compensation": "affine", "allocation": "uniform"},
+    "wifv-mean-global": {"criterion": "wifv", "compensation": "mean", "allocation": "global"},
+    "fisher-affine-global": {"criterion": "fisher", "compensation": "affine", "allocation": "global"},
+    "l2-affine-uniform": {"criterion": "l2", "compensation": "affine", "allocation": "uniform"},
     "l2-uniform": {"criterion": "l2", "compensation": "none", "allocation": "uniform"},
-    "l2-global": {"criterion": "l2", "compensation": "none", "allocation": "global"},
     "l2-isomorphic": {"criterion": "l2", "compensation": "none", "allocation": "isomorphic"},
-    "l1-isomorphic": {"criterion": "l1", "compensation": "none", "allocation": "isomorphic"},
-    "random-uniform": {"criterion": "random", "compensation": "none", "allocation": "uniform"},
-    "flap": {"criterion": "wifv", "compensation": "mean-shift", "allocation": "zscore"},
+    "random-affine-uniform": {"criterion": "random", "compensation": "affine", "allocation": "uniform"},
+    "flap": {"criterion": "wifv", "compensation": "mean", "allocation": "zscore"},
     "wanda-sp": {"criterion": "wanda", "compensation": "none", "allocation": "uniform"},
     "llm-pruner": {"criterion": "taylor-elem", "compensation": "none", "allocation": "uniform"},
 }

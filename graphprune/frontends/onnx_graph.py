@@ -9,11 +9,15 @@ import onnx_ir as ir
 from graphprune import ops
 from graphprune.errors import RuleError
 from graphprune.frontends.algebra import addends, is_multiple, options
-from graphprune.frontends.onnx_ops import ROWS
-from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_of, uncuttable
+from graphprune.frontends.onnx_ops import BARRIERS, ROWS
+from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, attributes_of, operands_of, uncuttable
+from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.contraction import axes
+
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 def build_graph(proto: onnx.ModelProto, inferred: Inferred) -> Graph:
@@ -73,7 +77,8 @@ class _Reader:
 
     def stored(self, tensor: onnx.TensorProto, *, shaped: bool) -> Value:
         dtype = ir.DataType(tensor.data_type)
-        weight = dtype.is_floating_point() and len(tensor.dims) > 0 and shaped
+        quantized = dtype in _QUANTIZED and len(tensor.dims) > 1  # a vector of them holds zero points
+        weight = (quantized or (dtype.is_floating_point() and len(tensor.dims) > 0)) and shaped
         kind: Kind = "parameter" if weight else "constant"
         known = self.inferred.values.get(tensor.name) if dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
         elements = known.values.astype(np.int64) if known is not None and known.constant and known.values.size else None
@@ -103,14 +108,29 @@ class _Reader:
         row = ops.lookup(op) or ROWS.get(op)
         if row is None:
             return None, f"no coupling rule for '{op}'"
+        if op in BARRIERS and ops.lookup(op) is None:
+            return None, BARRIERS[op]
+        shown = "If" if proto.domain == JOIN_DOMAIN else op
         for name in (*operands, *results):
             tensor = self.initializers.get(name or "")
             why = uncuttable(tensor.data_type) if tensor is not None else None
             if why is not None:
                 return None, f"operand '{name}' of '{op}' {why}, and is not cut"
             if name is not None and name in self.used and name not in self.inferred.shapes:
-                return None, f"the shape of '{name}' at '{op}' is not known"
+                return None, f"the shape of '{name}' at '{shown}' is not known"
+        sized = self.inferred.sized.get(operands[0] or "") if op in ("Shape", "Size") else None
+        if sized:
+            return self.measured(operands[0] or "", sized, results), ""
         return self.build(row, self.call(proto, op, operands, results))
+
+    def measured(self, operand: str, sized: frozenset[int], results: tuple[str | None, ...]) -> Rule:
+        """The rule of a node that reads sizes which the model computes with: those axes stay whole."""
+        shapes = self.inferred.shapes
+        dims = axes("x", shapes[operand])
+        made = tuple(None if name is None else axes("y", shapes.get(name, ())) for name in results)
+        fixed = {f: "the model computes with the size of this axis" for i in sized for f in factors_of(dims[i])}
+        fixed.update((f, "sizes of a tensor") for layout in made if layout for dim in layout for f in factors_of(dim))
+        return Rule((dims,), made, fixed)
 
     def call(
         self, proto: onnx.NodeProto, op: str, operands: tuple[str | None, ...], results: tuple[str | None, ...]

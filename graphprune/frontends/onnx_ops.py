@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from graphprune.frontends import onnx_layers as layers
+from graphprune.frontends import onnx_attention as attention
+from graphprune.frontends import onnx_quantized as quantized
 from graphprune.frontends import onnx_rows as rows
+from graphprune.frontends import onnx_spatial as spatial
+from graphprune.frontends.onnx_contrib import CONTRIB
+from graphprune.frontends.onnx_recurrent import recurrent
+from graphprune.frontends.onnx_values import JOIN, JOIN_DOMAIN
 from graphprune.rules.call import Row
 from graphprune.rules.contraction import conv, gemm, matmul
 from graphprune.rules.indexing import compared, gather
@@ -21,7 +26,32 @@ from graphprune.rules.normalization import instance_norm
 from graphprune.rules.pointwise import along
 
 _SIZES = "a size, computed from the shape of another tensor"
+_LOSS = "a loss is taken over all elements"
+_SEQUENCE = "sequences of tensors are not followed"
 _INDEX = "positions depend on the data of this axis"
+
+BARRIERS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"),
+        "random numbers are drawn for every element, so that leaving some out changes the others",
+    ),
+    **dict.fromkeys(
+        ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength"),
+        _SEQUENCE,
+    ),
+    **dict.fromkeys(("SequenceMap", "SplitToSequence", "ConcatFromSequence"), _SEQUENCE),
+    **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), "optional values are not followed"),
+    **dict.fromkeys(
+        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), "text is not cut"
+    ),
+    "ImageDecoder": "an image file has a size of its own",
+    **dict.fromkeys(("If", "Loop", "Scan"), "what a loop body uses stays whole"),
+    **dict.fromkeys(
+        tuple(f"com.microsoft::{op}" for op in ("MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE")),
+        "numbers of less than a byte are packed, and not cut",
+    ),
+}
+"""Operators that stay barriers on purpose, with the reason that a user reads."""
 
 ROWS: Mapping[str, Row] = {
     # weighted sums
@@ -34,21 +64,23 @@ ROWS: Mapping[str, Row] = {
     ),
     "MatMul": lambda c: matmul(c.x, rows.shape_of(c, 1), weights=any(c.stored)),
     "Einsum": rows.contracted,
-    "Attention": layers.attention,
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), layers.recurrent),
+    "Attention": attention.attention,
+    "LinearAttention": attention.linear_attention,
+    "DeformConv": spatial.deformable,
+    "CausalConvWithState": spatial.causal_conv,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
     # normalisations
     "BatchNormalization": rows.batch_norm,
     "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
-    "LayerNormalization": rows.norm_over_last,
-    "RMSNormalization": rows.norm_over_last,
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), rows.norm_over_last),
     "GroupNormalization": rows.grouped_norm,
-    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
+    "LpNormalization": rows.first_only,  # a sum, to which a removed unit adds nothing, like ReduceL2
     "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
     **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise),
-    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip"), rows.elementwise),
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip", "SwiGLU"), rows.elementwise),
     "Equal": lambda c: compared(c.operands, c.y),
     # element-wise, one operand
     **dict.fromkeys(
@@ -60,11 +92,16 @@ ROWS: Mapping[str, Row] = {
     **dict.fromkeys(
         ("Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Softsign", "Shrink", "Swish"), rows.first_only
     ),
-    **dict.fromkeys(("Identity", "Cast", "CastLike"), rows.first_only),
+    **dict.fromkeys(("Identity", "Cast", "CastLike", "BitCast"), rows.first_only),
     "Dropout": rows.dropout,
-    "QuantizeLinear": layers.quantized,
-    "DequantizeLinear": layers.quantized,
-    "RotaryEmbedding": layers.rotary,
+    # quantised
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.quantized),
+    "DynamicQuantizeLinear": quantized.dynamic,
+    "QLinearConv": quantized.qlinear_conv,
+    "QLinearMatMul": quantized.qlinear_matmul,
+    "ConvInteger": quantized.conv_integer,
+    "MatMulInteger": quantized.matmul_integer,
+    "RotaryEmbedding": attention.rotary,
     # along some axes
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), rows.softmax),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), rows.pooling),
@@ -74,7 +111,18 @@ ROWS: Mapping[str, Row] = {
     "CumProd": rows.cumulative,
     "TopK": rows.largest,
     "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
-    "GridSample": layers.grid_sample,
+    "GridSample": spatial.grid_sample,
+    "ReverseSequence": spatial.reversed_sequence,
+    "TensorScatter": spatial.scattered_rows,
+    # images and signals
+    **dict.fromkeys(("RoiAlign", "MaxRoiPool"), spatial.regions),
+    "Col2Im": spatial.patches,
+    "CenterCropPad": spatial.center_crop,
+    "DFT": spatial.fourier,
+    "Det": spatial.determinant,
+    "STFT": lambda c: rows.whole(c, "a Fourier transform mixes this axis"),
+    "MaxUnpool": lambda c: rows.whole(c, "indices count all elements of the tensor"),
+    "AffineGrid": lambda c: rows.whole(c, "a grid of positions"),
     # reductions
     **dict.fromkeys(
         ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"),
@@ -102,7 +150,7 @@ ROWS: Mapping[str, Row] = {
     "Gather": lambda c: gather(c.x, rows.shape_of(c, 1), c.get("axis", 0)),
     "GatherElements": rows.gather_elements,
     "GatherND": rows.gather_nd,
-    "ScatterElements": rows.scatter_elements,
+    **dict.fromkeys(("ScatterElements", "Scatter"), rows.scatter_elements),
     "ScatterND": rows.scatter_nd,
     "OneHot": rows.one_hot,
     # made from sizes
@@ -112,7 +160,16 @@ ROWS: Mapping[str, Row] = {
     "ConstantOfShape": lambda c: create(c.y, slot="input", n_operands=1),
     "EyeLike": lambda c: rows.whole(c, "a diagonal couples rows with columns"),
     "Constant": lambda c: opaque(c.results, "a constant that is an output"),
+    **dict.fromkeys(
+        ("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"),
+        lambda c: opaque(c.results, "a window has values that depend on its size", n_operands=len(c.operands)),
+    ),
+    # losses
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), lambda c: rows.whole(c, _LOSS)),
     # what depends on data
     **dict.fromkeys(("NonZero", "NonMaxSuppression", "Compress", "Unique"), lambda c: rows.whole(c, _INDEX)),
+    f"{JOIN_DOMAIN}::{JOIN}": rows.branches,
+    **CONTRIB,
+    **{op: rows.refused(reason) for op, reason in BARRIERS.items()},
 }
 """Operator -> row. Operators of other domains are keyed ``domain::Op``."""

@@ -5,13 +5,14 @@ The names of size slots are those of the ONNX schema: of the attribute, or of th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape, SizeSlot
-from graphprune.rules.call import Call, Refusal
+from graphprune.rules.call import Call, Refusal, Row
 from graphprune.rules.contraction import axes, axis, einsum
 from graphprune.rules.indexing import elements, pointing, topk
 from graphprune.rules.joining import padded, sliced, split
@@ -46,6 +47,61 @@ def numbers(c: Call, name: str, operand: int, what: str) -> tuple[int, ...] | No
     return tuple(value for value in values if value is not None)
 
 
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
+
+def told(
+    c: Call,
+    operands: str,
+    results: str,
+    *clauses: str,
+    fixed: str = "",
+    labels: str = "",
+    why: Mapping[str, str] | str = "fixed by the operator",
+    **sizes: int,
+) -> Rule:
+    """A rule in the notation, in which operands and results that are absent, or that the text leaves out, are ``_``.
+
+    Args:
+        c: The call.
+        operands: What each operand is if it is there, separated by commas.
+        results: The same of the results.
+        *clauses: Further clauses of the notation, as they are.
+        fixed: Names of the fixed factors; those that no present tensor has are dropped.
+        labels: Labels of factors (``h=head``), likewise.
+        why: The reason for the fixed factors: one for all, or one for each name.
+        **sizes: Sizes of factors that do not follow from the shapes.
+    """
+
+    def side(text: str, shapes: Sequence[Shape | None]) -> str:
+        texts = [part.strip() for part in text.split(",")] if text else []
+        texts += ["_"] * (len(shapes) - len(texts))
+        return ", ".join("_" if shape is None else part for part, shape in zip(texts, shapes, strict=False))
+
+    signature = f"{side(operands, c.operands)} -> {side(results, c.results)}"
+    used = set(_NAME.findall(signature))
+    text = [signature, *clauses]
+    if named := [name for name in fixed.split() if name in used]:
+        text.append("fixed " + " ".join(named))
+    if named := [pair for pair in labels.split() if pair.partition("=")[0] in used]:
+        text.append("label " + " ".join(named))
+    return parse_rule("; ".join(text), c.operands, c.results, why=why, **sizes)
+
+
+def with_operands(rule: Rule, operands: tuple[Layout | None, ...]) -> Rule:
+    """The rule with other layouts of operands."""
+    return replace(rule, operands=operands)
+
+
+def refused(reason: str) -> Row:
+    """The row of an operator that stays a barrier on purpose; the reason is what a user reads."""
+
+    def row(c: Call) -> Rule:
+        raise Refusal(reason)
+
+    return row
+
+
 def whole(c: Call, reason: str) -> Rule:
     """Every axis of every operand and result is fixed."""
     operands = tuple(None if shape is None else axes("x", shape) for shape in c.operands)
@@ -69,9 +125,36 @@ def first_only(c: Call) -> Rule:
     return replace(rule, carries=carries, operands=operands, results=results)
 
 
+def branches(c: Call) -> Rule:
+    """The end of two branches: what comes out of one must look like what comes out of the other."""
+    n = len(c.results)
+    operands: list[Layout | None] = [None] * len(c.operands)
+    results: list[Layout | None] = []
+    fixed: dict[Factor, str] = {}
+    for i, shape in enumerate(c.results):
+        pair = c.operand(1 + i), c.operand(1 + n + i)
+        if shape is None or any(each is None or len(each) != len(shape) for each in pair):
+            raise Refusal("two branches give tensors of different rank")
+        shared = axes(f"y{i}_", shape)
+        results.append(shared)
+        for at, each in zip((1 + i, 1 + n + i), pair, strict=True):
+            assert each is not None
+            layout = tuple(
+                dim if size == dim.size else axis("own", size) for size, dim in zip(each, shared, strict=True)
+            )
+            operands[at] = layout
+            for dim, size in zip(layout, shape, strict=True):
+                if dim.size != size:
+                    fixed.update(dict.fromkeys(factors_of(dim), "two branches differ along this axis"))
+        for k, dim in enumerate(shared):
+            if any(each is not None and each[k] != dim.size for each in pair):
+                fixed.update(dict.fromkeys(factors_of(dim), "two branches differ along this axis"))
+    return Rule(tuple(operands), tuple(results), fixed)
+
+
 def dropout(c: Call) -> Rule:
     """The identity, unless it is told to train."""
-    if c.constants.get(2, (0,)) not in ((0,), ()):
+    if c.operand(2) is not None and c.constants.get(2) not in ((0,), ()):
         raise Refusal("a dropout in training mode draws random numbers")
     return first_only(c)
 
@@ -91,7 +174,7 @@ def norm_over_last(c: Call) -> Rule:
     return layer_norm(c.x, len(c.x) - at, c.operands[1:3], n_results=len(c.results))
 
 
-def normalized_along(c: Call, at: Iterable[int], reason: str = "") -> Rule:
+def normalized_along(c: Call, at: Iterable[int]) -> Rule:
     """Element-wise, with a statistic over some axes."""
     rule = pointwise((c.x,), c.y)
     layout = rule.operands[0] or ()
@@ -135,6 +218,8 @@ def pooling(c: Call) -> Rule:
 def resize(c: Call) -> Rule:
     """Works along the axes whose size changes; the new sizes of the others may be written in the operand ``sizes``."""
     changed = [i for i, (a, b) in enumerate(zip(c.x, c.y, strict=True)) if a != b]
+    if c.get("keep_aspect_ratio_policy", "stretch") != "stretch":  # one scale for all of its axes
+        changed = [at % len(c.x) for at in c.get("axes", range(len(c.x)))]
     rule = along(c.x, [c.y], changed, f"'{c.op}' interpolates along this axis", n_operands=len(c.operands))
     if c.operand(3) is None:
         return rule
@@ -332,9 +417,10 @@ def depth_to_space(c: Call) -> Rule:
 
 
 def space_to_depth(c: Call) -> Rule:
-    """The inverse of a pixel shuffle with major blocks."""
+    """The inverse of a pixel shuffle."""
     block = c.attributes["blocksize"]
-    text = "n c (h r) (w q) -> n (r q c) h w; fixed r q; label c=channel"
+    channels = "(c r q)" if c.get("mode", "DCR") == "CRD" else "(r q c)"
+    text = f"n c (h r) (w q) -> n {channels} h w; fixed r q; label c=channel"
     return parse_rule(text, (c.x,), (c.y,), why="blocks of a pixel shuffle", r=block, q=block)
 
 

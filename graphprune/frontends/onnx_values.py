@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.pipeline.host import Array
+
+JOIN_DOMAIN, JOIN = "graphprune", "Join"
+"""What stands for an ``If`` whose branches were laid flat: ``condition, then results, else results -> results``."""
 
 _UNCUTTABLE = {
     "FLOAT8E4M3FNUZ": "is an FNUZ 8-bit float",
@@ -57,12 +60,14 @@ class Inferred:
         types: Element types (of ``onnx.TensorProto``).
         dynamic: Axes whose size is not known before run time.
         values: Small tensors of shape arithmetic.
+        sized: By value, the axes whose size is read at run time and computed with.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, int]
     dynamic: Mapping[str, frozenset[int]]
     values: Mapping[str, Partial]
+    sized: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 def uncuttable(data_type: int) -> str | None:

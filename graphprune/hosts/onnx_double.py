@@ -14,6 +14,8 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import ModelError
+from graphprune.hosts.onnx_branches import nested
+from graphprune.hosts.onnx_reference import OPERATORS
 from graphprune.hosts.onnx_store import Store, fill_inline, inline_array, with_weights
 from graphprune.pipeline.host import Array, Arrays
 
@@ -24,9 +26,9 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     """Runs a weightless model in float64; outputs by name, in order.
 
     Raises:
-        ModelError: The reference evaluator cannot run it (a contrib operator, for example).
+        ModelError: The reference evaluator cannot run it (an operator that it does not have, for example).
     """
-    wide = with_weights(proto, store, fill_inline)
+    wide = with_weights(nested(proto), store, fill_inline)
     del wide.graph.value_info[:]
     _widen(wide.graph)
     wanted = {value.name for value in wide.graph.input}
@@ -38,7 +40,7 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            results = ReferenceEvaluator(wide).run(None, feeds)
+            results = ReferenceEvaluator(wide, new_ops=list(OPERATORS)).run(None, feeds)
     except Exception as error:  # the evaluator raises whatever an operator's implementation raises
         raise ModelError(
             f"onnx's reference evaluator cannot run the model: {error}; prove it on the runtime"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,16 @@ def apply_edits(
     for tensor in cut.graph.initializer:
         if tensor.name in edits.renumbered:
             tensor.CopyFrom(inline_tensor(edits.renumbered[tensor.name][inline_array(tensor)], tensor))
-    if edits.sizes or edits.pins or edits.bypasses:
+    if edits.sizes or edits.pins or edits.bypasses or any(map(_squeezes_all, cut.graph.node)):
         cut = _Editor(cut, edits, inferred).run()
     _declare(cut, edits.shapes)
     return cut, changed
+
+
+def _squeezes_all(node: onnx.NodeProto) -> bool:
+    """Whether a node drops whatever axes have one element: also one that is cut to a single unit."""
+    given = any(attribute.name == "axes" for attribute in node.attribute) or any(node.input[1:])
+    return node.op_type == "Squeeze" and not given
 
 
 def _declare(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -92,6 +99,8 @@ class _Editor:
                 self._set_operand(node, operand, attribute, sizes)
         for pin in self.edits.pins:
             self._node(pin.node).attrs[pin.attribute] = float(pin.value)
+        for node in filter(_squeezes_all, self.surgery.before.values()):
+            self._name_axes(node)
         self._bypass()
         return self.surgery.result()
 
@@ -111,6 +120,17 @@ class _Editor:
                 for i, operand in enumerate(user.inputs):
                     if operand is result:
                         user.inputs[i] = source
+
+    def _name_axes(self, node: onnx.NodeProto) -> None:
+        """Writes the axes that a ``Squeeze`` without axes drops now."""
+        squeeze, shape = self.surgery.nodes.get(node.name), self.old_shapes.get(node.input[0])
+        if squeeze is None or shape is None:
+            return
+        axes = [axis for axis, size in enumerate(shape) if size == 1]
+        if self.versions[""] < 13:
+            squeeze.attrs["axes"] = axes
+        else:
+            squeeze.inputs = [squeeze.inputs[0], self.surgery.constant(f"{node.name}:axes", np.array(axes, np.int64))]
 
     def _node(self, name: str) -> gs.Node:
         node = self.surgery.nodes.get(name)
@@ -194,7 +214,10 @@ class _Editor:
             return operand
         if value is not None and (patched := self._patched_parts(operand, base, targets)) is not None:
             return patched
-        length = len(value.values.reshape(-1)) if value is not None else max(pending) + 1
+        if value is not None:
+            length = value.values.size
+        else:
+            length = max(prod(self.old_shapes.get(operand.name, ())), max(pending) + 1)
         dtype = np.int64 if value is None else value.values.dtype
         times, over = (
             np.array([getattr(pending.get(at, Fraction(1)), part) for at in range(length)], dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,16 @@ from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
 from graphprune.hosts import onnx_steps
+from graphprune.hosts.onnx_branches import decided, flat, outside_branches
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
 from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
-from graphprune.hosts.onnx_runtime import random_inputs, session_of
-from graphprune.hosts.onnx_save import save
-from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer
+from graphprune.hosts.onnx_quantized import dequantized
+from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
+from graphprune.hosts.onnx_save import save, with_defaults
+from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, other_sizes
 from graphprune.hosts.onnx_store import Store, inline_array, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
@@ -43,6 +46,9 @@ class OnnxHost:
         bound: The shapes of the inputs that the analysis and the examples use.
         sources: Data files that weights are mapped from.
         original: The weightless model as loaded.
+        given: Inputs that the user gives; the others are random.
+        defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
+            are inputs again in what is saved; the others are constants from then on.
     """
 
     proto: onnx.ModelProto
@@ -50,22 +56,32 @@ class OnnxHost:
     bound: Mapping[str, tuple[int, ...]]
     sources: frozenset[Path] = frozenset()
     original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
+    given: Arrays = field(default_factory=dict, repr=False)
+    defaults: tuple[onnx.ValueInfoProto, ...] = ()
 
     @staticmethod
-    def load(source: str | Path | onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> OnnxHost:
+    def load(
+        source: str | Path | onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: Arrays | None = None,
+    ) -> OnnxHost:
         """Opens a model.
 
         Args:
             source: A ``.onnx`` file, or a model in memory.
             shapes: Shapes of inputs, where dynamic axes should not have the sizes that :func:`bind` assumes.
+            given: Example inputs by name; those that are missing are random.
 
         Raises:
             ModelError: The model is malformed, unsafe or of an unsupported version.
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
         model, files = load_model(source)
+        defaults = tuple(model.meta.get("defaults", ()))
         proto, store = weightless(model)
-        return OnnxHost(proto, store, bind(proto, shapes), files, proto)
+        proto = flat(proto)
+        sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
+        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults)
 
     @property
     def kind(self) -> str:
@@ -79,14 +95,38 @@ class OnnxHost:
 
     @cached_property
     def inferred(self) -> Inferred:
-        """Shapes, types, dynamic axes and small values; what inference leaves open is found by a trial run."""
+        """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
+        twice = doubled(self.proto, self.bound)
         first = infer(self.proto, self.bound)
-        unknown = sorted(name for name in self._made & self._uses if name not in first.shapes)
+        found: Probed = {}
+        found_twice: Probed = {}
+        if fused := [name for name in self._unknown(first) if name in self._foreign]:
+            found = stated(self.proto, self.store, self.bound, fused)
+            found_twice = stated(self.proto, self.store, twice, fused) if twice else {}
+            first = infer(self.proto, self.bound, found, found_twice)
+        unknown = self._unknown(first)
         probed = self._probe(unknown, self.bound) if unknown else {}
         if not probed:
             return first
-        twice = doubled(self.proto, self.bound)
-        return infer(self.proto, self.bound, probed, self._probe(unknown, twice) if twice else None)
+        probed_twice = self._probe(unknown, twice) if twice else {}
+        return infer(
+            self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
+        )
+
+    def _unknown(self, inferred: Inferred) -> list[str]:
+        """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
+        outside = outside_branches(self.proto.graph)
+        return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
+
+    @property
+    def _foreign(self) -> frozenset[str]:
+        """Results of operators that ONNX itself does not know."""
+        return frozenset(
+            name
+            for node in self.proto.graph.node
+            if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type)
+            for name in node.output
+        )
 
     @property
     def _made(self) -> frozenset[str]:
@@ -104,7 +144,7 @@ class OnnxHost:
         declared = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
         try:
-            results = run_raw(session_of(model, self.store), random_inputs(self.proto, bound, 0))
+            results = run_raw(session_of(model, self.store), self._inputs(bound, 0))
         except ModelError:
             return {}
         return {
@@ -122,15 +162,19 @@ class OnnxHost:
         return self._graph
 
     def read(self, tensor: str) -> Array:
-        """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
-        if tensor in self.store:
-            array = self.store[tensor].numpy()
-        else:
-            header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
-            if header is None:
-                raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
-            array = inline_array(header)
+        """The values of a stored tensor; narrow floats come as float32, quantised weights as the numbers they mean."""
+        array = self._stored(tensor)
+        if array.dtype in (np.int8, np.uint8) and array.ndim > 1:
+            return dequantized(self.proto.graph, tensor, array, self._stored)
         return array if array.dtype.kind in "fiub" else array.astype(np.float32)
+
+    def _stored(self, tensor: str) -> Array:
+        if tensor in self.store:
+            return self.store[tensor].numpy()
+        header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
+        if header is None:
+            raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
+        return inline_array(header)
 
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
@@ -141,9 +185,14 @@ class OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants."""
         host = self
         for _ in range(MAXIMUM_FOLDS):
+            chosen = decided(host.proto, host.inferred.values)
+            if chosen is not None:
+                host = host._with(Surgery(chosen).result(cleanup=True), host.store, None)
             folded = fold(host.proto, host.store, host.inferred, host.graph())
             if folded is None:
-                return host
+                if chosen is None:
+                    return host
+                continue
             proto, constants = folded
             complete = all(name in host.inferred.shapes for name in host._made & host._uses)
             values = {**host.inferred.values, **constants}
@@ -167,8 +216,23 @@ class OnnxHost:
         return host
 
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
-        """Random inputs that fit the types and the assumed shapes."""
-        return random_inputs(self.proto, self.bound, seed)
+        """What the user gave, and random inputs that fit the types and the assumed shapes."""
+        return self._inputs(self.bound, seed)
+
+    def at_other_sizes(self) -> OnnxHost | None:
+        """The model with other sizes along the dynamic axes, if there are any and it takes them."""
+        for bound in other_sizes(self.proto, self.bound):
+            with suppress(ModelError):
+                run_session(self._session, self._inputs(bound, 0))
+                return replace(self, bound=bound)
+        return None
+
+    def _inputs(self, bound: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+        random = random_inputs(self.proto, bound, seed)
+        return {name: self.given[name] if self._fits(name, array) else array for name, array in random.items()}
+
+    def _fits(self, name: str, array: Array) -> bool:
+        return name in self.given and self.given[name].shape == array.shape
 
     @cached_property
     def _session(self) -> ort.InferenceSession:
@@ -236,4 +300,5 @@ class OnnxHost:
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
-        save(self.proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)
+        proto = with_defaults(self.proto, self.defaults)
+        save(proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)

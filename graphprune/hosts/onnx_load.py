@@ -1,9 +1,9 @@
 """Loading of ONNX models: what is untrusted is checked before anything is allocated, then the model is normalised.
 
-After :func:`load_model` a model holds no functions, every Constant node and every initializer of a subgraph is an
-initializer of the main graph where ONNX allows it, no initializer is an input, and all nodes and values have unique
-names, so that edits can address them. Weights stay where they are: mapped from external data, or in the file's own
-protobuf message.
+After :func:`load_model` a model is sorted and holds no functions, every Constant node and every initializer of a
+subgraph is an initializer of the main graph where ONNX allows it, no initializer is an input or sparse, and all nodes
+and values have unique names, so that edits can address them. Weights stay where they are: mapped from external data,
+or in the file's own protobuf message.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ MINIMUM_OPSET = 9
 """The oldest opset whose operators the rules still describe; older models are converted to :data:`CONVERTED_OPSET`."""
 CONVERTED_OPSET = 11
 MAXIMUM_ELEMENTS = 1 << 40
+MAXIMUM_DENSE_ELEMENTS = 1 << 28
+"""Largest sparse initializer that is made dense."""
 UNTIE_BYTES = 1 << 16
 """Initializers up to this size are compared with a constant, to tell deduplicated zeros and ones from tied weights."""
 
+_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -54,8 +57,13 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         proto = _read(path)
         where, folder = f"'{path}'", path.resolve().parent
     files = validate(proto, where, folder)
+    for graph in _graphs(proto.graph):
+        _make_dense(graph, where)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    # before version 4 every initializer had to be an input, which says nothing
+    defaults = [value for value in proto.graph.input if value.name in stored] if proto.ir_version >= 4 else []
     try:
         model = ir.serde.deserialize_model(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, ir.serde.SerdeError) as error:
@@ -66,6 +74,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         set_base_dir(model.graph, str(folder))
     _normalise(model, where)
     model.meta["quantization_annotation"] = annotations
+    model.meta["defaults"] = defaults
     return model, files
 
 
@@ -148,11 +157,8 @@ def validate(proto: onnx.ModelProto, where: str, folder: Path | None) -> frozens
             "export it again or update onnx"
         )
     for graph in _graphs(proto.graph):
-        if graph.sparse_initializer:
-            name = graph.sparse_initializer[0].values.name
-            raise ModelError(f"initializer '{name}' of {where} is sparse; graphprune cuts dense tensors; make it dense")
         names: set[str] = set()
-        for tensor in graph.initializer:
+        for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
             if tensor.name in names:
                 raise ModelError(
                     f"{where} has two initializers named '{tensor.name}'; expected unique names; rename one"
@@ -237,6 +243,34 @@ def _check_external(tensor: onnx.TensorProto, place: str, folder: Path | None, n
     return path
 
 
+def _make_dense(graph: onnx.GraphProto, where: str) -> None:
+    """Replaces sparse initializers by dense ones, which can be cut."""
+    for sparse in graph.sparse_initializer:
+        place = f"sparse initializer '{sparse.values.name}' of {where}"
+        for part in (sparse.values, sparse.indices):
+            if part.data_location == onnx.TensorProto.EXTERNAL:
+                raise ModelError(f"{place} keeps its data in another file; store it in the model")
+            _check_tensor(part, place, None)
+        shape = tuple(sparse.dims)
+        if any(size < 0 for size in shape) or prod(shape) > MAXIMUM_DENSE_ELEMENTS:
+            raise ModelError(
+                f"{place} has the shape {list(shape)}, expected at most {MAXIMUM_DENSE_ELEMENTS} elements; "
+                "make it dense"
+            )
+        values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+        inside = indices.ndim in (1, 2) and len(indices) == len(values) and bool((indices >= 0).all())
+        if inside and indices.ndim == 2:
+            inside = indices.shape[1] == len(shape) and bool((indices < np.array(shape)).all())
+        elif inside:
+            inside = bool((indices < prod(shape)).all())
+        if not inside:
+            raise ModelError(f"{place} has indices outside its shape {list(shape)}; the file is damaged")
+        dense = np.zeros(shape, values.dtype)
+        dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)] = values
+        graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+
+
 def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     opset = next(entry.version for entry in proto.opset_import if entry.domain in _DEFAULT_DOMAINS)
     if opset >= MINIMUM_OPSET:
@@ -256,6 +290,7 @@ def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 def _normalise(model: ir.Model, where: str) -> None:
     steps = ir.passes.Sequential(
         passes.InlinePass(),
+        passes.TopologicalSortPass(),
         passes.RemoveInitializersFromInputsPass(),
         passes.NameFixPass(),
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -308,15 +343,14 @@ def _untie_constants(model: ir.Model) -> None:
     Exporters store equal-valued initializers of different layers (zero biases, unit norm weights) once, which would
     tie layers that have nothing to do with each other. Weights that are tied on purpose hold more than one value.
     """
+    for node in list(model.graph):
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear") and _repeats(node.inputs[0]):
+            _copy_for_each_use(model.graph, node)
     for value in list(model.graph.initializers.values()):
-        tensor, uses = value.const_value, value.uses()
-        if tensor is None or len(uses) < 2 or value.is_graph_output():
+        uses = value.uses()
+        if len(uses) < 2 or value.is_graph_output() or not _repeats(value):
             continue
-        if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES or not tensor.dtype.is_floating_point():
-            continue
-        array = tensor.numpy().astype(np.float64).ravel()
-        if array.size == 0 or not bool((array == array[0]).all()):
-            continue
+        tensor = value.const_value
         for n, use in enumerate(sorted(uses, key=lambda use: (use.node.name or "", use.idx))[1:], 1):
             name = f"{value.name}__{n}"
             while name in model.graph.initializers:
@@ -324,3 +358,34 @@ def _untie_constants(model: ir.Model) -> None:
             copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
             model.graph.register_initializer(copy)
             use.node.replace_input_with(use.idx, copy)
+
+
+def _repeats(value: ir.Value | None) -> bool:
+    """Whether a value is a stored tensor of one number, many times: small, of floats or quantised."""
+    tensor = None if value is None else value.const_value
+    if value is None or tensor is None or not value.is_initializer():
+        return False
+    if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES:
+        return False
+    if not (tensor.dtype.is_floating_point() or tensor.dtype in _QUANTISED):
+        return False
+    array = tensor.numpy().astype(np.float64).ravel()
+    return array.size > 0 and bool((array == array[0]).all())
+
+
+def _copy_for_each_use(graph: ir.Graph, node: ir.Node) -> None:
+    """Gives each use of a quantised constant a node of its own."""
+    result = node.outputs[0]
+    if result.is_graph_output() or any(value is not None and not value.is_initializer() for value in node.inputs):
+        return
+    for n, use in enumerate(sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))[1:], 1):
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            node.inputs,
+            list(node.attributes.values()),
+            name=f"{node.name}__{n}",
+            outputs=[ir.Value(name=f"{result.name}__{n}", shape=result.shape, type=result.type)],
+        )
+        graph.insert_after(node, copy)
+        use.node.replace_input_with(use.idx, copy.outputs[0])

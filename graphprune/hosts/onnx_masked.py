@@ -1,7 +1,7 @@
 """The reference of the proof: the original model with removed units zeroed after every node.
 
-Stored tensors are zeroed too. A node that takes a statistic over a masked axis is replaced by nodes that count only
-what is kept, as the operator will on the smaller tensor.
+Stored tensors are zeroed too; in quantised tensors the zero point stands for zero. A node that takes a statistic over a
+masked axis is replaced by nodes that count only what is kept, as the operator will on the smaller tensor.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def masked_model(
     surgery = Surgery(masked)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stored = {tensor.name for tensor in proto.graph.initializer}
+    zeros = _ZeroPoints(inferred)
     for value in surgery.graph.inputs:
         if value.name in masks:
             consumers = [
@@ -67,13 +68,12 @@ def masked_model(
                 node.inputs[i] = selected
     for node in graph.nodes:
         target = surgery.nodes[node.name]
-        axes = _statistic_axes(node, masks)
+        zeros.follow(node, list(target.inputs), list(target.outputs))
+        source, axes = _statistic(node, masks)
         if axes and node.op in _CHOOSING:
-            _cannot_choose(surgery, target, masks[node.operands[0] or ""], axes, inferred)
+            _cannot_choose(surgery, target, masks[source], axes, inferred)
         elif axes and node.op not in _EXACT:
-            _replace(
-                surgery, target, node, _Masked(surgery, target, masks[node.operands[0] or ""], axes, inferred, opset)
-            )
+            _replace(surgery, target, node, _Masked(surgery, target, source, masks[source], axes, inferred, opset))
         for i, name in enumerate(node.results):
             if name is None or name not in masks or name in stored:
                 continue
@@ -82,7 +82,7 @@ def masked_model(
                 continue
             raw = gs.Variable(surgery.fresh(f"{name}:raw"))
             target.outputs[i] = raw
-            selected = _selected(surgery, raw, masks[name], inferred, name)
+            selected = _selected(surgery, raw, masks[name], inferred, name, zeros.of(surgery, name))
             _rename(selected, result)
     return surgery.result(), changed
 
@@ -133,17 +133,66 @@ def _joined(axes: Mapping[int, NDArray[np.bool_]], rank: int) -> NDArray[np.bool
     return joined
 
 
+class _ZeroPoints:
+    """Which quantised values have which zero point: an operand of the node that makes them, or of one before.
+
+    A removed unit must contribute nothing wherever the tensor is read, so it holds what stands for zero.
+    """
+
+    def __init__(self, inferred: Inferred) -> None:
+        self._inferred = inferred
+        self._found: dict[str, tuple[Any, int | None]] = {}
+
+    def follow(self, node: Node, inputs: list[Any], outputs: list[Any]) -> None:
+        """Notes the zero point of the first result of a node."""
+        result, first = node.results[0] if node.results else None, node.operands[0] if node.operands else None
+        if result is None:
+            return
+        if node.op == "DynamicQuantizeLinear":
+            self._found[result] = (outputs[2], None)
+        elif (at := _ZERO_POINT.get(node.op)) is not None:
+            if at < len(inputs) and not inputs[at].is_empty():
+                shape = self._inferred.shapes.get(inputs[at].name, ())
+                layouts = (node.rule.operands[at], node.rule.results[0]) if node.rule is not None else (None, None)
+                axis = None
+                if shape not in ((), (1,)) and layouts[0] is not None and layouts[1] is not None:
+                    axis = layouts[1].index(layouts[0][0])
+                self._found[result] = (inputs[at], axis)
+        elif first in self._found and self._found[first][1] is None and self._same_type(result, first):
+            self._found[result] = self._found[first]  # moved about, not made anew
+
+    def _same_type(self, a: str, b: str) -> bool:
+        return self._inferred.types.get(a) == self._inferred.types.get(b)
+
+    def of(self, surgery: Surgery, name: str) -> Any | None:
+        """The zero point of a value, which broadcasts to it; ``None`` where zero is zero."""
+        tensor, axis = self._found.get(name, (None, None))
+        if tensor is None:
+            return None
+        rank = len(self._inferred.shapes[name])
+        shape = np.array([-1 if i == axis else 1 for i in range(rank)] if axis is not None else [], dtype=np.int64)
+        return surgery.insert("Reshape", f"{name}:zero-point", (tensor, surgery.constant(f"{name}:zero-shape", shape)))
+
+
 def _selected(
-    surgery: Surgery, tensor: Any, axes: Mapping[int, NDArray[np.bool_]], inferred: Inferred, name: str | None = None
+    surgery: Surgery,
+    tensor: Any,
+    axes: Mapping[int, NDArray[np.bool_]],
+    inferred: Inferred,
+    name: str | None = None,
+    zero: Any | None = None,
 ) -> gs.Variable:
-    """``tensor`` with zeros where units are removed."""
+    """``tensor`` with zeros (or the zero point) where units are removed."""
     name = name or tensor.name
     kind = inferred.types.get(name, onnx.TensorProto.FLOAT)
     mask = surgery.constant(f"{name}:mask", _joined(axes, len(inferred.shapes[name])))
     if kind == onnx.TensorProto.BOOL:
         return surgery.insert("And", f"{name}:masked", (tensor, mask))
     between = kind if kind in _SELECTABLE else _between(kind)
-    zero = surgery.constant(f"{name}:zero", np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(between)))
+    if zero is None:
+        zero = surgery.constant(f"{name}:zero", np.zeros((), onnx.helper.tensor_dtype_to_np_dtype(between)))
+    elif between != kind:
+        zero = surgery.insert("Cast", f"{name}:zero", (zero,), to=between)
     if between == kind:
         return surgery.insert("Where", f"{name}:masked", (mask, tensor, zero))
     cast = surgery.insert("Cast", f"{name}:cast", (tensor,), to=between)
@@ -158,28 +207,47 @@ def _between(kind: int) -> int:
 
 # -- statistics --------------------------------------------------------------------------------------------------
 
-_EXACT = ("LpNormalization", "CumSum")
+_EXACT = ("CumSum",)
 """Operators whose statistic is a sum, to which a masked unit adds nothing."""
 
+_ZERO_POINT: Mapping[str, int] = {
+    "QuantizeLinear": 2,
+    "QLinearConv": 7,
+    "QLinearMatMul": 7,
+    "com.microsoft::QuantizeLinear": 2,
+    "com.microsoft::QLinearConv": 7,
+    "com.microsoft::QGemm": 8,
+    "com.microsoft::QLinearAdd": 7,
+    "com.microsoft::QLinearMul": 7,
+    "com.microsoft::QLinearWhere": 8,
+    "com.microsoft::QLinearConcat": 1,
+    "com.microsoft::QLinearLeakyRelu": 4,
+    "com.microsoft::QLinearSigmoid": 4,
+    "com.microsoft::QLinearSoftmax": 4,
+    "com.microsoft::QLinearAveragePool": 4,
+    "com.microsoft::QLinearGlobalAveragePool": 4,
+}
+"""The operand that holds the zero point of the first result."""
 
-def _statistic_axes(node: Node, masks: Masks) -> tuple[int, ...]:
-    """The masked axes of the first operand over which the node takes a statistic."""
-    rule, name = node.rule, node.operands[0] if node.operands else None
-    if (
-        rule is None
-        or not rule.statistics
-        or name is None
-        or name not in masks
-        or not rule.operands
-        or rule.operands[0] is None
-    ):
-        return ()
-    layout = rule.operands[0]
-    return tuple(
-        axis
-        for axis, mask in masks[name].items()
-        if not mask.all() and not rule.statistics.isdisjoint(factors_of(layout[axis]))
-    )
+
+def _statistic(node: Node, masks: Masks) -> tuple[str, tuple[int, ...]]:
+    """The masked axes over which a node takes a statistic, and the operand (or result) that has them."""
+    rule = node.rule
+    if rule is None or not rule.statistics:
+        return "", ()
+    pairs = [(node.operands[0] if node.operands else None, rule.operands[0] if rule.operands else None)]
+    pairs.append((node.results[0], rule.results[0]))
+    for name, layout in pairs:
+        if name is None or name not in masks or layout is None:
+            continue
+        axes = tuple(
+            axis
+            for axis, mask in masks[name].items()
+            if not mask.all() and not rule.statistics.isdisjoint(factors_of(layout[axis]))
+        )
+        if axes:
+            return name, axes
+    return "", ()
 
 
 _CHOOSING = {
@@ -214,6 +282,7 @@ class _Masked:
 
     surgery: Surgery
     node: gs.Node
+    source: str
     masks: Mapping[int, NDArray[np.bool_]]
     axes: tuple[int, ...]
     inferred: Inferred
@@ -230,15 +299,23 @@ class _Masked:
 
     @property
     def rank(self) -> int:
-        return len(self.inferred.shapes[self.x.name])
+        return len(self.inferred.shapes[self.source])
 
     @property
     def ratio(self) -> float:
         """How many elements there are for each one that is kept."""
         return prod(len(self.masks[axis]) / max(1, int(self.masks[axis].sum())) for axis in self.axes)
 
+    def result(self, i: int) -> gs.Variable:
+        """Result ``i`` of the node itself, which then stays: a sum that it normalises."""
+        while len(self.node.outputs) <= i:
+            self.node.outputs.append(gs.Variable.empty())
+        if self.node.outputs[i].is_empty():
+            self.node.outputs[i] = gs.Variable(self.surgery.fresh(f"{self.node.name}:sum"))
+        return self.node.outputs[i]
+
     def number(self, value: Array | float) -> gs.Constant:
-        kind = self.inferred.types.get(self.x.name, onnx.TensorProto.FLOAT)
+        kind = self.inferred.types.get(self.source, onnx.TensorProto.FLOAT)
         return self.surgery.constant(
             f"{self.node.name}:number", np.asarray(value, onnx.helper.tensor_dtype_to_np_dtype(kind))
         )
@@ -275,8 +352,9 @@ def _replace(surgery: Surgery, target: gs.Node, node: Node, masked: _Masked) -> 
     target.outputs[0] = gs.Variable(surgery.fresh(f"{node.name}:unmasked"))
     _rename(produced, result)
     surgery.nodes[node.name] = result.inputs[0]
-    target.inputs.clear()
-    surgery.graph.nodes.remove(target)
+    if not any(each.outputs or each in surgery.graph.outputs for each in target.outputs[1:]):
+        target.inputs.clear()
+        surgery.graph.nodes.remove(target)
 
 
 def _reduce_mean(m: _Masked) -> gs.Variable:
@@ -288,21 +366,41 @@ def _reduce_mean(m: _Masked) -> gs.Variable:
 
 
 def _normalized(
-    m: _Masked, x: Any, axes: list[int], ratio: Any, mask: NDArray[np.bool_], *, centred: bool
+    m: _Masked,
+    x: Any,
+    axes: list[int],
+    ratio: Any,
+    mask: NDArray[np.bool_],
+    *,
+    centred: bool,
+    epsilon: float = 1e-5,
 ) -> gs.Variable:
     """``(x - mean) / sqrt(variance + epsilon)``, statistics of what is kept; without the mean if not ``centred``."""
-    epsilon = m.number(m.attribute("epsilon", 1e-5))
+    small = m.number(m.attribute("epsilon", epsilon))
     if centred:
         x = m.keep(m.op("Sub", x, m.mean(x, axes, ratio)), mask)
     variance = m.mean(m.op("Mul", x, x), axes, ratio)
-    return m.op("Div", x, m.op("Sqrt", m.op("Add", variance, epsilon)))
+    return m.op("Div", x, m.op("Sqrt", m.op("Add", variance, small)))
 
 
-def _over_last(m: _Masked, *, centred: bool) -> gs.Variable:
+def _over_last(
+    m: _Masked, *, centred: bool, x: Any = None, parameters: tuple[int, ...] = (1, 2), epsilon: float = 1e-5
+) -> gs.Variable:
+    """The last axes, scaled and shifted by ``parameters``; of ``x``, or of the first operand."""
     first = m.attribute("axis", -1) % m.rank
     mask = _joined({axis: m.masks[axis] for axis in m.axes}, m.rank)
-    y = _normalized(m, m.x, list(range(first, m.rank)), m.number(m.ratio), mask, centred=centred)
-    for op, operand in zip(("Mul", "Add"), m.node.inputs[1:], strict=False):
+    y = _normalized(
+        m,
+        m.x if x is None else x,
+        list(range(first, m.rank)),
+        m.number(m.ratio),
+        mask,
+        centred=centred,
+        epsilon=epsilon,
+    )
+    for op, operand in zip(
+        ("Mul", "Add"), (m.node.inputs[i] for i in parameters if i < len(m.node.inputs)), strict=False
+    ):
         if not operand.is_empty():
             y = m.op(op, y, operand)
     return y
@@ -339,10 +437,31 @@ def _group_norm(m: _Masked) -> gs.Variable | None:
     return y
 
 
+def _mean_variance(m: _Masked) -> gs.Variable:
+    """``MeanVarianceNormalization``: its 1e-9 is added to the deviation, not to the variance."""
+    axes = [axis % m.rank for axis in m.attribute("axes", (0, 2, 3))]
+    mask = _joined({axis: m.masks[axis] for axis in m.axes}, m.rank)
+    ratio = m.number(m.ratio)
+    x = m.keep(m.op("Sub", m.x, m.mean(m.x, axes, ratio)), mask)
+    deviation = m.op("Sqrt", m.mean(m.op("Mul", x, x), axes, ratio))
+    return m.op("Div", x, m.op("Add", deviation, m.number(1e-9)))
+
+
 _FORMS: Mapping[str, Callable[[_Masked], gs.Variable | None]] = {
     "ReduceMean": _reduce_mean,
     "LayerNormalization": lambda m: _over_last(m, centred=True),
     "RMSNormalization": lambda m: _over_last(m, centred=False),
+    "SimplifiedLayerNormalization": lambda m: _over_last(m, centred=False),
+    "com.microsoft::SkipLayerNormalization": lambda m: _over_last(
+        m, centred=True, x=m.result(3), parameters=(2, 3), epsilon=1e-12
+    ),
+    "com.microsoft::SkipSimplifiedLayerNormalization": lambda m: _over_last(
+        m, centred=False, x=m.result(3), parameters=(2,)
+    ),
+    "com.microsoft::EmbedLayerNormalization": lambda m: _over_last(
+        m, centred=True, x=m.result(2), parameters=(5, 6), epsilon=1e-12
+    ),
+    "MeanVarianceNormalization": _mean_variance,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
 }

@@ -11,8 +11,11 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.errors import ModelError
+from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_save import EXTERNAL_BYTES, write_external
+from graphprune.hosts.onnx_shapes import bound_model
 from graphprune.hosts.onnx_store import Store, fill_inline, n_bytes, with_weights
+from graphprune.hosts.shape_values import Shapes
 from graphprune.pipeline.host import Array
 
 MAXIMUM_IR_VERSION = 13
@@ -29,6 +32,7 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: i
         ModelError: onnxruntime refuses the model.
     """
     store = store or {}
+    proto = nested(proto)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -49,6 +53,24 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: i
         raise ModelError(
             f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
         ) from error
+
+
+def stated(
+    proto: onnx.ModelProto, store: Store, bound: Shapes, names: Iterable[str]
+) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Element types and shapes that onnxruntime infers for values, as far as it does; nothing is run."""
+    model = bound_model(proto, bound)
+    declared = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
+    try:
+        outputs = session_of(model, store).get_outputs()
+    except ModelError:
+        return {}
+    return {
+        output.name: (onnx.TensorProto.DataType.Value(output.type[len("tensor(") : -1].upper()), tuple(output.shape))
+        for output in outputs
+        if output.name in names and output.type.startswith("tensor(") and all(isinstance(n, int) for n in output.shape)
+    }
 
 
 def random_inputs(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from graphprune.errors import OutputError
+from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
 
 EXTERNAL_BYTES = (1 << 31) - (1 << 27)
@@ -36,10 +37,26 @@ def write_external(proto: onnx.ModelProto, store: Store, data: Path) -> onnx.Mod
         return with_weights(proto, store, fill)
 
 
+def with_defaults(proto: onnx.ModelProto, defaults: Iterable[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The model in which stored tensors of unchanged shape are inputs with a default, as they were."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    kept = [
+        value
+        for value in defaults
+        if shapes.get(value.name) == tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    ]
+    if not kept:
+        return proto
+    result = onnx.ModelProto()
+    result.CopyFrom(proto)
+    result.graph.input.extend(kept)
+    return result
+
+
 def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onnx.ModelProto:
     """The model with the shapes of all values inferred anew and with further metadata."""
     result = onnx.ModelProto()
-    result.CopyFrom(proto)
+    result.CopyFrom(nested(proto))
     del result.graph.value_info[:]
     try:
         inferred = onnx.shape_inference.infer_shapes(result, data_prop=True)
@@ -128,7 +145,7 @@ def _check(path: Path, original: onnx.ModelProto) -> None:
 def _valid(weightless: onnx.ModelProto) -> bool:
     """Whether a weightless model passes the checker, its headers taken as inputs."""
     model = onnx.ModelProto()
-    model.CopyFrom(weightless)
+    model.CopyFrom(nested(weightless))
     kept = [tensor for tensor in model.graph.initializer if has_data(tensor)]
     for tensor in model.graph.initializer:
         if not has_data(tensor):

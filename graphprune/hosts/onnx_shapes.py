@@ -1,7 +1,8 @@
 """Shapes of all values of a weightless ONNX model, for one binding of its dynamic input sizes.
 
 ONNX's own inference runs on the bound model; what it leaves open is inferred node by node, with the small integers
-that the partial evaluator knows; what is still open (sizes that depend on data) is left to a trial run of the host.
+that the partial evaluator knows; results of operators that ONNX does not know are left to the inference of
+onnxruntime, and what is still open (sizes that depend on data) to a trial run of the host.
 
 An axis is dynamic if its size differs between two bindings, the second of which doubles every dynamic input size (so
 that sums and products of sizes keep their relations).
@@ -17,7 +18,8 @@ import onnx
 from onnx import TensorProto, TypeProto
 
 from graphprune.errors import OptionError
-from graphprune.frontends.onnx_values import Inferred, Partial
+from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
+from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
 
 BATCH = 2
@@ -42,7 +44,7 @@ _SHAPE_KEEPING = ("GroupNormalization", "BatchNormalization", "MeanVarianceNorma
 
 
 Probed = Mapping[str, tuple[int, tuple[int, ...]]]
-"""Element types and shapes of values, as a trial run has found them."""
+"""Element types and shapes of values, as the runtime has inferred or a trial run has found them."""
 
 
 def input_sizes(proto: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
@@ -131,32 +133,56 @@ def doubled(proto: onnx.ModelProto, bound: Shapes) -> dict[str, tuple[int, ...]]
     return None if result == dict(bound) else result
 
 
+def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[int, ...]]]:
+    """Further bindings to try a model on, if something is dynamic.
+
+    First a first axis one longer and the others doubled, then all doubled.
+    """
+    twice = doubled(proto, bound)
+    if twice is None:
+        return []
+    mixed = {
+        name: tuple(
+            old + 1 if axis == 0 and new != old else new
+            for axis, (old, new) in enumerate(zip(bound[name], sizes, strict=True))
+        )
+        for name, sizes in twice.items()
+    }
+    return [mixed, twice]
+
+
 def infer(
-    proto: onnx.ModelProto, bound: Shapes, probed: Probed | None = None, probed_twice: Probed | None = None
+    proto: onnx.ModelProto,
+    bound: Shapes,
+    found: Probed | None = None,
+    found_twice: Probed | None = None,
+    by_data: frozenset[str] = frozenset(),
 ) -> Inferred:
     """Infers shapes, types, dynamic axes and small values.
 
     Args:
         proto: A weightless model.
         bound: The shapes of its inputs.
-        probed: Element types and shapes that a trial run has found for ``bound``.
-        probed_twice: The same for :func:`doubled`.
+        found: Element types and shapes that are known from elsewhere for ``bound``.
+        found_twice: The same for :func:`doubled`.
+        by_data: Values whose shape depends on data: all their axes are dynamic.
     """
-    shapes, types = _walk(proto, bound, probed or {})
+    shapes, types = _walk(proto, bound, found or {})
     twice = doubled(proto, bound)
     dynamic: dict[str, frozenset[int]] = {}
     if twice is not None:
-        other, _ = _walk(proto, twice, probed_twice or {})
+        other, _ = _walk(proto, twice, found_twice or {})
         for name, shape in shapes.items():
             second = other.get(name)
             if second is None or len(second) != len(shape):
                 dynamic[name] = frozenset(range(len(shape)))
             else:
                 dynamic[name] = frozenset(i for i, (a, b) in enumerate(zip(shape, second, strict=True)) if a != b)
-    for name in probed or {}:  # depends on data
+    for name in by_data:
         dynamic[name] = frozenset(range(len(shapes.get(name, ()))))
     values = evaluate_graph(proto.graph, shapes, dynamic)
-    return Inferred(shapes, types, {name: axes for name, axes in dynamic.items() if axes}, values)
+    sized = sizes_in_data(proto.graph, shapes, dynamic, values)
+    return Inferred(shapes, types, {name: axes for name, axes in dynamic.items() if axes}, values, sized)
 
 
 def bound_model(proto: onnx.ModelProto, bound: Shapes) -> onnx.ModelProto:
@@ -221,6 +247,8 @@ def _infer_node(
     model: onnx.ModelProto, node: onnx.NodeProto, found: Mapping[str, TypeProto], values: Mapping[str, Partial]
 ) -> dict[str, TypeProto]:
     """Inference of one node, with all the values that are known."""
+    if node.domain == JOIN_DOMAIN:
+        return _joined(node, found)
     versions = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
     domain = "" if node.domain == "ai.onnx" else node.domain
     try:
@@ -240,3 +268,12 @@ def _infer_node(
     if unknown and node.op_type in _SHAPE_KEEPING and node.input[0] in found:
         return {node.output[0]: found[node.input[0]]}
     return inferred
+
+
+def _joined(node: onnx.NodeProto, found: Mapping[str, TypeProto]) -> dict[str, TypeProto]:
+    """What two branches give, where it looks the same."""
+    n = len(node.output)
+    pairs = zip(node.output, node.input[1 : 1 + n], node.input[1 + n :], strict=True)
+    return {
+        result: found[a] for result, a, b in pairs if a in found and b in found and _shape(found[a]) == _shape(found[b])
+    }

@@ -280,6 +280,9 @@ class TorchHost:
         rng = np.random.default_rng(seed)
         return {name: _like(array, rng) for name, array in arrays.items()}
 
+    def at_other_sizes(self) -> None:
+        """None: a trace is proven at the sizes of its example."""
+
     def _flat(self, inputs: Arrays) -> list[Any]:
         flat = []
         for name, leaf in self._placeholders:

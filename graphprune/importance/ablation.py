@@ -5,7 +5,10 @@ Forward runs only, so they work on ONNX models.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.importance.evidence import Evidence, Float, with_fallback
 from graphprune.importance.loss import Objective, gates_of
@@ -53,15 +56,11 @@ def bonsai(evidence: Evidence) -> dict[str, Float]:
             for at in explored[~mask]:
                 name, unit = names[at]
                 gone.setdefault(name, []).append(unit)
-            masks.append(mask.astype(np.float64))
+            masks.append(mask)
             losses.append(objective(gates.factors({name: np.array(units) for name, units in gone.items()})))
-    design = np.array(masks) - 0.5
-    benefit = -(np.array(losses) - np.mean(losses))
     believed = flat[explored]
-    scale = float(np.abs(design.T @ benefit).mean() / (0.25 * len(design))) / max(float(believed.mean()), 1e-300)
-    damping = RIDGE * len(design)
-    gram = design.T @ design + damping * np.eye(len(explored))
-    found = np.linalg.solve(gram, design.T @ benefit + damping * scale * believed)
+    found = coefficients(np.array(masks), np.array(losses), believed)
+    scale = max(float(np.abs(found).mean()), 1e-300) / max(float(believed.mean()), 1e-300)
     result = flat * scale
     lifted = max(0.0, float(found.max() - result[np.setdiff1d(np.arange(len(flat)), explored)].min(initial=np.inf)))
     result += lifted
@@ -72,3 +71,20 @@ def bonsai(evidence: Evidence) -> dict[str, Float]:
         scores[name] = result[at : at + len(values)]
         at += len(values)
     return with_fallback(scores, evidence)
+
+
+def coefficients(masks: NDArray[Any], losses: Float, prior: Float) -> Float:
+    """What each unit is worth: ridge regression of losses on which units are there, pulled to a prior.
+
+    Args:
+        masks: ``[models, units]``, which units are there.
+        losses: ``[models]``.
+        prior: ``[units]``, in any scale: it is brought to that of the coefficients.
+    """
+    design = np.asarray(masks, np.float64) - 0.5
+    benefit = -(losses - losses.mean())
+    moment = design.T @ benefit
+    scale = float(np.abs(moment).mean() / (0.25 * len(design))) / max(float(prior.mean()), 1e-300)
+    damping = RIDGE * len(design)
+    gram = design.T @ design + damping * np.eye(len(prior))
+    return np.linalg.solve(gram, moment + damping * scale * prior).astype(np.float64)

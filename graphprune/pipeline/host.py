@@ -149,6 +149,9 @@ class Host(Protocol):
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
         """Inputs to try the model on: the user's example, or random ones that fit."""
 
+    def at_other_sizes(self) -> Host | None:
+        """The same model with other example sizes along its dynamic axes, if there are any and it takes them."""
+
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model; outputs by name, in order.
 
