@@ -618,7 +618,7 @@ def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     before = model.costs()
     left = model
     if state.removed:
-        left = build_cost_model(analysis, state.latency, analysis.branches.unneeded(state.removed))
+        left = build_cost_model(analysis, state.latency, without=analysis.branches.unneeded(state.removed))
     after = left.costs(counts)
     assert state.plan is not None
     targets = state.plan.options.get("targets")

@@ -134,7 +134,7 @@ class Allocate(Pass):
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
             try:
                 counts = allocate(
-                    build_cost_model(analysis, state.latency, unneeded) if going else original,
+                    build_cost_model(analysis, state.latency, without=unneeded) if going else original,
                     state.scores,
                     targets,
                     allocation=self.allocation,

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[str], Any, dict[str, Any]]]
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["llama", "bert", "convolutions"])
 def test_prune_then_merge_is_merge_then_prune(name: str) -> None:
     """methods.md §2.2, P16: the same units, before and after merging, give the same model."""
     build, targets, example, options = CASES[name]
@@ -101,7 +101,7 @@ def test_prune_then_merge_is_merge_then_prune(name: str) -> None:
     assert np.abs(expected - whole).max() > 1e-3  # the pruning did something
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["llama-embedding", "convolutions"])
 def test_the_rank_stays_whole_and_the_rest_follows(name: str) -> None:
     build, targets, example, options = CASES[name]
     model = adapted(build(), targets, **options)

@@ -97,7 +97,7 @@ class CostModel:
 
 
 def build_cost_model(
-    analysis: Analysis, latency: LatencyModel | None = None, without: Unneeded = EVERYTHING_NEEDED
+    analysis: Analysis, latency: LatencyModel | None = None, *, without: Unneeded = EVERYTHING_NEEDED
 ) -> CostModel:
     """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input.
 
