@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, profile, prune, restore, verify
+from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
 from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
 from graphprune.calibration.preprocess import Preprocess
 from graphprune.errors import (
@@ -57,6 +57,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "export_onnx",
     "open_batches",
     "profile",
     "prune",

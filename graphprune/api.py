@@ -26,6 +26,8 @@ from graphprune.passes import (
     Calibrate,
     Compensate,
     ProtectSensitive,
+    RemoveBlocks,
+    RemoveDeadNodes,
     Score,
     Verify,
     all_passes,
@@ -39,12 +41,13 @@ from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
-from graphprune.planning.plan import PruningPlan
-from graphprune.planning.select import protected_axes
+from graphprune.planning.plan import PruningPlan, fingerprint
+from graphprune.planning.select import BLOCK_KINDS, protected_axes
 from graphprune.planning.target import parse_targets
+from graphprune.planning.transfer import fitting
 from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
-from graphprune.report.data import Cost, GroupRow, LatencyRow, Metric, Report
+from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
 
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "isomorphic"
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
@@ -101,7 +104,7 @@ def prune(
     model: Any,
     example_inputs: Any = None,
     *,
-    target: str | Iterable[str] | Mapping[str, float | str],
+    target: str | Iterable[str] | Mapping[str, float | str] | None = None,
     calibration: Any = None,
     samples: int = SAMPLES,
     evaluate: Any = None,
@@ -113,6 +116,10 @@ def prune(
     protect: Sequence[str] = (),
     protect_ratio: float = 0.0,
     only: Sequence[str] = (),
+    blocks: float | str | None = None,
+    layers: float | str | None = None,
+    remove_blocks: Sequence[str] = (),
+    block_criterion: str = "l2",
     min_units: int = 1,
     max_ratio: float = 0.9,
     seed: int = 0,
@@ -136,7 +143,8 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
-            is measured, and allocation is repeated where it misses by more than 5 %).
+            is measured, and allocation is repeated where it misses by more than 5 %). May be absent where ``blocks``,
+            ``layers``, ``remove_blocks`` or a ``pipeline`` is given.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
@@ -148,12 +156,21 @@ def prune(
             ``ols``, ``mean`` or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
-        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`; the default is
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`; the default is
             ``isomorphic``.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
-        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned.
+        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned. Residual branches as a
+            whole are left out to meet a target only where ``block`` or ``layer`` is named here, as few as need be and
+            after all other kinds that are named.
+        blocks: How many residual branches (attention, MLP, convolutional blocks) are left out, those with the lowest
+            scores: a number, or a fraction as a float or text with a percent sign. What they save counts for targets.
+        layers: How many layers are left out, likewise: an attention and an MLP branch together, say.
+        remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``).
+        block_criterion: How blocks are scored: ``l2`` (the norm of a branch's last weights), ``random``, with
+            calibration data ``bi`` (how far the stream turns) or ``ablation`` (what the outputs lose), or one that was
+            registered.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
         seed: Of random scores and of the proof's inputs.
@@ -177,7 +194,8 @@ def prune(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     progress("open")
-    parsed = parse_targets(target)
+    whole = bool(blocks is not None or layers is not None or remove_blocks)
+    parsed = () if target is None and (whole or pipeline is not None) else parse_targets(target or ())
     start = time.perf_counter()
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     opened = time.perf_counter() - start
@@ -189,9 +207,19 @@ def prune(
         rung = compensation or ("affine" if measured else "none")
         passes = default_pipeline(
             Analyze(tuple(protect)),
-            Score(criterion, seed),
+            Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
             Allocate(
-                tuple(map(str, parsed)), allocation, align, min_units, max_ratio, tuple(only), tuple(protect), criterion
+                tuple(map(str, parsed)),
+                allocation,
+                align,
+                min_units,
+                max_ratio,
+                tuple(only),
+                tuple(protect),
+                criterion,
+                "" if blocks is None else str(blocks),
+                "" if layers is None else str(layers),
+                tuple(remove_blocks),
             ),
             Verify(seed) if verify else None,
             ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
@@ -370,13 +398,21 @@ def apply(
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     folded = host.folded()
     analysis = analyze_graph(folded.graph())
-    kept = plan.kept_of(analysis)
+    plan = fitting(plan, analysis, _metadata_in(host))
+    kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     rung = plan.options.get("compensation", "none")
     batches = None if calibration is None else open_batches(calibration, host, samples=samples)
     state = State(
-        folded, folded, analysis, kept=kept, plan=plan.without_refit(), batches=batches, progress=counted(progress)
+        folded,
+        folded,
+        analysis,
+        kept=kept,
+        removed=removed,
+        plan=plan.without_refit(),
+        batches=batches,
+        progress=counted(progress),
     )
-    passes: list[Pass] = [SliceGroups(), all_passes()["remove-dead-nodes"]()]
+    passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if verify:
         passes.append(Verify())
     if batches is not None and rung != "none":
@@ -425,9 +461,11 @@ def verify(
         plan = PruningPlan.load(plan)
     host = open_host(original, example_inputs, shapes=shapes, trust=trust).folded()
     analysis = analyze_graph(host.graph())
-    kept = plan.kept_of(analysis)
-    sliced = SliceGroups().run(State(host, host, analysis, kept=kept)).host
-    checks = run_oracles(host, sliced, analysis, kept, seed=seed)
+    plan = fitting(plan, analysis, _metadata_in(host))
+    kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
+    state = State(host, host, analysis, kept=kept, removed=removed)
+    sliced = RemoveBlocks().run(SliceGroups().run(state)).host
+    checks = run_oracles(host, sliced, analysis, kept, removed, seed=seed)
     file = open_host(Path(pruned))  # a broken file gets its own clear error
     note = "file = plan replayed"
     if refitted := tuple(plan.options.get("compensated", ())):
@@ -453,6 +491,44 @@ def restore(
         raise PlanError("an ONNX model has no module to restore; use apply")
     load_state(result.module, Path(folder))
     return result.module
+
+
+def _metadata_in(host: Host) -> Mapping[str, str] | None:
+    return host.metadata if isinstance(host, OnnxHost) else None
+
+
+def export_onnx(
+    model: Any,
+    example_inputs: Any,
+    path: str | Path,
+    *,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+) -> None:
+    """Exports a PyTorch model, unpruned, to an ONNX file that takes the plans that are made on the model.
+
+    The file's metadata say which of its tensors is which of the model's (exporters keep few names), and of which model.
+
+    Args:
+        model: A ``torch.nn.Module``, an ``ExportedProgram``, or a factory's name, as for :func:`prune`.
+        example_inputs: As for :func:`prune`; may be ``None`` where the model brings its own.
+        path: The file; written whole or not at all.
+        shapes: As for :func:`prune`.
+        dynamic_shapes: As for :func:`prune`; plans must then be made with the same.
+        trust: As for :func:`prune`.
+
+    Raises:
+        OptionError: The model is an ONNX file already.
+        OutputError: It cannot be exported or written.
+    """
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    if isinstance(host, OnnxHost):
+        raise OptionError("the model is an ONNX file already; export takes a PyTorch model")
+    from graphprune.hosts.torch_host import TorchHost
+
+    assert isinstance(host, TorchHost)
+    host.export_onnx(Path(path), fingerprint(host.folded().graph()))
 
 
 def metadata_of(plan: PruningPlan) -> dict[str, str]:
@@ -552,17 +628,25 @@ def _notes(state: State) -> tuple[str, ...]:
             f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
             "others; the proof counts the kept units only"
         )
+    if state.removed:
+        names = ", ".join(f"'{block.name}'" for block in state.removed)
+        notes.append(f"left out as a whole: {names}; the proof replaces what these branches add by zero")
     return tuple(notes)
 
 
 def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
-    assert state.analysis is not None
-    model = build_cost_model(state.analysis, state.latency)
+    analysis = state.analysis
+    assert analysis is not None
+    model = build_cost_model(analysis, state.latency)
     counts = model.full.copy()
     for i, group in enumerate(model.groups):
         if group.factor in state.kept:
             counts[i] = len(state.kept[group.factor])
-    before, after = model.costs(), model.costs(counts)
+    before = model.costs()
+    left = model
+    if state.removed:
+        left = build_cost_model(analysis, state.latency, without=analysis.branches.unneeded(state.removed))
+    after = left.costs(counts)
     assert state.plan is not None
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}
@@ -571,4 +655,5 @@ def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
         measured = attempts[-1].measured
         costs = tuple(replace(c, measured=measured * c.before) if c.metric == "latency" else c for c in costs)
     rows = tuple(GroupRow(g.name, g.kind, g.size, int(n), g.exact) for g, n in zip(model.groups, counts, strict=True))
-    return Report(costs, rows, state.inexact, state.checks)
+    blocks = tuple(BlockRow(block.name, block.kind, block.tensors) for block in state.removed)
+    return Report(costs, rows, state.inexact, state.checks, blocks=blocks)

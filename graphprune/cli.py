@@ -25,7 +25,7 @@ from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import made_folder, require_writable, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
-from graphprune.planning.allocation import ALLOCATIONS
+from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
@@ -191,13 +191,13 @@ def prune(
     model: Model,
     output: Output,
     target: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--target",
             metavar="METRIC=VALUE",
             help="What remains: macs=0.5, params=2M, bytes=50%, latency=5ms. Repeatable.",
         ),
-    ],
+    ] = None,
     calibration: Calibration = None,
     samples: Samples = gp.SAMPLES,
     batch_size: BatchSize = None,
@@ -221,6 +221,21 @@ def prune(
         list[str] | None,
         typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
     ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(metavar="N|FRACTION", help="Leave out so many residual branches, the least important ones."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="N|FRACTION", help="Leave out so many layers (several branches each), likewise."),
+    ] = None,
+    remove_block: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
+    ] = None,
+    block_criterion: Annotated[
+        str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")
+    ] = "l2",
     shape: ShapeOptions = None,
     plan_out: Annotated[Path | None, typer.Option(metavar="plan.json", help="Write the plan.")] = None,
     profile: Annotated[
@@ -261,6 +276,10 @@ def prune(
             protect=tuple(protect or ()),
             protect_ratio=protect_ratio,
             only=tuple(only or ()),
+            blocks=blocks,
+            layers=layers,
+            remove_blocks=tuple(remove_block or ()),
+            block_criterion=block_criterion,
             shapes=_shapes(shape),
             profile=profile,
             pipeline=pipeline,
@@ -338,6 +357,21 @@ def verify(
         out.print(render_checks(checks))
     if failed := [check.name for check in checks if not check.passed]:
         raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
+
+
+@app.command()
+@_guarded
+def export(
+    model: Model,
+    output: Output,
+    shape: ShapeOptions = None,
+    trust: Trust = False,
+    debug: Debug = False,
+) -> None:
+    """Write a Python MODEL, unpruned, to an ONNX file that takes the plans made on the model."""
+    require_writable(output)
+    with _progress():
+        gp.export_onnx(model, None, output, shapes=_shapes(shape), trust=trust)
 
 
 @app.command()

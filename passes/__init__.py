@@ -18,6 +18,7 @@ from graphprune.passes.calibrate import Calibrate
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.fold_constants import FoldConstants
 from graphprune.passes.protect_sensitive import ProtectSensitive
+from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
 from graphprune.passes.slice_groups import SliceGroups
@@ -33,6 +34,7 @@ __all__ = [
     "FoldConstants",
     "Pass",
     "ProtectSensitive",
+    "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
     "SliceGroups",
@@ -49,6 +51,7 @@ PASSES: tuple[type[Pass], ...] = (
     ProtectSensitive,
     Allocate,
     SliceGroups,
+    RemoveBlocks,
     RemoveDeadNodes,
     Verify,
     Compensate,
@@ -73,8 +76,9 @@ def default_pipeline(
         score,
         protect,  # after score: it removes the least important units on trial
         allocate,  # after score: it ranks by the scores
-        SliceGroups(),
-        RemoveDeadNodes(),  # after slicing: shape arithmetic that slicing replaced is dead only now
+        SliceGroups(),  # before whole branches go: its edits speak of all nodes of the original
+        RemoveBlocks(),
+        RemoveDeadNodes(),  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
         verify,  # last of what keeps values: it proves what all others have done
         compensate,  # on a model whose structure is proven; from here on weights differ
     )

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.errors import OptionError, TargetError
+from graphprune.importance import Evidence
+from graphprune.importance.loss import Objective, gates_of
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.planning.allocation import Limits, allocate
+from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
-from graphprune.planning.cost import build_cost_model
+from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.plan import make_plan
-from graphprune.planning.select import chosen_groups
-from graphprune.planning.target import parse_targets
+from graphprune.planning.select import BLOCK_KINDS, block_candidates, chosen_groups, how_many, named_blocks
+from graphprune.planning.share import SEARCHES, Fitness, share
+from graphprune.planning.target import Target, parse_targets
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class Allocate(Pass):
         only: Selectors of the groups that may be pruned; empty means all.
         protect: Kinds of group that may not be pruned (patterns of tensors are the business of ``analyze``).
         criterion: Noted in the plan.
+        blocks: How many residual branches are left out, those with the lowest scores: ``2``, ``0.25`` or ``25%``.
+        layers: How many layers (attention and MLP together, say) are left out, likewise.
+        remove: Names (or patterns of the last weights) of blocks that are left out.
+        seed: Of allocations that search.
     """
 
     name: ClassVar[str] = "allocate"
@@ -51,48 +59,121 @@ class Allocate(Pass):
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     criterion: str = ""
+    blocks: str = ""
+    layers: str = ""
+    remove: tuple[str, ...] = ()
+    seed: int = 0
 
     def run(self, state: State) -> State:
-        """The state with kept units and a plan."""
+        """The state with kept units, blocks that go, and a plan."""
         analysis = state.analyzed(self.name)
-        targets = parse_targets(self.targets)
-        limits = Limits(self.align, self.min_units, self.max_ratio)
+        removed = self._removed(analysis, state.block_scores)
+        targets = parse_targets(self.targets) if self.targets or not removed else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
         model = build_cost_model(analysis, state.latency)
-        chosen = chosen_groups(analysis, self.only, self.protect)
-        chosen = tuple(group for group in chosen if group.name not in state.protected)
-        if not chosen:
-            raise TargetError(
-                "no group of this model can be pruned; "
-                + ("protect_ratio keeps all of them whole" if state.protected else blockers(analysis))
-            )
-        if missing := [group.name for group in chosen if group.name not in state.scores]:
-            raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
-        tries = tiers(chosen, asked=bool(self.only))
-        for attempt in tries:
-            try:
-                counts = allocate(
-                    model, state.scores, targets, allocation=self.allocation, limits=limits, allowed=attempt
-                )
-                break
-            except TargetError as error:
-                if attempt is tries[-1]:
-                    raise TargetError(
-                        f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
-                    ) from None
+        counts = model.full
+        if targets:
+            counts, removed = self._met(state, analysis, targets, model, removed)
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
         options = {
-            "targets": [str(target) for target in targets],
+            **({"targets": [str(target) for target in targets]} if targets else {}),
             "allocation": self.allocation,
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(self.only)} if self.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
         }
-        return replace(state, kept=kept, plan=make_plan(analysis, kept, options))
+        plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
+        return replace(state, kept=kept, removed=removed, plan=plan)
+
+    def _removed(self, analysis: Analysis, scores: Mapping[str, float]) -> tuple[Block, ...]:
+        """The blocks that go whatever the targets say."""
+        removed = {block.name: block for block in named_blocks(analysis, self.remove)}
+        for kind, number in (("layer", self.layers), ("block", self.blocks)):
+            if number:
+                inside = {part for block in removed.values() for part in block.parts}
+                ranked = self._ranked(analysis, scores, kind)
+                count = how_many(number, len(ranked), kind)
+                chosen = [block for block in ranked if block.name not in removed.keys() | inside][:count]
+                removed.update((block.name, block) for block in chosen)
+        inside = {part for block in removed.values() for part in block.parts}
+        return tuple(block for block in removed.values() if block.name not in inside)
+
+    def _ranked(self, analysis: Analysis, scores: Mapping[str, float], kind: str) -> list[Block]:
+        """The blocks of a kind that may go, the least important ones first."""
+        candidates = block_candidates(analysis, kind, self.protect)
+        if candidates and not scores:
+            raise OptionError("blocks have no scores; put 'score{blocks=l2}' before 'allocate' in the pipeline")
+        return sorted(candidates, key=lambda block: scores[block.name])
+
+    def _met(
+        self,
+        state: State,
+        analysis: Analysis,
+        targets: Sequence[Target],
+        original: CostModel,
+        removed: tuple[Block, ...],
+    ) -> tuple[NDArray[np.float64], tuple[Block, ...]]:
+        """Counts that meet the targets, and the blocks that go: where ``only`` names them, as few as need be."""
+        limits = Limits(self.align, self.min_units, self.max_ratio)
+        chosen = chosen_groups(analysis, self.only, self.protect)
+        chosen = tuple(group for group in chosen if group.name not in state.protected)
+        kinds = [kind for kind in self.only if kind in BLOCK_KINDS]
+        gone = {block.name for block in removed}
+        pool = [b for kind in kinds for b in self._ranked(analysis, state.block_scores, kind) if b.name not in gone]
+        if not chosen and not pool and not removed:
+            raise TargetError(
+                "no group of this model can be pruned; "
+                + ("protect_ratio keeps all of them whole" if state.protected else blockers(analysis))
+            )
+        if missing := [group.name for group in chosen if group.name not in state.scores]:
+            raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
+        most = int(len(pool) * self.max_ratio + 1e-9)
+        tries = [(n, tier) for n in range(most + 1) for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]]
+        fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
+        for n, tier in tries:
+            going = (*removed, *pool[:n])
+            unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
+            allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
+            try:
+                counts = share(
+                    build_cost_model(analysis, state.latency, without=unneeded) if going else original,
+                    state.scores,
+                    targets,
+                    allocation=self.allocation,
+                    limits=limits,
+                    allowed=allowed,
+                    original=original,
+                    fitness=fitness,
+                    seed=self.seed,
+                )
+                return counts, going
+            except TargetError as error:
+                if (n, tier) == tries[-1]:
+                    raise TargetError(
+                        f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
+                    ) from None
+        raise AssertionError("the last try returns or raises")
+
+    def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
+        """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
+        evidence = Evidence(analysis, state.host.read, self.seed, host=state.host, batches=state.batches)
+        gates = gates_of(evidence, self.allocation)
+        objective = Objective(gates)
+        orders = {name: np.argsort(scores, kind="stable") for name, scores in state.scores.items()}
+
+        def fitness(counts: Counts) -> float:
+            gone = {
+                group.name: orders[group.name][: group.size - int(n)]
+                for group, n in zip(model.groups, counts, strict=True)
+                if n < group.size and group.name in gates.by_group
+            }
+            return objective(gates.factors(gone))
+
+        return fitness
 
     def _obstacles(self, analysis: Analysis, n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.errors import ModelError
-from graphprune.importance import Evidence, criterion
+from graphprune.importance import Evidence, block_criterion, criterion
 from graphprune.importance.criteria import normalized
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -21,11 +21,13 @@ class Score(Pass):
     Attributes:
         criterion: The name of the criterion.
         seed: For criteria that draw random numbers.
+        blocks: The criterion of residual branches and layers; empty where none may go.
     """
 
     name: ClassVar[str] = "score"
     criterion: str = "l2"
     seed: int = 0
+    blocks: str = ""
 
     def run(self, state: State) -> State:
         """The state with scores.
@@ -35,13 +37,14 @@ class Score(Pass):
         """
         analysis = state.analyzed(self.name)
         found = criterion(self.criterion)
-        scores = found.score(
-            Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
-        )
+        evidence = Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
+        scores = found.score(evidence)
         for group in analysis.groups:
             if not np.isfinite(scores[group.name]).all():
                 raise ModelError(
                     f"criterion '{self.criterion}' gives scores that are no numbers for group '{group.name}'; "
                     f"check '{group.tensors[0]}' and the other weights of the group for NaN and infinity"
                 )
+        if self.blocks:
+            state = replace(state, block_scores=block_criterion(self.blocks)(evidence))
         return replace(state, scores=scores if found.absolute else normalized(scores))

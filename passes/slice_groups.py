@@ -69,7 +69,7 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
                 size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
         if rule.pinned and _reshaped(node, shapes):
             pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered)
+    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=renumbered)
 
 
 def _reshaped(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, ProofError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
@@ -48,28 +49,36 @@ class Verify(Pass):
         """
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
-        checks = verify(state.original, state.host, state.analyzed(self.name), state.kept, seed=self.seed)
+        analysis = state.analyzed(self.name)
+        checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
         require(checks)
         return replace(state, checks=(*state.checks, *checks))
 
 
 def verify(
-    original: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], *, seed: int = 0
+    original: Host,
+    pruned: Host,
+    analysis: Analysis,
+    kept: Mapping[Factor, Index],
+    removed: Iterable[Block] = (),
+    *,
+    seed: int = 0,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
     inputs = original.example_inputs(seed)
-    removed = masks(analysis, kept)
-    other = _at_other_sizes(original, kept, analysis)
+    removed = tuple(removed)
+    zeros = masks(analysis, kept, removed)
+    other = _at_other_sizes(original, kept, analysis, removed)
     permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
 
     def masked(*, double: bool) -> Check:
-        expected = original.run_masked(inputs, removed, double=double)
+        expected = original.run_masked(inputs, zeros, double=double)
         first = compare("masked", expected, pruned.run(inputs, double=double), note="pruned = masked original")
         if other is None or not first.passed:
             return first
-        resized, removed_there = other
+        resized, zeros_there = other
         given = resized.example_inputs(seed)
-        expected = resized.run_masked(given, removed_there, double=double)
+        expected = resized.run_masked(given, zeros_there, double=double)
         note = f"{first.note}, at two sets of sizes"
         second = compare("masked", expected, pruned.run(given, double=double), note=note)
         return replace(max(second, first, key=lambda check: check.difference), note=note)
@@ -82,7 +91,7 @@ def verify(
 
 
 def _at_other_sizes(
-    original: Host, kept: Mapping[Factor, Index], analysis: Analysis
+    original: Host, kept: Mapping[Factor, Index], analysis: Analysis, removed: Iterable[Block]
 ) -> tuple[Host, dict[str, dict[int, NDArray[np.bool_]]]] | None:
     """The original at other sizes along its dynamic axes, and the same units' masks there, if it has such axes."""
     other = original.at_other_sizes()
@@ -96,7 +105,7 @@ def _at_other_sizes(
         if group is None or group.size != factor.size:
             return None  # the sizes couple what is free at those of the example
         there[group.factor] = index
-    return other, masks(again, there)
+    return other, masks(again, there, removed)
 
 
 def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:
@@ -125,8 +134,10 @@ def judged(check: Callable[..., Check]) -> Check:
 _CONSTANT = "the outputs hardly vary on the example input, so this says little: try other shapes or inputs"
 
 
-def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay.
+def masks(
+    analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
+) -> dict[str, dict[int, NDArray[np.bool_]]]:
+    """For every value and axis that loses positions, which ones stay; none of a branch that is left out.
 
     Constants that are positions are left as they are: they point to what is removed, where there is nothing.
     """
@@ -139,6 +150,9 @@ def masks(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, dict[in
             mask = np.zeros(dim.size, dtype=np.bool_)
             mask[positions(dim, kept)] = True
             found.setdefault(name, {})[axis] = mask
+    for bypass in (bypass for block in removed for bypass in block.bypasses):
+        size = analysis.layouts[bypass.branch][0].size
+        found.setdefault(bypass.branch, {})[0] = np.zeros(size, dtype=np.bool_)
     return found
 
 

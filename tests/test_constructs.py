@@ -5,6 +5,9 @@ Every test runs both oracles: pruned = masked, and the original with permuted un
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +17,7 @@ from torch_proof import Proof, prove
 import graphprune as gp
 from graphprune import ops
 from graphprune.passes.verify import verify
+from graphprune.planning.blockers import list_blockers
 
 IMAGE = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 ROW = (torch.randn(2, 6, generator=torch.Generator().manual_seed(2)),)
@@ -367,6 +371,38 @@ def test_custom_operator_with_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops, "_ROWS", {})
     ops.register("graphprune_tests::scaled", "n c -> n c")
     assert kinds(prove(_custom(), ROW)) == {"a.weight[0]": ("neuron", 8)}
+
+
+def test_the_example_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The custom operator there is a barrier without its rule, and hangs its operands together with it."""
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = (
+        part for part in text.split("\n\n    import torch\n")[1:] if "custom_op" in part.split("\n\n", 1)[1][:60]
+    )
+    lines = [line.removeprefix("    ") for line in block.splitlines()]
+    code = "import torch\n" + "\n".join(
+        lines[: next(i for i, line in enumerate(lines) if line.startswith("ops.register")) + 1]
+    )
+    monkeypatch.setattr(ops, "_ROWS", {})
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
+
+    def net() -> Net:
+        return Net(
+            lambda m, x: m.c(names["fused_gate"](m.a(x), m.b(x))),
+            a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(6, 8), c=lambda: nn.Linear(8, 4),
+        )  # fmt: skip
+
+    proof = prove(net(), ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
+    assert {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight"} == set(proof.groups[0].tensors)
+    ops._ROWS.clear()
+    barrier = prove(net(), ROW)
+    assert kinds(barrier) == {}
+    (first, *_) = list_blockers(barrier.analysis)
+    assert (
+        first.reason.text, first.reason.kind, first.parameters,
+    ) == ("no coupling rule for 'mylib.fused_gate.default'", "barrier", 144)  # fmt: skip
 
 
 class Attention(nn.Module):

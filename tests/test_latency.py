@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,18 @@ def test_segments_that_are_left_out_cost_nothing_more(made):
     model = latency_model(profile, pieces)
     left = model.without(["gemm"])
     assert [u.nodes for u in left.usages] == [u.nodes for u in model.usages if u.nodes != ("gemm",)]
+    (gone,) = left.gone
+    saved = profile.entries[gone.signature].table().flat[-1] * profile.correction
+    groups: list[Units] = []
+    assert model.over(groups)(np.array([])) - left.over(groups)(np.array([])) == pytest.approx(saved)
+    first = model.without(["conv2"]).gone  # what follows the operator goes with it
+    assert [usage.nodes for usage in first] == [("conv2", "relu2", "concat")]
+    with pytest.raises(OptionError) as caught:
+        replace(model, exported=True).without(["gemm"])
+    assert str(caught.value) == (
+        "latency cannot be predicted for a PyTorch model that loses whole branches; export it (graphprune export) and "
+        "prune the ONNX file, or give another target"
+    )
 
 
 # -- segments ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch_proof import Proof, prove
 
+import graphprune as gp
 from graphprune.hosts.torch_module import sliced_module
 
 
@@ -145,3 +146,27 @@ def test_ambiguous_head_sizes(n_heads: int) -> None:
     module, reason, _ = sliced(Attention(12, n_heads), (torch.randn(2, 5, 12),))
     assert reason == ""
     assert isinstance(module, Attention)
+
+
+def test_a_state_saved_in_half_precision_comes_back_in_half_precision(tmp_path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.up, self.head = nn.Embedding(20, 16), nn.Linear(16, 16), nn.Linear(16, 20, bias=False)
+            self.head.weight = self.table.weight
+            self.register_buffer("scale", torch.full((16,), 0.5))
+
+        def forward(self, x):
+            return self.head(torch.relu(self.up(self.table(x) * self.scale)))
+
+    example = (torch.arange(6).reshape(2, 3),)
+    result = gp.prune(Tied().eval(), example, target={"macs": 0.7}, align=1, verify=False)
+    result.module.half()
+    result.save_state(tmp_path)
+    again = gp.restore(Tied().eval(), tmp_path, example)
+    assert {torch.float16} == {tensor.dtype for tensor in again.state_dict().values()}
+    assert again.head.weight is again.table.weight
+    assert all(
+        torch.equal(a, b) for a, b in zip(result.module.state_dict().values(), again.state_dict().values(), strict=True)
+    )

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
+from graphprune.analysis import adapters
+from graphprune.analysis.adapters import find_adapters
+from graphprune.analysis.blocks import Block, Branches
 from graphprune.analysis.kinds import Kinds
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.analysis.walk import Walk, axis_of
@@ -99,6 +102,16 @@ class Analysis:
     solver: Solver = field(repr=False)
 
     @cached_property
+    def branches(self) -> Branches:
+        """The residual branches of the graph that can be bypassed."""
+        return Branches(self.graph)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual branches, and layers made of them, that can be left out as a whole."""
+        return self.branches.blocks
+
+    @cached_property
     def group_of(self) -> Mapping[Factor, Group]:
         """The group of each prunable factor."""
         return {group.factor: group for group in self.groups}
@@ -143,6 +156,9 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
     walk = Walk(graph, solver, layouts)
     for node in graph.nodes:
         walk.visit(node)
+    for adapter in find_adapters(graph):
+        for dim in adapter.rank:
+            solver.fix(dim, Reason(adapters.REASON, adapter.node))
     for name in graph.outputs:
         for dim in (*layouts[name], *walk.positions_of(name)):
             solver.fix(dim, Reason(f"axis of the model's output '{name}'", kind="interface"))

@@ -24,6 +24,8 @@ KINDS = {
     "neuron": "neurons of linear layers",
     "recurrent": "hidden units of recurrent layers, common to all layers and directions of one call",
     "unit": "units of another kind",
+    "block": "residual branches that can be bypassed as a whole",
+    "layer": "layers made of several such branches",
 }
 """The kinds of unit, for ``only`` selectors and reports."""
 

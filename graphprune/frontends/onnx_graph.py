@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from graphprune import ops
 from graphprune.errors import RuleError
+from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.onnx_ops import BARRIERS, ROWS
 from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, attributes_of, operands_of, uncuttable
 from graphprune.ir.dims import factors_of
@@ -96,7 +97,9 @@ class _Reader:
         op = f"{domain}::{proto.op_type}" if domain else proto.op_type
         location = next((entry.value for entry in proto.metadata_props if entry.key.endswith("name_scopes")), "")
         rule, reason = self.rule(proto, op, operands, results)
-        return Node(proto.name, op, operands, results, rule, location, reason)
+        attributes = attributes_of(proto)
+        known = (addends(op, {}), is_multiple(op, [name in self.weights for name in operands]), options(attributes))
+        return Node(proto.name, op, operands, results, rule, location, reason, *known)
 
     def rule(
         self, proto: onnx.NodeProto, op: str, operands: tuple[str | None, ...], results: tuple[str | None, ...]

@@ -22,6 +22,7 @@ from torch import fx
 from graphprune import ops
 from graphprune.errors import RuleError
 from graphprune.frontends import aten_rows, aten_views
+from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
@@ -277,7 +278,7 @@ class _Builder:
         if derived and (all(derived) or looked_up):
             self.weightlike.update(name for name in results if name is not None)
         if row is None:
-            self._add(node, op, names, results, None, "")
+            self._add(node, op, names, results, None, "", attributes)
             return
         call = Call(op, sizes, shapes, attributes, tuple(name in self.weightlike for name in names))
         try:
@@ -285,9 +286,9 @@ class _Builder:
                 raise Refusal(f"'{op}' on an empty tensor")
             rule = _checked(self.rules.rule(row, call), call)
             rule = _fix_dynamic(rule, taken, results, shown)
-            self._add(node, op, names, results, rule, "")
+            self._add(node, op, names, results, rule, "", attributes)
         except (Refusal, RuleError) as refusal:
-            self._add(node, op, names, results, None, str(refusal))
+            self._add(node, op, names, results, None, str(refusal), attributes)
 
     def _arguments(
         self, node: fx.Node, schema: tuple[tuple[str, str, Any], ...]
@@ -320,12 +321,18 @@ class _Builder:
         results: tuple[str | None, ...],
         rule: Rule | None,
         reason: str,
+        attributes: Mapping[str, Any],
     ) -> None:
-        self.nodes.append(Node(node.name, op, operands, results, rule, self._location(node), reason))
+        known = (
+            addends(op, attributes),
+            is_multiple(op, [name in self.weightlike for name in operands]),
+            options(attributes),
+        )
+        self.nodes.append(Node(node.name, op, operands, results, rule, self._location(node), reason, *known))
 
     def _barrier(self, node: fx.Node, op: str, reason: str) -> None:
         operands = tuple(self.names[operand] for operand in node.all_input_nodes if operand in self.names)
-        self._add(node, op, operands, self._results(node, node.meta[SPEC]) or (), None, reason)
+        self._add(node, op, operands, self._results(node, node.meta[SPEC]) or (), None, reason, {})
 
     def _location(self, node: fx.Node) -> str:
         trace = node.meta.get("stack_trace")

@@ -48,7 +48,7 @@ def apply_edits(
     for tensor in cut.graph.initializer:
         if tensor.name in edits.renumbered:
             tensor.CopyFrom(inline_tensor(edits.renumbered[tensor.name][inline_array(tensor)], tensor))
-    if edits.sizes or edits.pins or any(map(_squeezes_all, cut.graph.node)):
+    if edits.sizes or edits.pins or edits.bypasses or any(map(_squeezes_all, cut.graph.node)):
         cut = _Editor(cut, edits, inferred).run()
     _declare(cut, edits.shapes)
     return cut, changed
@@ -101,7 +101,25 @@ class _Editor:
             self._node(pin.node).attrs[pin.attribute] = float(pin.value)
         for node in filter(_squeezes_all, self.surgery.before.values()):
             self._name_axes(node)
+        self._bypass()
         return self.surgery.result()
+
+    def _bypass(self) -> None:
+        """Makes the producers of bypassed values identities; then lets their users skip these where they can."""
+        tensors = self.surgery.tensors() if self.edits.bypasses else {}
+        outputs = {id(output) for output in self.surgery.graph.outputs}
+        for old, new in self.edits.bypasses.items():
+            result, source = tensors.get(old), tensors.get(new)
+            if result is None or source is None or len(result.inputs) != 1:
+                raise PlanError(f"the model has no value '{old}' to bypass; make the plan for this model")
+            node = result.inputs[0]
+            node.op, node.inputs = "Identity", [source]
+            if id(result) in outputs:
+                continue
+            for user in list(result.outputs):
+                for i, operand in enumerate(user.inputs):
+                    if operand is result:
+                        user.inputs[i] = source
 
     def _name_axes(self, node: onnx.NodeProto) -> None:
         """Writes the axes that a ``Squeeze`` without axes drops now."""

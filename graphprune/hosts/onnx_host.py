@@ -88,6 +88,11 @@ class OnnxHost:
         """``onnx``."""
         return "onnx"
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The model's ``metadata_props``."""
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
     @cached_property
     def inferred(self) -> Inferred:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""

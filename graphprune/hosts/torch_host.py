@@ -37,6 +37,7 @@ from graphprune.hosts.torch_trace import Example, export, functional, normal_for
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, PinEdit, SizeEdit, Stretch, Window
+from graphprune.planning.transfer import METADATA, write_origins
 
 FOLD_BUDGET = 1 << 26
 """Bytes that one folded constant may take."""
@@ -202,6 +203,14 @@ class TorchHost:
                     if isinstance(user.args[1] if len(user.args) > 1 else None, int) and user.meta[SPEC] is not None:
                         specs[cast("int", user.args[1])] = user.meta[SPEC]
                 node.meta[SPEC] = tuple(specs)
+        if edits.bypasses:
+            values = {value: copies[node] for node, value in self._built[1].items()}
+            for old_value, new_value in edits.bypasses.items():
+                if old_value not in values or new_value not in values:
+                    raise PlanError(
+                        f"the model has no value '{old_value}' to bypass; the plan belongs to another model"
+                    )
+                values[old_value].replace_all_uses_with(values[new_value])
         return replace(self, program=program, tensors=tensors)
 
     def folded(self) -> TorchHost:
@@ -447,7 +456,22 @@ class TorchHost:
         Raises:
             OutputError: It cannot be exported or written.
         """
-        torch_onnx.save(self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), metadata or {})
+        torch_onnx.save(
+            self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), lambda _: metadata or {}
+        )
+
+    def export_onnx(self, path: Path, fingerprint: str) -> None:
+        """Writes the unpruned model with the origins of its tensors, so that plans made on it apply to the file.
+
+        Raises:
+            OutputError: It cannot be exported or written.
+        """
+        stored = {value.name: self.tensor(value.name) for value in self.graph().stored}
+
+        def metadata(model: Any) -> dict[str, str]:
+            return {METADATA: write_origins(fingerprint, torch_onnx.origins(model, stored))}
+
+        torch_onnx.save(self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), metadata)
 
 
 # -- edits of single nodes -------------------------------------------------------------------------------------------
@@ -478,7 +502,8 @@ def _tidied(program: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_dead(node: fx.Node) -> bool:
-    return not node.users and node.op in ("call_function", "get_attr") and not node.is_impure()
+    """Whether nothing needs a node; attention counts as random to torch, since it may have dropout."""
+    return not node.users and node.op in ("call_function", "get_attr") and not node.is_impure(impure_random=False)
 
 
 def _shared(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

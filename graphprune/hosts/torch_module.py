@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import combinations, islice, product
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.frontends.torch_graph import SPEC, argument
+from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_trace import inference
 from graphprune.pipeline.state import State
@@ -46,25 +48,38 @@ def pruned_module(state: State) -> tuple[nn.Module | None, str]:
         return None, ""
     reason = "the model was given as an exported program"
     if pruned.source is not None:
-        module, reason = sliced_module(pruned.source, original, pruned)
+        removed = state.removed if state.analysis is not None else ()
+        sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
+        module, reason = sliced_module(pruned.source, original, pruned, sums)
         if module is not None:
             return module, reason
-    return _detached(pruned), f"the module is a graph module of torch.export, since {reason}"
+    return _detached(pruned), (
+        "the module is a graph module of torch.export, without dropout and without the methods of your class, "
+        f"since {reason}"
+    )
 
 
-def sliced_module(source: nn.Module, original: TorchHost, pruned: TorchHost) -> tuple[nn.Module | None, str]:
+def sliced_module(
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str] = frozenset()
+) -> tuple[nn.Module | None, str]:
     """A copy of ``source`` that computes what ``pruned`` computes.
 
     Args:
         source: The user's module; it is not touched.
         original: The graph of ``source``.
         pruned: The pruned graph.
+        sums: Names of the sums that lost a branch.
 
     Returns:
-        The module and ``""``, or ``None`` and the reason why there is none.
+        The module and a note (empty if there is nothing to say), or ``None`` and the reason why there is none.
     """
+    note = ""
     try:
         module = _copied(source, pruned)
+        if sums:
+            example = original.arguments(original.example_inputs())
+            paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
+            note = f"in the module, placeholders stand for what was left out: {', '.join(paths)}" if paths else ""
     except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
         return None, f"the module of class '{type(source).__name__}' cannot be copied: {error}"
     _repair_known(module, original, pruned)
@@ -76,7 +91,7 @@ def sliced_module(source: nn.Module, original: TorchHost, pruned: TorchHost) -> 
         _apply(module, [ways[k] for ways, k in zip(choices.values(), options, strict=True)], list(choices))
         found = _difference(module, pruned, examples, expected)
         if not found:
-            return module, ""
+            return module, note
         reason = reason or found
     return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
 

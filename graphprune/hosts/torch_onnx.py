@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import onnx
 import torch
 from torch import fx
 
 from graphprune.errors import OutputError
 from graphprune.hosts.torch_trace import Example, quiet
+from graphprune.planning.transfer import Origin
 
 OPSET = 20
 """The newest opset whose files every runtime of the last years loads."""
@@ -30,9 +33,17 @@ def save(
     dynamic_shapes: Any,
     output_names: Sequence[str],
     path: Path,
-    metadata: Mapping[str, str],
+    metadata: Callable[[Any], Mapping[str, str]],
 ) -> None:
     """Exports, checks and writes, in this order; ``path`` appears whole or not at all.
+
+    Args:
+        module: The graph module.
+        example: Its arguments.
+        dynamic_shapes: As for ``torch.export``.
+        output_names: Names for the outputs.
+        path: The file.
+        metadata: Gives the entries of ``metadata_props`` for the exported model (an ``onnx_ir.Model``).
 
     Raises:
         OutputError: The exporter, the checker or the file system refuses.
@@ -69,7 +80,7 @@ def save(
         ) from error
     assert exported is not None
     _name_inputs(exported.model.graph, [str(node.target) for node in module.graph.nodes if node.op == "placeholder"])
-    exported.model.metadata_props.update(metadata)
+    exported.model.metadata_props.update(metadata(exported.model))
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -83,6 +94,45 @@ def save(
         raise OutputError(f"cannot write '{path}': {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def origins(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Origin]:
+    """Which of a module's tensors the initializers of its export are: by name, else by equal values.
+
+    Weights of matrix products may be transposed. Values that several tensors share say nothing.
+    """
+    found: dict[str, Origin] = {}
+    unknown = []
+    for name, value in model.graph.initializers.items():
+        tensor = tensors.get(name)
+        if (
+            tensor is not None
+            and value.const_value is not None
+            and tuple(value.const_value.shape) == tuple(tensor.shape)
+        ):
+            found[name] = Origin(name, tuple(range(tensor.dim())))
+        elif value.const_value is not None and len(value.const_value.shape) > 0:
+            unknown.append((name, value.const_value))
+    wanted = {tuple(constant.shape) for _, constant in unknown}
+    by_value: dict[Hashable, list[Origin]] = {}
+    taken = {origin.name for origin in found.values()}
+    for name, tensor in tensors.items():
+        if name in taken or tensor.dim() == 0:
+            continue
+        ways = [tuple(range(tensor.dim())), (1, 0)] if tensor.dim() == 2 else [tuple(range(tensor.dim()))]
+        for axes in ways:
+            if tuple(tensor.shape[i] for i in axes) in wanted:
+                array = tensor.detach().permute(axes).cpu().contiguous()
+                by_value.setdefault(_digest(array.numpy()), []).append(Origin(name, axes))
+    for name, constant in unknown:
+        candidates = by_value.get(_digest(constant.numpy()), [])
+        if len(candidates) == 1:
+            found[name] = candidates[0]
+    return found
+
+
+def _digest(array: Any) -> Hashable:
+    return array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
 def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor, *_rest: Any, **_more: Any) -> torch.Tensor:

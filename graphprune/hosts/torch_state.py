@@ -67,7 +67,13 @@ def load_state(module: torch.nn.Module, folder: Path) -> None:
             raise PlanError(
                 f"'{path}' lacks tensor '{name}' of the pruned module; give the folder that save_state wrote"
             )
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if name in own:
-                own[name].copy_(tensor)
+    members = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    named: dict[str, torch.Tensor] = dict(members)
+    for name, tensor in tensors.items():
+        target = named.get(name)
+        if target is None:
+            continue
+        key = (target.data_ptr(), tuple(target.shape))
+        ties = [other for other in named.values() if (other.data_ptr(), tuple(other.shape)) == key and other.numel()]
+        for other in ties or [target]:  # another type than the module's: it was saved after half(), say
+            other.data = tensor.to(other.device)

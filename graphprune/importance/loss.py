@@ -6,9 +6,9 @@ holds logits, the squared error relative to the output's variance where it does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from graphprune.errors import OptionError
 from graphprune.importance.evidence import Evidence, Float
 from graphprune.ir.dims import unit_of
 from graphprune.pipeline.host import Array, Arrays, Gate, Host
+
+Run: TypeAlias = Callable[[Arrays], Arrays]
+"""Runs a model: from inputs to outputs."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,16 @@ class Gates:
 
     def labelled(self) -> Iterator[tuple[Arrays, Array | None]]:
         """Batches with their labels."""
-        at = 0
-        for batch in self.batches:
-            n = len(next(iter(batch.values())))
-            yield batch, None if self.labels is None else self.labels[at : at + n]
-            at += n
+        return labelled(self.batches, self.labels)
+
+
+def labelled(batches: Iterable[Arrays], labels: Array | None) -> Iterator[tuple[Arrays, Array | None]]:
+    """Batches with their labels."""
+    at = 0
+    for batch in batches:
+        n = len(next(iter(batch.values())))
+        yield batch, None if labels is None else labels[at : at + n]
+        at += n
 
 
 def gates_of(evidence: Evidence, criterion: str) -> Gates:
@@ -106,23 +114,27 @@ def log_softmax(x: Array) -> Float:
     return result
 
 
-class Objective:
-    """The mean loss of a gated model over the data, against labels or against the model as it was."""
+class Standard:
+    """What changed models are judged by on the data: labels, or the outputs of the model as it was.
 
-    def __init__(self, gates: Gates) -> None:
-        self._run = gates.host.gated(gates.all)
+    Args:
+        run: The model as it was.
+        data: Batches with their labels.
+    """
+
+    def __init__(self, run: Run, data: Iterable[tuple[Arrays, Array | None]]) -> None:
         self._data: list[tuple[Arrays, Any, bool, float]] = []
-        for batch, labels in gates.labelled():
-            name, output = first_output(self._run(batch, {}))
+        for batch, labels in data:
+            name, output = first_output(run(batch))
             categorical = is_categorical(name, output, labels)
             wanted = labels if labels is not None else output
             self._data.append((batch, wanted, categorical, float(output.var()) or 1.0))
 
-    def __call__(self, factors: Mapping[Gate, Float]) -> float:
-        """The loss with gates at these factors."""
+    def loss(self, run: Run) -> float:
+        """The mean loss of a model over the data."""
         losses = []
         for batch, wanted, categorical, variance in self._data:
-            _, output = first_output(self._run(batch, factors))
+            _, output = first_output(run(batch))
             if not categorical:
                 losses.append(float(np.square(output - wanted.reshape(output.shape)).mean()) / variance)
                 continue
@@ -133,3 +145,15 @@ class Objective:
             else:
                 losses.append(-float(np.take_along_axis(log_q, wanted[..., None].astype(np.int64), -1).mean()))
         return float(np.mean(losses))
+
+
+class Objective:
+    """The mean loss of a gated model over the data, against labels or against the model as it was."""
+
+    def __init__(self, gates: Gates) -> None:
+        self._run = gates.host.gated(gates.all)
+        self._standard = Standard(lambda batch: self._run(batch, {}), gates.labelled())
+
+    def __call__(self, factors: Mapping[Gate, Float]) -> float:
+        """The loss with gates at these factors."""
+        return self._standard.loss(lambda batch: self._run(batch, factors))

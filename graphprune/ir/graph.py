@@ -65,6 +65,9 @@ class Node:
         rule: How the dimensions are coupled; ``None`` makes the node a barrier.
         location: Where the user finds it (a source line, a scope), if known.
         reason: Why there is no rule, if something better than "no coupling rule" can be said.
+        addends: For a sum: the operands that it equals where the other one is zero.
+        multiple: Whether the result is a multiple of its computed operand where the others are stored.
+        options: The attributes that carry no size, as text: they tell models apart that have the same shapes.
     """
 
     name: str
@@ -74,6 +77,9 @@ class Node:
     rule: Rule | None = None
     location: str = ""
     reason: str = ""
+    addends: tuple[int, ...] = ()
+    multiple: bool = False
+    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Graphs as text: one line for each value and node, for dumps, diffs and tests.
 
 Parsing what was printed gives the same text again; source locations and reasons of fixed factors are not part of it.
+A plus marks an operand that its node equals where the other operand is zero.
 
 ::
 
@@ -29,7 +30,10 @@ def print_graph(graph: Graph) -> str:
         shape = "x".join(f"?{size}" if i in value.dynamic else str(size) for i, size in enumerate(value.shape)) or "[]"
         lines.append(f"{value.kind} {value.name} {value.dtype}:{value.itemsize:g} {shape}")
     for node in graph.nodes:
-        results, operands = (", ".join("_" if v is None else v for v in side) for side in (node.results, node.operands))
+        results = ", ".join("_" if name is None else name for name in node.results)
+        operands = ", ".join(
+            "_" if name is None else f"+{name}" if i in node.addends else name for i, name in enumerate(node.operands)
+        )
         if node.rule is not None:
             rule = print_rule(node.rule, sizes=True)
         else:
@@ -75,11 +79,16 @@ def _node(line: str) -> Node:
     match = _NODE.match(line)
     if match is None:
         raise RuleError(f"cannot read graph line '{line}'; expected 'name: results = op(operands) : rule'")
-    sides = [
-        tuple(None if name == "_" else name for name in match[side].split(", ") if name)
-        for side in ("operands", "results")
-    ]
-    rule = match["rule"]
-    if rule.startswith(_BARRIER):
-        return Node(match["name"], match["op"], sides[0], sides[1], None, reason=rule[len(_BARRIER) :].strip())
-    return Node(match["name"], match["op"], sides[0], sides[1], parse_rule(rule))
+    results, operands = ([name for name in match[side].split(", ") if name] for side in ("results", "operands"))
+    addends = tuple(i for i, name in enumerate(operands) if name.startswith("+"))
+    text = match["rule"]
+    barrier = text.startswith(_BARRIER)
+    return Node(
+        match["name"],
+        match["op"],
+        tuple(None if name == "_" else name.removeprefix("+") for name in operands),
+        tuple(None if name == "_" else name for name in results),
+        None if barrier else parse_rule(text),
+        reason=text[len(_BARRIER) :].strip() if barrier else "",
+        addends=addends,
+    )

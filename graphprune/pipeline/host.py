@@ -60,6 +60,7 @@ class Edits:
         sizes: Attributes to rewrite.
         pins: Attributes to make explicit.
         shapes: The new shape of every value whose shape changes.
+        bypasses: Values that give their place to another one, by the value that takes it in all their uses.
         renumbered: For each stored tensor whose elements are positions of a cut axis: the new position of each old
             one, -1 where it is gone (no element that stays is one of those).
     """
@@ -68,6 +69,7 @@ class Edits:
     sizes: tuple[SizeEdit, ...] = ()
     pins: tuple[PinEdit, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bypasses: Mapping[str, str] = field(default_factory=dict)
     renumbered: Mapping[str, Index] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -77,7 +79,8 @@ class Edits:
             for axis, index in axes.items()
         ]
         lines.extend(f"number {tensor} anew" for tensor in self.renumbered)
-        return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins)])
+        bypassed = [f"put {new} for {old}" for old, new in self.bypasses.items()]
+        return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins), *bypassed])
 
 
 @dataclass(frozen=True, slots=True)

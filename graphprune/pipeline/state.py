@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Statistics
 from graphprune.calibration.data import Batches
@@ -54,7 +55,9 @@ class State:
         analysis: The analysis of ``original``.
         statistics: Moments of activations on calibration data.
         scores: Scores by group name.
+        block_scores: Scores of the blocks that may go as a whole, by name.
         kept: The units that stay, for groups that lose some.
+        removed: The blocks that go as a whole.
         plan: The plan.
         compensated: What was refitted.
         checks: The proof so far.
@@ -70,7 +73,9 @@ class State:
     analysis: Analysis | None = None
     statistics: Statistics | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    block_scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
+    removed: tuple[Block, ...] = ()
     plan: PruningPlan | None = None
     compensated: tuple[Compensated, ...] = ()
     checks: tuple[Check, ...] = ()

@@ -17,12 +17,15 @@ class Blocker:
     Attributes:
         reason: The reason.
         axes: ``tensor[axis]`` of every axis that it keeps (part of).
-        share: The fraction of all parameters that lie in tensors all of whose axes stay whole, for this reason among
-            others.
+        parameters: How many parameters lie in tensors all of whose axes stay whole, for this reason among others.
+        touched: How many parameters lie in tensors of which it keeps some axis whole.
+        share: ``parameters`` as a fraction of all parameters.
     """
 
     reason: Reason
     axes: tuple[str, ...]
+    parameters: int
+    touched: int
     share: float
 
     @property
@@ -33,7 +36,7 @@ class Blocker:
 
 
 def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:
-    """What keeps axes of parameters whole, the costly reasons first.
+    """What keeps axes of parameters whole, by the number of parameters that it keeps whole, then by those it touches.
 
     The same reason at several nodes counts as one, shown with its first node. Kernel sizes, which nobody would prune,
     are left out.
@@ -43,7 +46,8 @@ def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:
     total = max(1, sum(value.n_elements for value in parameters))
     first: dict[str, Reason] = {}
     axes: dict[str, list[str]] = defaultdict(list)
-    share: dict[str, float] = defaultdict(float)
+    whole_parameters: dict[str, int] = defaultdict(int)
+    touched: dict[str, int] = defaultdict(int)
     for value in parameters:
         whole = all((value.name, axis) not in prunable for axis in range(len(value.shape)))
         seen = set()
@@ -56,11 +60,15 @@ def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:
                 first.setdefault(text, reason)
                 if name not in axes[text][-1:]:
                     axes[text].append(name)
-                if whole and text not in seen:
+                if text not in seen:
                     seen.add(text)
-                    share[text] += value.n_elements / total
-    found = [Blocker(reason, tuple(axes[text]), share[text]) for text, reason in first.items()]
-    return tuple(sorted(found, key=lambda blocker: (-blocker.share, -len(blocker.axes))))
+                    touched[text] += value.n_elements
+                    whole_parameters[text] += value.n_elements if whole else 0
+    found = [
+        Blocker(reason, tuple(axes[text]), whole_parameters[text], touched[text], whole_parameters[text] / total)
+        for text, reason in first.items()
+    ]
+    return tuple(sorted(found, key=lambda blocker: (-blocker.parameters, -blocker.touched, -len(blocker.axes))))
 
 
 def blockers(analysis: Analysis, most: int = 3) -> str:

@@ -11,11 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.blocks import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.ir.dims import Dim, Factor, Product
 from graphprune.planning.latency import LatencyModel
@@ -27,6 +29,9 @@ METRICS = {
     "latency": "milliseconds in onnxruntime",
 }
 """What a target can be about, with units."""
+
+EVERYTHING_NEEDED = Unneeded()
+"""Nothing is left out."""
 
 
 class CostFunction(Protocol):
@@ -91,29 +96,54 @@ class CostModel:
         return {g.name: self.functions[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
 
 
-def build_cost_model(analysis: Analysis, latency: LatencyModel | None = None) -> CostModel:
+def build_cost_model(
+    analysis: Analysis, latency: LatencyModel | None = None, *, without: Unneeded = EVERYTHING_NEEDED
+) -> CostModel:
     """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input.
 
     Args:
-        analysis: The analysis.
+        analysis: The analysed graph.
         latency: What the model takes by a profile, if latency is to be one of the costs.
+        without: Nodes and stored tensors that go with the blocks that are left out, and cost nothing.
+
+    Raises:
+        OptionError: Latency is to be a cost, nodes are left out, and the profile's segments have other names.
     """
     index = {group.factor: i for i, group in enumerate(analysis.groups)}
     macs: _Terms = defaultdict(float)
     for node in analysis.graph.nodes:
-        for monomial in node.rule.macs if node.rule is not None else ():
+        for monomial in node.rule.macs if node.rule is not None and node.name not in without.nodes else ():
             _accumulate(macs, map(analysis.resolve, monomial), index, 1.0)
     params: _Terms = defaultdict(float)
     size: _Terms = defaultdict(float)
     for value in analysis.graph.stored:
+        if value.name in without.tensors:
+            continue
         layout = analysis.layouts[value.name]
         _accumulate(size, layout, index, value.itemsize)
         if value.kind == "parameter":
             _accumulate(params, layout, index, 1.0)
     functions: dict[str, CostFunction] = {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)}
     if latency is not None:
-        functions["latency"] = latency.over(analysis.groups)
+        functions["latency"] = (latency.without(without.nodes) if without.nodes else latency).over(analysis.groups)
     return CostModel(analysis.groups, functions)
+
+
+def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:
+    """What some nodes and stored tensors of the unpruned model cost, by metric."""
+    graph = analysis.graph
+    stored = [graph.values[name] for name in part.tensors]
+    monomials = (
+        monomial
+        for node in graph.nodes
+        if node.name in part.nodes and node.rule is not None
+        for monomial in node.rule.macs
+    )
+    return {
+        "macs": float(sum(prod(dim.size for dim in monomial) for monomial in monomials)),
+        "params": float(sum(value.n_elements for value in stored if value.kind == "parameter")),
+        "bytes": float(sum(value.n_elements * value.itemsize for value in stored)),
+    }
 
 
 def prunable_share(analysis: Analysis) -> float:

@@ -198,7 +198,7 @@ class LatencyCost:
         axes: ``[segments, 3, points]``, filled up with infinity.
         tables: ``[segments, points, points, points]``, filled up with the last values.
         full: The counts of the unpruned model.
-        whole: Milliseconds of the unpruned model.
+        whole: Milliseconds of the model at these counts.
         scale: Milliseconds of the whole model for one millisecond of the table.
     """
 
@@ -247,12 +247,16 @@ class LatencyModel:
         usages: The segments of the model.
         scale: By what the table's savings are multiplied beyond the profile's correction; learnt from results.
         local: Whether the profile was measured on this machine, so that a result can be measured here too.
+        exported: Whether the segments are those of an export, whose nodes are not those of the model's graph.
+        gone: The segments that are left out.
     """
 
     profile: Profile
     usages: tuple[Usage, ...]
     scale: float = 1.0
     local: bool = True
+    exported: bool = False
+    gone: tuple[Usage, ...] = ()
 
     def __post_init__(self) -> None:
         missing = [u for u in self.usages if u.signature not in self.profile.entries]
@@ -276,9 +280,22 @@ class LatencyModel:
         return replace(self, scale=self.scale * factor)
 
     def without(self, nodes: Iterable[str]) -> LatencyModel:
-        """The model without the segments all of whose nodes are left out."""
-        gone = frozenset(nodes)
-        return replace(self, usages=tuple(u for u in self.usages if not gone.issuperset(u.nodes)))
+        """The model without the segments whose first node, the operator that multiplies, is left out.
+
+        What follows that operator (the sum of a residual branch, a norm) is taken to cost nothing on its own.
+
+        Raises:
+            OptionError: The segments are those of an export, and cannot be found by the names of the model's nodes.
+        """
+        if self.exported:
+            raise OptionError(
+                "latency cannot be predicted for a PyTorch model that loses whole branches; export it (graphprune "
+                "export) and prune the ONNX file, or give another target"
+            )
+        names = frozenset(nodes)
+        gone = tuple(u for u in self.usages if u.nodes and u.nodes[0] in names)
+        left = tuple(u for u in self.usages if u not in gone)
+        return replace(self, usages=left, gone=(*self.gone, *gone))
 
     def over(self, groups: Sequence[Group]) -> LatencyCost:
         """The cost function of these groups, in their order. Groups that the segments name and that are absent stay."""
@@ -300,7 +317,9 @@ class LatencyModel:
             index_of = np.ix_(*[np.minimum(np.arange(points + 1), n - 1) for n in shape])
             tables[row] = grid.reshape(shape)[index_of]
         scale = self.profile.correction * self.scale
-        return LatencyCost(weights, offset, axes, tables, full, self.profile.whole, scale)
+        entries = (self.profile.entries.get(usage.signature) for usage in self.gone)
+        saved = sum(float(entry.table().flat[-1]) for entry in entries if entry is not None)
+        return LatencyCost(weights, offset, axes, tables, full, self.profile.whole - scale * saved, scale)
 
 
 def _linear(

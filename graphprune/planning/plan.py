@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
 from graphprune.files import write_text
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Graph
 
-FORMAT = 1
-"""The version of the JSON form."""
+FORMAT = 2
+"""The version of the JSON form; a plan of format 1 had no blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +37,27 @@ class GroupPlan:
     kept: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """A residual branch (or a layer of several) that is left out, and the stored tensors that go with it."""
+
+    name: str
+    kind: str
+    tensors: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class PruningPlan:
-    """Which units of which groups stay.
+    """Which units of which groups stay, and which blocks go.
 
     Attributes:
         fingerprint: Of the graph that the plan belongs to.
         groups: The groups that lose units.
         parameters: For each cut stored tensor and axis, the original positions that stay.
-        shapes: The original shape of each cut stored tensor.
+        shapes: The original shape of each weight and of every other stored tensor that is cut.
         options: How the plan was made (targets, criterion, ...), for the reader.
+        blocks: The residual branches that are left out.
+        made_on: ``torch`` or ``onnx``: what the fingerprint and the names are of.
     """
 
     fingerprint: str
@@ -53,6 +65,25 @@ class PruningPlan:
     parameters: Mapping[str, Mapping[int, tuple[int, ...]]]
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    blocks: tuple[BlockPlan, ...] = ()
+    made_on: str = ""
+
+    def blocks_of(self, analysis: Analysis) -> tuple[Block, ...]:
+        """The blocks of an analysed graph that are left out.
+
+        Raises:
+            PlanError: The graph has no such block.
+        """
+        found = []
+        for planned in self.blocks:
+            block = analysis.branches.get(planned.name)
+            if block is None or set(block.tensors) != set(planned.tensors):
+                raise PlanError(
+                    f"block '{planned.name}' of the plan is not a block of this model with the same weights; make the "
+                    "plan anew"
+                )
+            found.append(block)
+        return tuple(found)
 
     def without_refit(self) -> PruningPlan:
         """The plan of the cuts alone, without what compensation has noted."""
@@ -128,19 +159,24 @@ class PruningPlan:
             for axis, index in axes.items():
                 mine = parameters.setdefault(name, {})
                 mine[axis] = tuple(mine[axis][i] for i in index) if axis in mine else index
-        return PruningPlan(self.fingerprint, tuple(groups.values()), parameters, shapes, later.options)
+        blocks = (*self.blocks, *later.blocks)
+        return PruningPlan(
+            self.fingerprint, tuple(groups.values()), parameters, shapes, later.options, blocks, self.made_on
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
+            "made_on": self.made_on,
             "options": dict(self.options),
             "groups": [{"name": g.name, "kind": g.kind, "size": g.size, "kept": list(g.kept)} for g in self.groups],
             "parameters": {
                 name: {str(axis): list(index) for axis, index in axes.items()} for name, axes in self.parameters.items()
             },
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "blocks": [{"name": b.name, "kind": b.kind, "tensors": list(b.tensors)} for b in self.blocks],
         }
 
     @staticmethod
@@ -151,7 +187,7 @@ class PruningPlan:
             PlanError: Something is missing or of the wrong type, or the format is newer.
         """
         try:
-            if data["format"] != FORMAT:
+            if data["format"] not in (1, FORMAT):
                 raise PlanError(
                     f"the plan has format {data['format']}, this graphprune reads format {FORMAT}; update one of them"
                 )
@@ -172,6 +208,11 @@ class PruningPlan:
                 },
                 {str(name): tuple(map(int, shape)) for name, shape in data.get("shapes", {}).items()},
                 dict(data.get("options", {})),
+                tuple(
+                    BlockPlan(str(b["name"]), str(b["kind"]), tuple(map(str, b["tensors"])))
+                    for b in data.get("blocks", ())
+                ),
+                str(data.get("made_on", "")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PlanError(
@@ -218,9 +259,12 @@ def _indices(values: Any, size: int, name: str) -> tuple[int, ...]:
 
 
 def make_plan(
-    analysis: Analysis, kept: Mapping[Factor, Index], options: Mapping[str, Any] | None = None
+    analysis: Analysis,
+    kept: Mapping[Factor, Index],
+    options: Mapping[str, Any] | None = None,
+    removed: Iterable[Block] = (),
 ) -> PruningPlan:
-    """The plan that keeps these units (all units of factors that are not named)."""
+    """The plan that keeps these units (all units of factors that are not named), without some blocks."""
     cut = {factor: index for factor, index in kept.items() if len(index) < factor.size}
     groups = tuple(
         GroupPlan(group.name, group.kind, group.size, tuple(cut[group.factor].tolist()))
@@ -233,17 +277,19 @@ def make_plan(
             axes = parameters.setdefault(site.tensor, {})
             if site.axis not in axes:
                 axes[site.axis] = tuple(positions(site.dim, cut).tolist())
-    shapes = {name: analysis.graph.values[name].shape for name in parameters}
-    return PruningPlan(fingerprint(analysis.graph), groups, parameters, shapes, dict(options or {}))
+    shapes = {v.name: v.shape for v in analysis.graph.stored if v.kind == "parameter" or v.name in parameters}
+    blocks = tuple(BlockPlan(block.name, block.kind, block.tensors) for block in removed)
+    return PruningPlan(fingerprint(analysis.graph), groups, parameters, shapes, dict(options or {}), blocks)
 
 
 def fingerprint(graph: Graph) -> str:
-    """A hash of the structure: operators, connections, names and shapes of stored tensors; not of weights or of the
-    sizes of the example input, so that a retrained model takes the same plan.
+    """A hash of the structure: operators with their attributes, connections, names and shapes of stored tensors; not of
+    weights or of the sizes of the example input, so that a retrained model takes the same plan.
     """
     digest = hashlib.sha256()
     for value in graph.stored:
         digest.update(f"{value.name}:{value.dtype}:{list(value.shape)};".encode())
     for node in graph.nodes:
-        digest.update(f"{node.op}({','.join(map(str, node.operands))})->{','.join(map(str, node.results))};".encode())
+        names = f"({','.join(map(str, node.operands))})->{','.join(map(str, node.results))}"
+        digest.update(f"{node.op}{names}{node.options};".encode())
     return digest.hexdigest()[:16]

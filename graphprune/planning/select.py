@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import ceil, inf, isnan
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError
@@ -54,9 +55,10 @@ def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str
     """
     kept = frozenset(protect) & KINDS.keys()
     candidates = [group for group in analysis.groups if group.kind not in kept]
-    selectors = list(only)
+    wanted = list(only)
+    selectors = [selector for selector in wanted if selector not in BLOCK_KINDS]
     if not selectors:
-        return tuple(candidates)
+        return () if wanted else tuple(candidates)
     chosen: dict[str, Group] = {}
     for selector in selectors:
         hits = [group for group in candidates if _selects(selector, group)]
@@ -71,6 +73,70 @@ def most_sensitive(values: Mapping[str, float], ratio: float) -> tuple[str, ...]
     """The names of the ⌈ratio · n⌉ groups with the largest values (NaN counts as largest), the worst first."""
     order = sorted(values, key=lambda name: -(inf if isnan(values[name]) else values[name]))
     return tuple(order[: ceil(ratio * len(order) - 1e-9)])
+
+
+BLOCK_KINDS = frozenset({"layer", "block"})
+"""Kinds of unit that are no groups."""
+
+
+def block_candidates(analysis: Analysis, kind: str, protect: Iterable[str] = ()) -> tuple[Block, ...]:
+    """The blocks of a kind that may be chosen: for ``block`` those that hold no others; none that is protected."""
+    patterns = tuple(protect)
+    if kind in patterns:
+        return ()
+    return tuple(
+        block
+        for block in analysis.blocks
+        if block.kind == kind
+        and (kind == "layer" or not block.parts)
+        and not any(_matches(name, _parts(pattern)[0]) for name in block.tensors for pattern in patterns)
+    )
+
+
+def named_blocks(analysis: Analysis, selectors: Iterable[str]) -> tuple[Block, ...]:
+    """The blocks that selectors name: a block's name, or a pattern for the last weight of a branch or for its scopes.
+
+    ``layers.3`` names all branches that end in ``layers.3``, and so the whole layer.
+
+    Raises:
+        OptionError: A selector names no block.
+    """
+    chosen: dict[str, Block] = {}
+    for selector in selectors:
+        exact = analysis.branches.get(selector)
+        ends = {b.name for b in analysis.blocks if any(_matches(name, selector) for name in b.closing)}
+        hits = [b for b in analysis.blocks if (ends.issuperset(b.parts) if b.kind == "layer" else b.name in ends)]
+        hits = hits if exact is None else [exact]
+        if not hits:
+            names = ", ".join(f"'{block.name}'" for block in analysis.blocks[:3]) or "none"
+            raise OptionError(
+                f"'{selector}' names no residual branch that can be removed; they are named after the last weight of "
+                f"the branch, such as {names} ('graphprune inspect' lists all {len(analysis.blocks)})"
+            )
+        chosen.update((block.name, block) for block in hits)
+    return tuple(chosen.values())
+
+
+def how_many(text: str, n: int, kind: str) -> int:
+    """How many of ``n`` blocks ``"2"``, ``"0.25"`` or ``"25%"`` means.
+
+    Raises:
+        OptionError: It is no number, is none of them, or more than there are.
+    """
+    try:
+        value = float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1)
+    except ValueError:
+        raise OptionError(f"cannot read '{text}' {kind}s; expected a number like 2 or a fraction like 0.25") from None
+    whole = text.isdigit()
+    count = int(value) if whole else int(value * n + 1e-9)
+    if not 1 <= count <= n or not (whole or value <= 1):
+        raise OptionError(
+            f"'{text}' {kind}s of {n} cannot be removed; expected a number from 1 to {n}, or a fraction of at least "
+            f"one {kind}"
+            if n
+            else f"the model has no {kind} that can be removed; see 'graphprune inspect'"
+        )
+    return count
 
 
 def _selects(selector: str, group: Group) -> bool:

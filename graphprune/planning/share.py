@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +164,7 @@ def _prefixes(
             curve = error_curve(scores[group.name])
             steps += [
                 ((curve[low] - curve[high]) / (high - low), i, low)
-                for high, low in zip(levels, levels[1:], strict=False)
+                for high, low in pairwise(levels)
             ]
     for _, i, low in sorted(steps):
         counts[i] = min(counts[i], low)

@@ -31,8 +31,8 @@ class Target:
 
     Attributes:
         metric: One of :data:`METRICS`.
-        value: The fraction or the number (of latency: milliseconds).
-        absolute: Whether a value up to 1 is a number, and not a fraction.
+        value: At most 1: a fraction of the original. Above 1: the number itself (of latency: milliseconds).
+        absolute: Whether a value of at most 1 is a number too, since it was written with a unit (``0.0005k``).
     """
 
     metric: str

@@ -41,11 +41,13 @@ class Cut:
         host: The ONNX model that is measured: the model itself, or an export of it.
         segments: Its segments.
         names: For each group of the ONNX model, the group of the user's model.
+        exported: Whether the ONNX model is an export, whose nodes are not those of the user's model.
     """
 
     host: OnnxHost
     segments: tuple[Segment, ...]
     names: Mapping[str, str]
+    exported: bool = False
 
     @property
     def usages(self) -> tuple[Usage, ...]:
@@ -83,7 +85,7 @@ def cut(host: Host, analysis: Analysis | None = None) -> Cut:
         own = analyze_graph(exported.graph())
         names = matching_groups(host, analysis, exported, own)
         segments = segments_of(exported, own)
-        return Cut(exported, segments, names)
+        return Cut(exported, segments, names, exported=True)
 
 
 def make_profile(
@@ -210,7 +212,7 @@ def latency_model(profile: Profile, pieces: Cut) -> LatencyModel:
         local = profile.machine == machine(profile.machine.threads, profile.machine.provider)
     except OptionError:
         local = False
-    return LatencyModel(profile, pieces.usages, local=local)
+    return LatencyModel(profile, pieces.usages, local=local, exported=pieces.exported)
 
 
 def bar(done: int, total: int, width: int = 24) -> str:

@@ -102,7 +102,8 @@ def refine(
 
 def predicted_ms(state: State, model: LatencyModel) -> float:
     """Milliseconds that a pruned state takes by the profile."""
-    costs = build_cost_model(state.analyzed("allocate"), model)
+    analysis = state.analyzed("allocate")
+    costs = build_cost_model(analysis, model, without=analysis.branches.unneeded(state.removed))
     counts = costs.full.copy()
     for i, group in enumerate(costs.groups):
         if group.factor in state.kept:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphprune.analysis.groups import Analysis
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
-from graphprune.planning.cost import build_cost_model, prunable_share
+from graphprune.planning.cost import build_cost_model, costs_of, prunable_share
 from graphprune.report.curves import finite
 
 
@@ -49,6 +49,15 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
+class BlockRow:
+    """A residual branch or layer that was left out as a whole, and the stored tensors that went with it."""
+
+    name: str
+    kind: str
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """Median milliseconds in onnxruntime before and after, on so many threads."""
 
@@ -79,6 +88,7 @@ class Report:
         metrics: What the user's evaluation gives; empty if there is none.
         seconds: Time taken by each step.
         notes: Sentences for the user.
+        blocks: The residual branches and layers that were left out.
     """
 
     costs: tuple[Cost, ...]
@@ -89,6 +99,7 @@ class Report:
     metrics: tuple[Metric, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
+    blocks: tuple[BlockRow, ...] = ()
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
@@ -116,14 +127,18 @@ class Inspection:
         prunable: The fraction of all parameters in tensors with at least one prunable axis.
         groups: For each group its name, kind, number of units, whether removal is exact, tensors, and the shares of
             MACs and parameters that it is part of.
-        blockers: For each reason: its text, how many axes it keeps whole, and the share of the parameters that it
-            keeps whole entirely.
+        blockers: For each reason, by what it costs: its text, kind (``barrier``: an operator without a rule) and first
+            node, the axes that it keeps whole, the number and share of the parameters in tensors that are whole for it,
+            and the number in tensors of which it keeps some axis.
+        blocks: For each residual branch and layer that can be left out as a whole its name, kind, weights, parts, and
+            the shares of MACs and parameters that go with it alone.
     """
 
     costs: Mapping[str, float]
     prunable: float
     groups: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     blockers: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    blocks: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON data."""
@@ -152,8 +167,23 @@ def inspect_analysis(analysis: Analysis) -> Inspection:
             "node": blocker.reason.node,
             "kind": blocker.reason.kind,
             "axes": list(blocker.axes),
+            "params": blocker.parameters,
             "params_share": blocker.share,
+            "params_touched": blocker.touched,
         }
         for blocker in list_blockers(analysis)
     )
-    return Inspection(model.costs(), prunable_share(analysis), groups, blocked)
+    return Inspection(model.costs(), prunable_share(analysis), groups, blocked, tuple(_blocks(analysis, model.costs())))
+
+
+def _blocks(analysis: Analysis, costs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    for block in analysis.blocks:
+        gone = costs_of(analysis, analysis.branches.unneeded([block]))
+        yield {
+            "name": block.name,
+            "kind": block.kind,
+            "macs_share": gone["macs"] / max(costs["macs"], 1e-30),
+            "params_share": gone["params"] / max(costs["params"], 1e-30),
+            "tensors": list(block.tensors),
+            "parts": list(block.parts),
+        }

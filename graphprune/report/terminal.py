@@ -145,6 +145,17 @@ def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
     return Stack(*parts)
 
 
+def _blocks(inspection: Inspection) -> Table:
+    table = Table(title="residual branches that can be left out as a whole", title_justify="left", show_edge=False)
+    for column, justify in (("block", "left"), ("kind", "left"), ("MACs", "right"), ("params", "right")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for row in inspection.blocks[:_MOST_GROUPS]:
+        table.add_row(escape(row["name"]), row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
+    if len(inspection.blocks) > _MOST_GROUPS:
+        table.caption = f"... and {len(inspection.blocks) - _MOST_GROUPS} more (--json lists all)"
+    return table
+
+
 def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     """The tables of ``graphprune inspect``."""
     head = ", ".join(f"{amount(value)} {_UNITS[metric]}" for metric, value in inspection.costs.items())
@@ -173,13 +184,24 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     parts.extend(["", table])
     if len(shown) > _MOST_GROUPS:
         parts.append(f"... and {len(shown) - _MOST_GROUPS} smaller groups (--json lists all)")
-    blocked = Table(title="what stays whole", title_justify="left", show_edge=False)
-    for column in ("reason", "axes", "parameters kept whole"):
-        blocked.add_column(column)
+    if inspection.blocks:
+        parts.extend(["", _blocks(inspection)])
+    blocked = Table(title="what stays whole, by the parameters kept whole", title_justify="left", show_edge=False)
+    for column, justify in (("reason", "left"), ("axes", "left"), ("kept whole", "right"), ("touched", "right")):
+        blocked.add_column(column, justify=justify)  # type: ignore[arg-type]
     for row in inspection.blockers[:15]:
         where = f" (node '{row['node']}')" if row["node"] else ""
         axes = row["axes"][0] + (f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else "")
-        blocked.add_row(escape(row["reason"] + where), escape(axes), f"{row['params_share']:.1%}")
+        kept = f"{amount(row['params'])} ({row['params_share']:.1%})"
+        reason = escape(row["reason"] + where)
+        blocked.add_row(
+            f"[red]{reason}[/]" if row["kind"] == "barrier" else reason,
+            escape(axes),
+            kept,
+            amount(row["params_touched"]),
+        )
+    if len(inspection.blockers) > 15:
+        blocked.caption = f"... and {len(inspection.blockers) - 15} more (--json lists all)"
     parts.extend(["", blocked])
     return Stack(*parts)
 

@@ -1,0 +1,110 @@
+"""Low-rank adapters (LoRA) found on the algebra: ``W x + s B A x``, a dense product beside a product through a rank.
+
+Nothing but multiples (casts, scales, dropout in evaluation mode, stored addends) may stand between the operators: the
+two paths are then one linear map of ``x``, which merging would make one weight. The solver alone already couples the
+rows of ``W`` and ``B`` and the columns of ``W`` and ``A``. The factor between ``A`` and ``B`` would be a group like
+any other hidden width; it is the rank of an update, whose directions mean nothing to the rest of the model, and stays
+whole (LoRAShear, arXiv 2310.18356, §3.1 keeps it too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from graphprune.ir.dims import Dim, factors_of
+from graphprune.ir.graph import Graph, Node
+
+REASON = "rank of a low-rank adapter (a sum of products beside a dense weight)"
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A low-rank path beside a dense one.
+
+    Attributes:
+        sum: The node that adds the two.
+        node: The operator that contracts the rank (``B``).
+        rank: The dimensions of that operator's rule that it contracts.
+    """
+
+    sum: str
+    node: str
+    rank: tuple[Dim, ...]
+
+
+def find_adapters(graph: Graph) -> tuple[Adapter, ...]:
+    """Every adapter of a graph, in the order of execution; several beside one weight are found one by one."""
+    return tuple(_Maps(graph).adapters())
+
+
+class _Maps:
+    """Which values are linear maps of which others."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.stored = {value.name for value in graph.stored}
+        self.producer: dict[str, Node] = {}
+        self.sums: dict[str, str] = {}  # by result of an adapter's sum: what it is a linear map of
+        for node in graph.nodes:
+            names = [name for name in node.operands if name is not None]
+            results = [name for name in node.results if name is not None]
+            if names and all(name in self.stored for name in names):
+                self.stored.update(results)  # a transposed weight is a weight
+            self.producer.update(dict.fromkeys(results, node))
+
+    def adapters(self) -> Iterator[Adapter]:
+        for node in self.graph.nodes:
+            if len(node.addends) == 0 or len(node.operands) != 2 or node.results[0] is None:
+                continue
+            for dense, low in (node.operands, node.operands[::-1]):
+                source, outer = self.dense_source(dense), self.contraction(low)
+                if source is None or outer is None:
+                    continue
+                inner = self.contraction(outer[1])
+                if inner is not None and self.origin(inner[1]) == source:
+                    self.sums[node.results[0]] = source
+                    yield Adapter(node.name, outer[0].name, _contracted(*outer))
+                    break
+
+    def computed(self, node: Node) -> str | None:
+        """The one operand that is not stored."""
+        names = [name for name in node.operands if name is not None and name not in self.stored]
+        return names[0] if len(names) == 1 else None
+
+    def origin(self, name: str) -> str:
+        """The value that another is a multiple of (plus something stored)."""
+        while (node := self.producer.get(name)) is not None and name not in self.sums:
+            operand = self.computed(node)
+            if operand is None or not (node.addends or node.multiple):
+                break
+            name = operand
+        return name
+
+    def contraction(self, name: str | None) -> tuple[Node, str] | None:
+        """The operator with a stored weight that a value comes from, and its other operand."""
+        node = self.producer.get(self.origin(name or ""))
+        operand = self.computed(node) if node is not None else None
+        if node is None or operand is None or node.rule is None:
+            return None
+        weighted = any(other in self.stored for other in node.operands)
+        lookup = self.graph.values[operand].dtype.startswith(("int", "uint"))
+        return (node, operand) if weighted and (node.rule.macs or lookup) else None
+
+    def dense_source(self, name: str | None) -> str | None:
+        """What a value is a product of with one weight, or with one weight and adapters beside it."""
+        start = self.origin(name or "")
+        if start in self.sums:
+            return self.sums[start]
+        found = self.contraction(start)
+        return None if found is None else self.origin(found[1])
+
+
+def _contracted(node: Node, operand: str) -> tuple[Dim, ...]:
+    """The dimensions of an operand that are not in the result."""
+    rule = node.rule
+    layout = rule.operands[node.operands.index(operand)] if rule is not None else None
+    if rule is None or layout is None:
+        return ()
+    left = {factor for result in rule.results for dim in result or () for factor in factors_of(dim)}
+    return tuple(dim for dim in layout if left.isdisjoint(factors_of(dim)))

@@ -1,0 +1,396 @@
+"""Residual branches that can be bypassed, found on the graph: no name and no module says where a layer begins.
+
+A *block* is what lies between a value ``x`` and a sum ``y = x + f(x)``: the nodes that nothing but this sum needs.
+Without it the sum is its other operand, so that ``y = x``; whatever stands behind the sum (a ReLU, the norm of a
+post-norm layer) stays. The skip edge may run through other sums (``(x + attention) + mlp``) and the branch may itself
+be a sum of branches (``x + (attention + mlp)``); all of these are found, the inner ones too. A *layer* is one period
+of a chain of unlike blocks: attention and MLP of one encoder layer.
+
+ShortGPT (arXiv 2403.03853) and BlockPruner remove layers and branches; finding them is a matter of skip edges here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+
+from graphprune.analysis.adapters import find_adapters
+from graphprune.ir.dims import factors_of
+from graphprune.ir.graph import Graph, Node, Value
+
+MOST_SKIPS = 64
+"""Sums that a skip edge may run through before it reaches the value that the branch starts from."""
+
+LONGEST_PERIOD = 4
+"""Most blocks of one layer: self attention, cross attention, MLP and one more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """A sum that becomes one of its operands.
+
+    Attributes:
+        node: The sum.
+        branch: The operand that goes.
+        skip: The operand that stays, and takes the place of the result.
+        result: The sum's result.
+    """
+
+    node: str
+    branch: str
+    skip: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A residual branch, or a layer made of several, that can be left out.
+
+    Attributes:
+        name: The name of the last weight of the branch; for a layer those of its first and last block.
+        kind: ``block`` or ``layer``.
+        source: The value that the branch starts from.
+        result: The value that equals ``source`` without the branch.
+        bypasses: The sums that become their other operand.
+        closing: The weights of the last operator of the branch that has any.
+        features: How many features that operator gives.
+        tensors: The stored tensors that nothing else uses.
+        parts: For a layer, the names of its blocks; for a block that holds others, theirs.
+    """
+
+    name: str
+    kind: str
+    source: str
+    result: str
+    bypasses: tuple[Bypass, ...]
+    closing: tuple[str, ...]
+    features: int
+    tensors: tuple[str, ...]
+    parts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unneeded:
+    """What no output needs any more once some sums are bypassed: names of nodes and of stored tensors."""
+
+    nodes: frozenset[str] = frozenset()
+    tensors: frozenset[str] = frozenset()
+
+
+class Branches:
+    """The blocks of a graph, and what goes with them.
+
+    Attributes:
+        graph: The graph.
+        blocks: Every block and layer, in the order of execution, a layer after its blocks.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._nodes = graph.nodes
+        self._producer = {name: i for i, node in enumerate(graph.nodes) for name in node.results if name is not None}
+        self._live = self._needed()
+        self._users: dict[str, list[int]] = {}
+        for i, node in enumerate(graph.nodes):
+            for name in dict.fromkeys(node.operands) if i in self._live else ():
+                if name is not None:
+                    self._users.setdefault(name, []).append(i)
+        self._outputs = frozenset(graph.outputs)
+        self._reached: dict[tuple[str, str], AbstractSet[int]] = {}
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every block and layer."""
+        found = self._found()
+        return tuple(sorted((*found, *self._layers(found)), key=lambda b: (self._producer[b.result], b.kind)))
+
+    def __getitem__(self, name: str) -> Block:
+        return self._by_name[name]
+
+    def get(self, name: str) -> Block | None:
+        """The block of a name, if there is one."""
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, Block]:
+        return {block.name: block for block in self.blocks}
+
+    def bypasses(self, blocks: Iterable[Block]) -> dict[str, Bypass]:
+        """The sums to bypass without these blocks, by node; a sum of which nothing is left is bypassed further out."""
+        known = {(bypass.node, bypass.branch): bypass for block in self.blocks for bypass in block.bypasses}
+        outer = {bypass.branch: bypass for bypass in known.values()}
+        gone: dict[tuple[str, str], Bypass] = {}
+        pending = [bypass for block in blocks for bypass in block.bypasses]
+        while pending:
+            bypass = pending.pop()
+            gone[bypass.node, bypass.branch] = bypass
+            if (bypass.node, bypass.skip) in gone:
+                pending.append(outer[bypass.result])
+        return {bypass.node: bypass for bypass in gone.values()}
+
+    def skips(self, blocks: Iterable[Block]) -> dict[str, str]:
+        """Without these blocks: for the result of each bypassed sum, the value that takes its place."""
+        skips = {bypass.result: bypass.skip for bypass in self.bypasses(blocks).values()}
+
+        def end(name: str) -> str:
+            while name in skips:
+                name = skips[name]
+            return name
+
+        return {result: end(skip) for result, skip in skips.items()}
+
+    def unneeded(self, blocks: Iterable[Block]) -> Unneeded:
+        """What no output needs without these blocks."""
+        bypassed = {self._index[node]: bypass for node, bypass in self.bypasses(blocks).items()}
+        dead = self._dead(bypassed)
+        names = frozenset(self._nodes[i].name for i in dead)
+        return Unneeded(names, frozenset(self._unused(dead)))
+
+    def _unused(self, dead: AbstractSet[int]) -> Iterator[str]:
+        """The stored tensors that only these nodes use."""
+        operands = dict.fromkeys(name for i in sorted(dead) for name in self._nodes[i].operands if name is not None)
+        for name in operands:
+            kept = name in self._outputs or any(user not in dead for user in self._users.get(name, ()))
+            if self.graph.values[name].stored and not kept:
+                yield name
+
+    # -- liveness ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _index(self) -> Mapping[str, int]:
+        return {node.name: i for i, node in enumerate(self._nodes)}
+
+    def _needed(self) -> set[int]:
+        """The nodes that an output needs."""
+        pending = [self._producer[name] for name in self.graph.outputs if name in self._producer]
+        live = set(pending)
+        while pending:
+            for name in self._nodes[pending.pop()].operands:
+                i = self._producer.get(name or "")
+                if i is not None and i not in live:
+                    live.add(i)
+                    pending.append(i)
+        return live
+
+    def _dead(self, bypassed: Mapping[int, Bypass]) -> set[int]:
+        """The nodes that no output needs any more."""
+        dead: set[int] = set()
+
+        def used(name: str) -> bool:
+            return name in self._outputs or any(
+                user not in dead and (user not in bypassed or bypassed[user].branch != name)
+                for user in self._users.get(name, ())
+            )
+
+        pending = [self._producer[bypass.branch] for bypass in bypassed.values()]
+        while pending:
+            i = pending.pop()
+            if i in dead or any(name is not None and used(name) for name in self._nodes[i].results):
+                continue
+            dead.add(i)
+            pending.extend(self._producer[name] for name in self._nodes[i].operands if name in self._producer)
+        return dead
+
+    # -- finding -----------------------------------------------------------------------------------------------------
+
+    def _sums(self) -> Iterator[tuple[int, Node]]:
+        for i, node in enumerate(self._nodes):
+            if node.addends and i in self._live and len(node.operands) == 2 and node.results[0] is not None:
+                yield i, node
+
+    def _fits(self, skip: str | None, branch: str | None, result: str) -> bool:
+        """Whether a sum with these operands may become ``skip``."""
+        if skip is None or branch is None or skip == branch or branch not in self._producer:
+            return False
+        values = self.graph.values
+        if not values[result].shape:
+            return False
+        return _form(values[skip]) == _form(values[branch]) == _form(values[result]) and not values[skip].stored
+
+    def _found(self) -> list[Block]:
+        sums = list(self._sums())
+        skips: dict[str, str] = {}
+        found: list[Bypass] = []
+        for _, node in sums:
+            result = node.results[0] or ""
+            for at in node.addends:
+                skip, branch = node.operands[at], node.operands[1 - at]
+                if self._fits(skip, branch, result) and self._starts(branch or "", _chain(skip or "", skips)):
+                    skips[result] = skip or ""
+                    found.append(Bypass(node.name, branch or "", skip or "", result))
+                    break
+        around = {bypass.branch: _chain(bypass.skip, skips) for bypass in found}
+        whole = {adapter.sum for adapter in find_adapters(self.graph)}  # one linear map, written as a sum
+        for _, node in reversed(sums):  # sums inside a branch: what starts where the branch starts goes on its own
+            sources = around.get(node.results[0] or "")
+            if sources is None or node.name in whole or len(self._users.get(node.results[0] or "", ())) != 1:
+                continue
+            for at in node.addends:
+                skip, branch = node.operands[at], node.operands[1 - at]
+                known = any(b.node == node.name and b.branch == branch for b in found)
+                if known or not self._fits(skip, branch, node.results[0] or ""):
+                    continue
+                if self._starts(branch or "", sources):
+                    found.append(Bypass(node.name, branch or "", skip or "", node.results[0] or ""))
+                    around[branch or ""] = sources
+        taken: set[str] = set()
+        blocks = [self._block(bypass, taken) for bypass in sorted(found, key=lambda b: self._producer[b.branch])]
+        return self._nested([block for block in blocks if block is not None])
+
+    def _nested(self, blocks: Sequence[Block]) -> list[Block]:
+        """The blocks, each with the names of those inside it; a branch that is a sum of blocks is a layer."""
+        by_sum: dict[int, list[Block]] = {}
+        for block in blocks:
+            by_sum.setdefault(self._index[block.bypasses[0].node], []).append(block)
+        nested = []
+        for block in blocks:
+            parts = tuple(b.name for i in sorted(self._reach(block.bypasses[0]) & by_sum.keys()) for b in by_sum[i])
+            if len(by_sum.get(self._producer[block.bypasses[0].branch], ())) > 1:
+                block = replace(block, name=f"{parts[0]}..{parts[-1]}", kind="layer")
+            nested.append(replace(block, parts=parts))
+        return nested
+
+    def _starts(self, branch: str, sources: Sequence[str]) -> bool:
+        """Whether a branch is computed from one of some values, which its nodes lie behind."""
+        wanted = frozenset(sources)
+        first = min(self._producer.get(name, -1) for name in sources)
+        pending, seen = [branch], {branch}
+        while pending:
+            i = self._producer.get(pending.pop())
+            if i is None or i <= first:
+                continue
+            for name in self._nodes[i].operands:
+                if name in wanted:
+                    return True
+                if name is not None and name not in seen:
+                    seen.add(name)
+                    pending.append(name)
+        return False
+
+    def _reach(self, bypass: Bypass) -> AbstractSet[int]:
+        """The nodes that go with one bypass."""
+        known = self._reached.get((bypass.node, bypass.branch))
+        if known is None:
+            known = self._dead({self._index[bypass.node]: bypass})
+            self._reached[bypass.node, bypass.branch] = known
+        return known
+
+    def _block(self, bypass: Bypass, taken: set[str]) -> Block | None:
+        """The block of a bypass, or ``None`` where nothing that costs anything goes with it."""
+        dead = self._reach(bypass)
+        weighted = [i for i in dead if self._weights(self._nodes[i])]
+        if not weighted and not any(rule.macs for i in dead if (rule := self._nodes[i].rule) is not None):
+            return None
+        closing = self._weights(self._nodes[max(weighted)]) if weighted else ()
+        features = self._features(self._nodes[max(weighted)], closing) if weighted else 1
+        base = max(closing, key=lambda name: len(self.graph.values[name].shape), default=bypass.branch)
+        name, n = base, 1
+        while name in taken:
+            n += 1
+            name = f"{base}#{n}"
+        taken.add(name)
+        return Block(name, "block", bypass.skip, bypass.result, (bypass,), closing, features, tuple(self._unused(dead)))
+
+    def _weights(self, node: Node) -> tuple[str, ...]:
+        values = self.graph.values
+        return tuple(name for name in node.operands if name is not None and values[name].kind == "parameter")
+
+    def _features(self, node: Node, weights: Sequence[str]) -> int:
+        """How many features an operator with weights gives: the axes that its first weight shares with the result."""
+        rule = node.rule
+        if rule is None or not rule.results or rule.results[0] is None:
+            return 1
+        results = {factor for dim in rule.results[0] for factor in factors_of(dim)}
+        layout = rule.operands[node.operands.index(weights[0])] or ()
+        return prod(dim.size for dim in layout if not results.isdisjoint(factors_of(dim)))
+
+    # -- layers ------------------------------------------------------------------------------------------------------
+
+    def _layers(self, blocks: Sequence[Block]) -> list[Block]:
+        """One period of every chain of unlike blocks that repeats."""
+        inner = {name for block in blocks for name in block.parts}
+        outer = [block for block in blocks if block.name not in inner]
+        by_result = {block.result: block for block in outer}
+        follower: dict[str, Block] = {}
+        first = []
+        for block in outer:
+            before = self._before(block, by_result)
+            if before is None or before.name in follower:
+                first.append(block)
+            else:
+                follower[before.name] = block
+        layers: list[Block] = []
+        for block in first:
+            chain = [block]
+            while chain[-1].name in follower:
+                chain.append(follower[chain[-1].name])
+            layers.extend(_periods(chain, [self._signature(each) for each in chain]))
+        return layers
+
+    def _before(self, block: Block, by_result: Mapping[str, Block]) -> Block | None:
+        """The block whose result this one starts from, with nothing but norms and activations between them."""
+        name = block.source
+        while name not in by_result:
+            i = self._producer.get(name)
+            if i is None:
+                return None
+            computed = [n for n in self._nodes[i].operands if n is not None and not self.graph.values[n].stored]
+            if len(computed) != 1 or _form(self.graph.values[computed[0]]) != _form(self.graph.values[name]):
+                return None
+            name = computed[0]
+        return by_result[name]
+
+    def _signature(self, block: Block) -> tuple[object, ...]:
+        """What makes two blocks alike: the same weighted sums over weights of the same shapes."""
+        dead = sorted(self._reach(block.bypasses[0]))
+        values = self.graph.values
+        return tuple(
+            (node.op, tuple(values[name].shape for name in self._weights(node)))
+            for node in (self._nodes[i] for i in dead)
+            if node.rule is not None and node.rule.macs
+        )
+
+
+def _form(value: Value) -> tuple[object, ...]:
+    return value.shape, value.dtype, value.dynamic
+
+
+def _chain(skip: str, skips: Mapping[str, str]) -> tuple[str, ...]:
+    """The values that a skip edge runs through, backwards."""
+    chain = [skip]
+    while chain[-1] in skips and len(chain) < MOST_SKIPS:
+        chain.append(skips[chain[-1]])
+    return tuple(chain)
+
+
+def _periods(chain: Sequence[Block], signatures: Sequence[object]) -> Iterator[Block]:
+    """The layers of a chain: runs of the shortest period of unlike blocks, at least twice."""
+    at = 0
+    while at < len(chain):
+        for period in range(2, LONGEST_PERIOD + 1):
+            one = list(signatures[at : at + period])
+            if len(set(one)) > 1 and one == list(signatures[at + period : at + 2 * period]):
+                while list(signatures[at : at + period]) == one:
+                    yield _layer(chain[at : at + period])
+                    at += period
+                break
+        else:
+            at += 1
+
+
+def _layer(blocks: Sequence[Block]) -> Block:
+    first, last = blocks[0], blocks[-1]
+    return Block(
+        f"{first.name}..{last.name}",
+        "layer",
+        first.source,
+        last.result,
+        tuple(bypass for block in blocks for bypass in block.bypasses),
+        tuple(name for block in blocks for name in block.closing),
+        last.features,
+        tuple(dict.fromkeys(name for block in blocks for name in block.tensors)),
+        tuple(block.name for block in blocks),
+    )
