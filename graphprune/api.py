@@ -153,7 +153,7 @@ def prune(
             (``"package.module:function"``), or labelled data.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         compensation: How consumers of removed units are refitted: ``affine`` (the default with calibration data),
-            ``ols``, ``mean`` or ``none`` (without).
+            ``ols``, ``mean``, ``bn`` (running statistics of batch normalisations only) or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
         allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`; the default is

@@ -20,7 +20,7 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
-from graphprune.compensation import RUNGS
+from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import made_folder, require_writable, write_text
 from graphprune.importance import CRITERIA
@@ -82,7 +82,8 @@ Compensation = Annotated[
     str | None,
     typer.Option(
         metavar="RUNG",
-        help=f"How what was lost is made good: {', '.join(RUNGS)}. Default: affine with calibration data, else none.",
+        help=f"How what was lost is made good: {', '.join((*RUNGS, NORMS))}. Default: affine with calibration data, "
+        "else none.",
     ),
 ]
 Calibration = Annotated[

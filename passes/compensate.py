@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.ladder import NORMS, RUNGS
+from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGE, compensate
 from graphprune.errors import OptionError
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.planning.plan import PruningPlan
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Compensate(Pass):
     the model is no longer equal to the masked original.
 
     Attributes:
-        rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases) or ``none``.
+        rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of batch
+            normalisations only) or ``none``.
         ridge: Damping of the least squares: of each input, relative to its variance.
     """
 
@@ -35,14 +39,24 @@ class Compensate(Pass):
             OptionError: There is no calibration data or no such rung.
         """
         analysis = state.analyzed(self.name)
-        if self.rung not in RUNGS:
-            raise OptionError(f"unknown compensation '{self.rung}'; expected one of {', '.join(RUNGS)}")
+        if self.rung not in (*RUNGS, NORMS):
+            raise OptionError(f"unknown compensation '{self.rung}'; expected one of {', '.join((*RUNGS, NORMS))}")
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:
             raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
+        if self.rung == NORMS:
+            host, changed = reestimate(
+                state.original,
+                state.host,
+                analysis,
+                state.kept,
+                state.batches,
+                progress=lambda done, total: state.progress(self.name, done, total),
+            )
+            return replace(state, host=host, plan=self._noted(state.plan, changed))
         host, rows = compensate(
             state.original,
             state.host,
@@ -53,6 +67,8 @@ class Compensate(Pass):
             ridge=self.ridge,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
-        tensors = sorted({name for row in rows for name in (row.weight, row.bias) if name is not None})
-        options = {**state.plan.options, "compensation": self.rung, "compensated": tensors}
-        return replace(state, host=host, plan=replace(state.plan, options=options), compensated=rows)
+        tensors = {name for row in rows for name in (row.weight, row.bias) if name is not None}
+        return replace(state, host=host, plan=self._noted(state.plan, tensors), compensated=rows)
+
+    def _noted(self, plan: PruningPlan, tensors: Iterable[str]) -> PruningPlan:
+        return replace(plan, options={**plan.options, "compensation": self.rung, "compensated": sorted(tensors)})

@@ -444,3 +444,39 @@ def test_two_processes_share_the_calibration_data(tmp_path):
             np.testing.assert_allclose(shared.moments[source].product, moments.product, rtol=1e-5, atol=1e-6)
         for node, spread in whole.spreads.items():
             np.testing.assert_allclose(shared.spreads[node], spread, rtol=1e-5)
+
+
+# -- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+class Shallow(nn.Module):
+    """Without padding, so that the shift of the mean is exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 12, 3, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(12), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.norm(self.second(torch.relu(self.first(x))))))
+
+
+def test_running_means_move_by_what_the_removed_channels_gave():
+    model, shape = built(Shallow), (4, 3, 12, 12)
+    batches = batches_of(shape)
+    x = torch.from_numpy(np.concatenate([each["x"] for each in batches]))
+    patches = nn.functional.unfold(torch.relu(model.first(x)), 3).mean((0, 2)).detach().numpy()  # (c kh kw)
+    result = gp.prune(
+        model, (torch.randn(shape),), target={"macs": 0.7}, align=1, only=("first.weight[0]",), compensation="bn",
+        criterion="l2", calibration=batches,
+    )  # fmt: skip
+    kept = result.plan.parameters["first.weight"][0]
+    gone = np.setdiff1d(np.arange(16), kept)
+    weight = model.second.weight.detach().numpy()
+    shift = np.einsum("ock,ck->o", weight[:, gone].reshape(12, len(gone), 9), patches.reshape(16, 9)[gone])
+    moved = result.module.norm.running_mean - model.norm.running_mean
+    np.testing.assert_allclose(moved.numpy(), -shift, rtol=1e-4, atol=1e-5)
+    assert result.plan.options["compensated"] == ["norm.running_mean", "norm.running_var"]
+    assert type(result.module) is Shallow
+    plain = gp.prune(model, (torch.randn(shape),), target={"macs": 0.7}, align=1, only=("first.weight[0]",))
+    assert error(result.host, model, batches) < error(plain.host, model, batches)

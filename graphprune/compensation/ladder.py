@@ -26,6 +26,8 @@ Float = NDArray[np.float64]
 
 RUNGS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+NORMS = "bn"
+"""What can be done instead: only the running statistics of batch normalisations are brought up to date."""
 
 
 @dataclass

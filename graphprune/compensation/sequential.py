@@ -18,7 +18,7 @@ import numpy as np
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import LEAST_ROWS, ROWS_PER_COLUMN
 from graphprune.calibration.consumers import Consumer, count_of, find_consumers, inputs_of
-from graphprune.compensation.ladder import Refit, Residuals, refit
+from graphprune.compensation.ladder import RUNGS, Refit, Residuals, refit
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.host import Array, Arrays, Host
@@ -146,7 +146,7 @@ def _stages(
         for consumer in find_consumers(dense, analysis.graph)
         if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
     }
-    if rung == "none":
+    if rung not in RUNGS or rung == "none":
         return [], pruned
     found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
     if rung in ("mean", "affine"):
