@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
+from graphprune.compensation.sequential import adopted
 from graphprune.errors import OptionError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
@@ -48,7 +49,7 @@ from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
 
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "global"
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "isomorphic"
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 EXPORT_TOLERANCE = 1e-4
@@ -155,8 +156,8 @@ def prune(
             ``ols``, ``mean`` or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
-        allocation: How the budget is shared: a name of :data:`graphprune.planning.allocation.ALLOCATIONS`. The default
-            is ``isomorphic`` without calibration data and ``global`` with it.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`; the default is
+            ``isomorphic``.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
@@ -202,7 +203,7 @@ def prune(
     if pipeline is None:
         measured = calibration is not None
         criterion = criterion or (MEASURED_CRITERION if measured else "l2")
-        allocation = allocation or (MEASURED_ALLOCATION if measured else "isomorphic")
+        allocation = allocation or MEASURED_ALLOCATION
         rung = compensation or ("affine" if measured else "none")
         passes = default_pipeline(
             Analyze(tuple(protect)),
@@ -374,6 +375,8 @@ def apply(
     plan: PruningPlan | str | Path,
     example_inputs: Any = None,
     *,
+    calibration: Any = None,
+    samples: int = SAMPLES,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
@@ -382,6 +385,9 @@ def apply(
     progress: Callable[[str], None] = lambda step: None,
 ) -> Result:
     """Replays a plan on the model that it was made for, or on another checkpoint of it.
+
+    Where the plan was made with compensation, the weights are refitted again if there is ``calibration`` data, as for
+    :func:`prune`; otherwise they are only cut, and the report says so.
 
     Raises:
         PlanError: The plan belongs to another model.
@@ -394,12 +400,32 @@ def apply(
     analysis = analyze_graph(folded.graph())
     plan = fitting(plan, analysis, _metadata_in(host))
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
-    state = State(folded, folded, analysis, kept=kept, removed=removed, plan=plan)
+    rung = plan.options.get("compensation", "none")
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples)
+    state = State(
+        folded,
+        folded,
+        analysis,
+        kept=kept,
+        removed=removed,
+        plan=plan.without_refit(),
+        batches=batches,
+        progress=counted(progress),
+    )
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if verify:
         passes.append(Verify())
+    if batches is not None and rung != "none":
+        passes.append(Compensate(rung))
     state = run_pipeline(passes, state, progress=progress)
-    return _finish(host, state, verify=verify, latency=latency, progress=progress)
+    result = _finish(host, state, verify=verify, latency=latency, progress=progress)
+    if rung == "none" or batches is not None:
+        return result
+    note = (
+        f"the plan was made with compensation ({rung}), which is not repeated: weights are only cut; give calibration "
+        "data to refit them"
+    )
+    return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
 
 
 @frozen_heap()
@@ -440,11 +466,12 @@ def verify(
     state = State(host, host, analysis, kept=kept, removed=removed)
     sliced = RemoveBlocks().run(SliceGroups().run(state)).host
     checks = run_oracles(host, sliced, analysis, kept, removed, seed=seed)
-    open_host(Path(pruned))  # a broken file gets its own clear error
-    return (
-        *checks,
-        replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note="file = plan replayed"),
-    )
+    file = open_host(Path(pruned))  # a broken file gets its own clear error
+    note = "file = plan replayed"
+    if refitted := tuple(plan.options.get("compensated", ())):
+        sliced = adopted(file, host, sliced, analysis, kept, plan.options["compensation"], refitted)
+        note = f"file = plan replayed, but for {len(refitted)} refitted tensors, which are taken from the file"
+    return (*checks, replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note=note))
 
 
 def restore(

@@ -25,7 +25,7 @@ from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import made_folder, require_writable, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
-from graphprune.planning.allocation import ALLOCATIONS
+from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
@@ -75,8 +75,7 @@ Allocation = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: isomorphic, with calibration data "
-        f"{MEASURED_ALLOCATION}.",
+        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: {MEASURED_ALLOCATION}.",
     ),
 ]
 Compensation = Annotated[
@@ -306,6 +305,11 @@ def apply(
     model: Model,
     plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")],
     output: Output,
+    calibration: Calibration = None,
+    samples: Samples = gp.SAMPLES,
+    batch_size: BatchSize = None,
+    tokenizer: Tokenizer = None,
+    preprocess: PreprocessOptions = None,
     shape: ShapeOptions = None,
     no_verify: NoVerify = False,
     no_latency: NoLatency = False,
@@ -319,6 +323,8 @@ def apply(
         result = gp.apply(
             model,
             plan,
+            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            samples=samples,
             shapes=_shapes(shape),
             trust=trust,
             verify=not no_verify,

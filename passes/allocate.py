@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.errors import OptionError, TargetError
+from graphprune.importance import Evidence
+from graphprune.importance.loss import Objective, gates_of
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.planning.allocation import Limits, allocate
+from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.plan import make_plan
 from graphprune.planning.select import BLOCK_KINDS, block_candidates, chosen_groups, how_many, named_blocks
+from graphprune.planning.share import SEARCHES, Fitness, share
 from graphprune.planning.target import Target, parse_targets
 
 
@@ -44,6 +47,7 @@ class Allocate(Pass):
         blocks: How many residual branches are left out, those with the lowest scores: ``2``, ``0.25`` or ``25%``.
         layers: How many layers (attention and MLP together, say) are left out, likewise.
         remove: Names (or patterns of the last weights) of blocks that are left out.
+        seed: Of allocations that search.
     """
 
     name: ClassVar[str] = "allocate"
@@ -58,6 +62,7 @@ class Allocate(Pass):
     blocks: str = ""
     layers: str = ""
     remove: tuple[str, ...] = ()
+    seed: int = 0
 
     def run(self, state: State) -> State:
         """The state with kept units, blocks that go, and a plan."""
@@ -128,12 +133,13 @@ class Allocate(Pass):
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         most = int(len(pool) * self.max_ratio + 1e-9)
         tries = [(n, tier) for n in range(most + 1) for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]]
+        fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
         for n, tier in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
             try:
-                counts = allocate(
+                counts = share(
                     build_cost_model(analysis, state.latency, without=unneeded) if going else original,
                     state.scores,
                     targets,
@@ -141,6 +147,8 @@ class Allocate(Pass):
                     limits=limits,
                     allowed=allowed,
                     original=original,
+                    fitness=fitness,
+                    seed=self.seed,
                 )
                 return counts, going
             except TargetError as error:
@@ -149,6 +157,23 @@ class Allocate(Pass):
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None
         raise AssertionError("the last try returns or raises")
+
+    def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
+        """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
+        evidence = Evidence(analysis, state.host.read, self.seed, host=state.host, batches=state.batches)
+        gates = gates_of(evidence, self.allocation)
+        objective = Objective(gates)
+        orders = {name: np.argsort(scores, kind="stable") for name, scores in state.scores.items()}
+
+        def fitness(counts: Counts) -> float:
+            gone = {
+                group.name: orders[group.name][: group.size - int(n)]
+                for group, n in zip(model.groups, counts, strict=True)
+                if n < group.size and group.name in gates.by_group
+            }
+            return objective(gates.factors(gone))
+
+        return fitness
 
     def _obstacles(self, analysis: Analysis, n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"

@@ -261,7 +261,7 @@ _BOTH: dict[str, tuple[Any, ...]] = {
     "lerp.Tensor": (F(2, 3, 4), F(2, 3, 4), F(3, 1)), "lerp.Scalar": (F(2, 3, 4), F(2, 3, 4), 0.3),
     "addcmul": (F(4), F(2, 3, 4), F(3, 1)), "addcdiv": (F(4), F(2, 3, 4), F(3, 1)),
     "clamp.Tensor": (F(2, 3, 4), F(4), F(4)), "masked_fill.Scalar": (F(2, 3, 4), B(3, 1), 0.5),
-    "masked_fill.Tensor": (F(2, 3, 4), B(3, 1), F()), "expand_as": (F(3, 1), F(2, 3, 4)),
+    "masked_fill.Tensor": (F(2, 3, 4), B(3, 1), F()), "fill.Tensor": (F(2, 3, 4), F()), "expand_as": (F(3, 1), F(2, 3, 4)),
     "copy": (F(2, 3, 4), F(3, 1)), "pow.Scalar": (2.0, F(2, 3, 4)), "xlogy.Scalar_Self": (2.0, F(2, 3, 4)),
     "ldexp.Tensor": (F(2, 3, 4), I(3, 4)), "polar": (F(2, 3, 4), F(2, 3, 4)), "complex": (F(2, 3, 4), F(2, 3, 4)),
     "isclose": (F(2, 3, 4), F(3, 1)),
@@ -291,6 +291,7 @@ BINARY = [
     case("_prelu_kernel.default", S(2, 4, 5), F(1, 4, 1)),
     case("glu.default", F(2, 3, 8), -1),
     case("empty_like.default", F(2, 3, 4), note="values are not compared"),
+    case("broadcast_tensors.default", [F(2, 1, 4), F(3, 1)]),
 ]
 
 ALONG = [
@@ -317,6 +318,7 @@ ALONG = [
     case("softmax.int", F(2, 6, 3), 1, note="middle"),
     case("sort.default", I(5, 2, 3, 4), 1, note="positions"),
     case("histc.default", J(5, 12), 5, 0, 4),
+    case("sort.default", F(2, 3, 6), 1, used=(1,), note="positions only"),
     case("diff.default", F(2, 3, 6), 1, -1),
     case("cross.default", F(2, 4, 3), F(2, 4, 3), -1),
     case("linalg_cross.default", F(2, 4, 3), F(2, 4, 3), dim=-1),
@@ -388,6 +390,8 @@ REDUCTIONS = [
         )
     ),
     *(case(name, F(2, 3, 4), 1, True) for name in _DIM),
+    case("_is_all_true.default", B(2, 3, 4)),
+    case("_is_any_true.default", B(2, 3, 4)),
     *(
         case(name, F(2, 3, 4), [1], False)
         for name in (
@@ -440,6 +444,8 @@ VIEWS = [
     case("broadcast_to.default", F(3, 1), [2, 3, 5]),
     case("repeat.default", F(2, 3), [4, 1, 3]),
     case("tile.default", F(2, 3), [4, 3]),
+    case("tile.default", F(2, 3, 4), [3, 1], note="leading axes implied"),
+    case("expand.default", F(1, 0, 4), [2, -1, -1], note="empty"),
     case("repeat_interleave.self_int", F(2, 3, 4), 5, 1),
     case("repeat_interleave.self_int", F(2, 3, 4), 5, 1, output_size=15, note="output_size"),
     case("view_as_real.default", C(2, 3)),
@@ -508,6 +514,9 @@ LOOKUPS = [
     case("index_add.default", F(2, 5, 4), 1, V(0, 3), F(2, 2, 4)),
     case("index_copy.default", F(2, 5, 4), 1, V(0, 3), F(2, 2, 4)),
     case("index_fill.int_Scalar", F(2, 5, 4), 1, V(0, 3), 0.5),
+    case("masked_scatter.default", F(2, 5, 4), B(2, 5, 1), F(10, 4)),
+    case("masked_scatter.default", F(2, 5, 4), B(2, 5, 4), F(2, 5, 4), note="every element"),
+    case("masked_scatter.default", F(2, 5, 4, 3), B(5, 1, 1), F(5, 2, 4, 3), note="two axes"),
     case("bucketize.Tensor", F(2, 5), F(4)),
 ]
 

@@ -479,6 +479,79 @@ def test_train_mode_statistics_keep_the_batch() -> None:
     assert kinds(prove(net, IMAGE)) == {"a.weight[0]": ("channel", 6)}
 
 
+def test_standardized_weights() -> None:
+    def forward(m, x):
+        w = m.b.weight
+        w = F.batch_norm(w.reshape(1, len(w), -1), None, None, training=True, momentum=0.0, eps=1e-6).reshape_as(w)
+        return m.c(F.relu(F.conv2d(m.a(x), w, m.b.bias)))
+
+    net = Net(forward, a=lambda: nn.Conv2d(3, 6, 1), b=lambda: nn.Conv2d(6, 8, 3), c=lambda: nn.Conv2d(8, 4, 1))
+    proof = prove(net, IMAGE)
+    assert {name: (size, proof.group(name).exact) for name, (_, size) in kinds(proof).items()} == {
+        "a.weight[0]": (6, False),
+        "b.weight[0]": (8, True),
+    }
+
+
+class Merged(nn.Module):
+    """Rows of an image encoder take the place of marked tokens of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.look, self.out = nn.Embedding(9, 12), nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, ids, image):
+        text = self.words(ids)
+        marked = (ids == 7).unsqueeze(-1).expand_as(text)
+        return self.out(torch.tanh(text.masked_scatter(marked, self.look(image))))
+
+
+def test_images_among_words() -> None:
+    ids, image = torch.tensor([[1, 7, 7, 2, 3], [7, 4, 7, 5, 6]]), torch.randn(4, 6)
+    assert kinds(prove(Merged(), (ids, image))) == {"words.weight[1]": ("neuron", 12)}
+
+
+class Chosen(nn.Module):
+    """As many rows as a mask says: their number is known at run time only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x, mask):
+        rows = self.a(x)[mask].view(-1, 2, 4)
+        return self.b(torch.cat([rows, rows]).flatten(1))
+
+
+def test_rows_that_a_mask_chooses() -> None:
+    proof = prove(Chosen(), (torch.randn(5, 6), torch.tensor([True, False, True, True, False])))
+    assert {group.size for group in proof.groups} == {2, 4}
+
+
+def test_random_numbers_inside_the_model() -> None:
+    def forward(m, x):
+        return m.c(torch.relu(m.b(torch.relu(m.a(x)) + torch.rand(2, 8))))
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 7), c=lambda: nn.Linear(7, 3))
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"b.weight[0]": ("neuron", 7)}
+    assert proof.reasons("a.weight[0]") == ["no coupling rule for 'aten.rand.default'"]
+
+
+def test_branches_are_whole_and_say_so() -> None:
+    def forward(m, x):
+        y = m.b(torch.relu(m.a(x)))
+        (y,) = torch.cond(y.sum() > 0, lambda t: (torch.relu(t),), lambda t: (torch.tanh(t),), (y,))
+        return m.c(y)
+
+    net = Net(forward, a=lambda: nn.Linear(6, 8), b=lambda: nn.Linear(8, 7), c=lambda: nn.Linear(7, 3))
+    proof = prove(net, ROW)
+    assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
+    assert proof.reasons("c.weight[1]") == ["'cond' runs a graph of its own, into which no factor is followed"]
+
+
 def test_dynamic_batch_with_heads_folded_into_it() -> None:
     def forward(m, x):
         b, s, _ = x.shape

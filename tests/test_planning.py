@@ -1,5 +1,7 @@
 """Cost model, targets, allocation, selection and the plan."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from graphs import RESIDUAL, gqa_attention, weights
@@ -11,10 +13,11 @@ from graphprune.errors import OptionError, PlanError, TargetError
 from graphprune.importance import Evidence, criterion
 from graphprune.importance.criteria import normalized
 from graphprune.ir.text import parse_graph
-from graphprune.planning.allocation import ALLOCATIONS, Limits, allocate, levels_of, step_of
+from graphprune.planning.allocation import ORDERS, Limits, allocate, levels_of, step_of
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan, fingerprint, make_plan
 from graphprune.planning.select import chosen_groups, protected_axes
+from graphprune.planning.share import SEARCHES, error_curve, share
 from graphprune.planning.target import Target, parse_targets
 
 
@@ -118,7 +121,7 @@ def allocated(analysis, targets, allocation="isomorphic", allowed=None, **limits
     return model, counts
 
 
-@pytest.mark.parametrize("allocation", ALLOCATIONS)
+@pytest.mark.parametrize("allocation", ORDERS)
 @settings(max_examples=40, deadline=None)
 @given(fraction=st.floats(0.35, 1.0), align=st.sampled_from([1, 2, 4, 8]), metric=st.sampled_from(["macs", "params"]))
 def test_targets_are_met_within_one_alignment_step(allocation, fraction, align, metric):
@@ -425,3 +428,58 @@ def test_a_missing_plan_is_an_error(tmp_path):
     assert str(error.value) == (
         f"cannot read plan '{tmp_path / 'none.json'}': No such file or directory; give the file that --plan-out wrote"
     )
+
+
+# -- searches --------------------------------------------------------------------------------------------------------
+
+
+def mlp_graph(widths: tuple[int, ...]):
+    """Linear layers one after the other."""
+    names = ["x", *(f"h{i}" for i in range(1, len(widths)))]
+    lines = [f"input x float32 2x{widths[0]}"]
+    for i, (before, after) in enumerate(pairwise(widths), start=1):
+        lines += [f"parameter w{i} float32 {after}x{before}", f"computed h{i} float32 2x{after}"]
+    for i, (before, after) in enumerate(pairwise(widths), start=1):
+        rule = f"n:2 ci:{before}, co:{after} ci -> n co; macs n co ci; label ci=neuron co=neuron"
+        lines.append(f"l{i}: h{i} = linear({names[i - 1]}, w{i}) : {rule}")
+    return parse_graph("\n".join([*lines, f"output {names[-1]}"]))
+
+
+def searched(allocation: str, fitness=None, *, fraction: float = 0.6, seed: int = 0):
+    analysis = analyze_graph(mlp_graph((12, 32, 48, 24, 8)))
+    rng = np.random.default_rng(seed)
+    scores = {group.name: rng.exponential(size=group.size) * rng.uniform(0.1, 10) for group in analysis.groups}
+    model = build_cost_model(analysis)
+    targets = parse_targets({"macs": fraction})
+    options = {"limits": Limits(align=4), "allowed": frozenset(scores)}
+    counts = share(model, scores, targets, allocation=allocation, fitness=fitness, **options)
+    lost = sum(error_curve(scores[g.name])[int(n)] for g, n in zip(model.groups, counts, strict=True))
+    assert model.cost("macs", counts) <= fraction * model.cost("macs")
+    assert all(n in levels_of(g, options["limits"]) for g, n in zip(model.groups, counts, strict=True))
+    return counts, lost
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_sum_of_errors_is_least_with_dp(seed):
+    lost = {name: searched(name, seed=seed)[1] for name in ("dp", "global", "uniform", "isomorphic", "kwon")}
+    assert lost["dp"] <= min(lost.values()) + 1e-9
+
+
+@pytest.mark.parametrize("allocation", SEARCHES)
+def test_searches_never_end_worse_than_they_begin(allocation):
+    seen = []
+
+    def fitness(counts):
+        seen.append(float(((counts - np.array([8, 48, 20])) ** 2).sum()))  # what dp does not know
+        return seen[-1]
+
+    counts, _ = searched(allocation, fitness)
+    assert len(seen) > 5
+    assert float(((counts - np.array([8, 48, 20])) ** 2).sum()) == min(seen) < seen[0]
+
+
+def test_a_search_without_data_says_so():
+    with pytest.raises(OptionError, match="'spdy' runs the model and needs calibration data"):
+        searched("spdy")
+    with pytest.raises(OptionError, match="unknown allocation 'fair'"):
+        searched("fair")

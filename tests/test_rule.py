@@ -76,3 +76,10 @@ def test_errors_say_what_and_where(text, operands, message):
     with pytest.raises(RuleError) as error:
         parse_rule(text, operands)
     assert str(error.value) == message
+
+
+def test_reshape_to_another_number_of_elements_is_refused() -> None:
+    with pytest.raises(
+        RuleError, match=r"^a reshape of \[7, 4\] cannot give \[49, 2\]: a size is only known at run time$"
+    ):
+        layout.reshape((7, 4), (49, 2))

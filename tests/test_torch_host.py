@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -138,7 +140,33 @@ def test_failure_to_export() -> None:
     with pytest.raises(ModelError) as caught:
         TorchHost.trace(Branching(), (X,))
     assert str(caught.value).startswith("torch.export cannot trace 'Branching': GuardOnDataDependentSymNode: ")
-    assert str(caught.value).endswith("or pass an ExportedProgram of your own")
+    assert re.search(
+        r"; a size or a branch depends on the values of a tensor at test_torch_host\.py line \d+: take it from Python "
+        r"numbers or from shapes there, or pass an ExportedProgram of your own$",
+        str(caught.value),
+    )
+
+
+def test_settings_that_cannot_be_traced_are_replaced_and_put_back() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(
+                use_cache=True, _attn_implementation="flex_attention", _experts_implementation="eager"
+            )
+            self.a = nn.Linear(6, 4)
+            self.a.config = SimpleNamespace(_attn_implementation="eager")
+
+        def forward(self, x):
+            seen.append((*vars(self.config).values(), *vars(self.a.config).values()))
+            return self.a(x)
+
+    seen: list[tuple[object, ...]] = []
+    model = Net()
+    TorchHost.trace(model, (X,))
+    assert set(seen) == {(False, "sdpa", "batched_mm", "eager")}
+    assert tuple(vars(model.config).values()) == (True, "flex_attention", "eager")
+    assert model.a.config._attn_implementation == "eager"
 
 
 def test_missing_example() -> None:
@@ -379,3 +407,16 @@ def test_an_input_may_be_named_like_a_builtin(tmp_path: Path) -> None:
     result.save_onnx(tmp_path / "model.onnx")
     assert list(result.host.example_inputs()) == ["input"]
     assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["input"]
+
+
+def test_patches_of_transformers_make_a_model_traceable() -> None:
+    module = pytest.importorskip("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl", reason="optional")
+    pytest.importorskip("transformers.exporters", reason="transformers before 5.23 has none")
+    config = module.Qwen2_5_VLVisionConfig(
+        depth=1, hidden_size=16, intermediate_size=24, num_heads=2, out_hidden_size=8, patch_size=4, window_size=16
+    )
+    model = module.Qwen2_5_VisionTransformerPretrainedModel(config).eval()
+    torch.manual_seed(0)
+    proof = prove(model, {"hidden_states": torch.randn(32, 96), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]])}, n=1)
+    assert len(proof.host.example[1]) > 2  # lengths and positions that the forward would compute
+    assert {"head", "rotary-pair", "neuron"} <= {group.kind for group in proof.groups}

@@ -36,14 +36,14 @@ class Statistics:
     Attributes:
         consumers: For each group, by name, the consumers of its units.
         moments: By source (see :attr:`Consumer.source`).
-        energies: By node: the variance of the consumer's target, summed over channels.
+        spreads: By node: the variance of each channel of the consumer's target.
         samples: How many samples were seen.
         fingerprint: Of the model's structure.
     """
 
     consumers: Mapping[str, Sequence[Consumer]]
     moments: Mapping[Source, Moments]
-    energies: Mapping[str, float]
+    spreads: Mapping[str, NDArray[np.float64]]
     samples: int = 0
     fingerprint: str = ""
 
@@ -66,7 +66,7 @@ class Statistics:
             "samples": self.samples,
             "fingerprint": self.fingerprint,
             "sources": [_text(source) for source in self.moments],
-            "energies": dict(self.energies),
+            "spreads": {node: each.tolist() for node, each in self.spreads.items()},
         }
         with replaced(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
@@ -94,7 +94,8 @@ class Statistics:
         consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
         known = {_text(c.source): c.source for each in consumers.values() for c in each}
         moments = {known[text]: Moments.from_arrays(tables[i]) for i, text in enumerate(sources) if text in known}
-        return Statistics(consumers, moments, about["energies"], int(about["samples"]), about["fingerprint"])
+        spreads = {node: np.array(each) for node, each in about["spreads"].items()}
+        return Statistics(consumers, moments, spreads, int(about["samples"]), about["fingerprint"])
 
 
 def _text(source: Source) -> str:
@@ -145,8 +146,8 @@ def collect(
         moments.update(taken)
     samples = reduce_over_processes([*moments.values(), *spread.values()], _samples(batches))
     everything = {**moments, **spread}
-    energies = {node: float(everything[source].variance.sum()) or 1.0 for node, source in targets.items()}
-    return Statistics(by_group, moments, energies, samples, fingerprint(analysis.graph))
+    spreads = {node: everything[source].variance.ravel() for node, source in targets.items()}
+    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph))
 
 
 def walk(

@@ -19,6 +19,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import LEAST_ROWS, ROWS_PER_COLUMN
 from graphprune.calibration.consumers import Consumer, count_of, find_consumers, inputs_of
 from graphprune.compensation.ladder import Refit, Residuals, refit
+from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.host import Array, Arrays, Host
 
@@ -107,6 +108,33 @@ def compensate(
         pruned = pruned.replaced(changes)
         progress(n + 1, len(stages))
     return pruned, tuple(done)
+
+
+def adopted(
+    source: Host,
+    dense: Host,
+    pruned: Host,
+    analysis: Analysis,
+    kept: Mapping[Factor, Index],
+    rung: str,
+    names: Iterable[str],
+) -> Host:
+    """The sliced model with the refitted tensors of another copy of it, such as a file that was written.
+
+    Raises:
+        PlanError: The copy has no such tensor, or one of another shape.
+    """
+    _, pruned = _stages(dense, pruned, analysis, kept, rung)
+    mine, theirs = pruned.graph().values, source.graph().values
+    values: dict[str, Array] = {}
+    for name in names:
+        if name not in theirs or name not in mine or theirs[name].shape != mine[name].shape:
+            raise PlanError(
+                f"the plan says that tensor '{name}' was refitted, and the file has no such tensor of that shape; "
+                "files exported from PyTorch name and turn tensors otherwise, so verify them where they were made"
+            )
+        values[name] = source.read(name)
+    return pruned.replaced(values)
 
 
 def _stages(

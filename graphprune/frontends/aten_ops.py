@@ -40,7 +40,7 @@ _BINARY = """
     bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar isclose
     where.self where.ScalarOther where.ScalarSelf where.Scalar lerp.Tensor lerp.Scalar addcmul addcdiv clamp.Tensor
     clamp_min.Tensor clamp_max.Tensor masked_fill.Scalar masked_fill.Tensor expand_as copy float_power.Tensor_Scalar
-    nextafter multiply.Tensor divide.Tensor subtract.Tensor greater.Tensor less.Tensor
+    nextafter fill.Tensor multiply.Tensor divide.Tensor subtract.Tensor greater.Tensor less.Tensor
 """.split()  # noqa: SIM905
 
 _RANGES = "a range or a pattern of indices is made along this axis"
@@ -204,6 +204,8 @@ ROWS: dict[str, Row] = {
     "aten.std_mean.dim": rows.reduce("mean"),
     "aten.std_mean.correction": rows.reduce("mean"),
     "aten.all.default": rows.reduce("other"),
+    "aten._is_all_true.default": rows.reduce("other"),
+    "aten._is_any_true.default": rows.reduce("sum"),
     "aten.all.dim": rows.reduce("other"),
     "aten.all.dims": rows.reduce("other"),
     "aten.prod.default": rows.reduce("other"),
@@ -239,6 +241,7 @@ ROWS: dict[str, Row] = {
     "aten.movedim.int": views.movedim,
     "aten.expand.default": views.expand,
     "aten.broadcast_to.default": views.expand,
+    "aten.broadcast_tensors.default": rows.elementwise,
     "aten.repeat.default": views.repeat,
     "aten.tile.default": views.repeat,
     "aten.repeat_interleave.self_int": views.repeat_interleave,
@@ -287,6 +290,7 @@ ROWS: dict[str, Row] = {
     "aten.index_add.default": views.index_add,
     "aten.index_copy.default": views.index_add,
     "aten.index_fill.int_Scalar": views.index_add,
+    "aten.masked_scatter.default": views.masked_scatter,
     "aten.bucketize.Tensor": views.bucketize,
     # rearrangements of images
     "aten.pixel_shuffle.default": views.pixel_shuffle,

@@ -35,7 +35,7 @@ def present(call: Call) -> tuple[Shape, ...]:
 
 
 def results(call: Call) -> tuple[Shape, ...]:
-    """The shapes of all results; an unused one is taken to have the first one's shape."""
+    """The shapes of all results; an unused one is taken to have the shape of one that is used."""
     return tuple(call.y if shape is None else shape for shape in call.results)
 
 
@@ -202,7 +202,7 @@ def _batch_statistics(call: Call) -> Rule:
     rule = normalization.batch_norm(call.x, call.operands[1:], len(call.results))
     dims = rule.results[0]
     assert dims is not None
-    return fixing(rule, (*dims[:1], *dims[2:]), "batch statistics are taken over this axis")
+    return replace(rule, normalized=frozenset(f for dim in (*dims[:1], *dims[2:]) for f in factors_of(dim)))
 
 
 def layer_norm(call: Call) -> Rule:

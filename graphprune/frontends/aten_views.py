@@ -81,17 +81,20 @@ def movedim(call: Call) -> Rule:
 
 def expand(call: Call) -> Rule:
     """``k 1 -> k r``."""
-    return layout.expand(call.x, call.y, slot="size", stored=call.attributes["size"])
+    rule = layout.expand(call.x, call.y, slot="size", stored=call.attributes["size"])
+    return fixing(rule, [dim for dim in rule.results[0] or () if dim.size == 0], "this axis is empty")
 
 
 def repeat(call: Call) -> Rule:
     """``c -> (r c)``."""
     slot = "dims" if "tile" in call.op else "repeats"
     times = call.attributes[slot]
-    rank = max(len(times), len(call.x))
-    if len(times) < rank or any(n is None for n in times):
-        raise Refusal(f"'{call.op}' with a number of repeats that is only known at run time, or too few of them")
-    return layout.tile(call.x, times, slot=slot)
+    if any(n is None for n in times):
+        raise Refusal(f"'{call.op}' with a number of repeats that is only known at run time")
+    implied = len(call.y) - len(times)  # a tile need not name the leading axes
+    rule = layout.tile(call.x, (1,) * implied + tuple(times), slot=slot)
+    slots = (replace(slot, index=slot.index - implied) for slot in rule.sizes if slot.index is not None)
+    return replace(rule, sizes=tuple(slots))
 
 
 def repeat_interleave(call: Call) -> Rule:
@@ -332,6 +335,21 @@ def take_along(call: Call) -> Rule:
 def scatter(call: Call) -> Rule:
     """``torch.scatter`` and its kin: ``n e, n k @e, n k -> n e``."""
     return indexing.elements(call.x, call.operands[1:], call.attributes["dim"], writes=True)
+
+
+def masked_scatter(call: Call) -> Rule:
+    """``b s d, b s 1, n d -> b s d``: rows are put where a mask says; axes that it does not tell apart are free."""
+    mask, source = call.operand(1), call.operand(2)
+    assert mask is not None
+    assert source is not None
+    told = max((i for i, size in enumerate(mask, len(call.x) - len(mask)) if size != 1), default=-1) + 1
+    whole = len(call.x) - told
+    if len(mask) > len(call.x) or len(source) < whole or source[len(source) - whole :] != call.x[told:]:
+        raise Refusal(f"'{call.op}' from a source whose rows are not those that the mask chooses")
+    dims, rows = axes("x", call.x), axes("n", source[: len(source) - whole])
+    chosen = tuple(ONE if size == 1 else dims[i - len(mask)] for i, size in enumerate(mask))
+    rule = Rule((dims, chosen, (*rows, *dims[told:])), (dims,))
+    return fixing(rule, (*dims[:told], *rows), "values are written where a mask says so")
 
 
 def index_add(call: Call) -> Rule:

@@ -75,7 +75,12 @@ def _symbolic(size: torch.SymInt) -> tuple[int, int]:
     """The example value of a symbolic size and the static factor in it."""
     node = size.node
     hint = node.hint if node.has_hint() else None
-    value = _NO_HINT if hint is None else int(hint)
+    if hint is None:  # every size of the graph that follows from it must fit
+        hint = node.expr.xreplace(dict.fromkeys(node.expr.free_symbols, _NO_HINT))
+    try:
+        value = int(hint)
+    except TypeError:
+        value = _NO_HINT
     try:
         static = int(node.expr.as_coeff_Mul()[0])
     except (TypeError, ValueError, AttributeError):
@@ -255,7 +260,10 @@ class _Builder:
         if results is None:
             return  # sizes, assertions: no tensor comes out
         if schema is None:
-            self._barrier(node, op, "")
+            bodies = isinstance(node.target, torch._ops.HigherOrderOperator)
+            self._barrier(
+                node, op, f"'{op}' runs a graph of its own, into which no factor is followed" if bodies else ""
+            )
             return
         operands, attributes, taken = self._arguments(node, schema)
         row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)
@@ -337,7 +345,8 @@ class _Builder:
 
 
 _GETITEM = operator.getitem
-_EMPTY = (aten_views.slice_, aten_views.cat, aten_rows.elementwise)  # what partial rotary embeddings do to nothing
+# a rotary embedding of nothing, no register tokens
+_EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
 _LOOK_UPS = (aten_views.index, aten_views.index_select)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 

@@ -106,7 +106,7 @@ class TorchHost:
             if example_inputs is None:
                 raise ModelError("a module needs example inputs to be traced; pass a tuple or a mapping of tensors")
             example = split_example(example_inputs)
-            program = export(model, example, dynamic_shapes)
+            program, example = export(model, example, dynamic_shapes)
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
         spec = program.call_spec

@@ -36,12 +36,14 @@ class Interpreter(fx.Interpreter):
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        """Makes tensors that are created without a type float64 where asked."""
+        """Makes tensors without a type of their own float64 where asked, and random numbers alike in every run."""
         default = torch.get_default_dtype()
         try:
             if self._double:
                 torch.set_default_dtype(torch.float64)
-            yield
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                yield
         finally:
             torch.set_default_dtype(default)
 
@@ -317,6 +319,14 @@ def _grouped_mm(call: _Call, _weights: torch.Tensor, _shape: tuple[int, ...] | N
     return result
 
 
+def _batch_norm(call: _Call, weights: torch.Tensor, _shape: tuple[int, ...] | None) -> tuple[torch.Tensor, ...]:
+    x = call["input"]
+    count, mean, squares = _moments(x, weights, [0, *range(2, x.dim())])
+    rstd = torch.rsqrt(squares / count + call["eps"])
+    y = _affine((x - mean) * rstd, _per_channel(call["weight"], x.dim()), _per_channel(call["bias"], x.dim()))
+    return y, mean.flatten(), rstd.flatten()
+
+
 _FORMS: dict[Any, _Form] = {
     _ATEN.mean.dim: _mean,
     _ATEN.mean.default: _mean,
@@ -336,6 +346,7 @@ _FORMS: dict[Any, _Form] = {
     _ATEN.native_layer_norm.default: _native_layer_norm,
     _ATEN.rms_norm.default: _rms_norm,
     _ATEN._fused_rms_norm.default: _fused_rms_norm,
+    _ATEN._native_batch_norm_legit.no_stats: _batch_norm,
     _ATEN.group_norm.default: _group_norm,
     _ATEN.instance_norm.default: _instance_norm,
     _ATEN.softmax.int: _chosen(),

@@ -72,7 +72,8 @@ def save(
                 verbose=False,
             )
     except Exception as error:  # the exporters raise whatever they stumble over
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        cause = error.__cause__ or error  # the exporter wraps what went wrong into advice for its own developers
+        first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
         raise OutputError(
             f"torch.onnx cannot export the model: {first.strip()[:300]}; the pruned module itself is intact, "
             "save it as a checkpoint or export it with another exporter"

@@ -8,9 +8,12 @@ named (an axis that is cut down to size one must stay).
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any, cast
 
 import torch
@@ -67,41 +70,92 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def inference(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, without a cache and without torch's fused attention; all is put back after."""
+    """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after."""
     training = [(module, module.training) for module in model.modules()]
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    cached = [config for config in configs.values() if getattr(config, "use_cache", None)]
+    settings = [  # a config may hand a setting on to its sub-configs, which come after it
+        (config, name, getattr(config, name))
+        for name, forms in _TRACEABLE.items()
+        if any(getattr(config, name, None) in forms for config in configs.values())
+        for config in configs.values()
+        if hasattr(config, name)
+    ]
     mha = cast("Any", torch.backends).mha
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)
         for module, _ in training:
             module.training = False
-        for config in cached:
-            config.use_cache = False
+        for config, name, old in settings:
+            setattr(config, name, _TRACEABLE[name].get(old, old))
         with torch.no_grad():
             yield
     finally:
         mha.set_fastpath_enabled(fast)
         for module, flag in training:
             module.training = flag
-        for config in cached:
-            config.use_cache = True
+        for config, name, old in settings:
+            setattr(config, name, old)
 
 
-def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> ExportedProgram:
+_TRACEABLE: Mapping[str, Mapping[bool | str, bool | str]] = {
+    "use_cache": {True: False},
+    "_attn_implementation": dict.fromkeys(("flash_attention_2", "flash_attention_3", "flex_attention"), "sdpa"),
+    "_experts_implementation": {"eager": "batched_mm"},
+}
+"""Settings of a ``config`` (transformers' convention) that keep a model from being traced, and what to trace instead.
+
+The cache is an output that nobody asked for; the eager loop runs over the experts that tokens happen to choose.
+"""
+
+
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> tuple[ExportedProgram, Example]:
     """Exports a module as a functional program.
+
+    A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
+    in place of untraceable code; what that computes beforehand (lengths of sequences, positions of patches) becomes
+    further inputs.
+
+    Returns:
+        The program, and the example with further inputs where there are any.
 
     Raises:
         ModelError: torch.export cannot trace it.
     """
-    args, kwargs = example
     with quiet(), inference(model):
         try:
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+            program = _exported(model, example, dynamic_shapes)
         except Exception as error:  # the exporter raises whatever the user's code raises
-            raise ModelError(_failure(model, error)) from error
-    return functional(program)
+            if (again := _with_patches(model, example, dynamic_shapes)) is None:
+                raise ModelError(_failure(model, error)) from error
+            program, example = again
+    return functional(program), example
+
+
+def _exported(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> ExportedProgram:
+    args, kwargs = example
+    return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def _with_patches(
+    model: torch.nn.Module, example: Example, dynamic_shapes: Any
+) -> tuple[ExportedProgram, Example] | None:
+    """The program traced with transformers' patches, if transformers is there, knows the model, and they help."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return None
+    try:
+        from transformers.exporters.exporter_dynamo import reset_model_state
+        from transformers.exporters.utils import apply_patches, precompute_export_inputs
+    except ImportError:  # an older transformers
+        return None
+    args, kwargs = example[0], dict(example[1])
+    try:
+        precompute_export_inputs(model, kwargs)
+        with apply_patches("dynamo"), reset_model_state(model):
+            return _exported(model, (args, kwargs), dynamic_shapes), (args, kwargs)
+    except Exception:  # noqa: BLE001  (the error of the first try is the one that the user can act on)
+        return None
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
@@ -117,10 +171,21 @@ def functional(program: ExportedProgram) -> ExportedProgram:
 
 
 def _failure(model: torch.nn.Module, error: Exception) -> str:
+    what = f"torch.export cannot trace '{type(model).__name__}': {_line(error)}"
+    if "data-dependent" in str(error):
+        frames = _CALLER.findall(str(error))
+        place = f" at {PurePath(frames[-1][0]).name} line {frames[-1][1]}" if frames else ""
+        return (
+            f"{what}; a size or a branch depends on the values of a tensor{place}: take it from Python numbers or "
+            "from shapes there, or pass an ExportedProgram of your own"
+        )
     return (
-        f"torch.export cannot trace '{type(model).__name__}': {_line(error)}; check that it runs on the example "
-        "inputs, that no 'if' depends on values, and that dynamic_shapes fit; or pass an ExportedProgram of your own"
+        f"{what}; check that it runs on the example inputs, that no 'if' depends on values, and that dynamic_shapes "
+        "fit; or pass an ExportedProgram of your own"
     )
+
+
+_CALLER = re.compile(r'File "([^"]+)", line (\d+), in')
 
 
 def _line(error: Exception) -> str:
@@ -171,6 +236,8 @@ def _normalize(tensors: Mapping[str, Any], node: fx.Node) -> None:
         _count_from_start(node)
     elif target is _ATEN.index.Tensor:
         slice_by_run(tensors, node)
+    elif target is _ATEN.masked_scatter.default:
+        _mask_as_made(node)
 
 
 def _spec(node: Any) -> Spec:
@@ -205,6 +272,14 @@ def _count_from_start(node: fx.Node) -> None:
     size = operand.shape[at]
     first, last, step = slice(start, stop, step).indices(size)
     node.args, node.kwargs = (node.args[0], at, first, OPEN if last >= size else last, step), {}
+
+
+def _mask_as_made(node: fx.Node) -> None:
+    """Takes the mask of a scatter from before it was expanded, so that it shows which axes it does not tell apart."""
+    x, mask, source = node.args
+    while cast("fx.Node", mask).target in (_ATEN.expand.default, *_COPIES):
+        mask = cast("fx.Node", mask).args[0]
+    node.args = (x, mask, source)
 
 
 def slice_by_run(tensors: Mapping[str, Any], node: fx.Node) -> None:

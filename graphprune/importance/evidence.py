@@ -23,6 +23,10 @@ Scores: TypeAlias = Mapping[str, Float]
 """By the name of the group: one score for each unit."""
 
 
+FLOOR = 0.1
+"""The least variance of a channel that errors are relative to, as a fraction of the median channel's."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a criterion may look at.
@@ -70,14 +74,21 @@ class Reading:
         moments: Of its inputs.
         units: For each column ``[g, c]`` the unit that it belongs to, or -1.
         matrix: Its weight, ``[g, rows, c]``.
-        energy: The variance of its target, summed over channels: what errors of its output are relative to.
+        scale: What errors of its rows are relative to, ``[g, rows]``: the inverse of the standard deviation of each
+            channel of its target, over the root of their number. A few channels of large values, as residual streams
+            of language models have them, then do not hide the others.
     """
 
     consumer: Consumer
     moments: Moments
     units: NDArray[np.int64]
     matrix: Float
-    energy: float
+    scale: Float
+
+    @property
+    def scaled(self) -> Float:
+        """The weight in units of its target, ``[g, rows, c]``: squared errors are means over channels."""
+        return self.matrix * self.scale[:, :, None]
 
 
 def readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterator[Reading]:
@@ -86,13 +97,12 @@ def readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterat
         moments = statistics.moments[consumer.source]
         dim = evidence.analysis.layouts[consumer.value][consumer.axis]
         units = columns_of(consumer, unit_of(dim, group.factor), moments.total.shape[1])
-        yield Reading(
-            consumer,
-            moments,
-            units,
-            consumer.matrix(evidence.read(consumer.weight)),
-            statistics.energies[consumer.node],
-        )
+        matrix = consumer.matrix(evidence.read(consumer.weight))
+        variance = statistics.spreads[consumer.node]
+        floor = max(FLOOR * float(np.median(variance)), float(np.finfo(np.float64).tiny))
+        scale = 1 / np.sqrt(len(variance) * np.maximum(variance, floor))
+        rows = np.repeat(scale, matrix[..., 0].size // len(scale)).reshape(matrix.shape[:2])
+        yield Reading(consumer, moments, units, matrix, rows)
 
 
 def per_unit(columns: Float, units: NDArray[np.int64], size: int, *, mean: bool = False) -> Float:

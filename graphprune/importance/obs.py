@@ -87,7 +87,7 @@ def problems(found: Sequence[Reading], size: int, ridge: float = RIDGE) -> list[
         for g in range(len(inverse)):
             columns = _columns(reading.units[g], size)
             if columns is not None:
-                result.append(Problem(reading.matrix[g] / np.sqrt(reading.energy), inverse[g], columns))
+                result.append(Problem(reading.scaled[g], inverse[g], columns))
     return result
 
 

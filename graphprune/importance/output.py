@@ -22,6 +22,4 @@ def wifv(evidence: Evidence) -> dict[str, Float]:
 
     Summed over columns and consumers, each relative to the variance of the consumer's output.
     """
-    return from_columns(
-        evidence, "wifv", lambda r: r.moments.variance * np.square(r.matrix).sum(axis=1) / r.energy, mean=False
-    )
+    return from_columns(evidence, "wifv", lambda r: r.moments.variance * np.square(r.scaled).sum(axis=1), mean=False)

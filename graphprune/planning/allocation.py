@@ -107,7 +107,7 @@ def allocate(
         model: The cost model; its groups order the result.
         scores: Normalised scores of every allowed group, by name.
         targets: What must remain at most.
-        allocation: One of :data:`ALLOCATIONS`.
+        allocation: One of :data:`ORDERS`.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
         original: The costs that fractions are of, where ``model`` has lost blocks already.
@@ -119,15 +119,13 @@ def allocate(
         OptionError: The allocation is unknown.
         TargetError: A target cannot be met with the allowed groups within the limits.
     """
-    if allocation not in ALLOCATIONS:
-        raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
     original = original or model
     bounds = [(target, target.limit(original.cost(target.metric))) for target in targets]
 
     def met(counts: Counts) -> bool:
         return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
 
-    moves = ALLOCATIONS[allocation](_ladders(model, scores, limits, allowed))
+    moves = ORDERS[allocation](_ladders(model, scores, limits, allowed))
     n_moves = len(moves.group)
     if not met(moves.counts(model.full, n_moves)):
         raise TargetError(shortfall(model, bounds, moves.counts(model.full, n_moves), original))
@@ -254,11 +252,11 @@ def signature(group: Group) -> tuple[object, ...]:
     return (group.kind, group.size, tuple(roles))
 
 
-ALLOCATIONS: dict[str, Callable[[Sequence[_Ladder]], _Moves]] = {
+ORDERS: dict[str, Callable[[Sequence[_Ladder]], _Moves]] = {
     "isomorphic": _isomorphic,
     "global": _global,
     "uniform": _uniform,
     "zscore": _zscore,
     "log-ramp": _log_ramp,
 }
-"""How a budget is shared; see the module's docstring."""
+"""The orders of moves; see the module's docstring. All allocations are in :mod:`graphprune.planning.share`."""

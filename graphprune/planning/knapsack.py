@@ -79,6 +79,7 @@ def allocate_by_error(
     *,
     limits: Limits,
     allowed: frozenset[str],
+    original: CostModel | None = None,
 ) -> Counts:
     """How many units of each group are kept so that every target is met and the total error is small.
 
@@ -88,6 +89,7 @@ def allocate_by_error(
         targets: What must remain at most.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
+        original: The costs that fractions are of, where ``model`` has lost blocks already.
 
     Returns:
         One count for each group of the model.
@@ -108,14 +110,15 @@ def allocate_by_error(
                 f"group '{group.name}' of {group.size} units needs an error curve of {group.size + 1} values, got {got}"
             )
         curves.append(np.zeros(1) if curve is None or len(kept) == 1 else np.asarray(curve, dtype=np.float64)[kept])
-    bounds = [(target, target.limit(model.cost(target.metric))) for target in targets]
+    original = original or model
+    bounds = [(target, target.limit(original.cost(target.metric))) for target in targets]
 
     def excess(counts: Counts) -> float:
         return max(model.cost(target.metric, counts) / limit for target, limit in bounds)
 
     lowest = np.array([kept[-1] for kept in levels], dtype=np.float64)
     if excess(lowest) > 1 + 1e-9:
-        raise TargetError(shortfall(model, bounds, lowest))
+        raise TargetError(shortfall(model, bounds, lowest, original))
     best, least, centre = lowest, _error(curves, [len(kept) - 1 for kept in levels]), model.full
     for _ in range(ROUNDS):
         found = _about(model, levels, curves, bounds, centre)

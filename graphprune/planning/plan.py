@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class PruningPlan:
                 )
             found.append(block)
         return tuple(found)
+
+    def without_refit(self) -> PruningPlan:
+        """The plan of the cuts alone, without what compensation has noted."""
+        notes = ("compensation", "compensated")
+        return replace(self, options={key: value for key, value in self.options.items() if key not in notes})
 
     def kept_of(self, analysis: Analysis) -> dict[Factor, Index]:
         """The kept units by factor of an analysed graph.

@@ -48,10 +48,8 @@ class Call:
 
     @property
     def y(self) -> Shape:
-        """The shape of the first result."""
-        shape = self.results[0]
-        assert shape is not None
-        return shape
+        """The shape of the first result that is used."""
+        return next((shape for shape in self.results if shape is not None), ())
 
 
 class Refusal(Exception):  # noqa: N818  (it is an answer, not an error)

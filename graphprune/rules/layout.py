@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import gcd
+from math import gcd, prod
 
+from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, factors_of, product
 from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules.contraction import axes, axis
@@ -30,7 +31,12 @@ def reshape(
         slot: The attribute or operand that holds the new shape, if any.
         stored: What it holds, as written: entries of -1 (inferred) and 0 (copied) adjust themselves and get no slot.
         n_operands: How many operands the node has; those after the first have no axes of interest.
+
+    Raises:
+        RuleError: The shapes hold different numbers of elements, as those of sizes known at run time only may seem to.
     """
+    if prod(operand) != prod(result):
+        raise RuleError(f"a reshape of {list(operand)} cannot give {list(result)}: a size is only known at run time")
     before, after, fixed = _refine(operand, result)
     slots: tuple[SizeSlot, ...] = ()
     if slot is not None:

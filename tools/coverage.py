@@ -1,0 +1,262 @@
+"""How much of transformers graphprune prunes: every architecture, small, pruned by half and proven.
+
+Every architecture in transformers' mappings is built with a small config and random weights
+(``tools/small_models.py``), traced, analysed, pruned to half of every group at random and by l2, and proven: the
+masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs in a process of its own
+with limits of memory and time. Results go to a JSONL file as they come, and a run continues where it was stopped; the
+table is made from that file.
+
+    python tools/coverage.py [--only PATTERN] [--jobs N] [--results coverage.jsonl] [--table tools/coverage.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import numpy as np
+
+from graphprune.errors import GraphpruneError
+
+STAGES = ("built", "exported", "analysed", "pruned", "proven")
+EMBEDDINGS = ("aten.embedding.default",)
+
+
+def line(error: BaseException) -> str:
+    """An error in one line."""
+    text = re.sub(r"'?/\S*/site-packages/", "", " ".join(str(error).split()))  # no paths of this machine in the table
+    return f"{type(error).__name__}: {text}"[:240]
+
+
+def build(model_type: str) -> tuple[Any, dict[str, Any]]:
+    """A small model of a type, and arguments that it runs on; the first of its classes for which both are found."""
+    import torch
+    from small_models import candidates, small_config, small_inputs
+
+    classes = candidates(model_type)
+    if not classes:
+        raise LookupError("part of another model: transformers maps no class to it")
+    first: Exception | None = None
+    for each in classes:
+        try:
+            torch.manual_seed(0)
+            model = each(small_config(model_type)).float().eval()
+            return model, small_inputs(model, model.config)
+        except Exception as error:  # noqa: BLE001  (a config that is too small for this class)
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
+    """Takes one architecture through all stages; what was reached stands in ``record``."""
+    import torch
+
+    from graphprune.analysis.groups import analyze_graph
+    from graphprune.api import parity
+    from graphprune.collector import frozen_heap
+    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.importance import Evidence, criterion
+    from graphprune.passes.slice_groups import slice_edits
+    from graphprune.passes.verify import compare, judged, masks, verify
+    from graphprune.planning.blockers import list_blockers
+
+    torch.set_num_threads(1)
+    model, inputs = build(model_type)
+    record.update(model=type(model).__name__, stage="built", params=sum(p.numel() for p in model.parameters()))
+    begin = time.perf_counter()
+    host = TorchHost.trace(model, inputs)
+    record.update(stage="exported", trace_seconds=round(time.perf_counter() - begin, 2))
+    host = host.folded()
+    begin = time.process_time()
+    with frozen_heap():
+        graph = host.graph()
+        analysis = analyze_graph(graph)
+    record["seconds"] = round(time.process_time() - begin, 3)
+    tables = {n.operands[0] for n in graph.nodes if n.op in EMBEDDINGS}
+    held = {site.tensor for group in analysis.groups for site in group.sites}
+    weights = {v.name: v.n_elements for v in graph.stored if v.kind == "parameter" and v.name not in tables}
+    record.update(
+        stage="analysed",
+        nodes=len(graph.nodes),
+        groups=len(analysis.groups),
+        kinds=dict(Counter(group.kind for group in analysis.groups)),
+        share=round(sum(n for name, n in weights.items() if name in held) / max(1, sum(weights.values())), 4),
+        blockers=[f"{100 * b.share:.0f} % {b.reason.text}" for b in list_blockers(analysis)[:4] if b.share > 0.005],
+        barriers=dict(Counter(f"{n.op}: {n.reason}" for n in graph.nodes if n.rule is None).most_common(8)),
+    )
+    rng = np.random.default_rng(0)
+    half = {g.factor: np.sort(rng.choice(g.size, max(1, g.size // 2), replace=False)) for g in analysis.groups}
+    pruned = host.edited(slice_edits(analysis, half))
+    feeds = host.example_inputs()
+    pruned.run(feeds)
+    scores = criterion("l2").score(Evidence(analysis, host.read, 0))
+    order = {g: np.argsort(-scores[g.name], kind="stable") for g in analysis.groups}
+    best = {g.factor: np.sort(found[: max(1, g.size // 2)]) for g, found in order.items()}
+    smaller = host.edited(slice_edits(analysis, best))
+    smaller.run(feeds)
+    record["stage"] = "pruned"
+    checks = {check.name: check for check in verify(host, pruned, analysis, half)}
+    removed = masks(analysis, best)
+    checks["masked l2"] = judged(
+        lambda *, double: compare(
+            "masked l2", host.run_masked(feeds, removed, double=double), smaller.run(feeds, double=double)
+        )
+    )
+    record["proof"] = {name: float(f"{check.difference:.2g}") for name, check in checks.items()}
+    failed = [name for name, check in checks.items() if not check.passed]
+    if not failed:
+        record["stage"] = "proven"
+    if onnx:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = Path(folder) / "pruned.onnx"
+                pruned.save_onnx(path)
+                check = parity(pruned, path, feeds)
+                record["onnx"] = float(f"{check.difference:.2g}")
+                if not check.passed:
+                    record["onnx_error"] = f"differs by {check.difference:.2g}"
+            except Exception as error:  # noqa: BLE001
+                record["onnx_error"] = line(error)
+    if failed:
+        raise AssertionError(f"proof failed: {', '.join(failed)}")
+
+
+def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
+    """The process of one architecture."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    record: dict[str, Any] = {"type": model_type, "stage": ""}
+    begin = time.perf_counter()
+    try:
+        measure(model_type, record, onnx=onnx)
+    except BaseException as error:  # noqa: BLE001
+        record["error"] = line(error)
+        if not isinstance(error, GraphpruneError | LookupError | AssertionError):
+            record["where"] = traceback.format_exc()[-1500:]
+    record["wall"] = round(time.perf_counter() - begin, 1)
+    pipe.send(record)
+    os._exit(0)
+
+
+def sweep(names: list[str], options: argparse.Namespace) -> None:
+    """Runs what has no result yet, ``--jobs`` at a time."""
+    context = multiprocessing.get_context("fork")
+    running: dict[str, tuple[Any, Any, float]] = {}
+    waiting = list(reversed(names))
+    done = 0
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            name = waiting.pop()
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=work, args=(name, theirs, options.memory << 30, options.onnx))
+            process.start()
+            theirs.close()
+            running[name] = (process, ours, time.monotonic())
+        for name, (process, pipe, begin) in list(running.items()):
+            record = None
+            if pipe.poll(0.05):
+                try:
+                    record = pipe.recv()
+                except EOFError:
+                    process.join()
+                    record = {"type": name, "stage": "", "error": f"the process ended with status {process.exitcode}"}
+            elif time.monotonic() - begin > options.seconds:
+                process.kill()
+                record = {"type": name, "stage": "", "error": f"took longer than {options.seconds} s"}
+            if record is not None:
+                process.join(5)
+                del running[name]
+                done += 1
+                with options.results.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                reached = f"{record['stage']} {record.get('share', '')} {record.get('error', '')}"
+                print(f"[{done}/{len(names)}] {name}: {reached}"[:200], flush=True)
+
+
+def warm_up(*, onnx: bool) -> None:
+    """Imports once what every process needs: it takes longer than most architectures."""
+    import torch
+    from transformers.models.bert import modeling_bert  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+    from transformers.models.vit import modeling_vit  # noqa: F401
+
+    import graphprune.api  # noqa: F401
+    from graphprune.hosts.torch_host import TorchHost
+
+    torch.set_num_threads(1)
+    host = TorchHost.trace(torch.nn.Linear(3, 3), (torch.ones(2, 3),)).folded()
+    if onnx:
+        with tempfile.TemporaryDirectory() as folder:
+            host.save_onnx(Path(folder) / "one.onnx")
+    gc.collect()
+    gc.freeze()  # the processes that fork off share this heap and need not walk it
+
+
+def latest(path: Path) -> dict[str, dict[str, Any]]:
+    """The last result of every architecture."""
+    found: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        for text in path.read_text().splitlines():
+            record = json.loads(text)
+            found[record["type"]] = record
+    return dict(sorted(found.items()))
+
+
+def main() -> int:
+    """Sweeps and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN", help="model types, with * and ?")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=300, help="limit of time for one architecture")
+    parser.add_argument("--memory", type=int, default=12, help="limit of address space for one, in GiB")
+    parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
+    parser.add_argument("--table", type=Path, help="write the table of all results here")
+    parser.add_argument("--again", action="store_true", help="run those that have a result too")
+    parser.add_argument("--retry", action="store_true", help="run those that have an error too")
+    parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=True, help="export and run the file")
+    options = parser.parse_args()
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    known = latest(options.results)
+    names = [name for name in sorted(CONFIG_MAPPING_NAMES) if any(fnmatchcase(name, p) for p in options.only)]
+    if not options.again:
+        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
+    if names:
+        warm_up(onnx=options.onnx)
+        random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
+        sweep(names, options)
+    if options.table:
+        from coverage_table import table
+
+        options.table.write_text(table(latest(options.results)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
