@@ -162,10 +162,7 @@ def _prefixes(
         if group.name in names:
             levels = levels_of(group, limits)
             curve = error_curve(scores[group.name])
-            steps += [
-                ((curve[low] - curve[high]) / (high - low), i, low)
-                for high, low in pairwise(levels)
-            ]
+            steps += [((curve[low] - curve[high]) / (high - low), i, low) for high, low in pairwise(levels)]
     for _, i, low in sorted(steps):
         counts[i] = min(counts[i], low)
         found.append(counts.copy())
