@@ -39,6 +39,7 @@ class Kinds:
         self.layouts, self.labels, self.normalized = layouts, solver.labels, solver.normalized
         self.paired = {pair for factor in contracted for pair in _pairs(solver.resolve(factor), solver.fixed)}
         self.repeated = _majors(layouts, {f for f, labels in self.labels.items() if _repeats_heads(labels)})
+        self.blocked = _majors(layouts, self.normalized.keys() - solver.fixed.keys())
         chosen = {factor for factor, labels in self.labels.items() if "chosen" in labels}
         self.chosen_groups = _majors(layouts, chosen) & chosen
 
@@ -63,6 +64,8 @@ class Kinds:
                 return "rotary-pair" if label == "qk-dim" and factor in self.paired else label
         if factor in self.normalized:
             return "width"
+        if factor in self.blocked and "channel" in labels:  # a group norm, exported as an instance norm of blocks
+            return "norm-group"
         return next((label for label in ("recurrent", "channel", "neuron") if label in labels), "unit")
 
     def _of_experts(self, tensor: str, axis: int) -> bool:
