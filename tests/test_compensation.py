@@ -245,7 +245,8 @@ def test_refits_lower_the_error_on_unseen_data_rung_by_rung(cls, shape):
 def test_both_hosts_refit_alike(cls, shape, tmp_path):
     model, example, batches = built(cls), (torch.randn(shape),), batches_of(shape)
     TorchHost.trace(model, example).save_onnx(tmp_path / "dense.onnx")
-    options = {"target": {"macs": 0.7}, "align": 1, "calibration": batches}
+    # a file has its batch norms folded: what looks at weights or at outputs may choose other units there
+    options = {"target": {"macs": 0.7}, "align": 1, "calibration": batches, "criterion": "act-var"}
     from_torch = gp.prune(model, example, **options)
     from_onnx = gp.prune(tmp_path / "dense.onnx", **options)
     rows = [(row.before, row.after) for row in from_torch.state.compensated]

@@ -47,6 +47,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     DEFAULT: {"criterion": MEASURED_CRITERION, "compensation": "affine", "allocation": MEASURED_ALLOCATION},
     "obs-affine-global": {"criterion": "obs", "compensation": "affine", "allocation": "global"},
     "obs-affine-isomorphic": {"criterion": "obs", "compensation": "affine", "allocation": "isomorphic"},
+    "obs-affine-dp": {"criterion": "obs", "compensation": "affine", "allocation": "dp"},
+    "wifv-affine-dp": {"criterion": "wifv", "compensation": "affine", "allocation": "dp"},
     "obs-affine-uniform": {"criterion": "obs", "compensation": "affine", "allocation": "uniform"},
     "obs-ols-global": {"criterion": "obs", "compensation": "ols", "allocation": "global"},
     "obs-none-global": {"criterion": "obs", "compensation": "none", "allocation": "global"},
