@@ -33,8 +33,8 @@ from graphprune.frontends.torch_graph import (
     storage_key,
 )
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
+from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
-from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, PinEdit, SizeEdit, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
@@ -179,10 +179,9 @@ class TorchHost:
         """
         program, copies = _copied(self.program)
         tensors = dict(self.tensors)
-        for tensor, axes in edits.slices.items():
-            if tensor not in self.tied:
-                raise PlanError(f"the model has no stored tensor '{tensor}'; the plan belongs to another model")
-            cut = _sliced(self.tensor(tensor), axes)
+        if missing := [tensor for tensor in edits.slices if tensor not in self.tied]:
+            raise PlanError(f"the model has no stored tensor '{missing[0]}'; the plan belongs to another model")
+        for tensor, cut in sliced(self.tensors, edits.slices).items():
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
         for tensor, places in edits.renumbered.items():
             table = torch.from_numpy(places)[tensors[tensor].cpu().long()].to(tensors[tensor])
@@ -475,21 +474,6 @@ class TorchHost:
 
 
 # -- edits of single nodes -------------------------------------------------------------------------------------------
-
-
-def _sliced(old: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
-    """The positions of a tensor that are taken; the axis that loses most goes first."""
-    new = old.detach()
-    order = sorted(axes.items(), key=lambda item: len(item[1]) / old.shape[item[0]])
-    if new.device.type == "cpu" and new.dtype is torch.float32:
-        array = new.numpy()  # takes along minor axes in half the time of torch
-        for axis, index in order:
-            array = array.take(index, axis)
-        new = torch.from_numpy(array)
-    else:
-        for axis, index in order:
-            new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
-    return torch.nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
 
 
 def _tidied(program: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
