@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
@@ -486,7 +486,7 @@ def _fix_dynamic(rule: Rule, taken: Sequence[Spec | None], made: Sequence[Spec |
     return replace(rule, fixed={**fixed, **rule.fixed}) if fixed else rule
 
 
-def _live(dim: Dim, static: int) -> Iterator[Factor]:
+def _live(dim: Dim, static: int) -> Iterable[Factor]:
     """The factors of a dynamic axis that are not certainly part of its static factor."""
     if type(dim) is Product and static > 1:
         for split in range(1, len(dim.parts)):
