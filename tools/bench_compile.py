@@ -103,7 +103,7 @@ def _ours(model, host, t0: float, before: float) -> dict[str, float]:
     import numpy as np
 
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.importance import criterion
+    from graphprune.importance import Evidence, criterion
     from graphprune.importance.criteria import normalized
     from graphprune.passes.allocate import keep_counts
     from graphprune.passes.slice_groups import slice_edits
@@ -113,7 +113,7 @@ def _ours(model, host, t0: float, before: float) -> dict[str, float]:
     host = host.folded()
     analysis = analyze_graph(host.graph())
     t2 = time.process_time()
-    scores = normalized(criterion("l2")(analysis.groups, host.read, 0))
+    scores = normalized(criterion("l2").score(Evidence(analysis, host.read)))
     limits = Limits(align=8)
     groups = [group for group in analysis.groups if group.exact or group.kind == "width"]
     levels = {group: np.array(levels_of(group, limits)) for group in groups}
