@@ -33,29 +33,30 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
 
     The order matters: a permutation of all units gives the edits of the permutation oracle, which change no size.
     """
-    touched = frozenset(kept)
     sizes = {factor: len(index) for factor, index in kept.items()}
-
-    def affected(dim: Dim) -> bool:
-        return not touched.isdisjoint(factors_of(dim))
+    taken: dict[Dim, Index] = {}  # by dimension: many axes hold the same units in the same way
+    lengths: dict[Dim, int] = {}
 
     slices: dict[str, dict[int, Index]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, layout in analysis.layouts.items():
-        axes = [axis for axis, dim in enumerate(layout) if affected(dim)]
+        axes = [axis for axis, dim in enumerate(layout) if not sizes.keys().isdisjoint(factors_of(dim))]
         if not axes:
             continue
-        shape = tuple(resized(dim, sizes) for dim in layout)
-        if shape != analysis.graph.values[name].shape:
-            shapes[name] = shape
-        if analysis.graph.values[name].stored:
-            slices[name] = {axis: positions(layout[axis], kept) for axis in axes}
-    renumbered: dict[str, Index] = {}
-    for name, dim in analysis.positions.items():
-        if affected(dim):
-            kept_positions = positions(dim, kept)
-            renumbered[name] = np.full(dim.size, -1, dtype=np.int64)
-            renumbered[name][kept_positions] = np.arange(len(kept_positions))
+        value = analysis.graph.values[name]
+        shape = list(value.shape)
+        for axis in axes:
+            dim = layout[axis]
+            if dim not in lengths:
+                lengths[dim] = resized(dim, sizes)
+            shape[axis] = lengths[dim]
+        if tuple(shape) != value.shape:
+            shapes[name] = tuple(shape)
+        if value.stored:
+            for axis in axes:
+                if layout[axis] not in taken:
+                    taken[layout[axis]] = positions(layout[axis], kept)
+            slices[name] = {axis: taken[layout[axis]] for axis in axes}
     size_edits: list[SizeEdit] = []
     pins: list[PinEdit] = []
     for node in analysis.graph.nodes:
@@ -69,7 +70,18 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
                 size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
         if rule.pinned and _reshaped(node, shapes):
             pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=renumbered)
+    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept))
+
+
+def _renumbered(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, Index]:
+    """The new positions of old ones, for stored positions of axes that are cut; -1 for those that are gone."""
+    tables: dict[str, Index] = {}
+    for name, dim in analysis.positions.items():
+        if not kept.keys().isdisjoint(factors_of(dim)):
+            places = positions(dim, kept)
+            tables[name] = np.full(dim.size, -1, dtype=np.int64)
+            tables[name][places] = np.arange(len(places))
+    return tables
 
 
 def _reshaped(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:

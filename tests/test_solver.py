@@ -1,5 +1,7 @@
 """Unification of dimension expressions."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -130,3 +132,10 @@ def test_after_unification_both_sides_keep_the_same_positions(pairs):
         kept = {f: np.sort(rng.choice(f.size, max(1, f.size // 2), replace=False)) for f in free}
         assert positions(left, kept).tolist() == positions(right, kept).tolist()
         assert not any(isinstance(dim, Product | Sum) and not dim.parts and dim.size > 1 for dim in (left, right))
+
+
+def test_a_chain_of_many_factors_is_followed_to_its_end():
+    solver, chain = Solver(), [Factor("f", 4) for _ in range(5000)]
+    for a, b in pairwise(chain):
+        solver.unify(a, b)
+    assert solver.resolve(chain[0]) is solver.resolve(chain[-1]) is chain[-1]

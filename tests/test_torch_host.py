@@ -22,6 +22,7 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import ModelError, OutputError, PlanError, ProofError
 from graphprune.frontends.torch_graph import build_graph
 from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_slice import sliced
 from graphprune.pipeline.host import Edits, SizeEdit
 
 
@@ -420,3 +421,23 @@ def test_patches_of_transformers_make_a_model_traceable() -> None:
     proof = prove(model, {"hidden_states": torch.randn(32, 96), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]])}, n=1)
     assert len(proof.host.example[1]) > 2  # lengths and positions that the forward would compute
     assert {"head", "rotary-pair", "neuron"} <= {group.kind for group in proof.groups}
+
+
+def test_cut_tensors_have_storages_of_their_own() -> None:
+    old = {
+        "w": torch.nn.Parameter(torch.randn(6, 5, 4, 3).to(memory_format=torch.channels_last), requires_grad=False),
+        "half": torch.randn(8, 4).bfloat16(),
+        "t": torch.nn.Parameter(torch.randn(7, 3).t()),
+        "n": torch.arange(9),
+    }
+    rng = np.random.default_rng(0)
+    slices = {name: {i: rng.permutation(n)[: n - 1] for i, n in enumerate(t.shape)} for name, t in old.items()}
+    new = sliced(old, slices)
+    for name, tensor in new.items():
+        expected = old[name].detach()
+        for axis, index in slices[name].items():
+            expected = expected.index_select(axis, torch.from_numpy(index))
+        assert torch.equal(expected, tensor)
+        assert (type(old[name]), old[name].requires_grad) == (type(tensor), tensor.requires_grad)
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+        assert tensor.data_ptr() % 64 == 0

@@ -2,16 +2,22 @@
 
 The job: find the groups, score them by the l2 norm of the whole group, choose half of every group (widths in multiples
 of 8), and slice. Tracing (torch.export here, the autograd walk there) and ONNX export are measured beside it. Each
-measurement runs in a process of its own on one thread; the median of several runs counts.
+measurement runs in a process of its own on one thread and is clocked in processor time, which other load on the machine
+disturbs least; the median of several runs counts. Our job ends when the sliced weights and the new shape constants
+exist, theirs when the module is sliced; making a graph module of ours is clocked apart, and the table gives the ratio
+with it as well.
 
     python tools/bench_compile.py [--repeats 5] [--models NAME ...] [--json bench_compile.json]
+    python tools/bench_compile.py --scaling [--json scaling.json]
 
-Needs ``pip install torch-pruning==1.6.1`` (the extra ``bench``); ratios within one run are what to quote.
+``--scaling`` times the analysis of graphs of 10 to 10,000 operators instead, without tracing. Comparing needs
+``pip install torch-pruning==1.6.1`` (the extra ``bench``); ratios within one run are what to quote.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import json
 import os
@@ -86,7 +92,7 @@ def ours(model, inputs) -> dict[str, float]:
     from graphprune.hosts.torch_host import TorchHost
 
     before = rss()
-    t0 = time.perf_counter()
+    t0 = time.process_time()
     host = TorchHost.trace(model, inputs)
     gc.collect()
     with frozen_heap():  # as in graphprune.prune
@@ -94,34 +100,39 @@ def ours(model, inputs) -> dict[str, float]:
 
 
 def _ours(model, host, t0: float, before: float) -> dict[str, float]:
+    import numpy as np
+
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.importance import criterion
+    from graphprune.importance import Evidence, criterion
     from graphprune.importance.criteria import normalized
     from graphprune.passes.allocate import keep_counts
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.planning.allocation import Limits, levels_of
 
-    t1 = time.perf_counter()
+    t1 = time.process_time()
     host = host.folded()
     analysis = analyze_graph(host.graph())
-    t2 = time.perf_counter()
-    scores = normalized(criterion("l2")(analysis.groups, host.read, 0))
+    t2 = time.process_time()
+    scores = normalized(criterion("l2").score(Evidence(analysis, host.read)))
     limits = Limits(align=8)
     groups = [group for group in analysis.groups if group.exact or group.kind == "width"]
-    counts = {g.name: min(levels_of(g, limits), key=lambda n, g=g: abs(n - g.size / 2)) for g in groups}
+    levels = {group: np.array(levels_of(group, limits)) for group in groups}
+    counts = {group.name: int(n[np.abs(n - group.size / 2).argmin()]) for group, n in levels.items()}
     kept = keep_counts(groups, scores, counts)
-    t3 = time.perf_counter()
+    t3 = time.process_time()
     pruned = host.edited(slice_edits(analysis, kept)).without_dead_nodes()
-    t4 = time.perf_counter()
+    t4 = time.process_time()
     peak = rss()
+    assert pruned.module is not None
+    t5 = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         pruned.save_onnx(Path(folder) / "model.onnx")
-    t5 = time.perf_counter()
+    t6 = time.process_time()
     n = sum(p.numel() for p in model.parameters())
     left = sum(t.numel() for t in pruned.module.parameters())
     return {
         "trace": t1 - t0, "groups": t2 - t1, "plan": t3 - t2, "slice": t4 - t3, "job": t4 - t1,
-        "export": t5 - t4, "memory_mb": peak - before, "parameters_kept": left / n,
+        "module": t5 - t4, "export": t6 - t5, "memory_mb": peak - before, "parameters_kept": left / n,
     }  # fmt: skip
 
 
@@ -133,9 +144,9 @@ def theirs(model, inputs) -> dict[str, float]:
     original = tp.DependencyGraph._trace
 
     def clocked(self, *args, **kwargs):
-        begin = time.perf_counter()
+        begin = time.process_time()
         result = original(self, *args, **kwargs)
-        traced[0] += time.perf_counter() - begin
+        traced[0] += time.process_time() - begin
         return result
 
     tp.DependencyGraph._trace = clocked
@@ -143,7 +154,7 @@ def theirs(model, inputs) -> dict[str, float]:
     ends = [m for m in model.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) in OUTPUTS]
     gc.collect()
     before = rss()
-    t0 = time.perf_counter()
+    t0 = time.process_time()
     pruner = tp.pruner.BasePruner(
         model,
         inputs,
@@ -153,9 +164,9 @@ def theirs(model, inputs) -> dict[str, float]:
         ignored_layers=ends,
         output_transform=lambda out: getattr(out, "logits", out),
     )
-    t1 = time.perf_counter()
+    t1 = time.process_time()
     pruner.step()
-    t2 = time.perf_counter()
+    t2 = time.process_time()
     left = sum(p.numel() for p in model.parameters())
     return {
         "trace": traced[0], "groups": t1 - t0 - traced[0], "plan+slice": t2 - t1, "job": t2 - t0 - traced[0],
@@ -189,49 +200,90 @@ def measure(side: str, name: str, repeats: int) -> dict[str, float] | str:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
+def compare(names: list[str], repeats: int) -> dict[str, dict[str, dict[str, float] | str]]:
+    """Both sides on each model; prints a table."""
+    rows: dict[str, dict[str, dict[str, float] | str]] = {}
+    both: list[tuple[dict[str, float], dict[str, float]]] = []
+    print(f"{'':16} {'job, ms':>17} {'':>8} {'module':>8} {'':>8} {'trace, ms':>17} {'export':>8} {'memory, MB':>13}")
+    print(f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ms':>8} {'with it':>8} {'ours':>8} {'theirs':>8}"
+          f" {'ms':>8} {'ours/theirs':>13}   parameters kept")  # fmt: skip
+    for name in names:
+        a, b = (measure(side, name, repeats) for side in SIDES)
+        rows[name] = dict(zip(SIDES, (a, b), strict=True))
+        if isinstance(a, str) or isinstance(b, str):
+            print(f"{name:16} ours: {a if isinstance(a, str) else 'ok'}; theirs: {b if isinstance(b, str) else 'ok'}")
+            continue
+        both.append((a, b))
+        print(
+            f"{name:16} {a['job'] * 1e3:8.1f} {b['job'] * 1e3:8.1f} {b['job'] / a['job']:7.1f}x "
+            f"{a['module'] * 1e3:8.1f} {b['job'] / (a['job'] + a['module']):7.1f}x "
+            f"{a['trace'] * 1e3:8.0f} {b['trace'] * 1e3:8.0f} {a['export'] * 1e3:8.0f} "
+            f"{a['memory_mb']:6.0f}/{b['memory_mb']:<6.0f}   "
+            f"{a['parameters_kept']:.2f}/{b['parameters_kept']:.2f}",
+            flush=True,
+        )
+    if both:
+        job, module, whole = (
+            statistics.geometric_mean(ratios)
+            for ratios in (
+                [b["job"] / a["job"] for a, b in both],
+                [b["job"] / (a["job"] + a["module"]) for a, b in both],
+                [(b["job"] + b["trace"]) / a["job"] for a, b in both],
+            )
+        )
+        print(
+            f"geometric mean: {job:.1f}x without tracing on either side, {module:.1f}x with our graph module made, "
+            f"{whole:.1f}x where their tracing counts as finding groups; "
+            f"smallest {min(b['job'] / a['job'] for a, b in both):.1f}x"
+        )
+    return rows
+
+
+def scaling(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
+    """Seconds of processor time from a traced graph to its groups, for ever longer graphs; prints a table."""
+    import bench_graphs
+
+    from graphprune.analysis.groups import analyze_graph
+    from graphprune.collector import frozen_heap
+
+    rows: dict[str, dict[int, dict[str, float]]] = {}
+    print(f"{'blocks':12} {'operators':>10} {'graph, ms':>10} {'analysis':>10} {'us each':>10} {'groups':>8}")
+    for kind in bench_graphs.BLOCKS:
+        rows[kind] = {}
+        for wanted in (10, 100, 1_000, 10_000):
+            times = []
+            host, n = bench_graphs.chain(kind, wanted)
+            gc.collect()
+            for _ in range(max(repeats, 3)):
+                with frozen_heap():
+                    t0 = time.process_time()
+                    fresh = dataclasses.replace(host).folded()
+                    graph = fresh.graph()
+                    t1 = time.process_time()
+                    groups = len(analyze_graph(graph).groups)
+                    times.append((t1 - t0, time.process_time() - t1))
+            a, b = (min(column) for column in zip(*times, strict=True))
+            rows[kind][n] = {"graph": a, "analysis": b, "groups": groups}
+            print(f"{kind:12} {n:10} {a * 1e3:10.2f} {b * 1e3:10.2f} {(a + b) / n * 1e6:10.1f} {groups:8}", flush=True)
+    return rows
+
+
 def main() -> None:
     """Runs the benchmark and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--models", nargs="*")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--scaling", action="store_true", help="time the analysis of ever longer graphs")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(*options.child)
         return
-    rows = {}
-    print(
-        f"{'model':16} {'job, ms':>17} {'':>8} {'trace, ms':>17} {'':>8} {'export':>8} {'memory, MB':>13} {'kept':>13}"
-    )
-    print(f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ours':>8} {'theirs':>8} {'+trace':>8} {'ours':>8}")
-    for name in options.models or build("list"):
-        a, b = (measure(side, name, options.repeats) for side in SIDES)
-        rows[name] = dict(zip(SIDES, (a, b), strict=True))
-        if isinstance(a, str) or isinstance(b, str):
-            print(f"{name:16} ours: {a if isinstance(a, str) else 'ok'}; theirs: {b if isinstance(b, str) else 'ok'}")
-            continue
-        both = (b["job"] + b["trace"]) / a["job"]
-        print(
-            f"{name:16} {a['job'] * 1e3:8.1f} {b['job'] * 1e3:8.1f} {b['job'] / a['job']:7.1f}x "
-            f"{a['trace'] * 1e3:8.0f} {b['trace'] * 1e3:8.0f} {both:7.1f}x {a['export'] * 1e3:8.0f} "
-            f"{a['memory_mb']:6.0f}/{b['memory_mb']:<6.0f} {a['parameters_kept']:6.2f}/{b['parameters_kept']:<6.2f}",
-            flush=True,
-        )
-    ratios = [
-        r[SIDES[1]]["job"] / r[SIDES[0]]["job"] for r in rows.values() if all(isinstance(x, dict) for x in r.values())
-    ]
-    whole = [
-        (r[SIDES[1]]["job"] + r[SIDES[1]]["trace"]) / r[SIDES[0]]["job"]
-        for r in rows.values()
-        if all(isinstance(x, dict) for x in r.values())
-    ]
-    if ratios:
-        print(
-            f"geometric mean: {statistics.geometric_mean(ratios):.1f}x without tracing on either side, "
-            f"{statistics.geometric_mean(whole):.1f}x where their tracing counts as finding groups; "
-            f"smallest {min(ratios):.1f}x"
-        )
+    if options.scaling:
+        rows = scaling(options.repeats)
+    else:
+        rows = compare(options.models or build("list"), options.repeats)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -168,14 +168,15 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
 
 def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
     solver = walk.solver
-    layouts = {name: tuple(map(solver.resolve, layout)) for name, layout in found.items()}
+    layouts = {name: tuple([solver.resolve(dim) for dim in layout]) for name, layout in found.items()}
     sites: dict[Factor, list[Site]] = {}
     prunable: set[Factor] = set()
     for value in graph.stored:
         for axis, dim in enumerate(layouts[value.name]):
+            site = Site(value.name, axis, dim, value.kind == "parameter")
             for factor in dict.fromkeys(factors_of(dim)):
-                sites.setdefault(factor, []).append(Site(value.name, axis, dim, value.kind == "parameter"))
-                if value.kind == "parameter" and factor not in solver.fixed:
+                sites.setdefault(factor, []).append(site)
+                if site.parameter and factor not in solver.fixed:
                     prunable.add(factor)
     kinds = Kinds(layouts, solver, walk.contracted)
     minimums, steps = walk.minimums(), walk.steps()
@@ -215,4 +216,6 @@ def multiplicity(dim: Dim, factor: Factor) -> int:
             counts = [multiplicity(part, factor) for part in dim.parts]
             return prod(count or part.size for count, part in zip(counts, dim.parts, strict=True)) if any(counts) else 0
         case Sum():
+            if dim.parts is dim.factors:
+                return dim.parts.count(factor)
             return sum(multiplicity(part, factor) for part in dim.parts)

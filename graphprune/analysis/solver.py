@@ -61,18 +61,17 @@ class Solver:
     def resolve(self, dim: Dim) -> Dim:
         """``dim`` in terms of what its factors are bound to at present."""
         if isinstance(dim, Factor):
-            bound = self._binding.get(dim)
-            if bound is None:
-                return dim
-            resolved = self.resolve(bound)
-            if resolved is not bound:
-                self._binding[dim] = resolved
-            return resolved
-        if not dim.parts:
+            path = []
+            while isinstance(dim, Factor) and (bound := self._binding.get(dim)) is not None:
+                path.append(dim)
+                dim = bound
+            if path:
+                dim = dim if isinstance(dim, Factor) else self.resolve(dim)
+                self._binding.update(dict.fromkeys(path, dim))
             return dim
-        parts = tuple(self.resolve(part) for part in dim.parts)
-        if all(new is old for new, old in zip(parts, dim.parts, strict=True)):
+        if self._binding.keys().isdisjoint(dim.factors):
             return dim
+        parts = [self.resolve(part) for part in dim.parts]
         return product(*parts) if isinstance(dim, Product) else concat(*parts)
 
     def fix(self, dim: Dim, reason: Reason) -> None:
@@ -163,7 +162,7 @@ class Solver:
         raise MisalignedError
 
     def _bind(self, factor: Factor, dim: Dim) -> None:
-        targets = tuple(factors_of(dim))
+        targets = factors_of(dim)
         if factor in targets:  # only through parts of size one: nothing to learn
             return
         self._binding[factor] = dim

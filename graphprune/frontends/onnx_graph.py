@@ -14,7 +14,7 @@ from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, attributes_o
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
-from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.call import Call, Refusal, Row, RuleBook
 from graphprune.rules.contraction import axes
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -41,6 +41,7 @@ def build_graph(proto: onnx.ModelProto, inferred: Inferred) -> Graph:
 class _Reader:
     def __init__(self, proto: onnx.ModelProto, inferred: Inferred, opset: int) -> None:
         self.proto, self.inferred, self.opset = proto, inferred, opset
+        self.rules = RuleBook()
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.used = {name for node in proto.graph.node for name in operands_of(node)}
         self.used.update(value.name for value in proto.graph.output)
@@ -154,10 +155,10 @@ class _Reader:
             integers,
         )
 
-    @staticmethod
-    def build(row: Row, call: Call) -> tuple[Rule | None, str]:
+    def build(self, row: Row, call: Call) -> tuple[Rule | None, str]:
+        """Asks a row of the table."""
         try:
-            return row(call), ""
+            return self.rules.rule(row, call), ""
         except Refusal as refusal:
             return None, str(refusal)
         except RuleError as error:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import prod
 from pathlib import PurePath
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -27,16 +27,15 @@ from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
-from graphprune.ir.rule import Rule, Shape
-from graphprune.rules.call import Call, Refusal, RuleBook
+from graphprune.ir.rule import Rule, Shape, fresh
+from graphprune.rules.call import Call, Refusal
 
-SPEC = "graphprune_spec"
+SPEC, LOCATION = "graphprune_spec", "graphprune_location"
 DYNAMIC_AXIS = "the size of this axis is only known at run time"
 _NO_HINT = 7  # stands for a size without example, such as the number of nonzero elements
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """What the graph needs to know of a tensor.
 
     Attributes:
@@ -95,8 +94,12 @@ def annotate(graph: fx.Graph, tensors: Mapping[str, Any]) -> None:
             value = tensors[str(node.target)]
         else:
             value = node.meta.get("val")
-        node.meta = {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
-        node.meta[SPEC] = _specs(value)
+        trace, stack = node.meta.get("stack_trace"), node.meta.get("nn_module_stack")
+        node.meta = {SPEC: _specs(value)}
+        if trace:
+            node.meta |= {"stack_trace": trace, LOCATION: _user_line(trace)}
+        if stack:
+            node.meta["nn_module_stack"] = stack
 
 
 def _specs(value: object) -> Specs:
@@ -118,12 +121,27 @@ def attribute(module: torch.nn.Module, name: str) -> Any:
 # -- the schema of an operator ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What is known of an operator.
+
+    Attributes:
+        op: Its name in the table.
+        registered: Its name in the registry of users (``namespace::name``).
+        arguments: Name, kind (``tensor``, ``tensors`` or ``other``) and default of each argument; ``None`` for what is
+            no operator.
+    """
+
+    op: str
+    registered: str
+    arguments: tuple[tuple[str, str, Any], ...] | None
+
+
 @lru_cache(maxsize=4096)
-def _schema(target: Any) -> tuple[tuple[str, str, Any], ...] | None:
-    """Name, kind (``tensor``, ``tensors`` or ``other``) and default of each argument of an operator."""
+def _signature(target: Any) -> _Signature:
     schema = getattr(target, "_schema", None)
     if schema is None:
-        return None
+        return _Signature(getattr(target, "__name__", str(target)), "", None)
     found = []
     for argument in schema.arguments:
         text = str(argument.type)
@@ -131,20 +149,12 @@ def _schema(target: Any) -> tuple[tuple[str, str, Any], ...] | None:
             "other" if "Tensor" not in text else "tensors" if text.startswith(("List", "Optional[List")) else "tensor"
         )
         found.append((argument.name, kind, argument.default_value if argument.has_default_value() else None))
-    return tuple(found)
-
-
-@lru_cache(maxsize=4096)
-def _names_of(target: Any) -> tuple[str, str]:
-    """The operator's name in the table, and in the registry of users (``namespace::name``)."""
-    schema = getattr(target, "_schema", None)
-    text = str(target) if schema is not None else getattr(target, "__name__", str(target))
-    return text, "" if schema is None else schema.name
+    return _Signature(str(target), schema.name, tuple(found))
 
 
 def argument_position(node: fx.Node, name: str) -> int | None:
     """The position of a named argument in the schema of a node's operator, if there is one."""
-    schema = _schema(node.target)
+    schema = _signature(node.target).arguments
     if schema is None:
         return None
     return next((i for i, (known, _, _) in enumerate(schema) if known == name), None)
@@ -159,7 +169,7 @@ def argument(node: fx.Node, name: str) -> Any:
         raise KeyError(name)
     if at < len(node.args):
         return node.args[at]
-    schema = _schema(node.target)
+    schema = _signature(node.target).arguments
     assert schema is not None
     return schema[at][2]
 
@@ -176,53 +186,78 @@ def _plain(value: Any) -> Any:
 # -- the graph -------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """What folding changes in a graph, which is not copied for it.
+
+    Attributes:
+        constants: The stored tensor that has taken the place of a node, by name.
+        slices: Nodes that are slices now: their arguments after the first.
+        dead: Nodes that nothing needs any more.
+    """
+
+    constants: Mapping[fx.Node, str] = field(default_factory=dict)
+    slices: Mapping[fx.Node, tuple[int, int, int, int]] = field(default_factory=dict)
+    dead: frozenset[fx.Node] = frozenset()
+
+
+class _Known(NamedTuple):
+    """What is known of a call from its operator, its arguments and its shapes, as :class:`Node` keeps it."""
+
+    rule: Rule | None
+    reason: str
+    addends: tuple[int, ...] = ()
+    multiple: bool = False
+    options: str = ""
+
+
 class _Builder:
     """Walks one graph; ``names`` maps every node that stands for one tensor to the name of its value."""
 
-    def __init__(self, program: fx.Graph, tensors: Mapping[str, Any]) -> None:
+    def __init__(self, program: fx.Graph, tensors: Mapping[str, Any], folding: Folding) -> None:
         self.program = program
         self.tensors = tensors
+        self.folding = folding
         self.values: dict[str, Value] = {}
         self.names: dict[fx.Node, str] = {}
         self.nodes: list[Node] = []
         self.weightlike: set[str] = set()
-        self.tuples: dict[fx.Node, tuple[str | None, ...]] = {}
-        self.locations: dict[str, str] = {}
-        self.rules = RuleBook()
+        self.known: dict[Hashable, _Known] = {}
 
-    def build(self) -> None:
+    def build(self) -> Graph:
         inputs = []
         stored: dict[tuple[Any, ...], str] = {}
-        nodes = list(self.program.nodes)
+        constants, dead = self.folding.constants, self.folding.dead
+        nodes = [node for node in self.program.nodes if node not in dead]
         for node in nodes:
             if node.op == "get_attr":
-                self._store(node, stored)
+                self._store(node, str(node.target), stored)
+            elif node in constants:
+                self._store(node, constants[node], stored)
         for node in nodes:
-            if node.op == "placeholder":
+            kind = node.op
+            if kind == "call_function":
+                if node not in constants:
+                    self._call(node)
+            elif kind == "placeholder":
                 if isinstance(node.meta[SPEC], Spec):
                     inputs.append(self._enter(node, node.meta[SPEC], "input"))
-            elif node.op == "call_function":
-                self._call(node)
-            elif node.op not in ("get_attr", "output"):
-                self._barrier(node, str(node.target), f"'{node.op}' is no operator call")
+            elif kind not in ("get_attr", "output"):
+                self._barrier(node, str(node.target), f"'{kind}' is no operator call")
         outputs = [self.names[node] for node in output_nodes(self.program) if node is not None]
-        self.graph = Graph(self.values, tuple(self.nodes), tuple(inputs), tuple(outputs))
+        return Graph(self.values, tuple(self.nodes), tuple(inputs), tuple(outputs))
 
-    def _store(self, node: fx.Node, stored: dict[tuple[Any, ...], str]) -> None:
-        tensor = self.tensors[str(node.target)]
+    def _store(self, node: fx.Node, name: str, stored: dict[tuple[Any, ...], str]) -> None:
+        tensor = self.tensors[name]
         if not isinstance(tensor, torch.Tensor):
             return
-        key = storage_key(tensor)
-        known = stored.get(key)
-        if known is not None:
-            self.names[node] = known
+        first = self.names[node] = stored.setdefault(storage_key(tensor), name)
+        if first != name or name in self.values:
             return
-        spec = node.meta[SPEC]
         weight = isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point()
-        self.names[node] = stored[key] = str(node.target)
-        self.weightlike.add(str(node.target))
-        value = _value(str(node.target), spec, "parameter" if weight else "constant")
-        self.values[str(node.target)] = replace(value, elements=_elements(tensor))
+        self.weightlike.add(name)
+        value = _value(name, node.meta[SPEC], "parameter" if weight else "constant")
+        self.values[name] = replace(value, elements=_elements(tensor))
 
     def _enter(self, node: fx.Node, spec: Spec, kind: Kind = "computed") -> str:
         wanted = str(node.target) if node.op == "placeholder" else node.name  # fx renames 'input', a builtin
@@ -239,6 +274,8 @@ class _Builder:
             return None
         results: list[str | None] = [None] * len(specs)
         for user in node.users:
+            if user in self.folding.dead:
+                continue
             if user.op == "call_function" and user.target is _GETITEM and isinstance(user.args[1], int):
                 at = user.args[1]
                 spec = specs[at]
@@ -251,67 +288,80 @@ class _Builder:
         return tuple(results)
 
     def _call(self, node: fx.Node) -> None:
-        if node.target is _GETITEM:
+        target, args = node.target, node.args
+        if target is _GETITEM:
             return
+        if node in self.folding.slices:
+            target, args = SLICE, (args[0], *self.folding.slices[node])
         specs: Specs = node.meta[SPEC]
         results = self._results(node, specs)
-        schema = _schema(node.target)
-        op, registered = _names_of(node.target)
+        signature = _signature(target)
         if results is None:
             return  # sizes, assertions: no tensor comes out
-        if schema is None:
-            bodies = isinstance(node.target, torch._ops.HigherOrderOperator)
+        if signature.arguments is None:
+            bodies = isinstance(target, torch._ops.HigherOrderOperator)
             self._barrier(
-                node, op, f"'{op}' runs a graph of its own, into which no factor is followed" if bodies else ""
+                node,
+                signature.op,
+                f"'{signature.op}' runs a graph of its own, into which no factor is followed" if bodies else "",
             )
             return
-        operands, attributes, taken = self._arguments(node, schema)
-        row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)
-        names = tuple(None if operand is None else self.names.get(operand) for operand in operands)
-        sizes = tuple(None if spec is None else spec.shape for spec in taken)
-        shown = specs if isinstance(specs, tuple) else (specs,)
-        shapes = tuple(
-            None if name is None or spec is None else spec.shape for name, spec in zip(results, shown, strict=True)
-        )
-        derived = [name in self.weightlike for name in names if name is not None]
-        looked_up = row in _LOOK_UPS and derived and derived[0] and len(sizes[0] or ()) > 2  # a matrix for each index
-        if derived and (all(derived) or looked_up):
+        operands, plain = self._arguments(signature.arguments, args, node.kwargs)
+        names = tuple([None if operand is None else self.names.get(operand) for operand in operands])
+        stored = tuple([name in self.weightlike for name in names])
+        taken = tuple([None if operand is None else operand.meta[SPEC] for operand in operands])
+        if any(stored) and (
+            all(name is None or weight for name, weight in zip(names, stored, strict=True))
+            or (stored[0] and ROWS.get(signature.op) in _LOOK_UPS and len(self.values[names[0] or ""].shape) > 2)
+        ):  # from weights alone, or a matrix of weights for each index
             self.weightlike.update(name for name in results if name is not None)
-        if row is None:
-            self._add(node, op, names, results, None, "", attributes)
-            return
-        call = Call(op, sizes, shapes, attributes, tuple(name in self.weightlike for name in names))
-        try:
-            if row not in _EMPTY and any(0 in shape for shape in (*sizes, *shapes) if shape is not None):
-                raise Refusal(f"'{op}' on an empty tensor")
-            rule = _checked(self.rules.rule(row, call), call)
-            rule = _fix_dynamic(rule, taken, results, shown)
-            self._add(node, op, names, results, rule, "", attributes)
-        except (Refusal, RuleError) as refusal:
-            self._add(node, op, names, results, None, str(refusal), attributes)
+        made = (specs,) if isinstance(specs, Spec) else specs or ()
+        made = tuple([None if name is None else spec for name, spec in zip(results, made, strict=True)])
+        known = self._known(target, signature, plain, stored, taken, made)
+        self._add(node, signature.op, names, results, known)
 
     def _arguments(
-        self, node: fx.Node, schema: tuple[tuple[str, str, Any], ...]
-    ) -> tuple[list[fx.Node | None], dict[str, Any], list[Spec | None]]:
+        self, schema: tuple[tuple[str, str, Any], ...], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[list[fx.Node | None], tuple[Any, ...]]:
+        """The operands, and what stands for each argument of the schema: its plain value, or its number of operands."""
         operands: list[fx.Node | None] = []
-        attributes: dict[str, Any] = {}
-        args, kwargs = node.args, node.kwargs
+        plain: list[Any] = []
+        n = len(args)
         for i, (name, kind, default) in enumerate(schema):
-            value = args[i] if i < len(args) else kwargs.get(name, default)
+            value = args[i] if i < n else kwargs.get(name, default) if kwargs else default
             if kind == "other":
-                attributes[name] = _plain(value)
+                plain.append(_plain(value) if isinstance(value, fx.Node | list | tuple) else value)
             elif kind == "tensors":
                 items = value if isinstance(value, list | tuple) else ()
-                operands.extend(item if isinstance(item, fx.Node) else None for item in items)
+                operands.extend([item if isinstance(item, fx.Node) else None for item in items])
+                plain.append(len(items))
             elif isinstance(value, fx.Node) and value in self.names:
                 operands.append(value)
+                plain.append(None)
             else:
                 operands.append(None)
-                if value is not None:  # a number where the schema says tensor
-                    attributes[name] = _plain(value)
-        taken = [None if operand is None else operand.meta[SPEC] for operand in operands]
-        attributes["dtypes"] = tuple(None if spec is None else spec.dtype for spec in taken)
-        return operands, attributes, taken
+                plain.append(None if value is None else _plain(value))  # a number where the schema says tensor
+        return operands, tuple(plain)
+
+    def _known(
+        self,
+        target: Any,
+        signature: _Signature,
+        plain: tuple[Any, ...],
+        stored: tuple[bool, ...],
+        taken: tuple[Spec | None, ...],
+        made: tuple[Spec | None, ...],
+    ) -> _Known:
+        """What is known of a call; equal calls are looked at once, since models repeat layers."""
+        key = (target, plain, stored, taken, made)
+        try:
+            known = self.known.get(key)
+        except TypeError:  # an argument that cannot be hashed
+            return _known_of(signature, plain, stored, taken, made)
+        if known is None:
+            known = self.known[key] = _known_of(signature, plain, stored, taken, made)
+            return known
+        return known if known.rule is None else known._replace(rule=fresh(known.rule))
 
     def _add(
         self,
@@ -319,31 +369,47 @@ class _Builder:
         op: str,
         operands: tuple[str | None, ...],
         results: tuple[str | None, ...],
-        rule: Rule | None,
-        reason: str,
-        attributes: Mapping[str, Any],
+        known: _Known,
     ) -> None:
-        known = (
-            addends(op, attributes),
-            is_multiple(op, [name in self.weightlike for name in operands]),
-            options(attributes),
-        )
-        self.nodes.append(Node(node.name, op, operands, results, rule, self._location(node), reason, *known))
+        rule, reason, summed, multiple, settings = known
+        place = node.meta.get(LOCATION, "")
+        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings))
 
     def _barrier(self, node: fx.Node, op: str, reason: str) -> None:
         operands = tuple(self.names[operand] for operand in node.all_input_nodes if operand in self.names)
-        self._add(node, op, operands, self._results(node, node.meta[SPEC]) or (), None, reason, {})
+        self._add(node, op, operands, self._results(node, node.meta[SPEC]) or (), _Known(None, reason))
 
-    def _location(self, node: fx.Node) -> str:
-        trace = node.meta.get("stack_trace")
-        if not trace:
-            return ""
-        known = self.locations.get(trace)
-        if known is None:
-            known = self.locations[trace] = _user_line(trace)
+
+def _known_of(
+    signature: _Signature,
+    plain: tuple[Any, ...],
+    stored: tuple[bool, ...],
+    taken: tuple[Spec | None, ...],
+    made: tuple[Spec | None, ...],
+) -> _Known:
+    """Asks the row of the operator's table, and the tables of sums and multiples."""
+    op, registered = signature.op, signature.registered
+    attributes = {
+        name: value
+        for (name, kind, _), value in zip(signature.arguments or (), plain, strict=True)
+        if kind == "other" or (kind == "tensor" and value is not None)
+    }
+    attributes["dtypes"] = tuple(None if spec is None else spec.dtype for spec in taken)
+    known = _Known(None, "", addends(op, attributes), is_multiple(op, stored), options(attributes))
+    row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)
+    if row is None:
         return known
+    shapes, results = (tuple(None if spec is None else spec.shape for spec in specs) for specs in (taken, made))
+    call = Call(op, shapes, results, attributes, stored)
+    try:
+        if row not in _EMPTY and any(0 in shape for shape in (*shapes, *results) if shape is not None):
+            raise Refusal(f"'{op}' on an empty tensor")
+        return known._replace(rule=_fix_dynamic(_checked(row(call), call), taken, made))
+    except (Refusal, RuleError) as refusal:
+        return known._replace(reason=str(refusal))
 
 
+SLICE = torch.ops.aten.slice.Tensor
 _GETITEM = operator.getitem
 # a rotary embedding of nothing, no register tokens
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
@@ -351,6 +417,7 @@ _LOOK_UPS = (aten_views.index, aten_views.index_select)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 
 
+@lru_cache(maxsize=4096)
 def _user_line(trace: str) -> str:
     """The last frame of a stack trace that is not torch's own: ``model.py line 41``."""
     frames = _FRAME.findall(trace)
@@ -359,7 +426,8 @@ def _user_line(trace: str) -> str:
 
 
 def _value(name: str, spec: Spec, kind: Kind) -> Value:
-    return Value(name, spec.shape, spec.dtype, kind, spec.itemsize, frozenset(axis for axis, _ in spec.dynamic))
+    dynamic = frozenset([axis for axis, _ in spec.dynamic])
+    return Value(name, spec.shape, spec.dtype, kind, spec.itemsize, dynamic)
 
 
 def _elements(tensor: torch.Tensor) -> Index | None:
@@ -375,7 +443,7 @@ def storage_key(tensor: torch.Tensor) -> tuple[Any, ...]:
         storage = tensor.untyped_storage()._cdata
     except (RuntimeError, NotImplementedError):
         return (id(tensor),)
-    return (storage, tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
+    return (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def output_nodes(graph: fx.Graph) -> Iterator[fx.Node | None]:
@@ -397,9 +465,7 @@ def _checked(rule: Rule, call: Call) -> Rule:
     return rule
 
 
-def _fix_dynamic(
-    rule: Rule, taken: Sequence[Spec | None], results: tuple[str | None, ...], specs: tuple[Spec | None, ...]
-) -> Rule:
+def _fix_dynamic(rule: Rule, taken: Sequence[Spec | None], made: Sequence[Spec | None]) -> Rule:
     """Fixes the part of every dynamic axis that is only known at run time (``batch`` in ``batch * heads``).
 
     An axis that the rule takes over as it is from a dynamic axis of an operand was treated where it came from.
@@ -411,8 +477,8 @@ def _fix_dynamic(
         for axis, static in spec.dynamic
     }
     fixed: dict[Factor, str] = {}
-    for name, spec, layout in zip(results, specs, rule.results, strict=False):
-        if name is None or spec is None or layout is None:
+    for spec, layout in zip(made, rule.results, strict=False):
+        if spec is None or layout is None:
             continue
         for axis, static in spec.dynamic:
             if (layout[axis], static) not in known:
@@ -420,7 +486,7 @@ def _fix_dynamic(
     return replace(rule, fixed={**fixed, **rule.fixed}) if fixed else rule
 
 
-def _live(dim: Dim, static: int) -> Iterator[Factor]:
+def _live(dim: Dim, static: int) -> Iterable[Factor]:
     """The factors of a dynamic axis that are not certainly part of its static factor."""
     if type(dim) is Product and static > 1:
         for split in range(1, len(dim.parts)):
@@ -431,15 +497,25 @@ def _live(dim: Dim, static: int) -> Iterator[Factor]:
     return factors_of(dim)
 
 
-def build_graph(program: fx.Graph, tensors: Mapping[str, Any]) -> tuple[Graph, Mapping[fx.Node, str]]:
-    """The graph of an annotated program, and the name of the value that each node stands for."""
-    builder = _Builder(program, tensors)
-    builder.build()
-    return builder.graph, builder.names
+def build_graph(
+    program: fx.Graph, tensors: Mapping[str, Any], folding: Folding | None = None
+) -> tuple[Graph, Mapping[fx.Node, str]]:
+    """The graph of an annotated program, and the name of the value that each node stands for.
+
+    Args:
+        program: The program.
+        tensors: What its ``get_attr`` nodes stand for, and the constants of ``folding``.
+        folding: What has changed since.
+    """
+    builder = _Builder(program, tensors, folding or Folding())
+    return builder.build(), builder.names
 
 
 __all__ = [
+    "LOCATION",
+    "SLICE",
     "SPEC",
+    "Folding",
     "Spec",
     "annotate",
     "argument",

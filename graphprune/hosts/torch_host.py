@@ -7,11 +7,9 @@ module that users call is generated from them when it is asked for.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import gcd
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,32 +22,32 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import ModelError, PlanError
 from graphprune.frontends.torch_graph import (
     SPEC,
-    Spec,
     argument,
-    argument_position,
     build_graph,
     output_nodes,
     spec_of,
     storage_key,
 )
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
-from graphprune.hosts.torch_trace import Example, export, functional, normal_form, slice_by_run, split_example
-from graphprune.ir.dims import Index
+from graphprune.hosts.torch_draft import Draft, copied, set_argument
+from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
+from graphprune.hosts.torch_slice import sliced
+from graphprune.hosts.torch_trace import Example, export, functional, normal_form, split_example
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, PinEdit, SizeEdit, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
 
-FOLD_BUDGET = 1 << 26
-"""Bytes that one folded constant may take."""
-
-_AS_FLOAT32 = frozenset({"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"})
-_FRESH = ("zeros", "ones", "full", "empty", "new_", "scalar_tensor", "rand", "bernoulli", "normal", "multinomial")
+_AS_FLOAT32 = frozenset(
+    getattr(torch, name)
+    for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
+    if hasattr(torch, name)
+)
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
     """A tensor's values; types that NumPy lacks come as float32."""
     tensor = tensor.detach().cpu()
-    if str(tensor.dtype).removeprefix("torch.") in _AS_FLOAT32:
+    if tensor.dtype in _AS_FLOAT32:
         tensor = tensor.float()
     return tensor.resolve_conj().resolve_neg().numpy()
 
@@ -59,8 +57,9 @@ class TorchHost:
     """A traced PyTorch model.
 
     Attributes:
-        program: The graph.
-        tensors: What its ``get_attr`` nodes stand for: stored tensors, and bodies of higher-order operators.
+        draft: The graph, with changes that may not be written out yet.
+        tensors: What the ``get_attr`` nodes of :attr:`program` stand for: stored tensors, and bodies of higher-order
+            operators.
         example: Positional and keyword arguments of the example call.
         dynamic_shapes: As for ``torch.export``; kept for the export to ONNX.
         in_spec: How the arguments flatten into the graph's inputs.
@@ -70,7 +69,7 @@ class TorchHost:
         source: The user's module, if it was one; only read.
     """
 
-    program: fx.Graph
+    draft: Draft
     tensors: Mapping[str, Any]
     example: Example
     dynamic_shapes: Any = None
@@ -112,7 +111,7 @@ class TorchHost:
         spec = program.call_spec
         graph, tensors = normal_form(program)
         return cls(
-            graph,
+            Draft(graph),
             tensors,
             (example[0], dict(example[1])),
             dynamic_shapes,
@@ -121,6 +120,11 @@ class TorchHost:
             _shared(tensors, program.state_dict),
             None if isinstance(model, ExportedProgram) else model,
         )
+
+    @property
+    def program(self) -> fx.Graph:
+        """The graph as it is now."""
+        return self.draft.written[0]
 
     @cached_property
     def module(self) -> fx.GraphModule:
@@ -138,12 +142,23 @@ class TorchHost:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property
+    def _read(self) -> tuple[Graph, Mapping[fx.Node, str]]:
+        """The graph for the analysis, and the value that each node stands for: of the base of a draft without edits."""
+        if self.draft.edited:
+            return build_graph(self.program, self.tensors)
+        return build_graph(self.draft.base, self.tensors, self.draft.folding)
+
+    @cached_property
     def _built(self) -> tuple[Graph, Mapping[fx.Node, str]]:
-        return build_graph(self.program, self.tensors)
+        """The graph for the analysis, and the value that each node of :attr:`program` stands for."""
+        graph, names = self._read
+        if not self.draft.edited:
+            names = {new: names[old] for old, new in self.draft.written[1].items() if old in names}
+        return graph, names
 
     def graph(self) -> Graph:
         """The graph that the analysis reads."""
-        return self._built[0]
+        return self._read[0]
 
     def tensor(self, name: str) -> torch.Tensor:
         """A stored tensor itself."""
@@ -177,74 +192,42 @@ class TorchHost:
         Raises:
             PlanError: An edit names something that the model does not have.
         """
-        program, copies = _copied(self.program)
+        graph, names = self._read
+        nodes = {node.name for node in graph.nodes}
+        if missing := [
+            node for node in (*(e.node for e in edits.sizes), *(p.node for p in edits.pins)) if node not in nodes
+        ]:
+            raise PlanError(f"the model has no node '{missing[0]}'; the plan belongs to another model")
         tensors = dict(self.tensors)
-        for tensor, axes in edits.slices.items():
-            if tensor not in self.tied:
-                raise PlanError(f"the model has no stored tensor '{tensor}'; the plan belongs to another model")
-            cut = _sliced(self.tensor(tensor), axes)
+        if missing := [tensor for tensor in edits.slices if tensor not in self.tied]:
+            raise PlanError(f"the model has no stored tensor '{missing[0]}'; the plan belongs to another model")
+        for tensor, cut in sliced(self.tensors, edits.slices).items():
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
+        values = set(names.values())
+        if missing := [old for pair in edits.bypasses.items() for old in pair if old not in values]:
+            raise PlanError(f"the model has no value '{missing[0]}' to bypass; the plan belongs to another model")
         for tensor, places in edits.renumbered.items():
             table = torch.from_numpy(places)[tensors[tensor].cpu().long()].to(tensors[tensor])
             tensors.update((alias, table) for alias in self.tied[tensor] if alias in tensors)
-        nodes = {node.name: node for node in copies.values()} if edits.sizes or edits.pins else {}
-        for edit in edits.sizes:
-            _write_size(_node(nodes, edit), edit)
-        for pin in edits.pins:
-            _set_argument(_node(nodes, pin), pin.attribute, pin.value)
-        for old, value in self._built[1].items():
-            node = copies[old]
-            if value in edits.shapes and isinstance(node.meta[SPEC], Spec):
-                node.meta[SPEC] = _reshaped(node.meta[SPEC], edits.shapes[value])
-        for node in copies.values():
-            if isinstance(node.meta[SPEC], tuple):  # a tuple follows the getitem nodes that take it apart
-                specs = list(node.meta[SPEC])
-                for user in node.users:
-                    if isinstance(user.args[1] if len(user.args) > 1 else None, int) and user.meta[SPEC] is not None:
-                        specs[cast("int", user.args[1])] = user.meta[SPEC]
-                node.meta[SPEC] = tuple(specs)
-        if edits.bypasses:
-            values = {value: copies[node] for node, value in self._built[1].items()}
-            for old_value, new_value in edits.bypasses.items():
-                if old_value not in values or new_value not in values:
-                    raise PlanError(
-                        f"the model has no value '{old_value}' to bypass; the plan belongs to another model"
-                    )
-                values[old_value].replace_all_uses_with(values[new_value])
-        return replace(self, program=program, tensors=tensors)
+        base = Draft(self.program) if self.draft.edited else self.draft
+        return replace(self, draft=replace(base, edits=edits, names=names), tensors=tensors)
 
     def folded(self) -> TorchHost:
-        """A copy in which tables that depend on no input, parameter or buffer are constants.
-
-        Only what contains a range or a computation is folded; a lone ``zeros`` or ``ones`` keeps its free axes.
-        """
-        found = _foldable(self.program)
-        if not found:
+        """A copy in which tables that depend on no input, parameter or buffer are constants."""
+        if self.draft.folded and not self.draft.edited:
             return self
-        program, copies = _copied(self.program)
-        tensors = dict(self.tensors)
-        interpreter = torch_masked.Interpreter(program, tensors)
-        for original in found:
-            node = copies[original]
-            with torch.no_grad():
-                value = _evaluate(interpreter, node)
-            name = f"_folded_{node.name}"
-            tensors[name] = value.detach().clone()
-            with program.inserting_before(node):
-                constant = program.create_node("get_attr", name)
-            constant.meta = {**node.meta, SPEC: spec_of(value)}
-            node.replace_all_uses_with(constant)
-        for node in program.nodes:
-            if node.target is torch.ops.aten.index.Tensor:
-                slice_by_run(tensors, node)
-        return replace(self, program=program, tensors=_tidied(program, tensors))
+        folding, tensors = fold(self.program, self.tensors)
+        return replace(self, draft=Draft(self.program, folding), tensors=tensors) if folding.constants else self
 
     def without_dead_nodes(self) -> TorchHost:
         """A copy without nodes and stored tensors that no output needs."""
-        if not any(_is_dead(node) for node in self.program.nodes):
+        draft = Draft(self.program) if self.draft.edits.bypasses else self.draft  # other edits make nothing dead
+        dead = dead_nodes(draft.base, draft.folding)
+        if dead == draft.folding.dead:
             return self
-        program, _ = _copied(self.program)
-        return replace(self, program=program, tensors=_tidied(program, self.tensors))
+        folding = replace(draft.folding, dead=dead)
+        draft = replace(draft, folding=folding)
+        return replace(self, draft=draft, tensors=used_tensors(draft.base, folding, self.tensors))
 
     # -- running -----------------------------------------------------------------------------------------------------
 
@@ -425,7 +408,7 @@ class TorchHost:
         """A copy in which the results of some nodes get a bias of zeros."""
         if not biases:
             return self
-        program, copies = _copied(self.program)
+        program, copies = copied(self.program)
         tensors = dict(self.tensors)
         nodes = {node.name: node for node in copies.values()}
         for name, axis in biases.items():
@@ -441,14 +424,14 @@ class TorchHost:
                 constant = program.create_node("get_attr", stored)
             constant.meta = {SPEC: spec_of(bias)}
             if own:
-                _set_argument(node, "bias", constant)
+                set_argument(node, "bias", constant)
                 continue
             with program.inserting_after(node):
                 total = program.create_node("call_function", torch.ops.aten.add.Tensor)
             total.meta = dict(node.meta)
             node.replace_all_uses_with(total)
             total.args = (node, constant)
-        return replace(self, program=program, tensors=tensors)
+        return replace(self, draft=Draft(program), tensors=tensors)
 
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
@@ -474,36 +457,7 @@ class TorchHost:
         torch_onnx.save(self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), metadata)
 
 
-# -- edits of single nodes -------------------------------------------------------------------------------------------
-
-
-def _sliced(old: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
-    """The positions of a tensor that are taken; the axis that loses most goes first."""
-    new = old.detach()
-    order = sorted(axes.items(), key=lambda item: len(item[1]) / old.shape[item[0]])
-    if new.device.type == "cpu" and new.dtype is torch.float32:
-        array = new.numpy()  # takes along minor axes in half the time of torch
-        for axis, index in order:
-            array = array.take(index, axis)
-        new = torch.from_numpy(array)
-    else:
-        for axis, index in order:
-            new = new.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(new.device))
-    return torch.nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
-
-
-def _tidied(program: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Removes dead nodes from a graph; the tensors that are left."""
-    for node in reversed(program.nodes):
-        if _is_dead(node):
-            program.erase_node(node)
-    used = {str(node.target) for node in program.nodes if node.op == "get_attr"}
-    return {name: tensor for name, tensor in tensors.items() if name in used}
-
-
-def _is_dead(node: fx.Node) -> bool:
-    """Whether nothing needs a node; attention counts as random to torch, since it may have dropout."""
-    return not node.users and node.op in ("call_function", "get_attr") and not node.is_impure(impure_random=False)
+# -- stored tensors -------------------------------------------------------------------------------------------
 
 
 def _shared(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -521,16 +475,6 @@ def _shared(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, t
     return found
 
 
-def _copied(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
-    """A copy of the graph, and what each node became; what describes the module's interface is shared."""
-    new = fx.Graph()
-    nodes: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        nodes[node] = new.node_copy(node, nodes.__getitem__)
-    new.set_codegen(graph._codegen)
-    return new, nodes
-
-
 def _bias_name(weight: str, tensors: Mapping[str, Any]) -> str:
     """The name of the bias that goes with a weight, as torch's own layers call it, or a free one like it."""
     name = f"{weight.removesuffix('.weight')}.bias" if weight.endswith(".weight") else f"{weight}_bias"
@@ -539,56 +483,6 @@ def _bias_name(weight: str, tensors: Mapping[str, Any]) -> str:
         n += 1
         name = f"{base}_{n}"
     return name
-
-
-def _node(nodes: Mapping[str, fx.Node], edit: SizeEdit | PinEdit) -> fx.Node:
-    node = nodes.get(edit.node)
-    if node is None:
-        raise PlanError(f"the model has no node '{edit.node}'; the plan belongs to another model")
-    return node
-
-
-def _set_argument(node: fx.Node, name: str, value: Any) -> None:
-    at = argument_position(node, name)
-    if at is not None and at < len(node.args):
-        node.update_arg(at, value)
-    else:
-        node.update_kwarg(name, value)
-
-
-def _write_size(node: fx.Node, edit: SizeEdit) -> None:
-    present = argument(node, edit.attribute)
-    if edit.index is None:
-        _set_argument(node, edit.attribute, _scaled(node, present, edit))
-        return
-    values = list(present)
-    values[edit.index] = _scaled(node, values[edit.index], edit)
-    _set_argument(node, edit.attribute, values)
-
-
-def _scaled(node: fx.Node, present: Any, edit: SizeEdit) -> Any:
-    """The new size; one that is computed at run time (``batch * 12``) is multiplied by the ratio of the two sizes."""
-    if not isinstance(present, fx.Node):
-        return edit.new
-    common = gcd(edit.old, edit.new)
-    graph = node.graph
-    with graph.inserting_before(node):
-        scaled = graph.call_function(_mul, (present, edit.new // common))
-        divided = graph.call_function(_floordiv, (scaled, edit.old // common))
-    for made in (scaled, divided):
-        made.meta[SPEC] = None
-    return divided
-
-
-_mul, _floordiv = operator.mul, operator.floordiv
-
-
-def _reshaped(spec: Spec, shape: tuple[int, ...]) -> Spec:
-    dynamic = []
-    for axis, static in spec.dynamic:
-        scaled, rest = divmod(static * shape[axis], spec.shape[axis])
-        dynamic.append((axis, 0 if rest else scaled))
-    return replace(spec, shape=tuple(shape), dynamic=tuple(dynamic))
 
 
 def _assign(module: torch.nn.Module, name: str, tensor: Any) -> None:
@@ -604,39 +498,6 @@ def _assign(module: torch.nn.Module, name: str, tensor: Any) -> None:
         owner._parameters[last] = tensor  # a plain setattr refuses to change a buffer
     else:
         owner._buffers[last] = tensor
-
-
-# -- folding ---------------------------------------------------------------------------------------------------------
-
-
-def _foldable(graph: fx.Graph) -> list[fx.Node]:
-    """The last nodes of computations that start from nothing (ranges, fills) and are worth a constant."""
-    free: set[fx.Node] = set()
-    worthy: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        operands = node.all_input_nodes
-        if any(operand not in free for operand in operands) or not isinstance(node.meta[SPEC], Spec):
-            continue
-        spec = node.meta[SPEC]
-        if spec.dynamic or spec.itemsize * int(np.prod(spec.shape, dtype=np.int64)) > FOLD_BUDGET:
-            continue
-        if torch.Tag.nondeterministic_seeded in node.target.tags:
-            continue
-        free.add(node)
-        fresh = str(node.target).split(".")[1].startswith(_FRESH)
-        if any(operand in worthy for operand in operands) or (not operands and not fresh):
-            worthy.add(node)
-    return [node for node in graph.nodes if node in worthy and any(user not in free for user in node.users)]
-
-
-def _evaluate(interpreter: fx.Interpreter, node: fx.Node) -> torch.Tensor:
-    for operand in node.all_input_nodes:
-        if operand not in interpreter.env:
-            _evaluate(interpreter, operand)
-    interpreter.env[node] = interpreter.run_node(node)
-    return cast("torch.Tensor", interpreter.env[node])
 
 
 # -- names and examples ----------------------------------------------------------------------------------------------

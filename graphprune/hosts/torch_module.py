@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.frontends.torch_graph import SPEC, argument
+from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_trace import inference
@@ -221,7 +221,7 @@ def _changes(old: fx.Node, new: fx.Node) -> Iterator[Resized]:
     """Pairs of whole numbers at the same place in the arguments of two nodes, and of sizes of their results."""
     yield from zip(_numbers((old.args, old.kwargs)), _numbers((new.args, new.kwargs)), strict=False)
     specs, others = old.meta.get(SPEC), new.meta.get(SPEC)
-    if specs is not None and others is not None and not isinstance(specs, tuple) and not isinstance(others, tuple):
+    if isinstance(specs, Spec) and isinstance(others, Spec):
         yield from zip(specs.shape, others.shape, strict=True)
 
 

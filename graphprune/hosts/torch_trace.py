@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.frontends.aten_rows import OPEN
-from graphprune.frontends.torch_graph import SPEC, Spec, annotate, argument, attribute
+from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -232,10 +232,12 @@ def _normalize(tensors: Mapping[str, Any], node: fx.Node) -> None:
         _split_by_sizes(node)
     elif target in _SQUEEZES:
         _squeeze_named(node)
-    elif target is _ATEN.slice.Tensor:
+    elif target is SLICE:
         _count_from_start(node)
     elif target is _ATEN.index.Tensor:
-        slice_by_run(tensors, node)
+        run = run_of(tensors, node, {})
+        if run is not None:
+            node.target, node.args, node.kwargs = SLICE, (node.args[0], *run), {}
     elif target is _ATEN.masked_scatter.default:
         _mask_as_made(node)
 
@@ -282,27 +284,36 @@ def _mask_as_made(node: fx.Node) -> None:
     node.args = (x, mask, source)
 
 
-def slice_by_run(tensors: Mapping[str, Any], node: fx.Node) -> None:
-    """Makes a slice of an index by consecutive known positions (``x[:, [-2]]``), which would keep its axis whole."""
+def run_of(
+    tensors: Mapping[str, Any], node: fx.Node, constants: Mapping[fx.Node, str]
+) -> tuple[int, int, int, int] | None:
+    """Axis, start, stop and step of the slice that an index by consecutive known positions is (``x[:, [-2]]``).
+
+    As an index it would keep its axis whole.
+
+    Args:
+        tensors: The stored tensors.
+        node: A call of ``aten.index``.
+        constants: Nodes that stored tensors have taken the place of.
+    """
     indices = cast("list[Any]", node.args[1])
     chosen = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(chosen) != 1:
-        return
+        return None
     at, index = chosen[0]
-    while index.op == "call_function" and index.target in _COPIES:
+    while index not in constants and index.op == "call_function" and index.target in _COPIES:
         index = index.args[0]
-    if index.op != "get_attr" or any(axis == at for axis, _ in _spec(node.args[0]).dynamic):
-        return
-    value = tensors[str(index.target)]
+    name = constants.get(index, str(index.target) if index.op == "get_attr" else "")
+    if not name or any(axis == at for axis, _ in _spec(node.args[0]).dynamic):
+        return None
+    value = tensors[name]
     if value.dim() != 1 or value.dtype in (torch.bool, torch.uint8) or value.is_meta or not 0 < value.numel() <= _RUN:
-        return
+        return None
     size = _spec(node.args[0]).shape[at]
-    places = [int(i) % size for i in value.tolist()]
-    if places != list(range(places[0], places[0] + len(places))):
-        return
-    last = places[-1] + 1
-    node.args, node.kwargs = (node.args[0], at, places[0], OPEN if last >= size else last, 1), {}
-    node.target = _ATEN.slice.Tensor
+    first, last = int(value[0]) % size, int(value[-1]) % size + 1
+    if last - first != len(value) or [i % size for i in value.tolist()] != list(range(first, last)):
+        return None
+    return at, first, OPEN if last >= size else last, 1
 
 
 _COPIES = (_ATEN.clone.default, _ATEN.lift_fresh_copy.default, _ATEN.alias.default, _ATEN.detach.default)

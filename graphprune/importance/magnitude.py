@@ -7,7 +7,6 @@ the running statistics of a batch normalisation are no weights, and ONNX files a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ from graphprune.analysis.groups import Group
 from graphprune.importance.evidence import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
 
-_LETTERS = "abcdefghijklmnop"
+_BLOCK = 1 << 20
+"""Weights that are summed in their own type, while they are in the cache; sums of blocks are added in float64."""
 
 
 def l1(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
@@ -37,28 +37,39 @@ def _norms(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], p: int)
     axes: dict[str, list[int]] = {}
     for tensor, axis in sites:
         axes.setdefault(tensor, []).append(axis)
+    sums: dict[Dim, NDArray[Any]] = {}  # of all axes that hold the same units in the same way
     for tensor, used in axes.items():
-        sums = _marginals(read(tensor), used, p)
-        for axis, values in zip(used, sums, strict=True):
-            _scatter(sites[tensor, axis], values, totals)
+        for axis, values in zip(used, _marginals(read(tensor), used, p), strict=True):
+            dim = sites[tensor, axis]
+            known = sums.get(dim)
+            sums[dim] = values if known is None else known + values
+    for dim, values in sums.items():
+        _scatter(dim, values, totals)
     return {group.name: totals[group.factor] for group in groups}
 
 
-def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[Any]]:
-    """``Σ |w|^p`` over all axes but one, for each of ``axes``."""
+def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[np.float64]]:
+    """``Σ |w|^p`` over all axes but one, for each of ``axes``.
+
+    The weights are read as rows (the first axis) of all other axes, at most twice, without a copy of their size.
+    """
     if weights.dtype not in (np.float32, np.float64):
         weights = weights.astype(np.float32)
-    rank = max(axes) + 1
-    minor = prod(weights.shape[rank:])
-    if minor > 1:  # kernel positions: one pass over all weights, then small sums
-        powers = np.square(weights) if p == 2 else np.abs(weights)
-        table, power = powers.reshape(-1, minor) @ np.ones(minor, weights.dtype), 1
-    else:
-        table, power = (weights, 2) if p == 2 else (np.abs(weights), 1)
-    table = table.reshape(weights.shape[:rank])
-    letters = _LETTERS[:rank]
-    operands = ",".join([letters] * power)
-    return [np.einsum(f"{operands}->{letters[axis]}", *[table] * power) for axis in axes]
+    if weights.ndim == 1:
+        values = weights.astype(np.float64)
+        return [np.square(values) if p == 2 else np.abs(values)]
+    shape = weights.shape
+    table = weights.reshape(shape[0], -1)
+    rows, columns = np.zeros(shape[0]), np.zeros(table.shape[1])
+    n = max(1, _BLOCK // max(1, table.shape[1]))
+    for start in range(0, len(table), n):
+        block = table[start : start + n]
+        if 0 in axes:
+            rows[start : start + n] = np.vecdot(block, block) if p == 2 else np.abs(block).sum(axis=1)
+        if axes != [0]:
+            columns += np.einsum("ij,ij->j", block, block) if p == 2 else np.abs(block).sum(axis=0)
+    rest = columns.reshape(shape[1:])
+    return [rows if axis == 0 else rest.sum(axis=tuple(i for i in range(rest.ndim) if i != axis - 1)) for axis in axes]
 
 
 def _scatter(dim: Dim, values: NDArray[Any], totals: Mapping[Factor, NDArray[np.float64]]) -> None:

@@ -12,8 +12,7 @@ Which factors are the same is not decided here: that is the solver's work (``gra
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import prod
 from typing import TypeAlias
 
@@ -36,23 +35,39 @@ class Factor:
         return f"{self.name}:{self.size}"
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
+class _Compound:
+    """Parts of one axis, in order. Never changed after it is made; equal if the parts are."""
+
+    __slots__ = ("factors", "parts", "size")
+
+    def __init__(self, parts: tuple[Dim, ...], size: int) -> None:
+        self.parts = parts
+        self.size = size
+        self.factors: tuple[Factor, ...]
+        """Every factor, in order, with repetitions; the very ``parts`` if all of them are factors."""
+        flat = [factor for part in parts for factor in ((part,) if isinstance(part, Factor) else part.factors)]
+        self.factors = parts if len(flat) == len(parts) and flat == list(parts) else tuple(flat)  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (type(other) is type(self) and other.parts == self.parts)
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+
+class Product(_Compound):
     """A row-major product: ``index = (i_0 * |p_1| + i_1) * |p_2| + ...``. Build it with :func:`product`."""
 
-    parts: tuple[Dim, ...]
-    size: int
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return "(" + " ".join(map(repr, self.parts)) + ")" if self.parts else "1"
 
 
-@dataclass(frozen=True, slots=True)
-class Sum:
+class Sum(_Compound):
     """Parts that lie one after the other on the axis. Build it with :func:`concat`."""
 
-    parts: tuple[Dim, ...]
-    size: int
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return "(" + "+".join(map(repr, self.parts)) + ")"
@@ -101,14 +116,9 @@ def concat(*dims: Dim) -> Dim:
     return Sum(tuple(parts), sum(part.size for part in parts))
 
 
-def factors_of(dim: Dim) -> Iterator[Factor]:
+def factors_of(dim: Dim) -> tuple[Factor, ...]:
     """Every factor of ``dim``, in order, with repetitions."""
-    match dim:
-        case Factor():
-            yield dim
-        case Product() | Sum():
-            for part in dim.parts:
-                yield from factors_of(part)
+    return (dim,) if isinstance(dim, Factor) else dim.factors
 
 
 def positions(dim: Dim, kept: Kept) -> Index:

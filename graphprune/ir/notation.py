@@ -234,7 +234,7 @@ def _infer(tree: _Tree, size: int, sizes: dict[str, int]) -> bool:
 
 def _build(tree: _Tree, factors: Mapping[str, Dim]) -> Dim:
     if isinstance(tree, str):
-        return ONE if tree == "1" else factors[tree]
+        return factors[tree]
     parts = [_build(part, factors) for part in tree[1]]
     return product(*parts) if tree[0] == "*" else concat(*parts)
 
@@ -269,14 +269,22 @@ def _match(
     return pairs, frozenset(absent)
 
 
-def _solve(pairs: list[tuple[_Tree, int]], known: dict[str, int]) -> None:
-    """Enters the sizes of all names that follow from the pairs."""
-    pending = pairs
+def _solve(pairs: list[tuple[_Tree, int]], known: dict[str, int]) -> bool:
+    """Enters the sizes of all names that follow from the pairs; says whether all known sizes fit."""
+    fits = True
+    compound: list[tuple[_Tree, int]] = []
+    for tree, size in pairs:
+        if not isinstance(tree, str):
+            compound.append((tree, size))
+        elif (1 if tree == "1" else known.setdefault(tree, size)) != size:
+            fits = False
+    pending = compound
     while pending:
         later = [(tree, size) for tree, size in pending if not _infer(tree, size, known)]
         if len(later) == len(pending):
-            return
+            break
         pending = later
+    return fits and all(_tree_size(tree, known) == size for tree, size in compound)
 
 
 def _misfit(known: Mapping[str, int], text: str, shapes: Sequence[tuple[str, _Axes, Shape | None]]) -> RuleError:
@@ -316,10 +324,11 @@ def parse_rule(
     template = _parse_template(text)
     known = {**template.declared, **sizes}
     pairs, absent = _match(template, operands, results, text)
-    _solve(pairs, known)
-    if missing := sorted(template.used - known.keys()):
-        raise RuleError(f"the size of '{missing[0]}' in rule '{text}' does not follow from the shapes; give it by name")
-    if any(_tree_size(tree, known) != size for tree, size in pairs):
+    fits = _solve(pairs, known)
+    if not template.used <= known.keys():
+        missing = min(template.used - known.keys())
+        raise RuleError(f"the size of '{missing}' in rule '{text}' does not follow from the shapes; give it by name")
+    if not fits:
         named = [
             (f"{role} {i}", axes, shapes[i] if i < len(shapes) else None)
             for role, trees, shapes in (("operand", template.operands, operands), ("result", template.results, results))
@@ -327,7 +336,8 @@ def parse_rule(
             for i, axes in enumerate(trees)
         ]
         raise _misfit(known, text, named)
-    factors: dict[str, Dim] = {name: Factor(name, known[name]) if known[name] != 1 else ONE for name in known}
+    factors: dict[str, Dim] = {name: Factor(name, size) if size != 1 else ONE for name, size in known.items()}
+    factors["1"] = ONE
 
     def layout(axes: _Axes) -> Layout | None:
         return None if axes is None else tuple([_build(tree, factors) for tree in axes])

@@ -76,7 +76,7 @@ def step_of(group: Group, align: int) -> int:
     A head of 64 positions is aligned by itself; 24 channels go in steps of 8; 12 channels in steps of 4, since two
     steps must fit.
     """
-    widths = [multiplicity(site.dim, group.factor) for site in group.sites]
+    widths = {multiplicity(dim, group.factor) for dim in {site.dim for site in group.sites}}
     step = align // gcd(align, gcd(*widths))
     while step > 1 and group.size < 2 * step:
         step = step // 2 if step % 2 == 0 else 1
