@@ -55,6 +55,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "wifv-affine-global": {"criterion": "wifv", "compensation": "affine", "allocation": "global"},
     "wifv-affine-isomorphic": {"criterion": "wifv", "compensation": "affine", "allocation": "isomorphic"},
     "wifv-affine-uniform": {"criterion": "wifv", "compensation": "affine", "allocation": "uniform"},
+    "wifv-mean-isomorphic": {"criterion": "wifv", "compensation": "mean", "allocation": "isomorphic"},
     "wifv-mean-global": {"criterion": "wifv", "compensation": "mean", "allocation": "global"},
     "fisher-affine-global": {"criterion": "fisher", "compensation": "affine", "allocation": "global"},
     "l2-affine-uniform": {"criterion": "l2", "compensation": "affine", "allocation": "uniform"},
