@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
@@ -621,6 +623,13 @@ def _notes(state: State) -> tuple[str, ...]:
         )
     if state.protected:
         notes.append(f"the most sensitive groups stay whole: {', '.join(state.protected)}")
+    if state.compensated:
+        before = float(np.mean([row.before for row in state.compensated]))
+        after = float(np.mean([row.after for row in state.compensated]))
+        notes.append(
+            f"{len(state.compensated)} readers of removed units were refitted: the error of their outputs fell from "
+            f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
+        )
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
