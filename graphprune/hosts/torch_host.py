@@ -386,7 +386,7 @@ class TorchHost:
         return {name: to_numpy(each) for name, each in found.items()}
 
     def window(self, node: str) -> Window | None:
-        """What a convolution sees; ``None`` for any other node."""
+        """What a convolution sees, also a transposed one; ``None`` for any other node."""
         return torch_steps.window(self._nodes[node])
 
     def adds(self, node: str) -> bool:
