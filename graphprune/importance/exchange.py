@@ -20,7 +20,7 @@ Index = NDArray[np.int64]
 
 ROUNDS = 20
 """At most so many exchanges are made in a group."""
-CANDIDATES = 4
+CANDIDATES = 8
 """So many of the cheapest kept units are tried before the search ends."""
 SHARE = 32
 """The search begins with exchanges of this part of the units at once, and halves it when that does not help."""
