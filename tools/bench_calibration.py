@@ -52,6 +52,9 @@ class Clock:
             row["seconds"] += time.perf_counter() - self._start[0]
             row["processor_seconds"] += time.process_time() - self._start[1]
             row["peak_mib"] = max(row["peak_mib"], peak_mib())
+            print(
+                f"{self._phase}: {row['seconds']:.1f} s, {row['processor_seconds']:.1f} s", file=sys.stderr, flush=True
+            )
         self._phase = phase
         self._mark()
 
@@ -109,13 +112,13 @@ def run(name: str, samples: int, threads: int, folder: Path) -> dict:
     return clocked(model, example, batches)
 
 
-def clocked(model, example, batches) -> dict:
+def clocked(model, example, batches, *, verify: bool = True) -> dict:
     """Prunes under the clock."""
     import graphprune as gp
 
     clock = Clock()
     begin = time.perf_counter(), time.process_time()
-    result = gp.prune(model, example, target={"macs": 0.8}, calibration=batches, progress=clock)
+    result = gp.prune(model, example, target={"macs": 0.8}, calibration=batches, verify=verify, progress=clock)
     total = {"seconds": time.perf_counter() - begin[0], "processor_seconds": time.process_time() - begin[1]}
     clock("")
     report = result.report

@@ -159,7 +159,7 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
         walk.visit(node)
     for adapter in find_adapters(graph):
         for dim in adapter.rank:
-            solver.fix(dim, Reason(adapters.REASON, adapter.node))
+            solver.fix(walk.matches[adapter.node].of(dim), Reason(adapters.REASON, adapter.node))
     for name in graph.outputs:
         for dim in (*layouts[name], *walk.positions_of(name)):
             solver.fix(dim, Reason(f"axis of the model's output '{name}'", kind="interface"))
