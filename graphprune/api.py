@@ -17,7 +17,7 @@ from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.compensation.sequential import adopted
-from graphprune.errors import OptionError, PlanError
+from graphprune.errors import OptionError, OutputError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.importance import criterion as find_criterion
@@ -556,21 +556,29 @@ def _finish(
     evaluation: Evaluation | None = None,
     attempts: tuple[Attempt, ...] = (),
 ) -> Result:
-    """Exports, proves the exported file, measures, builds the module and the report."""
+    """Exports, proves the exported file, measures, builds the module and the report.
+
+    A module that torch.onnx cannot write is still a result, proven by both oracles; a note says what is missing.
+    """
     plan = state.plan
     if plan is None or state.analysis is None or state.original is None:
         raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
     rows: tuple[LatencyRow, ...] = ()
-    seconds = list(state.seconds)
+    seconds, notes = list(state.seconds), _notes(state)
     if verify or latency:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             smaller = Path(folder) / "after.onnx"
             progress("export")
             begin = time.perf_counter()
-            state.host.save_onnx(smaller, metadata_of(plan))
+            try:
+                state.host.save_onnx(smaller, metadata_of(plan))
+            except OutputError as error:
+                if latency or state.host.kind != "torch":
+                    raise
+                notes = (*notes, f"there is no ONNX file, and onnxruntime has not checked the result: {error}")
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
-            if verify:
+            if verify and smaller.exists():
                 state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
                 require(state.checks)
             if latency:
@@ -581,7 +589,6 @@ def _finish(
                     LatencyRow(each.threads, *each.milliseconds)
                     for each in runtime.measure([before, smaller], [inputs, inputs])
                 )
-    notes = _notes(state)
     if attempts and state.latency is not None:
         notes = (*notes, *sentences(attempts, state.latency))
     module = None

@@ -362,6 +362,18 @@ def test_onnx_file_of_a_broken_model_is_not_written(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
+def test_a_module_that_cannot_be_exported_is_pruned_nevertheless() -> None:
+    result = gp.prune(Mlp().bfloat16(), (X.bfloat16(),), target="params=0.7", align=1)
+    assert [check.name for check in result.report.proof] == ["masked", "permutation"]
+    assert result.module is not None
+    assert result.report.notes[-1] == (
+        "there is no ONNX file, and onnxruntime has not checked the result: the model holds bfloat16 weights, for which "
+        "onnxruntime has hardly any operators; call model.float() before pruning, or use the pruned module alone"
+    )
+    with pytest.raises(OutputError, match="^the model holds bfloat16 weights"):
+        gp.prune(Mlp().bfloat16(), (X.bfloat16(),), target="params=0.7", align=1, latency=True)
+
+
 def test_onnx_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("graphprune.hosts.torch_onnx.LIMIT", 16)
     path = tmp_path / "model.onnx"

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import torch
 from torch import fx
+from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
 from graphprune.hosts.torch_trace import Example, quiet
@@ -52,7 +53,7 @@ def save(
     if any(tensor.dtype is torch.bfloat16 for tensor in tensors):
         raise OutputError(
             "the model holds bfloat16 weights, for which onnxruntime has hardly any operators; call model.float() "
-            "before pruning, or prune with verify=False and latency=False and use the module alone"
+            "before pruning, or use the pruned module alone"
         )
     if any(tensor.is_meta for tensor in tensors):
         raise OutputError("a model on the 'meta' device has no weights to write; load them first")
@@ -60,9 +61,7 @@ def save(
     try:
         with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
             program = torch.export.export(module, *example, dynamic_shapes=dynamic_shapes, strict=False)
-            table = {
-                node.target: _UNKNOWN[str(node.target)] for node in program.graph.nodes if str(node.target) in _UNKNOWN
-            }
+            table = _decompositions(program.graph)
             exported = torch.onnx.export(
                 program.run_decompositions(table) if table else program,
                 dynamo=True,
@@ -157,6 +156,21 @@ _UNKNOWN: dict[str, Callable[..., torch.Tensor]] = {
     "aten.histc.default": _histc,
 }
 """Operators that torch.onnx cannot translate, in terms of those that it can."""
+
+
+def _decompositions(graph: fx.Graph) -> dict[Any, Callable[..., Any]]:
+    """For the operators of a graph that torch.onnx cannot translate: others to put in their place."""
+    table = {node.target: _UNKNOWN[str(node.target)] for node in graph.nodes if str(node.target) in _UNKNOWN}
+    if any(node.target is torch.ops.aten.lstm.input and _is_projected(node) for node in graph.nodes):
+        table.update(get_decompositions([torch.ops.aten.lstm.input]))
+    return table
+
+
+def _is_projected(lstm: fx.Node) -> bool:
+    """Whether an LSTM has a projection, which ONNX's operator has not: step by step it is small products."""
+    states: Any = lstm.args[1]
+    hidden, cell = (state.meta["val"].shape for state in states)
+    return bool(hidden != cell)
 
 
 def _name_inputs(graph: Any, names: Sequence[str]) -> None:
