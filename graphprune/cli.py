@@ -696,7 +696,3 @@ def _print_json(data: object) -> None:
 def main() -> None:
     """The entry point of the ``graphprune`` command."""
     app()
-
-
-if __name__ == "__main__":
-    main()
