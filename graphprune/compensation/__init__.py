@@ -2,6 +2,7 @@
 
 from graphprune.compensation.ladder import NORMS, RUNGS, Refit, Residuals, refit
 from graphprune.compensation.norms import reestimate
-from graphprune.compensation.sequential import Compensated, compensate
+from graphprune.compensation.sequential import compensate
+from graphprune.compensation.stage import Compensated
 
 __all__ = ["NORMS", "RUNGS", "Compensated", "Refit", "Residuals", "compensate", "reestimate", "refit"]

@@ -12,7 +12,7 @@ from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Statistics
 from graphprune.calibration.data import Batches
-from graphprune.compensation.sequential import Compensated
+from graphprune.compensation.stage import Compensated
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
