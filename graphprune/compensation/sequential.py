@@ -3,7 +3,8 @@
 The dense and the pruned model go over the calibration data side by side, from consumer to consumer. At each one the
 pruned model's inputs and its distance from the dense model's outputs are summed up, the weight is refitted, and both
 go on from there: two walks over the model in all, whatever its depth. Where a consumer ends a residual branch, its
-target is the residual sum, so that it makes good what the stream has lost before it.
+target is the residual sum, so that it makes good what the stream has lost before it. Normalisations over an axis that
+is cut are refitted in their place among the consumers.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Masks
 from graphprune.calibration.consumers import find_consumers
 from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.spool import MEMORY, Spool
-from graphprune.compensation.stage import Compensated
-from graphprune.compensation.weights import WeightStage, weight_stages
+from graphprune.compensation.stage import Compensated, Stage
+from graphprune.compensation.weights import weight_stages
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of
 from graphprune.pipeline.host import Array, Arrays, Host
@@ -111,7 +113,7 @@ def adopted(
 
 def _stages(
     dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], rung: str
-) -> tuple[list[WeightStage], Host]:
+) -> tuple[list[Stage], Host]:
     """The cut consumers of the pruned model in stages, and the model with their biases."""
     cut = {
         consumer.node: consumer
@@ -127,7 +129,12 @@ def _stages(
             pruned = pruned.biased(bare)
             found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
     usable = [each for each in found if each.target in analysis.graph.values]
-    return weight_stages(usable, rung), pruned
+    stages: list[Stage] = [*weight_stages(usable, rung)]
+    stages.extend(
+        each for each in find_scalings(pruned.graph(), analysis, kept) if rung != "mean" or each.shift is not None
+    )
+    order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
+    return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned
 
 
 def _names(parts: Iterable[Iterable[str]]) -> list[str]:
