@@ -125,8 +125,8 @@ def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
     head = f"{title}: {result.measure}"
     head += "" if result.measure == OUTPUT_ERROR else f" (original {result.baseline:.4g})"
     table = Table(title=head, title_justify="left", show_edge=False)
-    for column in ("group", "kind"):
-        table.add_column(column)
+    table.add_column("group", overflow="fold")  # a name must be whole, to be typed elsewhere
+    table.add_column("kind")
     ratios = sorted({row.ratio for row in result.rows})
     for column in ("units", *(f"-{ratio:.0%}" for ratio in ratios), "mean change"):
         table.add_column(column, justify="right")
@@ -148,7 +148,7 @@ def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
 def _blocks(inspection: Inspection) -> Table:
     table = Table(title="residual branches that can be left out as a whole", title_justify="left", show_edge=False)
     for column, justify in (("block", "left"), ("kind", "left"), ("MACs", "right"), ("params", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blocks[:_MOST_GROUPS]:
         table.add_row(escape(row["name"]), row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
     if len(inspection.blocks) > _MOST_GROUPS:
@@ -160,7 +160,7 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     """The tables of ``graphprune inspect``."""
     head = ", ".join(f"{amount(value)} {_UNITS[metric]}" for metric, value in inspection.costs.items())
     table = Table(title="groups", title_justify="left", show_edge=False)
-    table.add_column("group")
+    table.add_column("group", overflow="fold")
     table.add_column("kind")
     table.add_column("units", justify="right")
     table.add_column("exact")
@@ -188,7 +188,7 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
         parts.extend(["", _blocks(inspection)])
     blocked = Table(title="what stays whole, by the parameters kept whole", title_justify="left", show_edge=False)
     for column, justify in (("reason", "left"), ("axes", "left"), ("kept whole", "right"), ("touched", "right")):
-        blocked.add_column(column, justify=justify)  # type: ignore[arg-type]
+        blocked.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blockers[:15]:
         where = f" (node '{row['node']}')" if row["node"] else ""
         axes = row["axes"][0] + (f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else "")
@@ -209,7 +209,7 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
 def render_profile(profile: Profile, *, title: str) -> RenderableType:
     """The table of ``graphprune profile``."""
     table = Table(title="slowest operators", title_justify="left", show_edge=False)
-    table.add_column("operators")
+    table.add_column("operators", overflow="fold")
     for column in ("whole, ms", "smallest, ms", "widths"):
         table.add_column(column, justify="right")
     slowest = sorted(profile.entries.values(), key=lambda entry: -entry.milliseconds[-1])
