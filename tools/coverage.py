@@ -26,7 +26,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ from graphprune.errors import GraphpruneError
 
 STAGES = ("built", "exported", "analysed", "pruned", "proven")
 EMBEDDINGS = ("aten.embedding.default",)
+Measure = Callable[[str, dict[str, Any]], None]
+"""Takes one architecture, by name, through all stages, and notes in the record what was reached."""
 
 
 def line(error: BaseException) -> str:
@@ -143,7 +147,7 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
         raise AssertionError(f"proof failed: {', '.join(failed)}")
 
 
-def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
+def work(name: str, measured: Measure, pipe: Any, memory: int) -> None:
     """The process of one architecture."""
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable(logging.CRITICAL)
@@ -151,10 +155,10 @@ def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    record: dict[str, Any] = {"type": model_type, "stage": ""}
+    record: dict[str, Any] = {"type": name, "stage": ""}
     begin = time.perf_counter()
     try:
-        measure(model_type, record, onnx=onnx)
+        measured(name, record)
     except BaseException as error:  # noqa: BLE001
         record["error"] = line(error)
         if not isinstance(error, GraphpruneError | LookupError | AssertionError):
@@ -164,8 +168,8 @@ def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
     os._exit(0)
 
 
-def sweep(names: list[str], options: argparse.Namespace) -> None:
-    """Runs what has no result yet, ``--jobs`` at a time."""
+def sweep(names: list[str], measured: Measure, options: argparse.Namespace) -> None:
+    """Measures each in a process of its own, ``--jobs`` at a time, and appends what comes to the results."""
     context = multiprocessing.get_context("fork")
     running: dict[str, tuple[Any, Any, float]] = {}
     waiting = list(reversed(names))
@@ -174,7 +178,7 @@ def sweep(names: list[str], options: argparse.Namespace) -> None:
         while waiting and len(running) < options.jobs:
             name = waiting.pop()
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=work, args=(name, theirs, options.memory << 30, options.onnx))
+            process = context.Process(target=work, args=(name, measured, theirs, options.memory << 30))
             process.start()
             theirs.close()
             running[name] = (process, ours, time.monotonic())
@@ -228,29 +232,41 @@ def latest(path: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def main() -> int:
-    """Sweeps and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, results: str, seconds: int) -> argparse.ArgumentParser:
+    """The options that all sweeps share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN", help="model types, with * and ?")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seconds", type=int, default=300, help="limit of time for one architecture")
+    parser.add_argument("--seconds", type=int, default=seconds, help="limit of time for one architecture")
     parser.add_argument("--memory", type=int, default=12, help="limit of address space for one, in GiB")
-    parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path(results))
     parser.add_argument("--table", type=Path, help="write the table of all results here")
     parser.add_argument("--again", action="store_true", help="run those that have a result too")
     parser.add_argument("--retry", action="store_true", help="run those that have an error too")
+    return parser
+
+
+def left(names: list[str], options: argparse.Namespace) -> list[str]:
+    """The names that are asked for and have no result yet, in an order that is random and always the same."""
+    known = latest(options.results)
+    names = [name for name in names if any(fnmatchcase(name, p) for p in options.only)]
+    if not options.again:
+        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
+    random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
+    return names
+
+
+def main() -> int:
+    """Sweeps and writes the table."""
+    parser = arguments(__doc__, "coverage.jsonl", 300)
     parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=True, help="export and run the file")
     options = parser.parse_args()
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    known = latest(options.results)
-    names = [name for name in sorted(CONFIG_MAPPING_NAMES) if any(fnmatchcase(name, p) for p in options.only)]
-    if not options.again:
-        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
+    names = left(sorted(CONFIG_MAPPING_NAMES), options)
     if names:
         warm_up(onnx=options.onnx)
-        random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
-        sweep(names, options)
+        sweep(names, partial(measure, onnx=options.onnx), options)
     if options.table:
         from coverage_table import table
 
