@@ -16,6 +16,7 @@ from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
 from graphprune.passes.compensate import Compensate
+from graphprune.passes.exchange_units import ExchangeUnits
 from graphprune.passes.fold_constants import FoldConstants
 from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_blocks import RemoveBlocks
@@ -31,6 +32,7 @@ __all__ = [
     "Analyze",
     "Calibrate",
     "Compensate",
+    "ExchangeUnits",
     "FoldConstants",
     "Pass",
     "ProtectSensitive",
@@ -50,6 +52,7 @@ PASSES: tuple[type[Pass], ...] = (
     Score,
     ProtectSensitive,
     Allocate,
+    ExchangeUnits,
     SliceGroups,
     RemoveBlocks,
     RemoveDeadNodes,

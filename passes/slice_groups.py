@@ -64,7 +64,7 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
         if rule is None:
             continue
         for slot in rule.sizes:
-            dim = analysis.resolve(slot.dim)
+            dim = analysis.resolve(node, slot.dim)
             old, new = slot.value(dim, {}), slot.value(dim, sizes)
             if new != old:
                 size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))

@@ -16,9 +16,9 @@ from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.blocks import Block, Branches
 from graphprune.analysis.kinds import Kinds
 from graphprune.analysis.solver import Reason, Solver
-from graphprune.analysis.walk import Walk, axis_of
+from graphprune.analysis.walk import Match, Walk, axis_of
 from graphprune.ir.dims import Dim, Factor, Layout, Product, Sum, factors_of
-from graphprune.ir.graph import Graph
+from graphprune.ir.graph import Graph, Node
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ class Analysis:
     fixed: Mapping[Factor, Reason]
     positions: Mapping[str, Dim]
     solver: Solver = field(repr=False)
+    matches: Mapping[str, Match] = field(repr=False)
 
     @cached_property
     def branches(self) -> Branches:
@@ -116,9 +117,9 @@ class Analysis:
         """The group of each prunable factor."""
         return {group.factor: group for group in self.groups}
 
-    def resolve(self, dim: Dim) -> Dim:
-        """A rule's dimension in terms of the merged factors."""
-        return self.solver.resolve(dim)
+    def resolve(self, node: Node, dim: Dim) -> Dim:
+        """A dimension of the rule of a node in terms of the merged factors."""
+        return self.solver.resolve(self.matches[node.name].of(dim))
 
     def site_reasons(self, tensor: str, axis: int) -> tuple[Reason, ...]:
         """Why (parts of) an axis of a tensor stay whole, without repetition."""
@@ -204,7 +205,7 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
         )
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
-    return Analysis(graph, tuple(groups), layouts, fixed, stored, solver)
+    return Analysis(graph, tuple(groups), layouts, fixed, stored, solver, walk.matches)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

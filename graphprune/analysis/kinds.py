@@ -35,9 +35,9 @@ _ATTENTION = ("head", "qk-dim", "value-dim", "norm-group")
 class Kinds:
     """What the units of a factor are to a user, from the labels that rules gave and from where it occurs."""
 
-    def __init__(self, layouts: Mapping[str, Layout], solver: Solver, contracted: Iterable[Factor]) -> None:
+    def __init__(self, layouts: Mapping[str, Layout], solver: Solver, contracted: Iterable[Dim]) -> None:
         self.layouts, self.labels, self.normalized = layouts, solver.labels, solver.normalized
-        self.paired = {pair for factor in contracted for pair in _pairs(solver.resolve(factor), solver.fixed)}
+        self.paired = {pair for dim in contracted for pair in _pairs(solver.resolve(dim), solver.fixed)}
         self.repeated = _majors(layouts, {f for f, labels in self.labels.items() if _repeats_heads(labels)})
         self.blocked = _majors(layouts, self.normalized.keys() - solver.fixed.keys())
         chosen = {factor for factor, labels in self.labels.items() if "chosen" in labels}

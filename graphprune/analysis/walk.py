@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.analysis.index_maps import regular
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.errors import RuleError
-from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, factors_of
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, factors_of, product
 from graphprune.ir.graph import Graph, Node, Value
 from graphprune.ir.rule import Rule
 
@@ -22,23 +22,41 @@ def axis_of(value: Value, axis: int) -> Dim:
     return ONE if size == 1 else Factor(f"{value.name}[{axis}]", size)
 
 
+class Match(dict[Factor, Dim]):
+    """What the factors of a rule are at one node. A rule is shared by all nodes with equal calls."""
+
+    def of(self, dim: Dim) -> Dim:
+        """A dimension of the rule in the graph's factors; what met nothing yet gets a factor of its own."""
+        if isinstance(dim, Factor):
+            known = self.get(dim)
+            if known is None:
+                known = self[dim] = Factor(dim.name, dim.size)
+            return known
+        if not dim.parts:
+            return dim
+        parts = [self.of(part) for part in dim.parts]
+        return product(*parts) if isinstance(dim, Product) else concat(*parts)
+
+
 class Walk:
     """The walk over the nodes: couples axes, and follows the values whose elements are positions of an axis.
 
     Attributes:
         layouts: Of every value so far.
+        matches: What the factors of the rule of every node are.
         points: For values whose elements are positions: of which dimension.
         numbers: Stored whole numbers that are used as numbers.
-        contracted: Factors that products of queries and keys contract.
+        contracted: Dimensions that products of queries and keys contract.
         least: Dimensions of which so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.
     """
 
     def __init__(self, graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> None:
         self.graph, self.solver, self.layouts = graph, solver, layouts
+        self.matches: dict[str, Match] = {}
         self.points: dict[str, Dim] = {}
         self.numbers: dict[str, Reason] = {}
-        self.contracted: list[Factor] = []
+        self.contracted: list[Dim] = []
         self.least: list[tuple[Dim, int]] = []
         self.multiples: list[tuple[Dim, int]] = []
 
@@ -60,38 +78,41 @@ class Walk:
                 if result is not None:
                     layouts[result] = self._whole(result, reason)
             return
-        self._note(node, rule)
+        match = self.matches[node.name] = Match()
         for operand, layout in zip(node.operands, rule.operands, strict=False):
             if operand is not None and layout is not None:
-                self._couple(node, operand, layout)
+                self._couple(node, operand, layout, match)
+        self._note(node, rule, match)
         for result, layout in zip_longest(node.results, rule.results):
             if result is None:
                 continue
             if layout is None:
                 layouts[result] = self._whole(result, Reason(f"result of '{node.op}'", node.name))
             else:
-                layouts[result] = layout
-        self._follow(node, rule)
+                layouts[result] = tuple([match.of(dim) for dim in layout])
+        self._follow(node, rule, match)
 
-    def _note(self, node: Node, rule: Rule) -> None:
+    def _note(self, node: Node, rule: Rule, match: Match) -> None:
         """Notes what the rule says of its factors."""
         solver = self.solver
         for factor, text in rule.fixed.items():
-            solver.fix(factor, Reason(text, node.name))
+            solver.fix(match.of(factor), Reason(text, node.name))
         for factor in rule.normalized:
-            solver.normalize(factor, Reason(f"'{node.op}' takes a statistic over this axis", node.name))
+            solver.normalize(match.of(factor), Reason(f"'{node.op}' takes a statistic over this axis", node.name))
         for factor, text in rule.choices.items():
-            solver.choose(factor, Reason(text, node.name))
+            solver.choose(match.of(factor), Reason(text, node.name))
         for factor in rule.ordered:
-            solver.order(factor, Reason(f"'{node.op}' depends on the order along this axis", node.name))
+            reason = Reason(f"'{node.op}' depends on the order along this axis", node.name)
+            solver.order(match.of(factor), reason)
         for factor, label in rule.labels.items():
-            solver.label(factor, label)
+            solver.label(match.of(factor), label)
             if label == "qk-dim":
-                self.contracted.append(factor)
-        self.least.extend(rule.least)
-        self.multiples.extend(rule.multiples)
+                self.contracted.append(match.of(factor))
+        self.least.extend([(match.of(dim), n) for dim, n in rule.least])
+        self.multiples.extend([(match.of(dim), n) for dim, n in rule.multiples])
 
-    def _couple(self, node: Node, operand: str, layout: Layout) -> None:
+    def _couple(self, node: Node, operand: str, layout: Layout, match: Match) -> None:
+        """A factor of the rule is what it meets first; what it meets later, and what expressions meet, is unified."""
         known = self.layouts[operand]
         if len(known) != len(layout):
             raise RuleError(
@@ -99,7 +120,12 @@ class Walk:
                 f"it has {len(known)}; mend the rule's builder"
             )
         for ours, theirs in zip(layout, known, strict=True):
-            self.solver.unify(theirs, ours, node.name)
+            if ours is theirs:
+                continue
+            if type(ours) is Factor and ours not in match and ours.size == theirs.size:
+                match[ours] = theirs
+            else:
+                self.solver.unify(theirs, match.of(ours), node.name)
 
     def _whole(self, name: str, reason: Reason) -> Layout:
         value = self.graph.values[name]
@@ -108,7 +134,7 @@ class Walk:
             self.solver.fix(dim, reason)
         return layout
 
-    def _follow(self, node: Node, rule: Rule) -> None:
+    def _follow(self, node: Node, rule: Rule, match: Match) -> None:
         """What becomes of elements that are positions: looked up, carried on, compared; as numbers they are fixed."""
         if rule.compares and any(operand in self.points for operand in node.operands):
             self._compare(node)
@@ -118,9 +144,11 @@ class Walk:
                 if operand is None:
                     continue
                 if i in rule.reads:
-                    if not self._look_up(operand, rule.reads[i], node):
+                    if not self._look_up(operand, match.of(rule.reads[i]), node):
                         for dim in rule.writes:
-                            self.solver.fix(dim, Reason("every position of this axis writes something", node.name))
+                            self.solver.fix(
+                                match.of(dim), Reason("every position of this axis writes something", node.name)
+                            )
                 elif i not in rule.carries:
                     if self.graph.values[operand].elements is not None:
                         self.numbers.setdefault(operand, computed)
@@ -135,8 +163,9 @@ class Walk:
                 self.solver.fix(dim, Reason(f"'{node.op}' joins positions of this axis with numbers", node.name))
             self._same(pointed[0], dim, node)
         for j, result in enumerate(node.results):
-            if result is not None and (dim_ := rule.makes.get(j, pointed[0] if pointed else None)) is not None:
-                self.points[result] = dim_
+            dims = [match.of(rule.makes[j])] if j in rule.makes else pointed
+            if result is not None and dims:
+                self.points[result] = dims[0]
 
     def _same(self, a: Dim, b: Dim, node: Node) -> None:
         """Unifies two dimensions that the same positions belong to, if they are equally long."""

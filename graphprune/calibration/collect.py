@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ from graphprune.calibration.consumers import Consumer, Source, consumers_of, cou
 from graphprune.calibration.moments import Moments
 from graphprune.errors import OptionError
 from graphprune.files import replaced
+from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.planning.plan import fingerprint
 
 MEMORY = 2 << 30
 """Bytes that products of moments may take at a time; what does not fit is collected in further walks."""
+TAPPED = 256 << 20
+"""Bytes of activations that are tapped at a time: a batch goes through the model in stretches of about so many."""
 ROWS_PER_COLUMN = 8
 """Positions that are counted for each column of a product: more of them say little more and take as much longer."""
 LEAST_ROWS = 8192
 """Positions that are counted at least, where the data has them."""
+GATHERED = 512
+"""Rows of one activation that are gathered from batches before their products are taken."""
 
 Progress = Callable[[int, int], None]
 
@@ -108,6 +114,7 @@ def collect(
     batches: Iterable[Arrays],
     *,
     full: bool = True,
+    groups: Collection[str] | None = None,
     memory: int = MEMORY,
     progress: Progress = lambda done, total: None,
 ) -> Statistics:
@@ -118,6 +125,7 @@ def collect(
         analysis: Its analysis.
         batches: Inputs by name; walked over once for each chunk of what fits into memory.
         full: Whether to take all products (for least squares), or the diagonal only.
+        groups: The names of the groups whose consumers are measured; ``None``: all.
         memory: Bytes that products may take at a time.
         progress: Told how many batches of how many are done.
 
@@ -125,6 +133,8 @@ def collect(
         The statistics; summed over the processes of ``torch.distributed`` where it is initialised.
     """
     by_group = consumers_of(analysis, find_consumers(host, analysis.graph))
+    if groups is not None:
+        by_group = {name: found for name, found in by_group.items() if name in groups}
     sources = list(dict.fromkeys(consumer.source for each in by_group.values() for consumer in each))
     widths = {source: _width(source, analysis) for source in sources}
     chunks = list(_chunks(sources, widths, memory if full else 1 << 62))
@@ -138,6 +148,7 @@ def collect(
         taken = {s: Moments.zeros(s[2], widths[s] // s[2], full=full) for s in chunk}
         walk(
             host,
+            analysis,
             batches,
             {**taken, **spread} if n == 0 else taken,
             n_batches,
@@ -152,33 +163,112 @@ def collect(
 
 def walk(
     host: Host,
+    analysis: Analysis,
     batches: Iterable[Arrays],
-    taken: Mapping[Any, Moments],
+    taken: Mapping[Source, Moments],
     n_batches: int,
     *,
     progress: Callable[[int], None] = lambda done: None,
     seed: int = 0,
 ) -> None:
     """One walk over the batches, adding to the moments of some sources."""
-    names = list(dict.fromkeys(source[0] for source in taken))
-    run = host.stretch(None, names)
+    order = {name: i for i, node in enumerate(analysis.graph.nodes) for name in node.results if name is not None}
+    sources = sorted(taken, key=lambda source: order.get(source[0], -1))
+    stretches = list(_stretches([source[0] for source in sources], analysis))
+    runs: list[Any] = []
     rng = np.random.default_rng(seed)
+    masks = Masks(analysis)
+    gathered: dict[Source, list[Array]] = {source: [] for source in sources}
     for done, batch in enumerate(batches):
-        _, arrays = run(batch)
-        for source, moments in taken.items():
-            activation = arrays[source[0]]
-            moments.add(inputs_of(source, activation, picked(source, activation, n_batches, moments, rng)))
+        values: Any = batch
+        for n, names in enumerate(stretches):
+            if len(runs) == n:
+                later = [name for other in stretches[n + 1 :] for name in other]
+                runs.append(host.stretch(None if n == 0 else list(values), names, later))
+            values, arrays = runs[n](values)
+            for source in sources:
+                if source[0] in arrays:
+                    moments, mask = taken[source], masks.of(batch, source[0], source[1])
+                    count = count_of(source, arrays[source[0]])
+                    columns = moments.total.shape[1] if moments.product is not None else 1
+                    pick = picked(count, columns, n_batches, mask, rng)
+                    _gather(gathered[source], moments, inputs_of(source, arrays[source[0]], pick))
         progress(done + 1)
+    for source in sources:
+        _gather(gathered[source], taken[source], None)
+
+
+def _gather(rows: list[Array], moments: Moments, more: Array | None) -> None:
+    """Counts rows in as soon as there are enough of them for fast products; ``None``: those that are left."""
+    if more is not None:
+        rows.append(more)
+    if rows and (more is None or sum(map(len, rows)) >= GATHERED):
+        moments.add(rows[0] if len(rows) == 1 else np.concatenate(rows))
+        rows.clear()
+
+
+def _stretches(names: Iterable[str], analysis: Analysis) -> Iterator[list[str]]:
+    """The values that are tapped, in order, in stretches whose values take no more than :data:`TAPPED` bytes."""
+    part: list[str] = []
+    used = 0
+    for name in dict.fromkeys(names):
+        size = 4 * prod(analysis.graph.values[name].shape)
+        if part and used + size > TAPPED:
+            yield part
+            part, used = [], 0
+        part.append(name)
+        used += size
+    if part:
+        yield part
 
 
 def picked(
-    source: Source, activation: Array, n_batches: int, moments: Moments, rng: np.random.Generator
+    n: int, columns: int, n_batches: int, mask: NDArray[np.int64] | None, rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
-    """Which positions of a batch are counted: all of them, or a random choice where they are many."""
-    n = count_of(source, activation)
-    columns = moments.total.shape[1]
+    """Which positions of a batch are counted: all of them (``None``), or a random choice where they are many.
+
+    Args:
+        n: How many positions there are.
+        columns: Of the product that is taken; more columns need more positions.
+        n_batches: How many batches there are.
+        mask: The positions that count at all; ``None``: all.
+        rng: Draws them.
+    """
     quota = -(-max(LEAST_ROWS, ROWS_PER_COLUMN * columns) // max(1, n_batches))
-    return None if n <= quota else np.sort(rng.choice(n, quota, replace=False)).astype(np.int64)
+    n = n if mask is None else len(mask)
+    if n <= quota:
+        return mask
+    chosen = np.sort(rng.choice(n, quota, replace=False)).astype(np.int64)
+    return chosen if mask is None else mask[chosen]
+
+
+MASK = "attention_mask"
+"""The input that says which positions of a sequence are padding, by the name that models of transformers give it."""
+
+
+class Masks:
+    """Which positions of activations hold something: those that an attention mask does not mark as padding.
+
+    A value is masked where its positions are those of the mask, which the analysis of dimensions says.
+
+    Args:
+        analysis: Of the model.
+    """
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._layouts = analysis.layouts
+        layout = analysis.layouts.get(MASK, ()) if MASK in analysis.graph.values else ()
+        self._places = [factor for dim in layout for factor in factors_of(dim)] if len(layout) > 1 else []
+
+    def of(self, batch: Arrays, value: str, axis: int) -> NDArray[np.int64] | None:
+        """The positions that count, in the order of the value's axes without ``axis``; ``None``: all."""
+        if not self._places or MASK not in batch or value not in self._layouts:
+            return None
+        places = [f for i, dim in enumerate(self._layouts[value]) if i != axis for f in factors_of(dim)]
+        if places != self._places:
+            return None
+        found = np.flatnonzero(np.asarray(batch[MASK]))
+        return None if len(found) in (0, batch[MASK].size) else found.astype(np.int64)
 
 
 def _width(source: Source, analysis: Analysis) -> int:

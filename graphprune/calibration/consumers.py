@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.calibration.products import real
 from graphprune.ir.dims import Dim, Factor, factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array, Host, Window
@@ -38,12 +39,12 @@ class Consumer:
         channel: The axis of the result along which the rows lie.
         groups: How many groups a grouped convolution has; one otherwise.
         window: Of a convolution: what it sees at each position.
-        scattered: Whether the sum is spread over several positions (a transposed convolution): its kernel counts as
-            rows then, which is exact where windows do not overlap.
         bias: The stored bias that is added to the result, wherever the graph does it, if there is one.
         target: What a refit should restore: the result, or, where nothing else reads it, the sum of a residual
             branch that it is added to.
-        plain: Whether the weight is read by this node only, so that it may be refitted.
+        skip: What the result is added to there.
+        uses: How many nodes read the weight.
+        bias_uses: How many nodes read the bias.
     """
 
     node: str
@@ -56,20 +57,35 @@ class Consumer:
     channel: int
     groups: int = 1
     window: Window | None = None
-    scattered: bool = False
     bias: str | None = None
     target: str = ""
-    plain: bool = True
+    skip: str | None = None
+    uses: int = 1
+    bias_uses: int = 1
 
     @property
     def source(self) -> Source:
         """What its moments are taken of; consumers of one activation share them."""
         return (self.value, self.axis, self.groups, self.window)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the weight is read by this node only."""
+        return self.uses == 1
+
+    @property
+    def _turned(self) -> bool:
+        """Whether the weight is one of a transposed convolution: ``(g c) r *kernel``, the kernel back to front."""
+        return self.window is not None and bool(self.window.spread)
+
     def matrix(self, weight: Array) -> NDArray[np.float64]:
         """The weight as ``[g, rows, columns]``; columns run over channels first, then positions of the window."""
-        if self.scattered:  # (g c) r k -> g (r k) c
-            table = weight.reshape(self.groups, -1, prod(weight.shape[1:])).transpose(0, 2, 1)
+        table: Array
+        if self._turned:
+            kernel = weight.shape[2:]
+            table = weight.reshape(self.groups, -1, weight.shape[1], *kernel)
+            table = np.flip(table, tuple(range(3, table.ndim))).swapaxes(1, 2)
+            table = table.reshape(self.groups, weight.shape[1], -1)
         else:
             table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
             table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
@@ -77,30 +93,38 @@ class Consumer:
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
-        if self.scattered:
-            return matrix.transpose(0, 2, 1).reshape(shape)
+        if self._turned:
+            table = matrix.reshape(self.groups, shape[1], -1, *shape[2:]).swapaxes(1, 2)
+            found: NDArray[np.float64] = np.flip(table, tuple(range(3, table.ndim))).reshape(shape)
+            return found
         moved = np.moveaxis(np.empty(shape, np.bool_), (self.row_axis, self.column_axis), (0, 1)).shape
         return np.moveaxis(matrix.reshape(moved), (0, 1), (self.row_axis, self.column_axis))
 
-    def rows_of(self, result: Array, pick: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    def rows_of(self, result: Array, pick: NDArray[np.int64] | None) -> Array:
         """Some positions of the result (or the target) as ``[n, (g r)]``."""
-        table = np.moveaxis(result, self.channel, -1)
+        return _positions(result, self.channel, pick)
+
+
+def _positions(x: Array, axis: int, pick: NDArray[np.int64] | None) -> Array:
+    """Some positions of a value as ``[n, d]``, where ``d`` lies along an axis; nothing else is copied."""
+    table = np.moveaxis(x, axis, -1)
+    if pick is None or table.flags.c_contiguous:
         table = table.reshape(-1, table.shape[-1])
-        return np.asarray(table if pick is None else table[pick], np.float64)
+        return real(table if pick is None else table[pick])
+    return real(table[np.unravel_index(pick, table.shape[:-1])])
 
 
-def inputs_of(source: Source, activation: Array, pick: NDArray[np.int64] | None) -> NDArray[np.float64]:
+def inputs_of(source: Source, activation: Array, pick: NDArray[np.int64] | None) -> Array:
     """Some positions of an activation as ``[n, g, columns]``, the order of columns as in :meth:`Consumer.matrix`."""
     _, axis, groups, window = source
     if window is None:
-        table = np.moveaxis(activation, axis, -1)
-        table = table.reshape(-1, groups, table.shape[-1] // groups)
-        return np.asarray(table if pick is None else table[pick], np.float64)
+        table = _positions(activation, axis, pick)
+        return table.reshape(len(table), groups, -1)
     seen = window.view(activation)
     places = seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]
     index = np.unravel_index(np.arange(prod(places)) if pick is None else pick, places)
     table = np.moveaxis(seen, 1, -1 - len(window.kernel))[tuple(index)]
-    return np.asarray(table, np.float64).reshape(len(table), groups, -1)
+    return real(table).reshape(len(table), groups, -1)
 
 
 def count_of(source: Source, activation: Array) -> int:
@@ -108,8 +132,7 @@ def count_of(source: Source, activation: Array) -> int:
     _, axis, _, window = source
     if window is None:
         return int(activation.size // activation.shape[axis])
-    seen = window.view(activation)
-    return int(prod(seen.shape[:1] + seen.shape[2 : 2 + len(window.kernel)]))
+    return window.places(activation.shape)
 
 
 def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
@@ -157,12 +180,11 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         return None
     shared = [f for f in factors_of(of_value[axis]) if f not in summed]
     groups = prod(f.size for f in shared)
-    window, scattered = host.window(node.name), False
+    window = host.window(node.name)
     if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
-        if len(of_value) != len(of_weight) or column_axis != 0:
-            return None  # neither a product with a matrix nor a convolution
-        scattered = True
-    bias, after = _bias(host, graph, node, result, readers, channel)
+        return None  # neither a product with a matrix nor a convolution
+    bias, after = _bias(host, graph, node, result, readers, channel, len(readers[weight]))
+    target, skip = _target(host, graph, after, readers)
     return Consumer(
         node.name,
         value,
@@ -174,10 +196,11 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         channel,
         groups,
         window,
-        scattered,
         bias,
-        after if scattered else _target(host, graph, after, readers),
-        len(readers[weight]) == 1,
+        target,
+        skip,
+        len(readers[weight]),
+        len(readers[bias]) if bias is not None else 0,
     )
 
 
@@ -188,16 +211,19 @@ def _only(layout: Iterable[Dim], factors: set[Factor]) -> int | None:
 
 
 def _bias(
-    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], channel: int
+    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], channel: int, uses: int
 ) -> tuple[str | None, str]:
-    """The bias of a node, an operand of its own or added to its result by the only reader; and the sum's name."""
+    """The bias of a node, an operand of its own or added to its result by the only reader; and the sum's name.
+
+    Where several nodes read the weight, as many may read the bias.
+    """
 
     def own(name: str | None, shape: tuple[int, ...]) -> bool:
         return (
             name is not None
             and graph.values[name].kind == "parameter"
             and graph.values[name].shape == shape
-            and len(readers[name]) == 1
+            and len(readers[name]) in (1, uses)
         )
 
     rank, rows = len(graph.values[result].shape), graph.values[result].shape[channel]
@@ -213,17 +239,17 @@ def _bias(
     return None, result
 
 
-def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> str:
-    """The residual sum that a result is added to, or the result."""
+def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> tuple[str, str | None]:
+    """The residual sum that a result is added to, and what it is added to; or the result."""
     users = readers.get(result, [])
     if len(users) != 1 or result in graph.outputs or not host.adds(users[0].name):
-        return result
+        return result, None
     others = [name for name in users[0].operands if name is not None and name != result]
     total = users[0].results[0]
     if len(others) != 1 or total is None or graph.values[others[0]].stored:
-        return result
+        return result, None
     same = graph.values[others[0]].shape == graph.values[result].shape == graph.values[total].shape
-    return total if same else result
+    return (total, others[0]) if same else (result, None)
 
 
 def consumers_of(analysis: Analysis, consumers: Iterable[Consumer]) -> dict[str, list[Consumer]]:

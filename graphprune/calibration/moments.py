@@ -8,6 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.products import (
+    centre_of,
+    centred,
+    product_of,
+    real,
+    square_of,
+    total_of,
+    uncentred,
+)
+
 Float = NDArray[np.float64]
 
 
@@ -35,17 +45,30 @@ class Moments:
         flat = (groups, columns)
         return Moments(0, np.zeros(flat), np.zeros(flat), np.zeros(flat), np.zeros((*flat, columns)) if full else None)
 
-    def add(self, rows: Float) -> None:
-        """Counts positions in: ``rows: [n, g, c]``."""
-        self.count += len(rows)
-        self.total += rows.sum(0)
-        self.positive += (rows > 0).sum(0)
-        if self.product is None:
-            self.square += np.einsum("ngc,ngc->gc", rows, rows)
+    def add(self, rows: NDArray[Any]) -> None:
+        """Counts positions in: ``rows: [n, g, c]``, in single or double precision (see ``products.py``)."""
+        if not len(rows):
             return
-        by_group = rows.transpose(1, 0, 2)
-        self.product += by_group.transpose(0, 2, 1) @ by_group
-        self.square = np.einsum("gcc->gc", self.product).copy()
+        rows = real(rows)
+        centre = centre_of(rows)
+        shift, rest = centre.astype(np.float64), np.zeros_like(self.total)
+        square = np.zeros_like(self.square)
+        product = self.product
+        for part in centred(rows, centre):
+            rest += total_of(part)
+            if product is None:
+                square += square_of(part)
+            else:
+                product += product_of(part, part)
+        n = len(rows)
+        self.count += n
+        self.total += rest + n * shift
+        self.positive += np.count_nonzero(rows > 0, axis=0)
+        if product is None:
+            self.square += square + shift * (2 * rest + n * shift)
+            return
+        uncentred(product, (shift, rest), (shift, rest), n)
+        self.square = np.einsum("gcc->gc", product).copy()
 
     def merge(self, other: Moments) -> None:
         """Counts the positions of other moments in."""

@@ -15,11 +15,21 @@ they make good what earlier layers have lost as well. The ridge pulls ``ΔW`` to
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.products import (
+    Rows,
+    centre_of,
+    centred,
+    product_of,
+    square_of,
+    total_of,
+    uncentred,
+)
 from graphprune.errors import OptionError
 
 Float = NDArray[np.float64]
@@ -58,17 +68,29 @@ class Residuals:
             np.zeros(flat),
         )
 
-    def add(self, x: Float, r: Float, t: Float) -> None:
-        """Counts positions in: ``x: [n, g, c]``, ``r`` and ``t: [n, g, o]``."""
-        by_group, residual = x.transpose(1, 2, 0), r.transpose(1, 2, 0)
-        self.count += len(x)
-        self.x += x.sum(0)
-        self.xx += by_group @ by_group.transpose(0, 2, 1)
-        self.r += r.sum(0)
-        self.rx += residual @ by_group.transpose(0, 2, 1)
-        self.rr += np.einsum("ngo,ngo->go", r, r)
-        self.t += t.sum(0)
-        self.tt += np.einsum("ngo,ngo->go", t, t)
+    def add(self, x: Rows, r: Rows, t: Rows) -> None:
+        """Counts positions in: ``x: [n, g, c]``, ``r`` and ``t: [n, g, o]``, in single or double precision."""
+        if not len(x):
+            return
+        n = len(x)
+        centres = [centre_of(each) for each in (x, r, t)]
+        x_shift, r_shift, t_shift = (each.astype(np.float64) for each in centres)
+        x_rest, r_rest, t_rest = np.zeros_like(self.x), np.zeros_like(self.r), np.zeros_like(self.t)
+        for x_part, r_part, t_part in zip(*map(centred, (x, r, t), centres), strict=True):
+            self.xx += product_of(x_part, x_part)
+            self.rx += product_of(r_part, x_part)
+            for square, rest, part in ((self.rr, r_rest, r_part), (self.tt, t_rest, t_part)):
+                square += square_of(part)
+                rest += total_of(part)
+            x_rest += total_of(x_part)
+        uncentred(self.xx, (x_shift, x_rest), (x_shift, x_rest), n)
+        uncentred(self.rx, (r_shift, r_rest), (x_shift, x_rest), n)
+        for square, rest, shift in ((self.rr, r_rest, r_shift), (self.tt, t_rest, t_shift)):
+            square += shift * (2 * rest + n * shift)
+        self.count += n
+        self.x += x_rest + n * x_shift
+        self.r += r_rest + n * r_shift
+        self.t += t_rest + n * t_shift
 
 
 @dataclass(frozen=True)
@@ -77,15 +99,20 @@ class Refit:
 
     Attributes:
         weight: ``ΔW``, ``[g, o, c]``.
-        bias: ``Δb``, ``[g, o]``.
+        biases: ``Δb``, ``[g, o]``; one for each bias that the weight is used with.
         before: Expected squared residual before, as a fraction of the target's variance.
         after: The same with the change, on the positions that it was fitted to.
     """
 
     weight: Float
-    bias: Float
+    biases: tuple[Float, ...]
     before: float
     after: float
+
+    @property
+    def bias(self) -> Float:
+        """``Δb`` where there is one."""
+        return self.biases[0]
 
 
 def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
@@ -99,28 +126,50 @@ def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
     Raises:
         OptionError: There is no such rung.
     """
-    if rung not in RUNGS:
-        raise OptionError(f"unknown compensation '{rung}'; expected one of {', '.join(RUNGS)}")
-    n = max(1, sums.count)
-    mean_x, mean_r = sums.x / n, sums.r / n
-    xx, rx = sums.xx / n, sums.rx / n
-    error = sums.rr.sum() / n
-    weight, bias = np.zeros_like(rx), np.zeros_like(mean_r)
-    after = error
-    if rung == "mean":
-        bias = mean_r
-        after = error - np.sum(mean_r**2)
-    elif rung in ("ols", "affine"):
+    return refit_shared([sums], [rung], ridge)
+
+
+def refit_shared(parts: Sequence[Residuals], rungs: Sequence[str], ridge: float) -> Refit:
+    """The best change of one weight that is used several times: the normal equations of all uses are added up.
+
+    Args:
+        parts: The sums of the uses; those that share a bias are one part.
+        rungs: For each part a rung of :data:`RUNGS`: ``affine`` and ``mean`` change its bias. Either all of them change
+            the weight or none does.
+        ridge: Damping of each input, relative to its variance.
+
+    Raises:
+        OptionError: There is no such rung.
+    """
+    if unknown := [rung for rung in rungs if rung not in RUNGS]:
+        raise OptionError(f"unknown compensation '{unknown[0]}'; expected one of {', '.join(RUNGS)}")
+    xx, rx = np.zeros_like(parts[0].xx), np.zeros_like(parts[0].rx)
+    before = after = energy = 0.0
+    for sums, rung in zip(parts, rungs, strict=True):
+        n = max(1, sums.count)
+        before += float(sums.rr.sum())
+        energy += float((sums.tt - sums.t**2 / n).sum())
+        if rung in ("mean", "affine"):
+            after -= float((sums.r**2).sum() / n)
+        if rung in ("ols", "affine"):
+            xx += sums.xx
+            rx += sums.rx
         if rung == "affine":
-            xx = xx - mean_x[:, :, None] * mean_x[:, None, :]
-            rx = rx - mean_r[:, :, None] * mean_x[:, None, :]
+            xx -= sums.x[:, :, None] * (sums.x[:, None, :] / n)
+            rx -= sums.r[:, :, None] * (sums.x[:, None, :] / n)
+    weight = np.zeros_like(rx)
+    after += before
+    if "ols" in rungs or "affine" in rungs:
         weight = regression(xx, rx, ridge)
-        after = error - 2 * np.sum(weight * rx) + np.sum((weight @ xx) * weight)
-        if rung == "affine":
-            bias = mean_r - np.einsum("goc,gc->go", weight, mean_x)
-            after -= np.sum(mean_r**2)
-    energy = float((sums.tt / n - (sums.t / n) ** 2).sum()) or 1.0
-    return Refit(weight, bias, float(error) / energy, float(max(after, 0.0)) / energy)
+        after += float(np.sum((weight @ xx - 2 * rx) * weight))
+    biases = tuple(
+        (sums.r - (weight @ sums.x[:, :, None])[:, :, 0]) / max(1, sums.count)
+        if rung in ("mean", "affine")
+        else np.zeros_like(sums.r)
+        for sums, rung in zip(parts, rungs, strict=True)
+    )
+    energy = energy or 1.0
+    return Refit(weight, biases, before / energy, max(after, 0.0) / energy)
 
 
 def regression(xx: Float, rx: Float, ridge: float) -> Float:

@@ -27,7 +27,7 @@ from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
-from graphprune.ir.rule import Rule, Shape, fresh
+from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal
 
 SPEC, LOCATION = "graphprune_spec", "graphprune_location"
@@ -360,8 +360,7 @@ class _Builder:
             return _known_of(signature, plain, stored, taken, made)
         if known is None:
             known = self.known[key] = _known_of(signature, plain, stored, taken, made)
-            return known
-        return known if known.rule is None else known._replace(rule=fresh(known.rule))
+        return known
 
     def _add(
         self,

@@ -273,12 +273,13 @@ class OnnxHost:
         return {node.name: node for node in self.proto.graph.node}
 
     def window(self, node: str) -> Window | None:
-        """What a convolution sees; ``None`` for any other node."""
+        """What a convolution sees, also a transposed one; ``None`` for any other node."""
         found = self._nodes[node]
-        if len(found.input) < 2 or not {*found.input[:2]} <= {*self.graph().values}:
+        names = (*found.input[:2], *found.output[:1])
+        if len(found.input) < 2 or not {*names} <= {*self.graph().values}:
             return None
-        x, weight = (self.graph().values[name].shape for name in found.input[:2])
-        return onnx_steps.window(found, weight, x)
+        x, weight, result = (self.graph().values[name].shape for name in names)
+        return onnx_steps.window(found, weight, x, result)
 
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of its two operands."""

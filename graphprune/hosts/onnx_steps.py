@@ -16,7 +16,7 @@ from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_o
 from graphprune.hosts.onnx_runtime import session_of
 from graphprune.hosts.onnx_store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx_surgery import Surgery
-from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window, transposed
 
 
 def stretch(
@@ -97,9 +97,9 @@ def _part(
     return part
 
 
-def window(node: onnx.NodeProto, weight: tuple[int, ...], x: tuple[int, ...]) -> Window | None:
-    """What a convolution sees; ``None`` for any other node and for transposed convolutions."""
-    if node.op_type not in ("Conv", "FusedConv"):
+def window(node: onnx.NodeProto, weight: tuple[int, ...], x: tuple[int, ...], result: tuple[int, ...]) -> Window | None:
+    """What a convolution sees, also a transposed one; ``None`` for any other node."""
+    if node.op_type not in ("Conv", "FusedConv", "ConvTranspose"):
         return None
     attributes = attributes_of(node)
     kernel = weight[2:]
@@ -107,16 +107,28 @@ def window(node: onnx.NodeProto, weight: tuple[int, ...], x: tuple[int, ...]) ->
     strides = tuple(attributes.get("strides") or (1,) * n)
     dilations = tuple(attributes.get("dilations") or (1,) * n)
     mode = attributes.get("auto_pad", "NOTSET")
-    if mode in ("SAME_UPPER", "SAME_LOWER"):
-        pads = []
-        for size, k, s, d in zip(x[-n:], kernel, strides, dilations, strict=True):
-            total = max(0, (-(-size // s) - 1) * s + d * (k - 1) + 1 - size)
-            less = total // 2
-            pads.append((less, total - less) if mode == "SAME_UPPER" else (total - less, less))
-        return Window(kernel, strides, dilations, tuple(pads))
     flat = () if mode == "VALID" else attributes.get("pads") or ()
     flat = flat or (0,) * (2 * n)
-    return Window(kernel, strides, dilations, tuple((int(flat[i]), int(flat[n + i])) for i in range(n)))
+    pads = [(int(flat[i]), int(flat[n + i])) for i in range(n)]
+    same, upper = mode in ("SAME_UPPER", "SAME_LOWER"), mode == "SAME_UPPER"
+    if node.op_type == "ConvTranspose":
+        more = tuple(attributes.get("output_padding") or (0,) * n)
+        if same or attributes.get("output_shape"):
+            full = [
+                s * (i - 1) + d * (k - 1) + 1 for i, k, s, d in zip(x[-n:], kernel, strides, dilations, strict=True)
+            ]
+            pads = [_halves(f + m - size, upper) for f, m, size in zip(full, more, result[-n:], strict=True)]
+        return transposed(kernel, strides, dilations, pads, more)
+    if same:
+        wanted = zip(x[-n:], kernel, strides, dilations, strict=True)
+        pads = [_halves(max(0, (-(-i // s) - 1) * s + d * (k - 1) + 1 - i), upper) for i, k, s, d in wanted]
+    return Window(kernel, strides, dilations, tuple(pads))
+
+
+def _halves(total: int, upper: bool) -> tuple[int, int]:
+    """A sum of pads as the pads before and after; an odd one is larger after where ``upper``."""
+    less = total // 2
+    return (less, total - less) if upper else (total - less, less)
 
 
 def replaced(proto: onnx.ModelProto, store: Store, tensors: Arrays) -> tuple[onnx.ModelProto, dict[str, Stored]]:

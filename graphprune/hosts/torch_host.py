@@ -52,6 +52,10 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return tensor.resolve_conj().resolve_neg().numpy()
 
 
+_OF_THE_GRAPH = ("_read", "_built", "_nodes", "_placeholders", "output_names")
+"""What is computed once from the graph, whatever the values of tensors."""
+
+
 @dataclass(frozen=True, eq=False)
 class TorchHost:
     """A traced PyTorch model.
@@ -386,7 +390,7 @@ class TorchHost:
         return {name: to_numpy(each) for name, each in found.items()}
 
     def window(self, node: str) -> Window | None:
-        """What a convolution sees; ``None`` for any other node."""
+        """What a convolution sees, also a transposed one; ``None`` for any other node."""
         return torch_steps.window(self._nodes[node])
 
     def adds(self, node: str) -> bool:
@@ -402,7 +406,9 @@ class TorchHost:
             if isinstance(old, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             changed.update((alias, new) for alias in self.tied[name] if alias in changed)
-        return replace(self, tensors=changed)
+        host = replace(self, tensors=changed)
+        vars(host).update({name: vars(self)[name] for name in _OF_THE_GRAPH if name in vars(self)})
+        return host
 
     def biased(self, biases: Mapping[str, int]) -> TorchHost:
         """A copy in which the results of some nodes get a bias of zeros."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from graphprune.errors import ModelError
 from graphprune.frontends.torch_graph import argument
-from graphprune.pipeline.host import Array, Carried, Stretch, Window
+from graphprune.pipeline.host import Array, Carried, Stretch, Window, transposed
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {
@@ -22,6 +23,7 @@ _CONVOLUTIONS = {
     _ATEN.conv3d.padding: 3,
     _ATEN.convolution.default: 0,
 }
+_TRANSPOSED = frozenset({_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input})
 BIASED = frozenset({*_CONVOLUTIONS, _ATEN.linear.default})
 """Operators whose third argument is a bias along the channel axis of the result."""
 
@@ -61,7 +63,7 @@ def stretch(
             expiring.setdefault(i, []).append(name)
 
     def run(values: Carried) -> tuple[dict[str, Any], dict[str, Array]]:
-        env = dict(values)
+        env = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
         def read(node: fx.Node) -> Any:
             return tensors[str(node.target)] if node.op == "get_attr" else env[node.name]
@@ -96,13 +98,17 @@ def _needed(wanted: Iterable[fx.Node], given: Collection[str]) -> set[fx.Node]:
 
 
 def window(node: fx.Node) -> Window | None:
-    """What a convolution sees; ``None`` for any other node and for transposed convolutions."""
-    if node.target not in _CONVOLUTIONS or (node.target is _ATEN.convolution.default and argument(node, "transposed")):
+    """What a convolution sees, also a transposed one; ``None`` for any other node."""
+    turned = node.target in _TRANSPOSED or (node.target is _ATEN.convolution.default and argument(node, "transposed"))
+    if node.target not in _CONVOLUTIONS and not turned:
         return None
     kernel = tuple(node.args[1].meta["graphprune_spec"].shape[2:])  # type: ignore[union-attr]
     n = len(kernel)
     strides, dilations = (_spread(argument(node, name), n) for name in ("stride", "dilation"))
     padding = argument(node, "padding")
+    if turned:
+        more = _spread(argument(node, "output_padding"), n)
+        return transposed(kernel, strides, dilations, [(pad, pad) for pad in _spread(padding, n)], more)
     if padding == "valid":
         pads: tuple[tuple[int, int], ...] = ((0, 0),) * n
     elif padding == "same":

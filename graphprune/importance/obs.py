@@ -8,12 +8,13 @@ their targets and add up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.consumers import Source
 from graphprune.compensation.ladder import damped
 from graphprune.importance.evidence import Evidence, Float, Reading, readings, with_fallback
 
@@ -21,6 +22,12 @@ ROUNDS = 32
 """In how many rounds the units of a group are removed."""
 RIDGE = 1e-2
 """Damping of the covariance, as in the refit."""
+
+
+SHRINK = 0.8
+"""What is gone is dropped from the matrices when only this fraction of the units is left."""
+BLOCK = 512
+"""Rows of the inverse that are brought up to date at a time, so that no copy of it is made."""
 
 
 @dataclass
@@ -52,17 +59,29 @@ class Problem:
     def remove(self, units: NDArray[np.int64]) -> float:
         """Removes units together, refits the others, and says what that has cost."""
         gone = self.columns[units].ravel()
-        gain = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[gone])  # [p, c]
+        strip = self.inverse[gone]  # [p, c]
+        pivot = strip[:, gone]
+        gain = np.linalg.solve(pivot, strip)
         lost = self.weight[:, gone]
-        cost = float(np.einsum("rp,pr->", lost, np.linalg.solve(self.inverse[np.ix_(gone, gone)], lost.T)))
+        cost = float(np.einsum("rp,pr->", lost, np.linalg.solve(pivot, lost.T)))
         self.weight -= lost @ gain
-        self.inverse -= self.inverse[:, gone] @ gain
+        for start in range(0, len(self.inverse), BLOCK):
+            self.inverse[start : start + BLOCK] -= strip[:, start : start + BLOCK].T @ gain
         self.weight[:, gone] = 0.0
         # rows and columns that are gone must not come back by rounding
         self.inverse[gone, :] = 0.0
         self.inverse[:, gone] = 0.0
         self.inverse[gone, gone] = 1.0
         return cost
+
+    def compact(self, left: NDArray[np.int64]) -> None:
+        """Drops the columns of all units but those that are left."""
+        stay = self.columns[left].ravel()
+        self.inverse = self.inverse[np.ix_(stay, stay)]
+        self.weight = self.weight[:, stay]
+        columns = np.full_like(self.columns, -1)
+        columns[left] = np.arange(len(stay)).reshape(len(left), -1)
+        self.columns = columns
 
 
 def obs(evidence: Evidence) -> dict[str, Float]:
@@ -76,19 +95,50 @@ def obs(evidence: Evidence) -> dict[str, Float]:
     return with_fallback(scores, evidence)
 
 
-def problems(found: Sequence[Reading], size: int, ridge: float = RIDGE) -> list[Problem]:
-    """The problems of a group: one for each consumer and group of columns that reads its units."""
-    result = []
+def systems(
+    found: Sequence[Reading], size: int, ridge: float = RIDGE
+) -> Iterator[tuple[Float, list[tuple[int, Float, NDArray[np.int64]]]]]:
+    """The least squares of a group: one for each activation and group of columns in which its units are read.
+
+    Consumers that read the same activation are one problem with the rows of all of them. Where there are more rows than
+    columns, the triangular factor stands for them: losses are norms of columns, which a rotation of rows leaves alone.
+
+    Yields:
+        For each activation the damped covariance ``[g, c, c]``, and for each group of columns that holds units: its
+        number, the weights, relative to the root of the target's variance, and the columns of each unit.
+    """
+    by_source: dict[Source, list[Reading]] = {}
     for reading in found:
-        covariance = reading.moments.covariance if reading.moments.product is not None else None
-        if covariance is None:
-            continue
-        inverse = np.linalg.inv(damped(covariance, ridge))
-        for g in range(len(inverse)):
-            columns = _columns(reading.units[g], size)
-            if columns is not None:
-                result.append(Problem(reading.scaled[g], inverse[g], columns))
+        if reading.moments.product is not None:
+            by_source.setdefault(reading.consumer.source, []).append(reading)
+    for same in by_source.values():
+        parts = [(g, _columns(units, size)) for g, units in enumerate(same[0].units)]
+        read = [
+            (g, _condensed([reading.scaled[g] for reading in same]), columns)
+            for g, columns in parts
+            if columns is not None
+        ]
+        if read:
+            yield damped(same[0].moments.covariance, ridge), read
+
+
+def problems(found: Sequence[Reading], size: int, ridge: float = RIDGE) -> list[Problem]:
+    """The problems of a group, with nothing removed yet."""
+    result = []
+    for covariance, read in systems(found, size, ridge):
+        inverse = np.linalg.inv(covariance)
+        result += [Problem(weight, inverse[g], columns) for g, weight, columns in read]
     return result
+
+
+def _condensed(weights: Sequence[Float]) -> Float:
+    """All rows of some weights, or as many as there are columns, with the same products of columns."""
+    rows: Float = np.zeros((0, weights[0].shape[1]))
+    for weight in sorted(weights, key=len):
+        rows = np.concatenate([rows, weight])
+        if len(rows) > 2 * rows.shape[1]:
+            rows = np.asarray(np.linalg.qr(rows, mode="r"))
+    return rows
 
 
 def _columns(units: NDArray[np.int64], size: int) -> NDArray[np.int64] | None:
@@ -105,8 +155,12 @@ def eliminate(found: Sequence[Problem], size: int, rounds: int = ROUNDS) -> Floa
     left = np.arange(size)
     scores = np.zeros(size)
     step = max(1, -(-size // rounds))
-    highest = 0.0
+    highest, whole = 0.0, size
     while len(left):
+        if len(left) < SHRINK * whole:
+            for problem in found:
+                problem.compact(left)
+            whole = len(left)
         losses = np.sum([problem.losses(left) for problem in found], axis=0)
         order = np.argsort(losses, kind="stable")
         if len(left) <= step:

@@ -7,7 +7,7 @@ operators are in ``graphprune.rules``; which operator has which rule is said by 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from graphprune.ir.dims import Dim, Factor, Layout, resized
 
@@ -38,7 +38,8 @@ class SizeSlot:
 class Rule:
     """How the dimensions of one operator's operands and results are built from shared factors.
 
-    A factor belongs to one rule only; the solver says which factors of different rules are the same.
+    A factor belongs to one rule only. Nodes with equal calls share a rule; the analysis says what its factors are at
+    each node.
 
     Attributes:
         operands: One layout for each operand, ``None`` where the operand has no axes of interest.
@@ -87,49 +88,3 @@ class Rule:
     def statistics(self) -> frozenset[Factor]:
         """The factors that the masked reference must count in the operator's own way."""
         return self.normalized.union(self.choices, self.ordered)
-
-
-def fresh(rule: Rule) -> Rule:
-    """The same rule with factors of its own, for another node: building a rule anew costs many times as much."""
-    copies: dict[Dim, Dim] = {}
-
-    def copy(dim: Dim) -> Dim:
-        known = copies.get(dim)
-        if known is None:
-            if isinstance(dim, Factor):
-                known = Factor(dim.name, dim.size)
-            elif dim.parts:
-                known = type(dim)(tuple([copy(part) for part in dim.parts]), dim.size)
-            else:
-                known = dim
-            copies[dim] = known
-        return known
-
-    def factor(old: Factor) -> Factor:
-        new = copy(old)
-        assert isinstance(new, Factor)
-        return new
-
-    def layouts(old: tuple[Layout | None, ...]) -> tuple[Layout | None, ...]:
-        return tuple([None if layout is None else tuple([copy(dim) for dim in layout]) for layout in old])
-
-    return Rule(
-        layouts(rule.operands),
-        layouts(rule.results),
-        {factor(old): reason for old, reason in rule.fixed.items()},
-        frozenset([factor(old) for old in rule.normalized]),
-        tuple([tuple([copy(dim) for dim in monomial]) for monomial in rule.macs]),
-        tuple([replace(slot, dim=copy(slot.dim)) for slot in rule.sizes]),
-        rule.pinned,
-        {factor(old): label for old, label in rule.labels.items()},
-        {i: copy(dim) for i, dim in rule.reads.items()},
-        tuple([copy(dim) for dim in rule.writes]),
-        {i: copy(dim) for i, dim in rule.makes.items()},
-        rule.carries,
-        rule.ranks,
-        rule.compares,
-        {factor(old): reason for old, reason in rule.choices.items()},
-        frozenset([factor(old) for old in rule.ordered]),
-        tuple([(copy(dim), least) for dim, least in rule.least]),
-        tuple([(copy(dim), of) for dim, of in rule.multiples]),
-    )

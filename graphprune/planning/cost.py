@@ -113,7 +113,7 @@ def build_cost_model(
     macs: _Terms = defaultdict(float)
     for node in analysis.graph.nodes:
         for monomial in node.rule.macs if node.rule is not None and node.name not in without.nodes else ():
-            _accumulate(macs, map(analysis.resolve, monomial), index, 1.0)
+            _accumulate(macs, [analysis.resolve(node, dim) for dim in monomial], index, 1.0)
     params: _Terms = defaultdict(float)
     size: _Terms = defaultdict(float)
     for value in analysis.graph.stored:

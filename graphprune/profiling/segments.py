@@ -180,8 +180,9 @@ class _Cutter:
                 for dim in self.analysis.layouts.get(name or "", ()):
                     dims[id(dim)] = dim
             for monomial in node.rule.macs if node.rule is not None else ():
-                for dim in map(self.analysis.resolve, monomial):
-                    dims[id(dim)] = dim
+                for dim in monomial:
+                    resolved = self.analysis.resolve(node, dim)
+                    dims[id(resolved)] = resolved
         leaders: dict[Factor, Factor] = {}
 
         def leader(factor: Factor) -> Factor:

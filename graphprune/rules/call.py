@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from graphprune.ir.rule import Rule, Shape, fresh
+from graphprune.ir.rule import Rule, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ Row: TypeAlias = Callable[[Call], Rule]
 
 
 class RuleBook:
-    """Builds rules, those of equal calls once: models repeat their layers, and a copy costs a fraction of a rule."""
+    """Builds rules, those of equal calls once: models repeat their layers."""
 
     def __init__(self) -> None:
         self._known: dict[Hashable, Rule] = {}
 
     def rule(self, row: Row, call: Call) -> Rule:
-        """The rule of a call, with factors of its own.
+        """The rule of a call, the same one for equal calls.
 
         Raises:
             Refusal: The row knows the operator but not this use of it.
@@ -88,5 +88,4 @@ class RuleBook:
             return row(call)
         if known is None:
             known = self._known[key] = row(call)
-            return known
-        return fresh(known)
+        return known

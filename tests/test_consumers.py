@@ -1,0 +1,321 @@
+"""Consumers as weighted sums: what they read, what they compute from it, and refits of weights that are used oddly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import graphprune as gp
+from graphprune.calibration import collect as collecting
+from graphprune.calibration.collect import MASK, Masks, collect
+from graphprune.calibration.consumers import count_of, find_consumers, inputs_of
+from graphprune.calibration.moments import Moments
+from graphprune.compensation import Residuals, refit
+from graphprune.compensation.sequential import compensate
+from graphprune.compensation.spool import Spool
+from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.torch_host import TorchHost
+from graphprune.passes.slice_groups import slice_edits
+
+
+class Upsampling(nn.Module):
+    """Transposed convolutions of every sort: stride, padding, cropping, output padding, dilation, groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.ups = nn.Sequential(
+            nn.ConvTranspose2d(16, 12, 2, 2),
+            nn.Tanh(),
+            nn.ConvTranspose2d(12, 16, 3, 2, padding=1, output_padding=1, bias=False),
+            nn.Tanh(),
+            nn.ConvTranspose2d(16, 12, 3, (2, 1), padding=(0, 3), dilation=(1, 2), groups=2),
+            nn.Tanh(),
+        )
+        self.head = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.ups(torch.relu(self.stem(x))))
+
+
+class Twice(nn.Module):
+    """One weight used twice, at different depths and in two branches of one sum."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.stem = nn.Linear(12, 32)
+        self.shared = nn.Linear(32, 32, bias=bias)
+        self.inner = nn.Linear(32, 24)
+        self.both = nn.Linear(24, 16, bias=bias)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.shared(x))
+        x = torch.relu(self.shared(x))
+        y = self.inner(x)
+        return self.head(torch.tanh(self.both(torch.relu(y)) + self.both(torch.sigmoid(y))))
+
+
+def built(make, *args) -> nn.Module:
+    torch.manual_seed(0)
+    return make(*args).eval()
+
+
+def hosts_of(model: nn.Module, example: torch.Tensor, folder):
+    torch_host = TorchHost.trace(model, (example,)).folded()
+    torch_host.save_onnx(folder / "net.onnx")
+    return torch_host, OnnxHost.load(folder / "net.onnx").folded()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [(Upsampling, (2, 3, 5, 6)), (Twice, (4, 12))], ids=["transposed", "linear"]
+)
+def test_what_a_consumer_computes_is_its_inputs_times_its_matrix(make, shape, tmp_path):
+    for host in hosts_of(built(make), torch.randn(shape), tmp_path):
+        found = find_consumers(host, host.graph())
+        assert len(found) >= 5
+        run = host.stretch(None, [name for each in found for name in (each.value, each.result)])
+        values = run(host.example_inputs())[1]
+        for each in found:
+            weight = host.read(each.weight)
+            x = inputs_of(each.source, values[each.value], None)
+            assert len(x) == count_of(each.source, values[each.value])
+            assert x.dtype == np.float32
+            y = np.einsum("ngc,grc->ngr", x, each.matrix(weight)).reshape(len(x), -1)
+            got = each.rows_of(values[each.result], None)
+            own = each.bias is not None and host.graph().values[each.bias].shape == (y.shape[1],)
+            y = y + host.read(each.bias) if own else y
+            np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-5, err_msg=str(each))
+            np.testing.assert_array_equal(each.weight_of(each.matrix(weight), weight.shape), weight)
+            pick = np.arange(len(x))[1::3]
+            np.testing.assert_array_equal(inputs_of(each.source, values[each.value], pick), x[pick])
+            np.testing.assert_array_equal(each.rows_of(values[each.result], pick), got[pick])
+
+
+def test_a_cropped_transposed_convolution_of_onnx(tmp_path):
+    """``output_shape`` and ``auto_pad`` say what to crop instead of ``pads``."""
+    for attributes in (
+        {"output_shape": [9, 12]}, {"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"auto_pad": "VALID"},
+        {"pads": [1, 0, 2, 1], "output_padding": [1, 0]},
+    ):  # fmt: skip
+        node = onnx.helper.make_node("ConvTranspose", ["x", "w"], ["y"], "up", strides=[2, 2], **attributes)
+        weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+        graph = onnx.helper.make_graph(
+            [node], "g", [onnx.helper.make_tensor_value_info("x", 1, [2, 4, 5, 6])],
+            [onnx.helper.make_tensor_value_info("y", 1, None)], [onnx.numpy_helper.from_array(weight, "w")],
+        )  # fmt: skip
+        host = OnnxHost.load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]))
+        (each,) = find_consumers(host, host.graph())
+        inputs = host.example_inputs()
+        got = next(iter(host.run(inputs).values()))
+        y = np.einsum("ngc,grc->ngr", inputs_of(each.source, inputs["x"], None), each.matrix(weight))
+        np.testing.assert_allclose(each.rows_of(got, None), y[:, 0], rtol=1e-4, atol=1e-4, err_msg=str(attributes))
+
+
+def batches_of(shape: tuple[int, ...], n: int = 8, seed: int = 3, name: str = "x") -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((shape[-1], shape[-1])) / np.sqrt(shape[-1])
+    return [{name: (rng.standard_normal(shape) @ mixing).astype(np.float32)} for _ in range(n)]
+
+
+def lost(host, model: nn.Module, batches) -> float:
+    error = energy = 0.0
+    for batch in batches:
+        with torch.no_grad():
+            want = model(torch.from_numpy(batch["x"])).numpy()
+        error += float(np.square(next(iter(host.run(batch).values())) - want).sum())
+        energy += float(np.square(want - want.mean(0)).sum())
+    return error / energy
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_used_twice_are_refitted_to_all_uses(bias):
+    model, shape = built(Twice, bias), (32, 12)
+    data, unseen = batches_of(shape, 24), batches_of(shape, 24)[12:]
+    errors = {}
+    for rung in ("none", "mean", "affine"):
+        result = gp.prune(
+            model, (torch.randn(shape),), target={"macs": 0.7}, align=1, criterion="wifv", calibration=data,
+            compensation=rung, protect=("stem.weight[1]", "head"),
+        )  # fmt: skip
+        errors[rung] = lost(result.host, model, unseen)
+        refitted = {row.weight for row in result.state.compensated}
+        assert ("both.weight" in refitted) == (rung == "affine" or (bias and rung == "mean"))
+        assert type(result.module) is Twice
+    assert errors["affine"] < 0.6 * errors["none"]
+    assert errors["affine"] < errors["mean"]
+
+
+def test_two_uses_in_one_sum_are_one_least_squares_problem():
+    """``W x1 + W x2 + 2 b`` is refitted on ``x1 + x2``: the same as by lstsq on the sum."""
+    model, shape = built(Twice), (64, 12)
+    data = batches_of(shape, 16)
+    host = TorchHost.trace(model, (torch.randn(shape),)).folded()
+    analysis = gp.analyze(model, (torch.randn(shape),))
+    (group,) = [g for g in analysis.groups if any(s.tensor == "both.weight" and s.axis == 1 for s in g.sites)]
+    kept = np.arange(24)[:14]
+    sliced = host.edited(slice_edits(analysis, {group.factor: kept}))
+    fitted, rows = compensate(host, sliced, analysis, {group.factor: kept}, data, ridge=0.0)
+    assert [row.weight for row in rows] == ["both.weight", "both.weight"]
+    with torch.no_grad():
+        y = torch.cat([
+            model.inner(torch.relu(model.shared(torch.relu(model.shared(torch.relu(model.stem(torch.from_numpy(b["x"]))))))))
+            for b in data
+        ]).double()  # fmt: skip
+        x = torch.relu(y) + torch.sigmoid(y)
+        target = x @ model.both.weight.double().T + 2 * model.both.bias.double()
+    design = np.concatenate([x[:, :14].numpy(), 2 * np.ones((len(x), 1))], axis=1)
+    best = np.linalg.lstsq(design, target.numpy(), rcond=None)[0]
+    np.testing.assert_allclose(fitted.read("both.weight"), best[:14].T, rtol=1e-2, atol=2e-3)
+    np.testing.assert_allclose(fitted.read("both.bias"), best[14], rtol=1e-2, atol=2e-3)
+
+
+def test_transposed_convolutions_are_refitted(tmp_path):
+    model, shape = built(Upsampling), (2, 3, 6, 6)
+    data, unseen = batches_of(shape, 10), batches_of(shape, 14)[10:]
+    TorchHost.trace(model, (torch.randn(shape),)).save_onnx(tmp_path / "net.onnx")
+    errors = {}
+    for rung in ("none", "mean", "affine"):
+        for source in (model, tmp_path / "net.onnx"):
+            result = gp.prune(
+                source, (torch.randn(shape),) if source is model else None, target={"macs": 0.8}, align=1,
+                criterion="act-var", calibration=data, compensation=rung,
+            )  # fmt: skip
+            errors[rung, source is model] = lost(result.host, model, unseen)
+    assert errors["affine", True] < 0.95 * errors["mean", True]
+    assert errors["affine", False] == pytest.approx(errors["affine", True], rel=1e-2)
+    assert errors["mean", True] < errors["none", True]
+
+
+# -- precision and memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1e3])
+def test_products_in_single_precision_are_good_to_six_digits(mean):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal((20000, 1, 24)) @ rng.standard_normal((24, 24)) + mean).astype(np.float32)
+    r = (x[:, :, :5] * 0.1 + rng.standard_normal((20000, 1, 5))).astype(np.float32)
+    single, exact = Moments.zeros(1, 24, full=True), Moments.zeros(1, 24, full=True)
+    diagonal = Moments.zeros(1, 24, full=False)
+    a, b = Residuals.zeros(1, 24, 5), Residuals.zeros(1, 24, 5)
+    for rows in np.array_split(np.arange(len(x)), 7):
+        single.add(x[rows])
+        diagonal.add(x[rows])
+        exact.add(x[rows].astype(np.float64))
+        a.add(x[rows], r[rows], r[rows] + 1)
+        b.add(*(each[rows].astype(np.float64) for each in (x, r, r + 1)))
+    scale = np.sqrt(np.outer(exact.variance, exact.variance))
+    assert np.abs(single.covariance - exact.covariance).max() < 1e-5 * scale.max()
+    np.testing.assert_allclose(single.variance, exact.variance, rtol=1e-5)
+    np.testing.assert_allclose(diagonal.variance, exact.variance, rtol=1e-5)
+    np.testing.assert_allclose(single.mean, exact.mean, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        exact.covariance[0], np.cov(x[:, 0].T.astype(np.float64), bias=True), rtol=1e-6, atol=1e-6
+    )
+    for rung in ("mean", "ols", "affine"):
+        one, two = refit(a, rung, 1e-2), refit(b, rung, 1e-2)
+        np.testing.assert_allclose(one.weight, two.weight, rtol=1e-3, atol=1e-4 if mean else 1e-5)
+        assert one.after == pytest.approx(two.after, rel=1e-3)
+
+
+def test_short_stretches_and_spilled_activations_change_nothing(monkeypatch):
+    model, shape = built(Upsampling), (2, 3, 6, 6)
+    data = batches_of(shape, 5)
+    host = TorchHost.trace(model, (torch.randn(shape),)).folded()
+    analysis = gp.analyze(model, (torch.randn(shape),))
+    whole = collect(host, analysis, data)
+    monkeypatch.setattr(collecting, "TAPPED", 1)
+    parts = collect(host, analysis, data)
+    assert list(parts.moments) == list(whole.moments)
+    for source, moments in whole.moments.items():
+        np.testing.assert_array_equal(parts.moments[source].product, moments.product)
+    for group in analysis.groups[:2]:
+        kept = {group.factor: np.arange(group.size)[::2]}
+        sliced = host.edited(slice_edits(analysis, kept))
+        held, _ = compensate(host, sliced, analysis, kept, data)
+        spilled, _ = compensate(host, sliced, analysis, kept, data, memory=0)
+        for batch in data[:2]:
+            for got, want in zip(spilled.run(batch).values(), held.run(batch).values(), strict=True):
+                np.testing.assert_array_equal(got, want)
+
+
+def test_a_spool_keeps_what_fits_in_memory_and_gives_back_all(tmp_path):
+    values = [{"a": np.full((100,), i), "b": torch.arange(50.0) + i, "c": None} for i in range(4)]
+    with Spool([{}] * 4, memory=1200) as spool:
+        for i, each in enumerate(values):
+            spool[i] = each
+        folder = spool._folder
+        assert folder is not None
+        assert len(list(Path(folder.name).iterdir())) == 5  # the first batch and one array of the second stay
+        for _ in range(2):
+            for i, each in enumerate(values):
+                got = spool[i]
+                assert list(got) == ["a", "b", "c"]
+                np.testing.assert_array_equal(got["a"], each["a"])
+                np.testing.assert_array_equal(np.asarray(got["b"]), each["b"].numpy())
+        spool[3] = {"a": np.zeros(1)}
+        assert not Path(folder.name, "3-1").exists()
+    assert not Path(folder.name).exists()
+
+
+# -- padding ---------------------------------------------------------------------------------------------------------
+
+
+class Padded(nn.Module):
+    """Tokens with a mask; attention, and a feed-forward branch that also sees the padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40, 16)
+        self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 3)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        x = self.embed(input_ids)
+        b, s, _ = x.shape
+        q, k, v = (f(x).view(b, s, 4, 4).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mask = (1 - attention_mask[:, None, None, :].float()) * -1e4
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.o(y.transpose(1, 2).reshape(b, s, 16))
+        x = x + self.down(torch.relu(self.up(x)))
+        weight = attention_mask.unsqueeze(-1).float()
+        return self.head((x * weight).sum(1) / weight.sum(1))
+
+
+def test_padding_has_no_weight_in_statistics_and_refit(tmp_path):
+    model, rng = built(Padded), np.random.default_rng(0)
+    example = {"input_ids": torch.randint(0, 40, (4, 8)), MASK: torch.ones(4, 8, dtype=torch.long)}
+    lengths = rng.integers(3, 8, (6, 4))
+    data = [
+        {"input_ids": rng.integers(1, 40, (4, 8)), MASK: (np.arange(8) < each[:, None]).astype(np.int64)}
+        for each in lengths
+    ]
+    other = [{**batch, "input_ids": np.where(batch[MASK] > 0, batch["input_ids"], 0)} for batch in data]
+    torch_host = TorchHost.trace(model, example).folded()
+    torch_host.save_onnx(tmp_path / "net.onnx")
+    for source in (model, tmp_path / "net.onnx"):
+        host = torch_host if source is model else OnnxHost.load(source).folded()
+        analysis = gp.analyze(source, example if source is model else None)
+        statistics = collect(host, analysis, data)
+        seen = {c.weight: c.source for found in statistics.consumers.values() for c in found}
+        values = {each[0] for each in statistics.moments}
+        masks = Masks(analysis)
+        assert sum(masks.of(data[0], value, 2) is not None for value in values) >= 3
+        again = collect(host, analysis, other)  # other tokens in the padding: nothing that counts is different
+        for name, each in seen.items():
+            tokens = int(lengths.sum()) if name != "head.weight" else 24
+            assert statistics.moments[each].count == tokens, name
+            np.testing.assert_allclose(
+                again.moments[each].product, statistics.moments[each].product, rtol=1e-4, atol=1e-4
+            )
+        options = {"target": {"macs": 0.7}, "align": 1, "criterion": "obs"}
+        inputs = example if source is model else None
+        one, two = (gp.prune(source, inputs, calibration=each, **options) for each in (data, other))
+        got, want = (next(iter(each.host.run(data[0]).values())) for each in (one, two))
+        np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-3)
