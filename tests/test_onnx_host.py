@@ -907,6 +907,22 @@ def test_sequences_are_barriers() -> None:
         assert str(reason) == f"sequences of tensors are not followed (node '{at}')"
 
 
+def test_entries_written_at_several_coordinates_stay() -> None:
+    """A removed entry would not be written: what lies there in the data would show."""
+    places = np.stack([np.arange(6) % 3, np.arange(6) % 4], 1)
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Transpose", "h", "t", perm=[1, 0]), node("ScatterND", "data places t", "s"),
+         node("MatMul", "s w2", "g"), node("Relu", "g", "r"), node("MatMul", "r w3", "y")],
+        {"x": [2, 8]}, ["y"],
+        {"w1": weight(8, 6), "data": weight(3, 4, 2), "places": places, "w2": weight(2, 7), "w3": weight(7, 5)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w2[1]", 7)]
+    assert [str(reason) for reason in analysis.site_reasons("w1", 1)] == [
+        "every position of this axis writes something (node 's')"
+    ]
+
+
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 
