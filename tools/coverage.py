@@ -1,10 +1,10 @@
 """How much of transformers graphprune prunes: every architecture, small, pruned by half and proven.
 
 Every architecture in transformers' mappings is built with a small config and random weights
-(``tools/small_models.py``), traced, analysed, pruned to half of every group at random and by l2, and proven: the
-masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs in a process of its own
-with limits of memory and time. Results go to a JSONL file as they come, and a run continues where it was stopped; the
-table is made from that file.
+(``tools/small_configs.py``, ``tools/small_inputs.py``), traced, analysed, pruned to half of every group at random and
+by l2, and proven: the masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs
+in a process of its own with limits of memory and time. Results go to a JSONL file as they come, and a run continues
+where it was stopped; the table is made from that file.
 
     python tools/coverage.py [--only PATTERN] [--jobs N] [--results coverage.jsonl] [--table tools/coverage.md]
 """
@@ -54,21 +54,30 @@ def line(error: BaseException) -> str:
 
 
 def build(model_type: str) -> tuple[Any, dict[str, Any]]:
-    """A small model of a type, and arguments that it runs on; the first of its classes for which both are found."""
+    """A small model of a type, and arguments that it runs on; the first of its configs and classes that has both."""
     import torch
-    from small_models import candidates, small_config, small_inputs
+    from small_configs import PARAMETERS, candidates, small_configs
+    from small_inputs import small_inputs
 
     classes = candidates(model_type)
     if not classes:
         raise LookupError("part of another model: transformers maps no class to it")
     first: Exception | None = None
-    for each in classes:
-        try:
-            torch.manual_seed(0)
-            model = each(small_config(model_type)).float().eval()
-            return model, small_inputs(model, model.config)
-        except Exception as error:  # noqa: BLE001  (a config that is too small for this class)
-            first = first or error
+    for config in small_configs(model_type):
+        for each in classes[:4]:
+            try:
+                torch.manual_seed(0)
+                with torch.device("meta"):
+                    size = sum(p.numel() for p in each(config).parameters())
+                if size > PARAMETERS:
+                    raise MemoryError(f"{size} parameters")
+                torch.manual_seed(0)
+                model = each(config).float().eval()
+                return model, small_inputs(model, model.config)
+            except ImportError:
+                raise
+            except Exception as error:  # noqa: BLE001  (a config that is too small for this class)
+                first = first or error
     assert first is not None
     raise first
 

@@ -2,7 +2,7 @@
 
 Nothing here names an architecture in logic. Sizes are shrunk by what a config's fields are called: first each to a size
 of its own; where that breaks what must fit, all widths by one divisor, which keeps their ratios; at last only the
-number of layers and the size of the vocabulary. :data:`HINTS` holds what cannot be guessed, by model type.
+number of layers and the size of the vocabulary. ``tools/small_hints.py`` holds what cannot be guessed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-WIDTH, INNER, HEADS, HEAD, VOCAB, IMAGE = 64, 96, 4, 16, 128, 64
+from small_hints import HEAD, HEADS, HINTS, IMAGE, INNER, VOCAB, WIDTH
 
 TASKS = (
     "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_CLASSIFICATION",
@@ -31,6 +31,7 @@ BACKBONE = {
 }  # fmt: skip
 """In place of backbones of timm, which is not needed otherwise."""
 
+_TOKEN = r".*(_token_id|_token_index|_index|_token_ids?)"
 ROTARY = ("rope_parameters", "rope_scaling")
 
 ABSENT = {
@@ -38,49 +39,6 @@ ABSENT = {
     "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1, "image_token_id": VOCAB - 2,
 }  # fmt: skip
 """What configs leave open and their models need."""
-
-_SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
-_HGNET = {
-    "stem_channels": [3, 16, 16], "stage_in_channels": [16, 32, 32, 64], "stage_mid_channels": [16, 16, 16, 16],
-    "stage_out_channels": [32, 32, 64, 64], "stage_num_blocks": [1, 1, 1, 1], "stage_numb_of_layers": [2, 2, 2, 2],
-    "hidden_sizes": [32, 32, 64, 64], "depths": [1, 1, 1, 1], "embedding_size": 16,
-}  # fmt: skip
-
-HINTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("blip-2", "instructblip", "instructblipvideo"), {"image_token_index": VOCAB - 2}),
-    **dict.fromkeys(("d_fine", "deimv2", "pp_doclayout_v2", "pp_doclayout_v3", "pp_doclayout_v4"),
-                    {"decoder_in_channels": [WIDTH] * 3, "encoder_in_channels": [32, 64, 64]}),
-    **dict.fromkeys(("rt_detr", "rt_detr_v2"),
-                    {"decoder_in_channels": [WIDTH] * 3, "encoder_in_channels": [32, 64, 128]}),
-    **dict.fromkeys(("sam_vision_model", "sam_hq_vision_model"), {"num_pos_feats": WIDTH // 2}),
-    "xmod": {"default_language": "en_XX"},
-    **dict.fromkeys(("chameleon", "emu3"), {"vocabulary_map": {"<image>": VOCAB - 2, "IMGIMGAAAAAAZ": VOCAB - 3}}),
-    "mimi": {"codebook_dim": WIDTH, "vector_quantization_hidden_dimension": WIDTH},
-    "zamba": {"num_hidden_layers": 4, "layer_types": ["mamba", "mamba", "hybrid", "hybrid"]},
-    "esm": {"pad_token_id": 1, "mask_token_id": 2},
-    "nemotron_h": {"n_groups": 2},
-    "hgnet_v2": _HGNET,
-    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text", "glm_image_text", "glm_ocr_text"),
-                    {"rope_parameters": _SECTIONS}),
-    "glm4v_moe_text": {"rope_parameters": {**_SECTIONS, "mrope_section": [1, 1, 2]}},
-    "nemotron": {"num_key_value_heads": 2, "head_dim": HEAD},
-    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
-    "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4},
-                                                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
-    "longcat_flash": {"head_dim": HEAD, "qk_nope_head_dim": HEAD, "qk_rope_head_dim": HEAD},
-    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [[-1, 0]]},
-    "dbrx": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}},
-    "hunyuan_v1_dense": {"head_dim": HEAD},
-    "hunyuan_v1_moe": {"head_dim": HEAD},
-    "hunyuan_vl_text": {"head_dim": HEAD, "rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 2, 2]}},
-    "ministral": {"head_dim": HEAD},
-    "mamba2": {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16, "chunk_size": 4},
-    "layoutlmv3": {"input_size": IMAGE},
-    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
-    "bit": {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "num_groups": 8},
-    "decision_transformer": {"vocab_size": VOCAB},
-}
-"""Fields of configs that shrinking by name gets wrong."""
 
 SCALARS: tuple[tuple[str, int], ...] = (
     (r".*(num_key_value_heads|num_kv_heads|n_head_kv|multi_query_group_num)", 2),
@@ -140,7 +98,7 @@ def shrunk(fields: dict[str, Any], model_type: str = "") -> dict[str, Any]:
             continue
         elif isinstance(value, int):
             new = _scalar(name, value, many_heads)
-            if re.fullmatch(r".*(_token_id|_token_index|_index|_token_ids?)", name) and value >= VOCAB - 28:
+            if re.fullmatch(_TOKEN, name) and value >= VOCAB - 28:
                 new = next(ids)
         elif isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
             new = _listed(name, list(value))
@@ -168,7 +126,11 @@ def _stages(fields: dict[str, Any]) -> dict[str, Any]:
     """A backbone that gives the results of some of its layers: as many layers as it gives."""
     found = fields.get("out_indices")
     names = fields.get("stage_names") or []
-    if not isinstance(found, list | tuple) or "depths" in fields or len(names) != fields.get("num_hidden_layers", 0) + 1:
+    if (
+        not isinstance(found, list | tuple)
+        or "depths" in fields
+        or len(names) != fields.get("num_hidden_layers", 0) + 1
+    ):
         return {}
     n_layers = max(2, len(found))
     stages = range(n_layers - len(found) + 1, n_layers + 1)
@@ -278,34 +240,39 @@ def scaled(fields: dict[str, Any], divisor: int, image: int) -> dict[str, Any]:
                 new["model_type"] = value["model_type"]
             if not inner:
                 continue
-        elif isinstance(value, bool) or value is None:
-            continue
         elif isinstance(value, list | tuple) and n_layers and len(value) == n_layers and not name.endswith("_ids"):
             new = list(value)[:n_left]
-        elif isinstance(value, int):
-            if re.fullmatch(r".*(vocab_size.*|n_words|num_embeddings)", name) and value > 1000:
-                new = VOCAB
-            elif re.fullmatch(r".*(_token_id|_token_index|_index|_token_ids?)", name) and value >= VOCAB - 28:
-                new = next(ids)
-            elif name in ("image_size", "img_size"):
-                patch = fields.get("patch_size")
-                step = patch if isinstance(patch, int) else 32
-                new = value // image if value % (image * step) == 0 else value
-            elif _LAYERS.fullmatch(name) and value > 2:
-                new = n_left if value == n_layers else 2
-            elif _WIDTHS.fullmatch(name):
-                new = _divided(value, divisor)
+        elif name in ("image_size", "img_size") and type(value) is int:
+            patch = fields.get("patch_size")
+            step = patch if isinstance(patch, int) else 32
+            new = value // image if value % (image * step) == 0 else value
+        elif type(value) is int and re.fullmatch(_TOKEN, name) and value >= VOCAB - 28:
+            new = next(ids)
+        elif type(value) is int:
+            new = _scaled_scalar(name, value, divisor, n_left if value == n_layers else 2)
         elif isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
-            if re.fullmatch(r".*(depths|num_blocks|layers|num_layers|depth)", name):
-                new = [min(v, 2 if i == 0 else 1) for i, v in enumerate(value)]
-            elif _WIDTHS.fullmatch(name):
-                divided = [_divided(v, divisor) for v in value]  # a first one may be the channels of the image
-                fits = all(old == one * divisor or old < 8 for old, one in zip(value, divided, strict=True))
-                new = divided if fits else value
+            new = _scaled_list(name, list(value), divisor)
         if new != value:
             changed[name] = new
     changed.update(_stages(fields))
     return changed
+
+
+def _scaled_scalar(name: str, value: int, divisor: int, n_left: int) -> int:
+    if re.fullmatch(r".*(vocab_size.*|n_words|num_embeddings)", name) and value > 1000:
+        return VOCAB
+    if _LAYERS.fullmatch(name) and value > 2:
+        return n_left
+    return _divided(value, divisor) if _WIDTHS.fullmatch(name) else value
+
+
+def _scaled_list(name: str, values: list[int], divisor: int) -> list[int]:
+    if re.fullmatch(r".*(depths|num_blocks|layers|num_layers|depth)", name):
+        return [min(v, 2 if i == 0 else 1) for i, v in enumerate(values)]
+    if not _WIDTHS.fullmatch(name):
+        return values
+    divided = [_divided(v, divisor) for v in values]  # a first one may be the channels of the image
+    return divided if all(o == n * divisor or o < 8 for o, n in zip(values, divided, strict=True)) else values
 
 
 def _layers(fields: dict[str, Any]) -> tuple[int, int]:
@@ -365,5 +332,3 @@ def configs(config: Any) -> list[Any]:
         if sub is not None and hasattr(sub, "to_dict"):
             found.extend(configs(sub))
     return found
-
-

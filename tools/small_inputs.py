@@ -87,13 +87,18 @@ class Inputs:
                 *(
                     (BATCH * 16, flat)
                     if self.flat
-                    else ((BATCH, c, h, w), (BATCH, frames, c, h, w), (BATCH, 16, flat), (BATCH, 2, c, h, w))[self.variant]
+                    else ((BATCH, c, h, w), (BATCH, frames, c, h, w), (BATCH, 16, flat), (BATCH, 2, c, h, w))[
+                        self.variant
+                    ]
                 )
             ),
             "pixel_values_videos": lambda: self.floats(BATCH, frames, c, h, w),
             "flattened_patches": lambda: torch.cat(
-                [torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5)).expand(BATCH, -1, -1),
-                 self.floats(BATCH, 16, 3 * 256)], 2
+                [
+                    torch.cartesian_prod(torch.arange(1.0, 5), torch.arange(1.0, 5)).expand(BATCH, -1, -1),
+                    self.floats(BATCH, 16, 3 * 256),
+                ],
+                2,
             ),
             "image_attention_mask": lambda: torch.ones(BATCH, SEQUENCE, frames, dtype=torch.int64),
             "bbox": lambda: torch.tensor([1, 2, 30, 40]).expand(BATCH, length, 4).clone(),
@@ -116,7 +121,8 @@ class Inputs:
             ),
             "future_values": lambda: self.floats(BATCH, int(_find(self.config, "prediction_length", default=8))),
             "future_time_features": lambda: self.floats(
-                BATCH, int(_find(self.config, "prediction_length", default=8)),
+                BATCH,
+                int(_find(self.config, "prediction_length", default=8)),
                 int(_find(self.config, "num_time_features", default=1)),
             ),
             "past_values_padding": lambda: torch.zeros(BATCH, past, dtype=torch.int64),
@@ -201,7 +207,11 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
     main = getattr(model, "main_input_name", "input_ids")
     inputs.paired = "prompt_pixel_values" in names
     inputs.flat = "grid_thw" in names or "image_grid_thw" in names
-    grids = [name for name in names if name in ("grid_thw", "image_grid_thw", "mm_token_type_ids", "image_embeds_position_mask")]
+    grids = [
+        name
+        for name in names
+        if name in ("grid_thw", "image_grid_thw", "mm_token_type_ids", "image_embeds_position_mask")
+    ]
     wanted = [n for n in (main, *required, "input_ids", "pixel_values", "input_features", "bbox") if n in names]
     starts = [[*wanted, *grids], [*wanted, *grids, "decoder_input_ids"], [main, *required], required, ["input_ids"]]
     failures: list[Exception] = []
