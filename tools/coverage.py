@@ -48,8 +48,11 @@ Measure = Callable[[str, dict[str, Any]], None]
 
 
 def line(error: BaseException) -> str:
-    """An error in one line."""
-    text = re.sub(r"'?/\S*/site-packages/", "", " ".join(str(error).split()))  # no paths of this machine in the table
+    """An error in one line: that of PyTorch's exporter is the one that it wraps."""
+    while type(error).__name__ in ("ConversionError", "TorchExportError") and error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))
+    text = re.sub(r"'?/\S*/site-packages/", "", text)  # no paths of this machine in the table
     return f"{type(error).__name__}: {text}"[:240]
 
 

@@ -54,6 +54,7 @@ SCALARS: tuple[tuple[str, int], ...] = (
     (r".*(vocab_size.*|n_words|num_embeddings)", VOCAB),
     (r".*(max_position_embeddings|n_positions|max_seq_len|max_2d_position_embeddings|max_sequence_length)", VOCAB),
     (r".*(num_queries|num_latents|num_query_tokens|query_num|num_learnable_queries)", 10),
+    (r".*(num_frames|frames_per_clip)", 4),
     (r".*num_feat_extract_layers", 0),
     (r".*(num_.*layers?|n_layers?|.*_layers|depth|num_blocks|num_stages_layers|n_layer)", 2),
     (r"(image_size|img_size)", IMAGE),
