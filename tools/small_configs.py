@@ -90,6 +90,8 @@ def shrunk(fields: dict[str, Any], model_type: str = "") -> dict[str, Any]:
             new = _rotary(value, fields)
         elif name in ABSENT and value is None:
             new = ABSENT[name]
+        elif name == "per_layer_config" and isinstance(value, dict):
+            new = {k: v | shrunk(v) for k, v in value.items() if int(k) < 2} or None
         elif isinstance(value, dict) and (name.endswith("config") or "model_type" in value):
             inner = shrunk(value, value.get("model_type", ""))
             new = {**_own(value), **inner, "model_type": value["model_type"]} if "model_type" in value else inner
@@ -202,7 +204,7 @@ def config_of(model_type: str) -> type:
     return CONFIG_MAPPING[model_type]
 
 
-PARAMETERS = 120_000_000
+PARAMETERS = 100_000_000
 """A model with more is not small."""
 
 _LAYERS = re.compile(
@@ -234,6 +236,8 @@ def scaled(fields: dict[str, Any], divisor: int, image: int) -> dict[str, Any]:
             new = BACKBONE
         elif name in ABSENT and value is None:
             new = ABSENT[name]
+        elif name == "per_layer_config" and isinstance(value, dict):
+            new = {k: v | scaled(v, divisor, image) for k, v in value.items() if int(k) < n_left} or None
         elif isinstance(value, dict):
             inner = scaled(value, divisor, image)
             new = {**(value if name in ROTARY else {} if "model_type" not in value else _own(value)), **inner}
@@ -264,6 +268,8 @@ def _scaled_scalar(name: str, value: int, divisor: int, n_left: int) -> int:
         return VOCAB
     if _LAYERS.fullmatch(name) and value > 2:
         return n_left
+    if re.fullmatch(r".*(num_experts|n_routed_experts|num_local_experts|moe_num_experts)", name):
+        return min(value, 16)
     return _divided(value, divisor) if _WIDTHS.fullmatch(name) else value
 
 
@@ -300,10 +306,10 @@ def small_configs(model_type: str) -> Iterator[Any]:
     hints = HINTS.get(model_type, {})
     first: Exception | None = None
     accepted = False
-    ways = [(0, 0), (8, 4), (8, 1), (4, 1), (1, 4), (1, 1)]
+    ways = [(0, 0), (8, 4), (8, 1), (32, 4), (4, 1), (1, 4), (1, 1)]
     for divisor, image in ways:
         try:
-            fields = config_class().to_dict()
+            fields = defaults(config_class, hints)
             changed = shrunk(fields, model_type) if not divisor else {**scaled(fields, divisor, image), **hints}
             config = config_class(**changed)
         except Exception as error:  # noqa: BLE001  (whatever a config's checks raise)
@@ -314,6 +320,16 @@ def small_configs(model_type: str) -> Iterator[Any]:
     if not accepted:
         assert first is not None
         raise first
+
+
+def defaults(config_class: type, hints: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config as its class fills them in; with what is known of it where it refuses its own."""
+    try:
+        return config_class().to_dict()
+    except Exception:
+        if not hints:
+            raise
+        return config_class(**hints).to_dict()
 
 
 def traceable(config: Any) -> Any:

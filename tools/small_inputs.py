@@ -80,9 +80,11 @@ class Inputs:
         past = int(_find(self.config, "context_length", "prediction_length", default=16)) + max(lags)
         hidden = int(_find(self.config, "hidden_size", "d_model", default=WIDTH))
         codes = int(_find(self.config, "num_codebooks", "num_quantizers", "n_codes_total", default=4))
+        decoder = getattr(self.config, "decoder", None)
+        books = int(getattr(decoder, "num_codebooks", 1)) if decoder is not None else 1
         known = {
             "input_ids": self.tokens,
-            "decoder_input_ids": lambda: self.ids(BATCH, 7),
+            "decoder_input_ids": lambda: self.ids(BATCH * books, 7),
             "pixel_values": lambda: self.floats(
                 *(
                     (BATCH * 16, flat)
@@ -110,7 +112,11 @@ class Inputs:
             "grid_thw": lambda: grid,
             "image_grid_thw": lambda: grid,
             "pixel_position_ids": lambda: torch.cartesian_prod(torch.arange(4), torch.arange(4)).expand(BATCH, -1, -1),
-            "input_features_mask": lambda: torch.ones(BATCH, time, dtype=torch.int64),
+            "input_features_mask": lambda: torch.ones(
+                BATCH, self.resized.get("input_features", (0, time))[1], dtype=torch.int64
+            ),
+            "audio_mel": lambda: self.floats(BATCH, 64, int(_find(self.config, "input_feat_size", default=mel))),
+            "audio_mel_mask": lambda: torch.zeros(BATCH, 64, dtype=torch.bool),
             "qformer_input_ids": lambda: self.ids(BATCH, 6),
             "visual_feats": lambda: self.floats(BATCH, 5, int(_find(self.config, "visual_feat_dim", default=WIDTH))),
             "visual_pos": lambda: torch.rand(BATCH, 5, int(_find(self.config, "visual_pos_dim", default=4))),
@@ -128,6 +134,12 @@ class Inputs:
             "past_values_padding": lambda: torch.zeros(BATCH, past, dtype=torch.int64),
             "freq": lambda: torch.zeros(BATCH, 1, dtype=torch.int64),
             "static_categorical_features": lambda: torch.zeros(BATCH, 1, dtype=torch.int64),
+            "latents": lambda: self.floats(*((BATCH, hidden, 6), (BATCH, 6, hidden))[self.variant % 2]),
+            "noise_embeds": lambda: self.floats(BATCH, int(_find(self.config, "block_size", default=8)), hidden),
+            "context_hidden_states": lambda: self.floats(
+                BATCH, SEQUENCE, hidden * len(_find(self.config, "target_layer_ids", default=[0]))
+            ),
+            "inputs": lambda: self.floats(BATCH, 4000),
             "query_embeds": lambda: self.floats(BATCH, 8, hidden),
             "audio_codes": lambda: torch.randint(0, 8, (BATCH, codes, 8), generator=self.random),
             "rewards": lambda: self.floats(BATCH, SEQUENCE, 1),
@@ -267,6 +279,7 @@ def _grown(
 _SIZES = (
     (r"mat1 and mat2 shapes cannot be multiplied \(\d+x(?P<got>\d+) and (?P<want>\d+)x\d+\)", (-1,)),
     (r"to have (?P<want>\d+) channels, but got (?P<got>\d+) channels", (1, 2)),
+    (r"must match except in dimension \d+\. Expected size (?P<got>\d+) but got size (?P<want>\d+)", (1, -1, -2)),
     (r"normalized_shape=\[(?P<want>\d+)\].*size\[.*?(?P<got>\d+)\]", (-1,)),
     (r"tensor a \((?P<got>\d+)\) must match the size of tensor b \((?P<want>\d+)\)", (-1,)),
     (r"multiple of .*?(?P<want>\d+)\)?, but got (?P<got>\d+)", (-1, -2)),
