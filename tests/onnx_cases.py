@@ -445,6 +445,7 @@ CASES: tuple[Case, ...] = (
     case("ScatterElements", F(4, 4), I(4, 4, 1), F(4, 1), axis=1),
     case("ScatterElements", F(4, 4), I(3, 2, 4), F(2, 4), axis=1),
     case("ScatterND", F(4, 4, 3), V(1, 3), F(3), note="vector"),
+    case("ScatterND", F(4, 4, 3), I(4, 6, 2), F(6, 3), note="coordinates"),
     case("OneHot", I(4, 4, 4), S(4), V(0, 1)),
     case("OneHot", I(6, 4, 3), S(6), V(0, 1), axis=1),
     case("OneHot", I(4, 4, 4), S(4), V(0, 1), axis=0),

@@ -907,6 +907,63 @@ def test_sequences_are_barriers() -> None:
         assert str(reason) == f"sequences of tensors are not followed (node '{at}')"
 
 
+def test_entries_written_at_several_coordinates_stay() -> None:
+    """A removed entry would not be written: what lies there in the data would show."""
+    places = np.stack([np.arange(6) % 3, np.arange(6) % 4], 1)
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("Transpose", "h", "t", perm=[1, 0]), node("ScatterND", "data places t", "s"),
+         node("MatMul", "s w2", "g"), node("Relu", "g", "r"), node("MatMul", "r w3", "y")],
+        {"x": [2, 8]}, ["y"],
+        {"w1": weight(8, 6), "data": weight(3, 4, 2), "places": places, "w2": weight(2, 7), "w3": weight(7, 5)},
+    )  # fmt: skip
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w2[1]", 7)]
+    assert [str(reason) for reason in analysis.site_reasons("w1", 1)] == [
+        "every position of this axis writes something (node 's')"
+    ]
+
+
+def test_selections_that_are_empty_on_the_example() -> None:
+    """The runtime gives a mean over nothing the shape of its operand; what ONNX infers is right."""
+    proto = model(
+        [node("Greater", "x limit", "m"), node("NonZero", "m", "n"), node("Transpose", "n", "i", perm=[1, 0]),
+         node("MatMul", "x3 w1", "h"), node("Relu", "h", "r"), node("GatherND", "r i", "g"),
+         node("ReduceMean", "g last", "mean", keepdims=1), node("Add", "mean one", "a"), node("Div", "g a", "d"),
+         node("Reshape", "d flat", "f"), node("Reshape", "f rows", "back"), node("ScatterND", "r i back", "s"),
+         node("MatMul", "s w2", "t"), node("Relu", "t", "u"), node("MatMul", "u w3", "y")],
+        {"x": [2, 3], "x3": [2, 3, 8]}, ["y"],
+        {"w1": weight(8, 6), "limit": np.float32([1e9])[0], "last": ints(-1), "flat": ints(-1), "rows": ints(0, 6),
+         "one": np.ones(1, np.float32), "w2": weight(6, 7), "w3": weight(7, 5)},
+    )  # fmt: skip
+    proto.graph.node[10].attribute.append(helper.make_attribute("allowzero", 1))
+    _, analysis = prove(OnnxHost.load(proto))
+    assert sizes(analysis) == [("w2[1]", 7)]
+
+
+def test_indices_of_part_of_an_axis_in_double_precision() -> None:
+    """onnx's own evaluator refuses them."""
+    proto = model(
+        [node("GatherElements", "x i", "y", axis=1)], {"x": [4, 5, 3]}, ["y"], {"i": ints(4, 0, -1, 2).reshape(2, 2, 1)}
+    )
+    host = OnnxHost.load(proto)
+    inputs = host.example_inputs(0)
+    np.testing.assert_allclose(host.run(inputs, double=True)["y"], host.run(inputs)["y"], rtol=1e-6)
+
+
+def test_random_numbers_are_the_same_in_every_run(tmp_path: Path) -> None:
+    proto = model(
+        [node("MatMul", "x w1", "h"), node("RandomNormalLike", "x", "noise"), node("MatMul", "noise w1", "n"),
+         node("Add", "h n", "a"), node("Relu", "a", "r"), node("MatMul", "r w2", "y")],
+        {"x": [2, 8]}, ["y"], {"w1": weight(8, 6), "w2": weight(6, 5)},
+    )  # fmt: skip
+    host = OnnxHost.load(proto)
+    pruned, analysis = prove(host)
+    assert sizes(analysis) == [("w1[1]", 6)]
+    assert all(check.passed for check in verify(host, pruned, analysis, halved(analysis)))
+    pruned.save_onnx(tmp_path / "net.onnx")
+    assert not onnx.load(tmp_path / "net.onnx").graph.node[1].attribute  # as it was: no seed
+
+
 # -- sizes -------------------------------------------------------------------------------------------------------
 
 

@@ -23,6 +23,8 @@ RULES = {
         "pin scale=0.25; label h=head r=query-head d=qk-dim v=value-dim",
     ),
     "split heads": (layout.reshape((2, 5, 12), (2, 5, 3, 4)), "f f_1 (f_2 f_3) -> f f_1 f_2 f_3; carry 0"),
+    "reshape of nothing": (layout.reshape((2, 0, 4, 6), (2, 0, 24)), "f0 f1 f f_1 -> f0 f1 (f f_1); carry 0"),
+    "flattened nothing": (layout.reshape((0, 4), (0,)), "x0 x1 -> y0; fixed x0 x1 y0; carry 0"),
     "concat": (joining.joined([(2, 3, 8), (2, 4, 8)], 1), "x0 p0 x2, x0 p1 x2 -> x0 p0+p1 x2; carry 0 1"),
     "slice": (joining.sliced((2, 9), 1, 2, -3, stop_slot=("end", None)), "x0 a+b+c -> x0 b; size end=-c; carry 0"),
     "layer norm": (normalization.layer_norm((2, 5, 8), 1, [(8,), (8,)]), "n0 n1 c0, c0, c0 -> n0 n1 c0; normalized c0"),

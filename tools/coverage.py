@@ -1,10 +1,10 @@
 """How much of transformers graphprune prunes: every architecture, small, pruned by half and proven.
 
 Every architecture in transformers' mappings is built with a small config and random weights
-(``tools/small_models.py``), traced, analysed, pruned to half of every group at random and by l2, and proven: the
-masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs in a process of its own
-with limits of memory and time. Results go to a JSONL file as they come, and a run continues where it was stopped; the
-table is made from that file.
+(``tools/small_configs.py``, ``tools/small_inputs.py``), traced, analysed, pruned to half of every group at random and
+by l2, and proven: the masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs
+in a process of its own with limits of memory and time. Results go to a JSONL file as they come, and a run continues
+where it was stopped; the table is made from that file.
 
     python tools/coverage.py [--only PATTERN] [--jobs N] [--results coverage.jsonl] [--table tools/coverage.md]
 """
@@ -26,7 +26,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +43,44 @@ from graphprune.errors import GraphpruneError
 
 STAGES = ("built", "exported", "analysed", "pruned", "proven")
 EMBEDDINGS = ("aten.embedding.default",)
+Measure = Callable[[str, dict[str, Any]], None]
+"""Takes one architecture, by name, through all stages, and notes in the record what was reached."""
 
 
 def line(error: BaseException) -> str:
-    """An error in one line."""
-    text = re.sub(r"'?/\S*/site-packages/", "", " ".join(str(error).split()))  # no paths of this machine in the table
+    """An error in one line: that of PyTorch's exporter is the one that it wraps."""
+    while type(error).__name__ in ("ConversionError", "TorchExportError") and error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))
+    text = re.sub(r"'?/\S*/site-packages/", "", text)  # no paths of this machine in the table
     return f"{type(error).__name__}: {text}"[:240]
 
 
 def build(model_type: str) -> tuple[Any, dict[str, Any]]:
-    """A small model of a type, and arguments that it runs on; the first of its classes for which both are found."""
+    """A small model of a type, and arguments that it runs on; the first of its configs and classes that has both."""
     import torch
-    from small_models import candidates, small_config, small_inputs
+    from small_configs import PARAMETERS, candidates, small_configs
+    from small_inputs import small_inputs
 
     classes = candidates(model_type)
     if not classes:
         raise LookupError("part of another model: transformers maps no class to it")
     first: Exception | None = None
-    for each in classes:
-        try:
-            torch.manual_seed(0)
-            model = each(small_config(model_type)).float().eval()
-            return model, small_inputs(model, model.config)
-        except Exception as error:  # noqa: BLE001  (a config that is too small for this class)
-            first = first or error
+    for config in small_configs(model_type):
+        for each in classes[:4]:
+            try:
+                torch.manual_seed(0)
+                with torch.device("meta"):
+                    size = sum(p.numel() for p in each(config).parameters())
+                if size > PARAMETERS:
+                    raise MemoryError(f"{size} parameters")
+                torch.manual_seed(0)
+                model = each(config).float().eval()
+                return model, small_inputs(model, model.config)
+            except ImportError:
+                raise
+            except Exception as error:  # noqa: BLE001  (a config that is too small for this class)
+                first = first or error
     assert first is not None
     raise first
 
@@ -143,7 +159,7 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
         raise AssertionError(f"proof failed: {', '.join(failed)}")
 
 
-def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
+def work(name: str, measured: Measure, pipe: Any, memory: int) -> None:
     """The process of one architecture."""
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable(logging.CRITICAL)
@@ -151,10 +167,10 @@ def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    record: dict[str, Any] = {"type": model_type, "stage": ""}
+    record: dict[str, Any] = {"type": name, "stage": ""}
     begin = time.perf_counter()
     try:
-        measure(model_type, record, onnx=onnx)
+        measured(name, record)
     except BaseException as error:  # noqa: BLE001
         record["error"] = line(error)
         if not isinstance(error, GraphpruneError | LookupError | AssertionError):
@@ -164,8 +180,8 @@ def work(model_type: str, pipe: Any, memory: int, onnx: bool) -> None:
     os._exit(0)
 
 
-def sweep(names: list[str], options: argparse.Namespace) -> None:
-    """Runs what has no result yet, ``--jobs`` at a time."""
+def sweep(names: list[str], measured: Measure, options: argparse.Namespace) -> None:
+    """Measures each in a process of its own, ``--jobs`` at a time, and appends what comes to the results."""
     context = multiprocessing.get_context("fork")
     running: dict[str, tuple[Any, Any, float]] = {}
     waiting = list(reversed(names))
@@ -174,7 +190,7 @@ def sweep(names: list[str], options: argparse.Namespace) -> None:
         while waiting and len(running) < options.jobs:
             name = waiting.pop()
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=work, args=(name, theirs, options.memory << 30, options.onnx))
+            process = context.Process(target=work, args=(name, measured, theirs, options.memory << 30))
             process.start()
             theirs.close()
             running[name] = (process, ours, time.monotonic())
@@ -228,29 +244,41 @@ def latest(path: Path) -> dict[str, dict[str, Any]]:
     return dict(sorted(found.items()))
 
 
-def main() -> int:
-    """Sweeps and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, results: str, seconds: int) -> argparse.ArgumentParser:
+    """The options that all sweeps share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN", help="model types, with * and ?")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seconds", type=int, default=300, help="limit of time for one architecture")
+    parser.add_argument("--seconds", type=int, default=seconds, help="limit of time for one architecture")
     parser.add_argument("--memory", type=int, default=12, help="limit of address space for one, in GiB")
-    parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path(results))
     parser.add_argument("--table", type=Path, help="write the table of all results here")
     parser.add_argument("--again", action="store_true", help="run those that have a result too")
     parser.add_argument("--retry", action="store_true", help="run those that have an error too")
+    return parser
+
+
+def left(names: list[str], options: argparse.Namespace) -> list[str]:
+    """The names that are asked for and have no result yet, in an order that is random and always the same."""
+    known = latest(options.results)
+    names = [name for name in names if any(fnmatchcase(name, p) for p in options.only)]
+    if not options.again:
+        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
+    random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
+    return names
+
+
+def main() -> int:
+    """Sweeps and writes the table."""
+    parser = arguments(__doc__, "coverage.jsonl", 300)
     parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=True, help="export and run the file")
     options = parser.parse_args()
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    known = latest(options.results)
-    names = [name for name in sorted(CONFIG_MAPPING_NAMES) if any(fnmatchcase(name, p) for p in options.only)]
-    if not options.again:
-        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
+    names = left(sorted(CONFIG_MAPPING_NAMES), options)
     if names:
         warm_up(onnx=options.onnx)
-        random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
-        sweep(names, options)
+        sweep(names, partial(measure, onnx=options.onnx), options)
     if options.table:
         from coverage_table import table
 

@@ -384,6 +384,9 @@ def gather_nd(c: Call) -> Rule:
 def scatter_nd(c: Call) -> Rule:
     """``ScatterND``: every index must stay, or something is not written."""
     data, indices, updates, fixed, reads = _nd_layouts(c, 0)
+    if not reads:  # nothing follows where several axes are addressed
+        written = [factor for dim in indices[:-1] for factor in factors_of(dim)]
+        fixed.update((factor, "every position of this axis writes something") for factor in written)
     return Rule((data, indices, updates), (data,), fixed, reads=reads, writes=indices[:-1])
 
 

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_branches import nested
+from graphprune.hosts.onnx_draws import seeded
 from graphprune.hosts.onnx_reference import OPERATORS
 from graphprune.hosts.onnx_store import Store, fill_inline, inline_array, with_weights
 from graphprune.pipeline.host import Array, Arrays
@@ -28,7 +29,7 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     Raises:
         ModelError: The reference evaluator cannot run it (an operator that it does not have, for example).
     """
-    wide = with_weights(nested(proto), store, fill_inline)
+    wide = with_weights(seeded(nested(proto)), store, fill_inline)
     del wide.graph.value_info[:]
     _widen(wide.graph)
     wanted = {value.name for value in wide.graph.input}

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.frontends.onnx_values import Inferred, Partial, known, subgraphs_of
+from graphprune.hosts.onnx_draws import RANDOM
 from graphprune.hosts.onnx_runtime import session_of
 from graphprune.hosts.onnx_store import Store, has_data
 from graphprune.hosts.onnx_surgery import Surgery
@@ -28,8 +29,7 @@ REPEATED_ELEMENTS = 1024
 """Largest constant that replaces an operator which only repeats a value (a fill, an expand)."""
 
 _REPEATING = ("ConstantOfShape", "Expand", "Tile", "EyeLike")
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
-_NEVER = (*_RANDOM, "DequantizeLinear", "Constant")
+_NEVER = (*RANDOM, "DequantizeLinear", "Constant")
 
 
 def fold(

@@ -19,6 +19,7 @@ from graphprune.frontends.onnx_values import Inferred, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, outside_branches
 from graphprune.hosts.onnx_double import run_double
+from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
 from graphprune.hosts.onnx_load import load_model
@@ -234,9 +235,18 @@ class OnnxHost:
     def _fits(self, name: str, array: Array) -> bool:
         return name in self.given and self.given[name].shape == array.shape
 
-    @cached_property
+    @property
     def _session(self) -> ort.InferenceSession:
+        """A new one where random numbers are drawn: each session begins at the seed."""
+        return session_of(self.proto, self.store) if self._draws else self._kept_session
+
+    @cached_property
+    def _kept_session(self) -> ort.InferenceSession:
         return session_of(self.proto, self.store)
+
+    @cached_property
+    def _draws(self) -> bool:
+        return draws(self.proto.graph)
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""

@@ -236,6 +236,14 @@ def _rotary(x: Operands, a: Attributes) -> tuple[Array, ...]:
     return (_merged(y) if packed else y,)
 
 
+def _gathered(x: Operands, a: Attributes) -> tuple[Array, ...]:
+    """``GatherElements`` whose indices may cover only the first part of the other axes, which onnx's own refuses."""
+    value, indices = _all(x)
+    at = a.get("axis", 0) % value.ndim
+    cut = value[tuple(slice(None) if i == at else slice(n) for i, n in enumerate(indices.shape))]
+    return (np.take_along_axis(cut, indices, at),)
+
+
 _TABLE: Mapping[str, Callable[[Operands, Attributes], tuple[Array, ...]]] = {
     "FusedConv": _conv,
     "FusedGemm": _gemm,
@@ -265,5 +273,6 @@ def _operator(name: str, domain: str, function: Callable[[Operands, Attributes],
 OPERATORS: tuple[type[OpRun], ...] = (
     *(_operator(name, "com.microsoft", function) for name, function in _TABLE.items()),
     _operator("SimplifiedLayerNormalization", "", _rms_norm),
+    _operator("GatherElements", "", _gathered),
 )
 """For the evaluator's ``new_ops``."""

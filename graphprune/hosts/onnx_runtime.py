@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_branches import nested
+from graphprune.hosts.onnx_draws import seeded
 from graphprune.hosts.onnx_save import EXTERNAL_BYTES, write_external
 from graphprune.hosts.onnx_shapes import bound_model
 from graphprune.hosts.onnx_store import Store, fill_inline, n_bytes, with_weights
@@ -32,7 +33,7 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: i
         ModelError: onnxruntime refuses the model.
     """
     store = store or {}
-    proto = nested(proto)
+    proto = seeded(nested(proto))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

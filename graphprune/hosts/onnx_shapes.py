@@ -213,7 +213,7 @@ def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[s
     for tensor in model.graph.initializer:
         found[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
     for name, (data_type, sizes) in probed.items():
-        found[name] = onnx.helper.make_tensor_type_proto(data_type, list(sizes))
+        found[name] = onnx.helper.make_tensor_type_proto(data_type, _certain(found.get(name), sizes))
     values = constants_of(model.graph)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, kind in found.items():
@@ -232,6 +232,14 @@ def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[s
             shapes.setdefault(node.output[0], result.values.shape)
     types = {name: kind.tensor_type.elem_type for name, kind in found.items() if kind.HasField("tensor_type")}
     return shapes, types
+
+
+def _certain(kind: TypeProto | None, sizes: tuple[int, ...]) -> list[int]:
+    """A probed shape, but for the sizes that inference is sure of: the runtime does not reduce what has no elements."""
+    dims = kind.tensor_type.shape.dim if kind is not None else ()
+    if 0 not in sizes or len(dims) != len(sizes):
+        return list(sizes)
+    return [dim.dim_value if dim.HasField("dim_value") else size for dim, size in zip(dims, sizes, strict=True)]
 
 
 def _shape(kind: TypeProto) -> tuple[int, ...] | None:

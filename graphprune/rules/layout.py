@@ -47,6 +47,8 @@ def reshape(
 
 def _refine(operand: Shape, result: Shape) -> tuple[tuple[Dim, ...], tuple[Dim, ...], dict[Factor, str]]:
     """The factors that both shapes are products of; what does not align is fixed, each side on its own."""
+    if 0 in operand:
+        return _refine_empty(operand, result)
     before: list[list[Dim]] = [[] for _ in operand]
     after: list[list[Dim]] = [[] for _ in result]
     fixed: dict[Factor, str] = {}
@@ -74,6 +76,18 @@ def _refine(operand: Shape, result: Shape) -> tuple[tuple[Dim, ...], tuple[Dim, 
         a += x[1] == 1
         b += y[1] == 1
     return tuple(product(*parts) for parts in before), tuple(product(*parts) for parts in after), fixed
+
+
+def _refine_empty(operand: Shape, result: Shape) -> tuple[tuple[Dim, ...], tuple[Dim, ...], dict[Factor, str]]:
+    """The same where there are no elements: axes that are equal up to the first empty one, what lies behind it."""
+    n = operand.index(0) + 1
+    if operand[:n] == result[:n] and prod(operand[n:]) == prod(result[n:]):
+        first = axes("f", operand[:n])
+        before, after, fixed = _refine(operand[n:], result[n:])
+        return (*first, *before), (*first, *after), fixed
+    sides = axes("x", operand), axes("y", result)
+    fixed = {factor: MISALIGNED for side in sides for dim in side for factor in factors_of(dim)}
+    return *sides, fixed
 
 
 def _block_end(left: list[list[int]], right: list[list[int]], a: int, b: int) -> tuple[int, int]:
