@@ -330,6 +330,25 @@ def test_lstm(bidirectional: bool) -> None:
     assert tuple(proof.pruned.tensor("lstm.weight_ih_l0").shape) == (16, 5)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_lstm_with_a_projection(bidirectional: bool) -> None:
+    """Cells and what they show of themselves are groups of their own; more cells than projections stay."""
+    width = 12 if bidirectional else 6
+    net = Net(
+        lambda m, x: m.head(m.lstm(m.embed(x))[0]),
+        embed=lambda: nn.Linear(12, 10), head=lambda: nn.Linear(width, 4),
+        lstm=lambda: nn.LSTM(10, 16, num_layers=2, batch_first=True, bidirectional=bidirectional, proj_size=6),
+    )  # fmt: skip
+    proof = prove(net, SEQUENCE)
+    assert sorted(kinds(proof).values()) == [("neuron", 10), ("recurrent", 6), ("recurrent", 16)]
+    assert proof.group("lstm.weight_ih_l0[0]").minimum == 7
+    assert tuple(proof.pruned.tensor("lstm.weight_hr_l0").shape) == (3, 8)
+    result = gp.prune(net, SEQUENCE, target="macs=0.6", align=1, verify=False)
+    assert isinstance(result.module, Net)
+    lstm = result.module.lstm
+    assert lstm.proj_size == lstm.weight_hr_l0.shape[0] < lstm.hidden_size == lstm.weight_hr_l0.shape[1] < 16
+
+
 def test_recurrent_layers_that_are_calls_of_their_own() -> None:
     net = Net(
         lambda m, x: m.head(m.b(m.a(x)[0])[0][:, -1]),
