@@ -333,28 +333,21 @@ def test_lstm(bidirectional: bool) -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_lstm_with_a_projection(bidirectional: bool) -> None:
+    """Cells and what they show of themselves are groups of their own; more cells than projections stay."""
+    width = 12 if bidirectional else 6
     net = Net(
         lambda m, x: m.head(m.lstm(m.embed(x))[0]),
-        embed=lambda: nn.Linear(12, 10), head=lambda: nn.Linear(6 if bidirectional else 3, 4),
-        lstm=lambda: nn.LSTM(10, 8, num_layers=2, proj_size=3, batch_first=True, bidirectional=bidirectional),
+        embed=lambda: nn.Linear(12, 10), head=lambda: nn.Linear(width, 4),
+        lstm=lambda: nn.LSTM(10, 16, num_layers=2, batch_first=True, bidirectional=bidirectional, proj_size=6),
     )  # fmt: skip
     proof = prove(net, SEQUENCE)
-    assert sorted(kinds(proof).values()) == [("neuron", 10), ("recurrent", 8)]
-    names = ("weight_ih", "weight_hh", "weight_hr")
-    shapes = [tuple(proof.pruned.tensor(f"lstm.{name}_l1").shape) for name in names]
-    assert shapes == [(16, 6 if bidirectional else 3), (16, 3), (3, 4)]
-
-
-def test_cells_of_an_lstm_stay_more_than_its_projection() -> None:
-    net = Net(
-        lambda m, x: m.head(m.lstm(x)[0]),
-        head=lambda: nn.Linear(6, 4), lstm=lambda: nn.LSTM(12, 8, proj_size=6, batch_first=True),
-    )  # fmt: skip
-    result = cut(net, SEQUENCE, target="params=0.9", align=1)
+    assert sorted(kinds(proof).values()) == [("neuron", 10), ("recurrent", 6), ("recurrent", 16)]
+    assert proof.group("lstm.weight_ih_l0[0]").minimum == 7
+    assert tuple(proof.pruned.tensor("lstm.weight_hr_l0").shape) == (3, 8)
+    result = gp.prune(net, SEQUENCE, target="macs=0.6", align=1)
     assert isinstance(result.module, Net)
-    assert (result.module.lstm.hidden_size, result.module.lstm.proj_size) == (7, 6)
-    with pytest.raises(TargetError, match="'params=0.5' cannot be met"):
-        cut(net, SEQUENCE, target="params=0.5", align=1)
+    lstm = result.module.lstm
+    assert lstm.proj_size == lstm.weight_hr_l0.shape[0] < lstm.hidden_size == lstm.weight_hr_l0.shape[1] < 16
 
 
 def test_recurrent_layers_that_are_calls_of_their_own() -> None:

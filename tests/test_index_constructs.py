@@ -360,6 +360,27 @@ def test_histogram_in_terms_of_known_operators(arguments: tuple[float, ...]) -> 
     assert torch.equal(torch.histc(x, *arguments), torch_onnx._histc(x, *arguments))
 
 
+@pytest.mark.parametrize("dim", [0, -1])
+@pytest.mark.parametrize(
+    "x", [torch.randn(3, 4, 5), torch.randint(-3, 3, (3, 4, 5)), torch.ones(2, 3)], ids=["floats", "ties", "ones"]
+)
+def test_running_extremes_in_terms_of_known_operators(x: torch.Tensor, dim: int) -> None:
+    for ours, theirs in ((torch_onnx._cummax, torch.cummax), (torch_onnx._cummin, torch.cummin)):
+        for got, expected in zip(ours(x, dim), theirs(x, dim), strict=True):
+            assert torch.equal(got, expected)
+
+
+def test_checks_that_all_is_true_are_exported() -> None:
+    def forward(m, x):
+        y = F.relu(m.a(x))
+        fine = torch.ops.aten._is_all_true(torch.isfinite(x))
+        return torch.where(fine, m.b(y), 0.0)
+
+    net = Net(forward, a=lambda: nn.Linear(12, 8), b=lambda: nn.Linear(8, 4))
+    proof = gp.prune(net, SEQUENCE, target="macs=0.8", align=1).report.proof
+    assert {check.name for check in proof if check.passed} == {"masked", "permutation", "onnxruntime"}
+
+
 def test_grouped_product_in_terms_of_known_operators() -> None:
     x, weights, offsets = torch.randn(6, 8), torch.randn(3, 8, 12), torch.tensor([2, 2, 6], dtype=torch.int32)
     expected = torch.ops.aten._grouped_mm(x, weights, offsets)

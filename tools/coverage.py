@@ -153,6 +153,12 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
                 record["onnx"] = float(f"{check.difference:.2g}")
                 if not check.passed:
                     record["onnx_error"] = f"differs by {check.difference:.2g}"
+                    host.save_onnx(path)
+                    whole = parity(host, path, feeds)
+                    if not whole.passed:
+                        record["onnx_error"] = (
+                            f"what the exporter writes of the whole model differs by {whole.difference:.2g}"
+                        )
             except Exception as error:  # noqa: BLE001
                 record["onnx_error"] = line(error)
     if failed:

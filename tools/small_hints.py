@@ -21,6 +21,10 @@ _STRIPES = {
     **{f"horizontal_small_to_long_conv_{ratio}ratio": [[1, n], 1, [0, n // 2]] for ratio, n in _RATIOS},
     **{f"symmetric_conv_long_{ratio}ratio": [n, 1, n // 2] for ratio, n in _RATIOS},
 }  # fmt: skip
+_EFFICIENT = {
+    "width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320, "image_size": IMAGE,
+    "in_channels": [32, 16, 24, 40, 80, 112, 192], "out_channels": [16, 24, 40, 80, 112, 192, 320],
+}  # fmt: skip
 _DINO = {
     "model_type": "dinov2", "image_size": 32, "patch_size": 8, "hidden_size": WIDTH, "num_hidden_layers": 2,
     "num_attention_heads": HEADS,
@@ -71,6 +75,11 @@ _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
         "fov_model_config": _DINO, "intermediate_hook_ids": [1, 0], "intermediate_feature_dims": [32, 32],
         "scaled_images_feature_dims": [64, 64, 32], "fusion_hidden_size": 32,
     }),
+    ("efficientnet", _EFFICIENT),
+    ("molmo2_adapter", {"vision_feature_layer": [1, 0]}),
+    ("deepseek_ocr2_text", {"mlp_layer_types": ["dense", "sparse"]}),
+    ("diffusion_gemma_text", {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}),
+    ("pp_ocrv5_mobile_rec", {"image_size": [64, 160]}),
     ("timesfm2_5", {"context_length": 256}),
 )  # fmt: skip
 

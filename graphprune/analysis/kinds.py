@@ -78,14 +78,17 @@ def _majors(layouts: Mapping[str, Layout], minors: Collection[Factor]) -> set[Fa
     """The factors that stand before one of ``minors`` in a product: key-value heads before their query heads."""
     found: set[Factor] = set()
 
+    wanted = frozenset(minors)
+
     def walk(dim: Dim) -> None:
+        if isinstance(dim, Factor) or wanted.isdisjoint(dim.factors):
+            return
         if isinstance(dim, Product):
             for major, minor in zip(dim.parts, dim.parts[1:], strict=False):
-                if minor in minors:
+                if minor in wanted:
                     found.update(factors_of(major))
-        if not isinstance(dim, Factor):
-            for part in dim.parts:
-                walk(part)
+        for part in dim.parts:
+            walk(part)
 
     for layout in layouts.values() if minors else ():
         for dim in layout:

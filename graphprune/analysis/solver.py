@@ -8,6 +8,7 @@ split into.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import gcd
@@ -183,19 +184,26 @@ class Solver:
 
     def _unify_sum(self, left: Dim, right: Dim, where: str) -> None:
         """Cuts both sides at the union of their boundaries and unifies part by part."""
-        while isinstance(left, Sum) or isinstance(right, Sum):
-            size = min(_first_size(left), _first_size(right))
+        a, b = deque((left,)), deque((right,))
+        while a:
+            x, y = self._next(a), self._next(b)
             try:
-                head_left, rest_left = self.cut(left, size)
-                head_right, rest_right = self.cut(right, size)
+                if x.size > y.size:
+                    x, rest = self.cut(x, y.size)
+                    a.appendleft(rest)
+                elif y.size > x.size:
+                    y, rest = self.cut(y, x.size)
+                    b.appendleft(rest)
             except MisalignedError:
-                self._give_up((left, right), where)
+                self._give_up((concat(x, *a), concat(y, *b)), where)
                 return
-            self.unify(head_left, head_right, where)
-            left, right = self.resolve(rest_left), self.resolve(rest_right)
-            if left.size == 0:
-                return
-        self.unify(left, right, where)
+            self.unify(x, y, where)
+
+    def _next(self, parts: deque[Dim]) -> Dim:
+        """Takes the first part of a sum, as it is at present, that is no sum itself."""
+        while isinstance(first := self.resolve(parts.popleft()), Sum):
+            parts.extendleft(reversed(first.parts))
+        return first
 
     def _unify_products(self, a: Product, b: Product, where: str) -> None:
         """Matches majors, then minors; where sizes differ, splits both by their gcd."""
@@ -223,7 +231,3 @@ class Solver:
 
 def _piece(name: str, size: int) -> Dim:
     return ONE if size == 1 else Factor(name, size)
-
-
-def _first_size(dim: Dim) -> int:
-    return dim.parts[0].size if isinstance(dim, Sum) else dim.size

@@ -184,6 +184,7 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
                 source: Any = layer.weight_ih_l0
                 gates = {"LSTM": 4, "GRU": 3}.get(layer.mode, 1)
                 layer.hidden_size, layer.input_size = hidden.shape[0] // gates, source.shape[1]
+                layer.proj_size = hidden.shape[1] if layer.proj_size else 0
 
 
 def _renamed(size: int, resized: Sequence[Resized]) -> int:

@@ -150,10 +150,33 @@ def _histc(x: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> 
     return hit.to(x.dtype).sum(0)
 
 
-_UNKNOWN: dict[str, Callable[..., torch.Tensor]] = {
+def _extremes(x: torch.Tensor, dim: int, *, largest: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest (or smallest) element so far, and where the last such one is."""
+    y = x.movedim(dim, -1)
+    at = torch.arange(y.shape[-1], device=x.device)
+    before = at <= at.unsqueeze(1)
+    # what lies behind repeats the first element, which is in reach of all
+    seen = torch.where(before, y.unsqueeze(-2), y[..., :1].unsqueeze(-2))
+    values = seen.amax(-1) if largest else seen.amin(-1)
+    last = torch.where(before & (y.unsqueeze(-2) == values.unsqueeze(-1)), at, -1).amax(-1)
+    return values.movedim(-1, dim), last.movedim(-1, dim)
+
+
+def _cummax(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return _extremes(x, dim, largest=True)
+
+
+def _cummin(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return _extremes(x, dim, largest=False)
+
+
+_UNKNOWN: dict[str, Callable[..., Any]] = {
     "aten._grouped_mm.default": _grouped_mm,
     "transformers.grouped_mm_fallback.default": _grouped_mm,
     "aten.histc.default": _histc,
+    "aten.cummax.default": _cummax,
+    "aten.cummin.default": _cummin,
+    "aten._is_all_true.default": torch.all,
 }
 """Operators that torch.onnx cannot translate, in terms of those that it can."""
 

@@ -28,9 +28,8 @@ def recurrent(
     it. Layers that are calls of their own are groups of their own. Two directions give the output ``h+h``. A removed
     unit is one whose weights, bias and initial state are zero: then its state stays zero, and the others do not see it.
 
-    An LSTM with a projection ``p h`` hands on ``p`` in place of ``h``, which is then inside its cells only:
-    ``t b i, l b p, l b h, (gate h) i, (gate h) p, (gate h), (gate h), p h -> t b p, l b p, l b h``. The operator takes
-    states of equal sizes for those of a layer without a projection, so ``p`` stays whole, and ``h`` larger than it.
+    An LSTM with a projection has a weight ``p h`` more for each cell, and ``p`` takes the place of ``h`` in the output
+    and in the first state. PyTorch tells it by two states of different sizes, so that more units than ``p`` stay.
 
     Args:
         operands: The input, the states, and the parameters as torch orders them (layer by layer, direction by
@@ -45,37 +44,36 @@ def recurrent(
     Raises:
         Refusal: The operands are not as expected.
     """
-    x, (state, *cell) = operands[0], operands[1 : 1 + n_states]
+    x, state = operands[0], operands[1]
     directions = 2 if bidirectional else 1
-    projected = bool(cell) and cell[0] != state
+    cell = operands[n_states]
+    projected = state is not None and cell is not None and state[-1] != cell[-1]
     per_cell = (4 if biases else 2) + projected
     parameters = operands[1 + n_states :]
-    if x is None or state is None or len(x) != 3 or len(parameters) != n_layers * directions * per_cell:
+    if x is None or state is None or cell is None or len(x) != 3 or len(parameters) != n_layers * directions * per_cell:
         raise Refusal("a recurrent layer with packed sequences or an unbatched input")
     t, b = (axis("t", x[0]), axis("b", x[1])) if not batch_first else (axis("t", x[1]), axis("b", x[0]))
-    i, handed, gate, layer = axis("i", x[2]), axis("h", state[2]), axis("gate", gates), axis("l", state[0])
-    h = axis("c", cell[0][2]) if projected and cell[0] is not None else handed
+    i, h, gate, layer = axis("i", x[2]), axis("h", cell[2]), axis("gate", gates), axis("l", state[0])
+    seen = axis("p", state[2]) if projected else h
     rows = product(gate, h)
-    out = concat(*[handed] * directions)
+    out = concat(*[seen] * directions)
+    projection: tuple[Layout, ...] = ((seen, h),) if projected else ()
     vectors: tuple[Layout, ...] = ((rows,), (rows,)) if biases else ()
-    projection: tuple[Layout, ...] = ((handed, h),) if projected else ()
     cells: list[Layout] = []
     macs: list[Layout] = []
     for depth in range(n_layers):
         source: Dim = i if depth == 0 else out
         for _ in range(directions):
-            weights: tuple[Layout, ...] = ((rows, source), (rows, handed))
-            cells.extend((*weights, *vectors, *projection))
-            macs.extend((t, b, *each) for each in (*weights, *projection))
+            cells.extend(((rows, source), (rows, seen), *vectors, *projection))
+            macs.extend(((t, b, rows, source), (t, b, rows, seen), *((t, b, *each) for each in projection)))
     lead = (b, t) if batch_first else (t, b)
     fixed: dict[Factor, str] = dict.fromkeys(factors_of(t), "a recurrent layer runs along this axis")
     fixed.update(dict.fromkeys(factors_of(gate), "gates of a recurrent layer"))
     fixed.update(dict.fromkeys(factors_of(layer), "layers and directions of a recurrent layer"))
-    if projected:
-        fixed.update(dict.fromkeys(factors_of(handed), "a recurrent layer with a projection is told by its size"))
-    states = ((layer, b, handed), (layer, b, h))[:n_states]
-    labels = dict.fromkeys(factors_of(i), "neuron")
-    labels |= dict.fromkeys(factors_of(h), "recurrent")
-    least = ((h, handed.size + 1),) if projected else ()
-    operands_of = ((*lead, i), *states, *cells)
-    return Rule(operands_of, ((*lead, out), *states), fixed, macs=tuple(macs), labels=labels, least=least)
+    states = ((layer, b, seen), (layer, b, h))[:n_states]
+    labels = {factor: "recurrent" for dim in (seen, h) for factor in factors_of(dim)}
+    labels.update(dict.fromkeys(factors_of(i), "neuron"))
+    least = ((h, state[2] + 1),) if projected else ()
+    return Rule(
+        ((*lead, i), *states, *cells), ((*lead, out), *states), fixed, macs=tuple(macs), labels=labels, least=least
+    )
