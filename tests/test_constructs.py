@@ -16,7 +16,6 @@ from torch_proof import Proof, prove
 
 import graphprune as gp
 from graphprune import ops
-from graphprune.errors import TargetError
 from graphprune.passes.verify import verify
 from graphprune.planning.blockers import list_blockers
 
