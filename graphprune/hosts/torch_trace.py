@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx
@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import ModelError
 from graphprune.frontends.aten_rows import OPEN
 from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute
+from graphprune.hosts.torch_values import GivenValues, read_values
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -109,27 +110,40 @@ The cache is an output that nobody asked for; the eager loop runs over the exper
 """
 
 
-def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> tuple[ExportedProgram, Example]:
+class Trace(NamedTuple):
+    """A traced program.
+
+    Attributes:
+        program: The program.
+        example: The example, with further inputs where there are any.
+        pinned: Tensors of the example whose values decided sizes and branches.
+    """
+
+    program: ExportedProgram
+    example: Example
+    pinned: tuple[torch.Tensor, ...] = ()
+
+
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> Trace:
     """Exports a module as a functional program.
 
     A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
     in place of untraceable code; what that computes beforehand (lengths of sequences, positions of patches) becomes
-    further inputs.
-
-    Returns:
-        The program, and the example with further inputs where there are any.
+    further inputs. The last try gives sizes and branches that depend on inputs of whole numbers as they are in the
+    example (:mod:`graphprune.hosts.torch_values`).
 
     Raises:
         ModelError: torch.export cannot trace it.
     """
     with quiet(), inference(model):
         try:
-            program = _exported(model, example, dynamic_shapes)
+            trace = Trace(_exported(model, example, dynamic_shapes), example)
         except Exception as error:  # the exporter raises whatever the user's code raises
-            if (again := _with_patches(model, example, dynamic_shapes)) is None:
+            again = _with_patches(model, example, dynamic_shapes) or _with_values(model, example, dynamic_shapes)
+            if again is None:
                 raise ModelError(_failure(model, error)) from error
-            program, example = again
-    return functional(program), example
+            trace = again
+    return trace._replace(program=functional(trace.program))
 
 
 def _exported(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> ExportedProgram:
@@ -137,9 +151,7 @@ def _exported(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> 
     return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
-def _with_patches(
-    model: torch.nn.Module, example: Example, dynamic_shapes: Any
-) -> tuple[ExportedProgram, Example] | None:
+def _with_patches(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> Trace | None:
     """The program traced with transformers' patches, if transformers is there, knows the model, and they help."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
@@ -153,8 +165,22 @@ def _with_patches(
     try:
         precompute_export_inputs(model, kwargs)
         with apply_patches("dynamo"), reset_model_state(model):
-            return _exported(model, (args, kwargs), dynamic_shapes), (args, kwargs)
+            return Trace(_exported(model, (args, kwargs), dynamic_shapes), (args, kwargs))
     except Exception:  # noqa: BLE001  (the error of the first try is the one that the user can act on)
+        return None
+
+
+def _with_values(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> Trace | None:
+    """The program traced with the values that the example's run reads, if all that it needs may be given."""
+    if dynamic_shapes is not None:  # values may depend on the sizes that are to stay open
+        return None
+    try:
+        noted = read_values(model, *example)
+        if not noted:
+            return None
+        with GivenValues(noted):
+            return Trace(_exported(model, example, None), example, noted.inputs)
+    except Exception:  # noqa: BLE001  (as above)
         return None
 
 
