@@ -128,6 +128,29 @@ def test_a_mask_may_select_from_what_varies() -> None:
     assert prove(Net().eval(), (X, LENGTHS)).host.pinned == ("n",)
 
 
+def test_sizes_from_buffers_are_constants() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv1d(3, 8, 3), nn.Conv1d(8, 4, 3)
+            self.register_buffer("stride", torch.tensor(4))
+            self.register_buffer("padding", torch.tensor(2))
+
+        def forward(self, x, n):
+            missing = -x.shape[-1] % self.stride
+            y = self.first(F.pad(x, (self.padding, missing)))
+            return self.second(y), y.mean((1, 2)) * n[: n.max()].sum()  # a size that an input decides stays open
+
+    proof = prove(Net().eval(), (torch.randn(2, 3, 13), torch.tensor([1, 2, 1])))
+    assert [group.size for group in proof.groups] == [8]
+    assert proof.host.pinned == ()
+    first = proof.host.graph().values["conv1d"]
+    assert (first.shape, first.dynamic) == ((2, 8, 16), frozenset())
+    feeds = proof.host.example_inputs()
+    assert np.isfinite(proof.host.run(feeds | {"n": np.array([1, 1, 1])})["output_1"]).all()
+
+
 def test_open_sizes_are_not_closed() -> None:
     with pytest.raises(ModelError, match="^torch.export cannot trace 'Packed': "):
         TorchHost.trace(Packed(), (X, LENGTHS), {"x": {0: torch.export.Dim.AUTO}, "lengths": None})

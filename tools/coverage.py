@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 
-from graphprune.errors import GraphpruneError
+from graphprune.errors import GraphpruneError, ModelError
 
 STAGES = ("built", "exported", "analysed", "pruned", "proven")
 EMBEDDINGS = ("aten.embedding.default",)
@@ -88,6 +88,7 @@ def build(model_type: str) -> tuple[Any, dict[str, Any]]:
 def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     """Takes one architecture through all stages; what was reached stands in ``record``."""
     import torch
+    from small_inputs import with_masks
 
     from graphprune.analysis.groups import analyze_graph
     from graphprune.api import parity
@@ -102,7 +103,12 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     model, inputs = build(model_type)
     record.update(model=type(model).__name__, stage="built", params=sum(p.numel() for p in model.parameters()))
     begin = time.perf_counter()
-    host = TorchHost.trace(model, inputs)
+    try:
+        host = TorchHost.trace(model, inputs)
+    except ModelError:
+        if (masked := with_masks(model, inputs)).keys() == inputs.keys():
+            raise
+        host = TorchHost.trace(model, masked)
     record.update(stage="exported", trace_seconds=round(time.perf_counter() - begin, 2))
     host = host.folded()
     begin = time.process_time()

@@ -236,6 +236,17 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
     raise RuntimeError(f"no inputs found: {type(told[0]).__name__}: {told[0]}" if told else "no inputs known")
 
 
+def with_masks(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The arguments with masks that hide nothing: what a model makes of absent ones may differ while it is traced."""
+    names = inspect.signature(model.forward).parameters
+    more = {
+        mask: torch.ones(inputs[ids].shape, dtype=torch.int64)
+        for mask, ids in (("attention_mask", "input_ids"), ("decoder_attention_mask", "decoder_input_ids"))
+        if mask in names and mask not in inputs and ids in inputs
+    }
+    return {**inputs, **more}
+
+
 def _grown(
     model: torch.nn.Module, inputs: Inputs, chosen: list[str], names: list[str], failures: list[Exception]
 ) -> dict[str, torch.Tensor] | None:

@@ -130,7 +130,7 @@ def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None)
     A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
     in place of untraceable code; what that computes beforehand (lengths of sequences, positions of patches) becomes
     further inputs. The last try gives sizes and branches that depend on inputs of whole numbers as they are in the
-    example (:mod:`graphprune.hosts.torch_values`).
+    example (:mod:`graphprune.hosts.torch_values`). Sizes that a model computes from its buffers are constants always.
 
     Raises:
         ModelError: torch.export cannot trace it.
@@ -138,6 +138,8 @@ def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None)
     with quiet(), inference(model):
         try:
             trace = Trace(_exported(model, example, dynamic_shapes), example)
+            if any(node.target in _READS for node in trace.program.graph.nodes):
+                trace = _with_values(model, example, dynamic_shapes, constants=True) or trace
         except Exception as error:  # the exporter raises whatever the user's code raises
             again = _with_patches(model, example, dynamic_shapes) or _with_values(model, example, dynamic_shapes)
             if again is None:
@@ -170,12 +172,22 @@ def _with_patches(model: torch.nn.Module, example: Example, dynamic_shapes: Any)
         return None
 
 
-def _with_values(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> Trace | None:
-    """The program traced with the values that the example's run reads, if all that it needs may be given."""
+def _with_values(
+    model: torch.nn.Module, example: Example, dynamic_shapes: Any, *, constants: bool = False
+) -> Trace | None:
+    """The program traced with the values that the example's run reads, if all that it needs may be given.
+
+    Args:
+        model: The module.
+        example: The example.
+        dynamic_shapes: As for ``torch.export``.
+        constants: Give what follows from no input only.
+    """
     if dynamic_shapes is not None:  # values may depend on the sizes that are to stay open
         return None
     try:
         noted = read_values(model, *example)
+        noted = noted.constants() if constants else noted
         if not noted:
             return None
         with GivenValues(noted):
@@ -236,6 +248,7 @@ def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
 
 
 _ATEN = torch.ops.aten
+_READS = (_ATEN.item.default, _ATEN._local_scalar_dense.default)
 _VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default)
 _SPLITS = (
     _ATEN.split.Tensor,

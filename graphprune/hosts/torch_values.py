@@ -19,8 +19,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+_VARYING = -1
 Place = tuple[str, str, int]
 """Name of a function, and file and line of the call."""
+
+Origin = frozenset[int]
+"""Positions of the inputs of whole numbers that something follows from; :data:`_VARYING` where anything else."""
 
 
 @dataclass
@@ -28,18 +32,39 @@ class Readings:
     """What the code of a model read, in order, at each place.
 
     Attributes:
-        values: Python values, and whether they may be given.
+        values: Python values, and what they follow from.
         sizes: Shapes of tensors whose sizes depend on values, likewise.
-        inputs: The tensors of the example that the values which may be given follow from.
+        whole: The example's tensors of whole numbers.
     """
 
-    values: dict[Place, list[tuple[Any, bool]]] = field(default_factory=lambda: defaultdict(list))
-    sizes: dict[Place, list[tuple[list[tuple[int, ...]], bool]]] = field(default_factory=lambda: defaultdict(list))
-    inputs: tuple[torch.Tensor, ...] = ()
+    values: dict[Place, list[tuple[Any, Origin]]] = field(default_factory=lambda: defaultdict(list))
+    sizes: dict[Place, list[tuple[list[tuple[int, ...]], Origin]]] = field(default_factory=lambda: defaultdict(list))
+    whole: tuple[torch.Tensor, ...] = ()
+
+    def constants(self) -> Readings:
+        """The readings that follow from no input, and for the others that they may not be given."""
+        return Readings(_closed(self.values), _closed(self.sizes), self.whole)
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor, ...]:
+        """The tensors of the example that the readings which may be given follow from."""
+        told = frozenset[int]().union(*(origin for origin in self._origins if _VARYING not in origin))
+        return tuple(tensor for position, tensor in enumerate(self.whole) if position in told)
 
     def __bool__(self) -> bool:
         """Whether anything may be given."""
-        return any(fixed for found in (self.values, self.sizes) for each in found.values() for _, fixed in each)
+        return any(_VARYING not in origin for origin in self._origins)
+
+    @property
+    def _origins(self) -> list[Origin]:
+        return [origin for found in (self.values, self.sizes) for each in found.values() for _, origin in each]
+
+
+def _closed(found: dict[Place, list[tuple[Any, Origin]]]) -> dict[Place, list[tuple[Any, Origin]]]:
+    return {
+        place: [(value, frozenset((_VARYING,)) if origin else origin) for value, origin in each]
+        for place, each in found.items()
+    }
 
 
 def read_values(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Readings:
@@ -47,14 +72,12 @@ def read_values(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     inputs = list(_tensors((args, kwargs)))
     whole = [tensor for tensor in inputs if not tensor.is_floating_point()]
     origins = _Origins([*model.parameters(), *(t for t in inputs if t.is_floating_point())], whole)
-    noted = Readings()
+    noted = Readings(whole=tuple(whole))
     with origins, _Noted(noted, origins):
         model(*args, **kwargs)
-    noted.inputs = tuple(tensor for position, tensor in enumerate(whole) if position in origins.told)
     return noted
 
 
-_VARYING = -1
 _FILLED = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | frozenset(
     f"new_{fill}" for fill in ("zeros", "ones", "full", "empty", "empty_strided")
 )
@@ -68,19 +91,10 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.origins = {_storage(tensor): frozenset((position,)) for position, tensor in enumerate(whole)}
         self.origins.update(dict.fromkeys(map(_storage, varying), frozenset((_VARYING,))))
-        self.told: set[int] = set()
 
-    def of(self, *values: Any) -> frozenset[int]:
+    def of(self, *values: Any) -> Origin:
         """What the tensors among the values depend on."""
-        return frozenset().union(*(self.origins.get(_storage(tensor), ()) for tensor in _tensors(values)))
-
-    def fixed(self, *values: Any) -> bool:
-        """Whether no tensor among the values depends on what varies; notes the inputs that tell it."""
-        found = self.of(*values)
-        if _VARYING in found:
-            return False
-        self.told |= found
-        return True
+        return frozenset[int]().union(*(self.origins.get(_storage(tensor), ()) for tensor in _tensors(values)))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator: what it makes or writes to depends on all that it reads."""
@@ -114,15 +128,15 @@ class _Noted(_Reader):
         args, kwargs = _read_apart(func, args, kwargs, self._number)
         made = func(*args, **kwargs)
         if func in _READS or func is _T.tolist:
-            place, fixed = _place(func), self.origins.fixed(args, kwargs)
+            place, origin = _place(func), self.origins.of(args, kwargs)
             if func is _T.tolist:  # while tracing, it reads one element after the other
                 values, place = args[0].flatten().tolist(), ("item", *place[1:])
             else:
                 values = [made]
-            self.noted.values[place].extend((value, fixed) for value in values)
+            self.noted.values[place].extend((value, origin) for value in values)
         elif _sized_by_values(func, args, kwargs):
             shapes = [tuple(tensor.shape) for tensor in _tensors(made)]
-            self.noted.sizes[_place(func)].append((shapes, self.origins.fixed(*_deciding(func, args, kwargs))))
+            self.noted.sizes[_place(func)].append((shapes, self.origins.of(*_deciding(func, args, kwargs))))
         return made
 
 
@@ -139,25 +153,25 @@ class GivenValues(_Reader):
         kwargs = kwargs or {}
         args, kwargs = _read_apart(func, args, kwargs, self._number)
         if func in _READS:
-            value, fixed = self._next(self.noted.values, func, (None, False))
-            if fixed:
+            value, origin = self._next(self.noted.values, func)
+            if _VARYING not in origin:
                 _check(args[0], value)
                 return value
         made = func(*args, **kwargs)
         if _sized_by_values(func, args, kwargs):
-            shapes, fixed = self._next(self.noted.sizes, func, ((), False))
+            shapes, origin = self._next(self.noted.sizes, func)
             tensors = list(_tensors(made))
-            if fixed and len(shapes) == len(tensors):
+            if _VARYING not in origin and len(shapes) == len(tensors):
                 for tensor, shape in zip(tensors, shapes, strict=True):
                     for size, known in zip(tensor.shape, shape, strict=True):
                         torch._check(size == known)  # type: ignore[no-untyped-call]
         return made
 
-    def _next(self, noted: Any, func: Any, absent: Any) -> Any:
+    def _next(self, noted: Any, func: Any) -> Any:
         place = _place(func)
         found, at = noted.get(place, []), self.seen[place]
         self.seen[place] += 1
-        return found[at % len(found)] if found else absent  # the exporter runs the code more than once
+        return found[at % len(found)] if found else (None, {_VARYING})  # the exporter runs the code more than once
 
 
 def _check(tensor: torch.Tensor, value: Any) -> None:
