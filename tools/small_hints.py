@@ -90,6 +90,7 @@ _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("videoprism_vision_model", {"tubelet_size": [1, 4, 4], "image_size": 32, "intermediate_size": 4 * WIDTH}),
     ("vitpose_backbone", {"patch_size": [8, 8], "image_size": [32, 32]}),
     ("pix2struct_vision_model", {"d_ff": 4 * WIDTH, "num_hidden_layers": 4}),
+    ("ernie4_5_vl_moe_text", {"rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 4]}}),
     ("layoutlmv3", {"num_hidden_layers": 4, "input_size": IMAGE}),
     ("seggpt", {"pretrain_image_size": 32, "mlp_dim": 4 * WIDTH}),
     ("audio-spectrogram-transformer", {**_DEEP, "patch_size": 8, "max_length": 64, "num_mel_bins": 32}),
