@@ -492,6 +492,8 @@ PARTS = [
     case("narrow.default", F(2, 9), 1, 2, 5),
     case("slice_scatter.default", F(2, 9), F(2, 4), 1, 3, 7),
     case("slice_scatter.default", F(2, 8), F(2, 4), 1, 0, OPEN, 2, note="strided"),
+    case("slice_scatter.default", F(2, 9), F(2, 3), 1, 1, OPEN, 3, note="strided, from the second on"),
+    case("slice_scatter.default", F(2, 9), F(2, 5), 1, 0, OPEN, 2, note="strided with a rest"),
     case("select_scatter.default", F(2, 3, 4), F(2, 4), 1, 2),
     case("pad.default", F(2, 3, 4), [1, 2, 0, 3], "constant", 0.5),
     case("pad.default", F(2, 5, 6), [1, 2], "reflect", note="reflect"),

@@ -174,6 +174,26 @@ def test_plain_recurrent_layers(bidirectional: bool) -> None:
 # -- views and writes ------------------------------------------------------------------------------------------------
 
 
+def test_interleaved_rotary_embedding_that_is_written_in_place() -> None:
+    def forward(m, x):
+        q, k, v = (t.view(2, 6, 3, 4).transpose(1, 2) for t in m.qkv(x).chunk(3, -1))
+
+        def turned(t):
+            y = torch.empty_like(t)
+            y[..., ::2] = -t[..., 1::2]
+            y[..., 1::2] = t[..., ::2]
+            return t * m.cos + y * m.sin
+
+        y = F.scaled_dot_product_attention(turned(q), turned(k), v)
+        return m.out(y.transpose(1, 2).reshape(2, 6, 12))
+
+    angles = (torch.arange(6.0)[:, None] * torch.tensor([1.0, 0.1])).repeat_interleave(2, 1)
+    net = Net(
+        forward, qkv=lambda: nn.Linear(12, 36), out=lambda: nn.Linear(12, 5), cos=angles.cos, sin=angles.sin,
+    )  # fmt: skip
+    assert sorted(kinds(prove(net, SIX)).values()) == [("head", 3), ("rotary-pair", 2), ("value-dim", 4)]
+
+
 def test_writes_in_place_through_views_of_views() -> None:
     def forward(m, x):
         y = m.a(x)
