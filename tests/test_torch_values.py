@@ -154,3 +154,30 @@ def test_sizes_from_buffers_are_constants() -> None:
 def test_open_sizes_are_not_closed() -> None:
     with pytest.raises(ModelError, match="^torch.export cannot trace 'Packed': "):
         TorchHost.trace(Packed(), (X, LENGTHS), {"x": {0: torch.export.Dim.AUTO}, "lengths": None})
+
+
+@pytest.mark.parametrize("unused", [False, True])
+def test_rows_sorted_by_the_expert_that_they_choose(unused: bool) -> None:
+    """The parts are as long as values say, which depend on weights: their axis stays, the width goes through."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.router, self.up, self.out = nn.Linear(6, 3), nn.Linear(6, 8), nn.Linear(7, 4)
+            self.experts = nn.Parameter(torch.randn(3, 7, 8))
+            if unused:
+                self.router.bias.data[1] = -99
+
+        def forward(self, x):
+            choice = self.router(x).argmax(-1)
+            order = choice.argsort(stable=True)
+            sizes = (choice.unsqueeze(1) == torch.arange(3)).sum(0).tolist()
+            parts = self.up(x)[order].split(sizes)
+            y = torch.cat([F.linear(part, self.experts[i]) for i, part in enumerate(parts)])
+            return self.out(torch.zeros_like(y).index_add(0, order, y))
+
+    proof = prove(Net().eval(), X)
+    assert sorted(group.size for group in proof.groups) == ([8] if unused else [7, 8])
+    if unused:  # nothing can be said of the rows that the example does not have, and sizes are made up
+        assert "does not fit the shape" in " ".join(proof.reasons("experts[1]"))

@@ -172,7 +172,8 @@ def _equal_parts(call: Call, slot: str | None) -> Rule:
     at = call.get("dim", 0) % len(call.x)
     sizes = {shape[at] for shape in results(call)}
     if len(sizes) > 1 or sizes.pop() * len(call.results) != call.x[at]:
-        raise Refusal(f"'{call.op}' into parts of different or unknown sizes")
+        reason = f"'{call.op}' into parts of different or unknown sizes"
+        return pointwise.along(call.x, results(call), (at,), reason)
     dims = axes("x", call.y)
     whole = (*dims[:at], concat(*[dims[at]] * len(call.results)), *dims[at + 1 :])
     slots = () if slot is None or dims[at] is ONE else (SizeSlot(slot, dims[at]),)

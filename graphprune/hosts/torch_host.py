@@ -116,7 +116,7 @@ class TorchHost:
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
         spec = program.call_spec
-        graph, tensors = normal_form(program)
+        graph, tensors = normal_form(program, (example[0], dict(example[1])))
         return cls(
             Draft(graph),
             tensors,

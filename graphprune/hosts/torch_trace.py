@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.frontends.aten_rows import OPEN
-from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute
+from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute, has_example
 from graphprune.hosts.torch_values import GivenValues, read_values
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -231,13 +231,13 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
-def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
+def normal_form(program: ExportedProgram, example: Example) -> tuple[fx.Graph, dict[str, Any]]:
     """The program's graph in normal form, and what its ``get_attr`` nodes stand for, under the user's names."""
     with quiet():
         module = program.module(check_guards=False)
     graph = module.graph
     tensors = {str(node.target): attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
-    annotate(graph, tensors)
+    annotate(graph, tensors, _shapes_seen(module, program.call_spec.in_spec, example))
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -245,6 +245,42 @@ def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
             _normalize(tensors, node)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     return graph, {name: tensor for name, tensor in tensors.items() if name in used}
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a module and notes the shapes of what it computes."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, Any] = {}
+        self.empty = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node."""
+        result = super().run_node(n)
+        if n.op == "call_function":
+            self.empty |= any(
+                isinstance(each, torch.Tensor) and not each.numel() for each in pytree.tree_leaves(result)
+            )
+            self.shapes[n] = pytree.tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
+        return result
+
+
+def _shapes_seen(module: fx.GraphModule, in_spec: Any, example: Example) -> Mapping[fx.Node, Any]:
+    """The shapes of all values on the example, if there are sizes that tracing does not know since values decide.
+
+    None where the example leaves some values empty, of which rules could say nothing.
+    """
+    values = (value for node in module.graph.nodes for value in pytree.tree_leaves(node.meta.get("val")))
+    if all(has_example(value) for value in values if isinstance(value, torch.Tensor)):
+        return {}
+    shapes = _Shapes(module)
+    try:
+        with quiet(), torch.no_grad():
+            shapes.run(*fx._pytree.tree_flatten_spec(example, in_spec), enable_io_processing=False)
+    except Exception:  # noqa: BLE001  (weights without values, say: then sizes stay unknown)
+        return {}
+    return {} if shapes.empty else shapes.shapes
 
 
 _ATEN = torch.ops.aten
