@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphprune.calibration.apart import apart
 from graphprune.calibration.collect import MEMORY, collect
 from graphprune.errors import OptionError
 from graphprune.pipeline.passes import Pass
@@ -20,11 +21,13 @@ class Calibrate(Pass):
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
         memory: Bytes that products may take at a time; what does not fit is collected in further walks.
+        apart: Whether one batch of four is left out, for trials of what is fitted to the others.
     """
 
     name: ClassVar[str] = "calibrate"
     products: bool = True
     memory: int = MEMORY
+    apart: bool = False
 
     def run(self, state: State) -> State:
         """The state with statistics.
@@ -40,10 +43,11 @@ class Calibrate(Pass):
         known = state.batches.statistics
         if known is not None and known.fits(analysis, full=self.products):
             return replace(state, statistics=known)
+        taken = [state.batches[i] for i in apart(len(state.batches))[0]] if self.apart else state.batches
         found = collect(
             state.host,
             analysis,
-            state.batches,
+            taken,
             full=self.products,
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),

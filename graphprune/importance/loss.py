@@ -132,9 +132,13 @@ class Standard:
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""
+        return self.loss_of(run(batch) for batch, *_ in self._data)
+
+    def loss_of(self, found: Iterable[Arrays]) -> float:
+        """The mean loss of outputs, for each batch of the data."""
         losses = []
-        for batch, wanted, categorical, variance in self._data:
-            _, output = first_output(run(batch))
+        for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
+            _, output = first_output(outputs)
             if not categorical:
                 losses.append(float(np.square(output - wanted.reshape(output.shape)).mean()) / variance)
                 continue
