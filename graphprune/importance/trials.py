@@ -166,20 +166,19 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
 
 
 def _curves(scores: Scores, points: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> dict[str, Float]:
-    """Curves through what was measured, with the shape of the sums of scores between and beyond it."""
+    """Curves through what was measured: between two points a power of the sum of scores, beyond them in proportion."""
     highest = max((loss for _, losses in points.values() for loss in losses if np.isfinite(loss)), default=1.0)
-    factors: dict[str, tuple[Sequence[int], Float]] = {}
+    known: dict[str, tuple[Float, Float]] = {}
     for name, (counts, losses) in points.items():
-        predicted = _predicted(scores[name])[list(counts)]
-        known = np.clip(np.nan_to_num(losses, nan=highest, posinf=highest), LEAST * highest, None)
-        factors[name] = counts, np.log(np.maximum.accumulate(known) / predicted)
-    typical = float(np.median(np.concatenate([each for _, each in factors.values()]))) if factors else 0.0
+        clipped = np.clip(np.nan_to_num(losses, nan=highest, posinf=highest), LEAST * highest, None)
+        known[name] = np.log(_predicted(scores[name])[list(counts)]), np.log(np.maximum.accumulate(clipped))
+    typical = float(np.median(np.concatenate([y - x for x, y in known.values()]))) if known else 0.0
     curves = {}
     for name, each in scores.items():
-        counts, logs = factors.get(name, ([0], np.array([typical])))
-        removed = np.arange(len(each) + 1)
-        found = _predicted(each) * np.exp(np.interp(removed, counts, logs))
-        curves[name] = np.maximum.accumulate(found)[::-1]
+        x, y = known.get(name, (np.zeros(1), np.full(1, typical)))
+        at = np.log(_predicted(each)[1:])
+        found = np.interp(at, x, y) + np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0)
+        curves[name] = np.concatenate([[0.0], np.exp(found)])[::-1]
     return curves
 
 
