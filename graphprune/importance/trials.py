@@ -74,7 +74,7 @@ def loss_curves(
     """
     assert evidence.host is not None
     statistics = evidence.measured("trials")
-    host, consumers = _with_biases(evidence.host, statistics)
+    host, consumers = with_biases(evidence.host, statistics)
     order = {node.name: i for i, node in enumerate(host.graph().nodes)}
     first = {
         group.name: min((consumers[each.node] for each in found), key=lambda each: order[each.node])
@@ -96,7 +96,7 @@ def loss_curves(
             counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
             losses = []
             for count in counts:
-                trial = host.replaced(_refitted(host, read, consumers, ranked[:count]))
+                trial = host.replaced(refitted(host, read, consumers, ranked[:count]))
                 run = trial.stretch(spool.names(), outputs)
                 losses.append(standard.loss_of(run(spool[i])[1] for i in range(len(batches))))
             if counts:
@@ -105,7 +105,7 @@ def loss_curves(
     return _curves(scores, points)
 
 
-def _with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:
+def with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:
     """The model with a bias at every consumer that can have one of its own, and its consumers by node."""
     known = {each.node for found in statistics.consumers.values() for each in found}
     consumers = {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
@@ -116,10 +116,17 @@ def _with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Co
     return host, {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
 
 
-def _refitted(
+def refitted(
     host: Host, read: Sequence[Reading], consumers: Mapping[str, Consumer], gone: NDArray[np.int64]
 ) -> dict[str, Float]:
-    """The stored tensors of a group's consumers without the columns of some units, the others refitted."""
+    """The stored tensors of a group's consumers without the columns of some units, the others refitted.
+
+    Args:
+        host: The model with biases, and ``consumers``, from :func:`with_biases`.
+        read: How the group is read, from :func:`graphprune.importance.evidence.readings`.
+        consumers: By node.
+        gone: Indices of units.
+    """
     changes: dict[str, Float] = {}
     for reading in read:
         use = consumers[reading.consumer.node]
