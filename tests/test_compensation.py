@@ -469,6 +469,34 @@ def _shard(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+def _prune_shard(rank: int, folder: str, options: dict[str, str]) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    mine = [batch for i, batch in enumerate(batches_of((4, 6, 24), 12)) if i % 2 == rank]
+    result = gp.prune(f"{folder}/net.onnx", target={"macs": 0.6}, align=1, calibration=mine, verify=False, **options)
+    result.save_onnx(f"{folder}/{rank}.onnx")
+    torch.distributed.destroy_process_group()
+
+
+def weights_of(path) -> dict[str, np.ndarray]:
+    return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize("options", [{}, {"criterion": "bonsai", "allocation": "evolution"}], ids=["default", "runs"])
+def test_two_processes_prune_and_refit_alike_on_all_of_the_data(tmp_path, options):
+    TorchHost.trace(built(Gated), (torch.randn(4, 6, 24),)).save_onnx(tmp_path / "net.onnx")
+    torch.multiprocessing.spawn(_prune_shard, args=(str(tmp_path), options), nprocs=2)
+    first, second = (weights_of(tmp_path / f"{rank}.onnx") for rank in range(2))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+    half = [batch for i, batch in enumerate(batches_of((4, 6, 24), 12)) if i % 2 == 0]
+    alone = gp.prune(tmp_path / "net.onnx", target={"macs": 0.6}, align=1, calibration=half, verify=False, **options)
+    alone.save_onnx(tmp_path / "alone.onnx")
+    other = weights_of(tmp_path / "alone.onnx")
+    # what one of them does with its half of the data alone is something else
+    assert any(name not in other or not np.array_equal(value, other[name]) for name, value in first.items())
+
+
 def test_two_processes_share_the_calibration_data(tmp_path):
     TorchHost.trace(built(Gated), (torch.randn(4, 6, 24),)).save_onnx(tmp_path / "net.onnx")
     torch.multiprocessing.spawn(_shard, args=(str(tmp_path),), nprocs=2)

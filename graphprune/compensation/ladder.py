@@ -22,6 +22,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.processes import summed
 from graphprune.calibration.products import (
     Rows,
     centre_of,
@@ -72,6 +73,11 @@ class Residuals:
     def __add__(self, other: Residuals) -> Residuals:
         """The sums over the positions of both."""
         return Residuals(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def over_processes(self) -> Residuals:
+        """The sums over the positions that all processes have seen."""
+        found = {each.name: summed(getattr(self, each.name)) for each in fields(self) if each.name != "count"}
+        return Residuals(count=int(summed(np.array(self.count))), **found)
 
     def add(self, x: Rows, r: Rows, t: Rows) -> None:
         """Counts positions in: ``x: [n, g, c]``, ``r`` and ``t: [n, g, o]``, in single or double precision."""

@@ -150,7 +150,9 @@ class _Counter:
     def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of the scale and the shift of each channel."""
         scaling = self._scaling
-        found = refit(self._sums, "ols" if scaling.shift is None and rung == "affine" else rung, ridges[0])
+        found = refit(
+            self._sums.over_processes(), "ols" if scaling.shift is None and rung == "affine" else rung, ridges[0]
+        )
         done = [Compensated(scaling.node, scaling.scale, scaling.shift, found.before, found.after)]
         scale = self._pruned.read(scaling.scale).astype(np.float64)
         changes: dict[str, Array] = {scaling.scale: scale * (1 + found.weight.reshape(scale.shape))}

@@ -169,14 +169,20 @@ class _Counter:
                 self._flush(use, held)
         by_part = {_part(use): _rung(use, rung, len(fit)) for use in fit}
         rungs = list(by_part.values())
-        sums = [self._sums[part, False] for part in by_part]
-        others = [self._sums[part, True] for part in by_part if (part, True) in self._sums]
+        sums, others = ([self._summed(fit[0], (part, held)) for part in by_part] for held in (False, True))
         ridge = ridges[0]
-        if len(others) == len(sums):
+        if all(each.count for each in (*sums, *others)):
             ridge = chosen_ridge(sums, others, rungs, ridges)
-            sums = [one + other for one, other in zip(sums, others, strict=True)]
-        found = refit_shared(sums, rungs, ridge)
+        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], rungs, ridge)
         return replace(found, biases=tuple(bias / _times(fit) for bias in found.biases))
+
+    def _summed(self, use: Consumer, key: tuple[str, bool]) -> Residuals:
+        """The sums of one part over all processes."""
+        own = self._sums.get(key)
+        if own is None:
+            groups, rows, columns = self._weights[use.weight].shape
+            own = Residuals.zeros(groups, columns, rows)
+        return own.over_processes()
 
 
 def _sums(stage: WeightStage) -> list[tuple[Consumer, ...]]:

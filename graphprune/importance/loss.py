@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.calibration.consumers import consumers_of, find_consumers
+from graphprune.calibration.processes import summed
 from graphprune.errors import OptionError
 from graphprune.importance.evidence import Evidence, Float
 from graphprune.ir.dims import unit_of
@@ -135,7 +136,7 @@ class Standard:
         return self.loss_of(run(batch) for batch, *_ in self._data)
 
     def loss_of(self, found: Iterable[Arrays]) -> float:
-        """The mean loss of outputs, for each batch of the data."""
+        """The mean loss of outputs, for each batch of the data, over all processes."""
         losses = []
         for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
             _, output = first_output(outputs)
@@ -148,7 +149,8 @@ class Standard:
                 losses.append(float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()))
             else:
                 losses.append(-float(np.take_along_axis(log_q, wanted[..., None].astype(np.int64), -1).mean()))
-        return float(np.mean(losses))
+        total, count = summed(np.array([sum(losses), len(losses)]))
+        return float(total / max(count, 1))
 
 
 class Objective:
