@@ -113,6 +113,7 @@ def prune(
     target: str | Iterable[str] | Mapping[str, float | str] | None = None,
     calibration: Any = None,
     samples: int = SAMPLES,
+    statistics: str | Path | None = None,
     evaluate: Any = None,
     metric: str | None = None,
     compensation: str | None = None,
@@ -154,6 +155,7 @@ def prune(
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
+        statistics: A file (``.npz``) of what was measured on them: read if it is there, else written.
         evaluate: Your metric, measured before and after: a function that takes a
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
             (``"package.module:function"``), or labelled data.
@@ -211,6 +213,11 @@ def prune(
         criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
         allocation = allocation or (MEASURED_ALLOCATION if measured else ALLOCATION)
         rung = compensation or ("affine" if measured else "none")
+        calibrate = measuring(criterion, allocation)
+        if statistics is not None:
+            if calibrate is None:
+                raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
+            calibrate = replace(calibrate, file=str(statistics))
         passes = default_pipeline(
             Analyze(tuple(protect)),
             Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
@@ -231,7 +238,7 @@ def prune(
             ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
             if protect_ratio
             else None,
-            measuring(criterion, allocation),
+            calibrate,
             Compensate(rung) if rung != "none" else None,
             MeasureLosses(tuple(only), tuple(protect)) if allocation == MEASURED and parsed else None,
         )

@@ -206,6 +206,10 @@ def prune(
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="statistics.npz", help="What calibration measured: read if it is there, else written."),
+    ] = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
     criterion: Criterion = None,
@@ -268,6 +272,7 @@ def prune(
             model,
             target=target,
             calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            statistics=statistics,
             evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
             metric=metric,
             criterion=criterion,

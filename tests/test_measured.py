@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from test_cli import small_model
 
 import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
@@ -207,3 +208,23 @@ def test_trials_are_made_once_for_several_targets(model, monkeypatch):
     monkeypatch.setattr("graphprune.passes.measure_losses.loss_curves", lambda *args, **kwargs: pytest.fail("again"))
     gp.prune(model, target={"macs": 0.6}, calibration=batches, verify=False)
     assert MeasureLosses.name == "measure-losses"
+
+
+def test_statistics_are_written_once_and_read_again(model, tmp_path, monkeypatch):
+    options = {"target": {"macs": 0.7}, "align": 1, "calibration": {"x": X}, "verify": False}
+    file = tmp_path / "statistics.npz"
+    first = gp.prune(model, statistics=file, **options)
+    assert first.plan.parameters == gp.prune(model, **options).plan.parameters
+    monkeypatch.setattr("graphprune.passes.calibrate.collect", lambda *args, **kwargs: pytest.fail("measured again"))
+    assert gp.prune(model, statistics=file, **options).plan.parameters == first.plan.parameters
+    with pytest.raises(OptionError, match="another model"):
+        gp.prune(small_model(tmp_path / "other.onnx"), statistics=file, **options)
+    with pytest.raises(OptionError, match="takes no statistics"):
+        gp.prune(model, statistics=file, target={"macs": 0.7})
+
+
+def test_statistics_without_products_are_refused(model, tmp_path):
+    options = {"target": {"macs": 0.7}, "calibration": {"x": X}, "statistics": tmp_path / "few.npz"}
+    gp.prune(model, criterion="wifv", allocation="isomorphic", **options)
+    with pytest.raises(OptionError, match="no products"):
+        gp.prune(model, **options)
