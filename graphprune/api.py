@@ -637,6 +637,12 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
+    if state.original is not None and state.original.pinned:
+        names = ", ".join(f"'{name}'" for name in state.original.pinned)
+        notes.append(
+            f"sizes or branches of the model follow from the values of {names}, and were traced as in the example; "
+            "a module refuses other values, an ONNX file does not notice them"
+        )
     if state.batches is not None and state.batches.random:
         notes.append(
             "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 
-from graphprune.errors import GraphpruneError
+from graphprune.errors import GraphpruneError, ModelError
 
 STAGES = ("built", "exported", "analysed", "pruned", "proven")
 EMBEDDINGS = ("aten.embedding.default",)
@@ -88,7 +88,21 @@ def build(model_type: str) -> tuple[Any, dict[str, Any]]:
 def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     """Takes one architecture through all stages; what was reached stands in ``record``."""
     import torch
+    from small_inputs import with_masks
 
+    torch.set_num_threads(1)
+    model, inputs = build(model_type)
+    try:
+        measure_module(model, inputs, record, onnx=onnx)
+    except ModelError:
+        masked = with_masks(model, inputs)
+        if record["stage"] != "built" or masked.keys() == inputs.keys():
+            raise
+        measure_module(model, masked, record, onnx=onnx)
+
+
+def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shapes: Any = None, *, onnx: bool) -> None:
+    """Takes a module through all stages; what was reached stands in ``record``."""
     from graphprune.analysis.groups import analyze_graph
     from graphprune.api import parity
     from graphprune.collector import frozen_heap
@@ -98,12 +112,10 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
     from graphprune.passes.verify import compare, judged, masks, verify
     from graphprune.planning.blockers import list_blockers
 
-    torch.set_num_threads(1)
-    model, inputs = build(model_type)
     record.update(model=type(model).__name__, stage="built", params=sum(p.numel() for p in model.parameters()))
     begin = time.perf_counter()
-    host = TorchHost.trace(model, inputs)
-    record.update(stage="exported", trace_seconds=round(time.perf_counter() - begin, 2))
+    host = TorchHost.trace(model, inputs, dynamic_shapes)
+    record.update(stage="exported", trace_seconds=round(time.perf_counter() - begin, 2), pinned=list(host.pinned))
     host = host.folded()
     begin = time.process_time()
     with frozen_heap():
@@ -123,13 +135,13 @@ def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
         barriers=dict(Counter(f"{n.op}: {n.reason}" for n in graph.nodes if n.rule is None).most_common(8)),
     )
     rng = np.random.default_rng(0)
-    half = {g.factor: np.sort(rng.choice(g.size, max(1, g.size // 2), replace=False)) for g in analysis.groups}
+    half = {g.factor: np.sort(rng.choice(g.size, g.at_least(g.size // 2), replace=False)) for g in analysis.groups}
     pruned = host.edited(slice_edits(analysis, half))
     feeds = host.example_inputs()
     pruned.run(feeds)
     scores = criterion("l2").score(Evidence(analysis, host.read, 0))
     order = {g: np.argsort(-scores[g.name], kind="stable") for g in analysis.groups}
-    best = {g.factor: np.sort(found[: max(1, g.size // 2)]) for g, found in order.items()}
+    best = {g.factor: np.sort(found[: g.at_least(g.size // 2)]) for g, found in order.items()}
     smaller = host.edited(slice_edits(analysis, best))
     smaller.run(feeds)
     record["stage"] = "pruned"

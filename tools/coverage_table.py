@@ -11,7 +11,8 @@ Record = Mapping[str, Any]
 
 def table(records: Mapping[str, Record]) -> str:
     """Markdown: a summary, the architectures that were analysed, and those that were not, with the reason."""
-    rows = list(records.values())
+    toys = [r for r in records.values() if r.get("toy")]
+    rows = [r for r in records.values() if not r.get("toy")]
     parts = [r for r in rows if "part of another model" in r.get("error", "")]
     whole = [r for r in rows if r not in parts]
     unbuilt = [r for r in whole if not r["stage"]]
@@ -37,8 +38,33 @@ def table(records: Mapping[str, Record]) -> str:
     if exported:
         good = sum("onnx_error" not in r for r in exported)
         lines.append(f"- {good} of {len(exported)} exported files compute the same in onnxruntime.")
-    lines += ["", "## Analysed", ""]
-    lines += _rows(
+    if pinned := [r for r in traced if r.get("pinned")]:
+        lines.append(
+            f"- {len(pinned)} were traced with sizes or branches as in the example, since they follow from the values "
+            "of inputs of whole numbers (grids of patches, lengths, masks)."
+        )
+    if toys:
+        good = sum(r["stage"] == "proven" for r in toys)
+        lines.append(f"- {good} of {len(toys)} toy nets of the tests are proven (`tools/coverage_toys.py`).")
+    lines += [
+        "",
+        "Real ONNX files and the files of `onnx/backend/test/data/light`: `coverage_onnx.txt`. Files that both",
+    ]
+    lines += ["of PyTorch's exporters write of these architectures: `coverage_exports.md`."]
+    lines += ["", "## Analysed", "", *_analysed(analysed)]
+    failed = [r for r in traced if r["stage"] != "proven"]
+    if toys:
+        lines += ["", "## Toy nets", "", *_analysed([r for r in toys if "share" in r])]
+        failed += [r for r in toys if r["stage"] != "proven"]
+    for title, found in (("Failed", failed), ("Not traceable", untraced), ("Not built", unbuilt)):
+        if found:
+            lines += ["", f"## {title}", ""]
+            lines += _rows(("type", "reason"), ((r["type"], _cell(r.get("error", ""), 200)) for r in found))
+    return "\n".join(lines) + "\n"
+
+
+def _analysed(records: Iterable[Record]) -> list[str]:
+    return _rows(
         ("type", "class", "reached", "share", "groups", "largest difference", "s", "what keeps most whole"),
         (
             (
@@ -46,15 +72,9 @@ def table(records: Mapping[str, Record]) -> str:
                 f"{r['seconds']:.2f}",
                 _reason(r),
             )
-            for r in analysed
+            for r in records
         ),
     )  # fmt: skip
-    failed = [r for r in traced if r["stage"] != "proven"]
-    for title, found in (("Failed", failed), ("Not traceable", untraced), ("Not built", unbuilt)):
-        if found:
-            lines += ["", f"## {title}", ""]
-            lines += _rows(("type", "reason"), ((r["type"], _cell(r.get("error", ""), 200)) for r in found))
-    return "\n".join(lines) + "\n"
 
 
 def _difference(record: Record) -> str:

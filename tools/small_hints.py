@@ -30,6 +30,9 @@ _DINO = {
     "num_attention_heads": HEADS,
 }  # fmt: skip
 
+_DEEP = {"num_hidden_layers": 4, "intermediate_size": 4 * WIDTH}
+"""For bare encoders, whose width is that of their output and stays: most of the real ones is not at the ends either."""
+
 _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("blip-2 instructblip instructblipvideo", {"image_token_index": VOCAB - 2, "video_token_index": VOCAB - 2}),
     ("d_fine deimv2 pp_doclayout_v2 pp_doclayout_v3 pp_doclayout_v4",
@@ -53,7 +56,6 @@ _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("hunyuan_v1_dense hunyuan_v1_moe ministral", {"head_dim": HEAD}),
     ("hunyuan_vl_text", {"head_dim": HEAD, "rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 2, 2]}}),
     ("mamba2", {"hidden_size": 64, "num_heads": 8, "head_dim": 16, "n_groups": 2, "state_size": 16, "chunk_size": 4}),
-    ("layoutlmv3", {"input_size": IMAGE}),
     ("gpt_neo", {"attention_types": [[["global", "local"], 1]]}),
     ("bit", {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "num_groups": 8}),
     ("decision_transformer", {"vocab_size": VOCAB}),
@@ -81,6 +83,18 @@ _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("diffusion_gemma_text", {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}),
     ("pp_ocrv5_mobile_rec", {"image_size": [64, 160]}),
     ("timesfm2_5", {"context_length": 256}),
+    ("nemotron3_diarization_audio nemotron3_5_transcribe_asr_audio", {**_DEEP, "hidden_size": 128, "num_mel_bins": 32}),
+    ("granite_speech5_encoder cosmos3_edge_vision", _DEEP),
+    ("internvl_vision qianfan_ocr_vision", {**_DEEP, "patch_size": [4, 4], "image_size": [32, 32]}),
+    ("vivit", {**_DEEP, "tubelet_size": [2, 4, 4], "image_size": 32, "num_frames": 4}),
+    ("videoprism_vision_model", {"tubelet_size": [1, 4, 4], "image_size": 32, "intermediate_size": 4 * WIDTH}),
+    ("vitpose_backbone", {"patch_size": [8, 8], "image_size": [32, 32]}),
+    ("pix2struct_vision_model", {"d_ff": 4 * WIDTH, "num_hidden_layers": 4}),
+    ("ernie4_5_vl_moe_text", {"rope_parameters": {**_SECTIONS, "mrope_section": [2, 2, 4]}}),
+    ("layoutlmv3", {"num_hidden_layers": 4, "input_size": IMAGE}),
+    ("seggpt", {"pretrain_image_size": 32, "mlp_dim": 4 * WIDTH}),
+    ("audio-spectrogram-transformer", {**_DEEP, "patch_size": 8, "max_length": 64, "num_mel_bins": 32}),
+    ("yolos", {"num_detection_tokens": 10, "image_size": [32, 32], "intermediate_size": 4 * WIDTH}),
 )  # fmt: skip
 
 HINTS = {name: fields for names, fields in _HINTS for name in names.split()}

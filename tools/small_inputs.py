@@ -166,6 +166,9 @@ class Inputs:
             "noise": lambda: self.floats(BATCH, SEQUENCE, 8),
             "embeddings": lambda: self.floats(BATCH, 16, hidden),
             "image_embeddings": lambda: self.floats(BATCH, hidden, 4, 4),
+            "marks": lambda: torch.tensor([[4, 8]]),
+            "num_options": lambda: torch.tensor([[2, 3]]),
+            "question_type_ids": lambda: torch.tensor([[0, 1]]),
             "states": lambda: self.floats(BATCH, SEQUENCE, int(_find(self.config, "state_dim", default=17))),
             "actions": lambda: self.floats(BATCH, SEQUENCE, int(_find(self.config, "act_dim", default=4))),
             "returns_to_go": lambda: self.floats(BATCH, SEQUENCE, 1),
@@ -215,6 +218,8 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
         name for name, p in parameters.items()
         if p.default is inspect.Parameter.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]  # fmt: skip
+    if type(model).forward is torch.nn.Module.forward:
+        raise RuntimeError("its class has no forward of its own")
     inputs = Inputs(config)
     main = getattr(model, "main_input_name", "input_ids")
     inputs.paired = "prompt_pixel_values" in names
@@ -234,6 +239,17 @@ def small_inputs(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]
             return made
     told = [error for error in failures if _COUNT.search(str(error))] or failures
     raise RuntimeError(f"no inputs found: {type(told[0]).__name__}: {told[0]}" if told else "no inputs known")
+
+
+def with_masks(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The arguments with masks that hide nothing: what a model makes of absent ones may differ while it is traced."""
+    names = inspect.signature(model.forward).parameters
+    more = {
+        mask: torch.ones(inputs[ids].shape, dtype=torch.int64)
+        for mask, ids in (("attention_mask", "input_ids"), ("decoder_attention_mask", "decoder_input_ids"))
+        if mask in names and mask not in inputs and ids in inputs
+    }
+    return {**inputs, **more}
 
 
 def _grown(

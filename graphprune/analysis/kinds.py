@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from graphprune.analysis.solver import Solver
-from graphprune.ir.dims import Dim, Factor, Layout, Product, factors_of
+from graphprune.ir.dims import Dim, Factor, Layout, Product, Sum, factors_of
 
 KINDS = {
     "expert": "whole experts, with their place in the router",
@@ -38,6 +38,7 @@ class Kinds:
     def __init__(self, layouts: Mapping[str, Layout], solver: Solver, contracted: Iterable[Dim]) -> None:
         self.layouts, self.labels, self.normalized = layouts, solver.labels, solver.normalized
         self.paired = {pair for dim in contracted for pair in _pairs(solver.resolve(dim), solver.fixed)}
+        self.fixed = solver.fixed
         self.repeated = _majors(layouts, {f for f, labels in self.labels.items() if _repeats_heads(labels)})
         self.blocked = _majors(layouts, self.normalized.keys() - solver.fixed.keys())
         chosen = {factor for factor, labels in self.labels.items() if "chosen" in labels}
@@ -53,7 +54,7 @@ class Kinds:
         labels = self.labels.get(factor, set())
         if "chosen" in labels and any(len(self.layouts[tensor]) > 2 for tensor, _ in sites):
             return "channel" if "channel" in labels else "expert-group" if factor in self.chosen_groups else "expert"
-        if _repeats_heads(labels):
+        if _repeats_heads(labels) and not ("query-head" not in labels and self._of_keys(factor, sites)):
             return "query-head"
         if "neuron" in labels and all(self._of_experts(*site) for site in sites):
             return "expert-width"
@@ -67,6 +68,23 @@ class Kinds:
         if factor in self.blocked and "channel" in labels:  # a group norm, exported as an instance norm of blocks
             return "norm-group"
         return next((label for label in ("recurrent", "channel", "neuron") if label in labels), "unit")
+
+    def _of_keys(self, factor: Factor, sites: Sequence[tuple[str, int]]) -> bool:
+        """Whether heads are those of keys and values, too, and what was expanded over them is a mask.
+
+        Such heads stand first in the weights of queries, keys, values and what follows. Query heads stand behind the
+        heads that they repeat, or first in the weights of queries and of what follows alone.
+        """
+        n = 0
+        for tensor, axis in sites:
+            for term in _terms(self.layouts[tensor][axis]) if len(self.layouts[tensor]) > 1 else ():
+                before = 1
+                for part in factors_of(term):
+                    if part not in self.fixed:
+                        n += before * (part is factor)
+                        break
+                    before *= part.size
+        return n >= 3
 
     def _of_experts(self, tensor: str, axis: int) -> bool:
         """Whether the tensor holds the weights of several experts, along another axis."""
@@ -99,6 +117,11 @@ def _majors(layouts: Mapping[str, Layout], minors: Collection[Factor]) -> set[Fa
 def _repeats_heads(labels: set[str]) -> bool:
     """Whether units repeat key-value heads: attention says so, or they are expanded and end up among its heads."""
     return "query-head" in labels or {"repeat", "head"} <= labels
+
+
+def _terms(dim: Dim) -> tuple[Dim, ...]:
+    """The parts that lie one after the other along an axis."""
+    return tuple(term for part in dim.parts for term in _terms(part)) if isinstance(dim, Sum) else (dim,)
 
 
 def _pairs(dim: Dim, fixed: Collection[Factor]) -> set[Factor]:

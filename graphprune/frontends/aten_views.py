@@ -172,7 +172,8 @@ def _equal_parts(call: Call, slot: str | None) -> Rule:
     at = call.get("dim", 0) % len(call.x)
     sizes = {shape[at] for shape in results(call)}
     if len(sizes) > 1 or sizes.pop() * len(call.results) != call.x[at]:
-        raise Refusal(f"'{call.op}' into parts of different or unknown sizes")
+        reason = f"'{call.op}' into parts of different or unknown sizes"
+        return pointwise.along(call.x, results(call), (at,), reason)
     dims = axes("x", call.y)
     whole = (*dims[:at], concat(*[dims[at]] * len(call.results)), *dims[at + 1 :])
     slots = () if slot is None or dims[at] is ONE else (SizeSlot(slot, dims[at]),)
@@ -213,16 +214,17 @@ def narrow(call: Call) -> Rule:
 def slice_scatter(call: Call) -> Rule:
     """``n a+b+c, n b -> n a+b+c``."""
     at = call.get("dim", 0) % len(call.x)
-    start, stop = call.get("start", 0), call.get("end", OPEN)
-    if call.get("step", 1) != 1 or UNKNOWN in (start, stop):
-        rule = pointwise.along(call.x, (call.y,), (at,), "a strided slice of this axis is overwritten", n_operands=2)
+    start, stop, step = call.get("start", 0), call.get("end", OPEN), call.get("step", 1)
+    if UNKNOWN in (start, stop):
+        reason = "a slice with a bound that is only known at run time is overwritten"
+        rule = pointwise.along(call.x, (call.y,), (at,), reason, n_operands=2)
         before, after = rule.operands[0], rule.results[0]
         assert before is not None
         assert after is not None
         own = axis("p", (call.operand(1) or ())[at])
         source = (*before[:at], own, *before[at + 1 :])
-        return fixing(replace(rule, operands=(before, source)), (own,), "a strided slice of this axis is overwritten")
-    rule = joining.sliced(call.x, at, start, stop, start_slot=("start", None), stop_slot=("end", None))
+        return fixing(replace(rule, operands=(before, source)), (own,), reason)
+    rule = joining.sliced(call.x, at, start, stop, step, start_slot=("start", None), stop_slot=("end", None))
     return replace(rule, operands=(rule.operands[0], rule.results[0]), results=(rule.operands[0],), carries=(0, 1))
 
 

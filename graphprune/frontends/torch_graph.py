@@ -55,25 +55,30 @@ class Spec(NamedTuple):
 Specs: TypeAlias = "Spec | tuple[Spec | None, ...] | None"
 
 
-def spec_of(tensor: torch.Tensor) -> Spec:
-    """The spec of a real, fake or meta tensor."""
+def spec_of(tensor: torch.Tensor, seen: Shape | None = None) -> Spec:
+    """The spec of a real, fake or meta tensor; ``seen`` is the shape that a run of the example found."""
     shape: list[int] = []
     dynamic: list[tuple[int, int]] = []
     for axis, size in enumerate(tensor.shape):
         if isinstance(size, int):
             shape.append(size)
             continue
-        hint, static = _symbolic(size)
+        hint, static = _symbolic(size, None if seen is None else seen[axis])
         shape.append(hint)
         dynamic.append((axis, static))
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Spec(tuple(shape), dtype, tensor.element_size(), tuple(dynamic))
 
 
-def _symbolic(size: torch.SymInt) -> tuple[int, int]:
+def has_example(tensor: torch.Tensor) -> bool:
+    """Whether all sizes of a tensor are known of the example; those that depend on values are not."""
+    return all(isinstance(size, int) or size.node.has_hint() for size in tensor.shape)
+
+
+def _symbolic(size: torch.SymInt, seen: int | None) -> tuple[int, int]:
     """The example value of a symbolic size and the static factor in it."""
     node = size.node
-    hint = node.hint if node.has_hint() else None
+    hint = node.hint if node.has_hint() else seen
     if hint is None:  # every size of the graph that follows from it must fit
         hint = node.expr.xreplace(dict.fromkeys(node.expr.free_symbols, _NO_HINT))
     try:
@@ -87,26 +92,36 @@ def _symbolic(size: torch.SymInt) -> tuple[int, int]:
     return value, static if static > 0 and value % static == 0 else 0
 
 
-def annotate(graph: fx.Graph, tensors: Mapping[str, Any]) -> None:
-    """Notes the spec of every value at its node and drops the exporter's fake tensors."""
+def annotate(graph: fx.Graph, tensors: Mapping[str, Any], seen: Mapping[fx.Node, Any] | None = None) -> None:
+    """Notes the spec of every value at its node and drops the exporter's fake tensors.
+
+    Args:
+        graph: The graph.
+        tensors: What its ``get_attr`` nodes stand for.
+        seen: Shapes of values that a run of the example found, where sizes depend on values.
+    """
     for node in graph.nodes:
         if node.op == "get_attr":
             value = tensors[str(node.target)]
         else:
             value = node.meta.get("val")
         trace, stack = node.meta.get("stack_trace"), node.meta.get("nn_module_stack")
-        node.meta = {SPEC: _specs(value)}
+        node.meta = {SPEC: _specs(value, (seen or {}).get(node))}
         if trace:
             node.meta |= {"stack_trace": trace, LOCATION: _user_line(trace)}
         if stack:
             node.meta["nn_module_stack"] = stack
 
 
-def _specs(value: object) -> Specs:
+def _specs(value: object, seen: Any) -> Specs:
     if isinstance(value, torch.Tensor):
-        return spec_of(value)
+        return spec_of(value, seen)
     if isinstance(value, list | tuple):
-        return tuple(spec_of(item) if isinstance(item, torch.Tensor) else None for item in value)
+        shapes = seen or (None,) * len(value)
+        return tuple(
+            spec_of(item, shape) if isinstance(item, torch.Tensor) else None
+            for item, shape in zip(value, shapes, strict=True)
+        )
     return None
 
 

@@ -220,6 +220,11 @@ class OnnxHost:
         """What the user gave, and random inputs that fit the types and the assumed shapes."""
         return self._inputs(self.bound, seed)
 
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """None: a file computes its sizes from the inputs that it is given."""
+        return ()
+
     def at_other_sizes(self) -> OnnxHost | None:
         """The model with other sizes along the dynamic axes, if there are any and it takes them."""
         for bound in other_sizes(self.proto, self.bound):

@@ -29,31 +29,44 @@ _FOLLOWED = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "
 def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: int = 1) -> ort.InferenceSession:
     """A session of a weightless model with its weights, on so many threads (0: all cores).
 
+    A model on which onnxruntime's own optimiser fails (it gives some names twice) runs as it is.
+
     Raises:
         ModelError: onnxruntime refuses the model.
     """
     store = store or {}
     proto = seeded(nested(proto))
+    try:
+        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    except Exception:  # noqa: BLE001  (onnxruntime's errors have no common base)
+        pass
+    try:
+        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    except Exception as error:
+        raise ModelError(
+            f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
+        ) from error
+
+
+def _session(
+    proto: onnx.ModelProto, store: Store, threads: int, level: ort.GraphOptimizationLevel
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # integer kernels round where a mask does not
-    try:
-        if n_bytes(proto) < EXTERNAL_BYTES:
-            full = with_weights(proto, store, fill_inline)
-            full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
-            return ort.InferenceSession(full.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-            path = Path(folder) / "model.onnx"
-            full = write_external(proto, store, path.with_suffix(".data"))
-            full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
-            path.write_bytes(full.SerializeToString())
-            return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's errors have no common base
-        raise ModelError(
-            f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
-        ) from error
+    if n_bytes(proto) < EXTERNAL_BYTES:
+        full = with_weights(proto, store, fill_inline)
+        full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
+        return ort.InferenceSession(full.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        path = Path(folder) / "model.onnx"
+        full = write_external(proto, store, path.with_suffix(".data"))
+        full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
+        path.write_bytes(full.SerializeToString())
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def stated(

@@ -71,6 +71,7 @@ class TorchHost:
         shared: Names in the user's module that are one tensor, the one that the graph uses first. The graph may know
             one name only where the user has tied two.
         source: The user's module, if it was one; only read.
+        decisive: Tensors of the example whose values decided sizes and branches of the trace.
     """
 
     draft: Draft
@@ -81,6 +82,7 @@ class TorchHost:
     out_spec: Any = field(default=None, repr=False)
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     source: torch.nn.Module | None = field(default=None, repr=False)
+    decisive: tuple[torch.Tensor, ...] = field(default=(), repr=False)
 
     kind = "torch"
 
@@ -102,6 +104,7 @@ class TorchHost:
         Raises:
             ModelError: The model cannot be exported, or there is no example.
         """
+        pinned: tuple[torch.Tensor, ...] = ()
         if isinstance(model, ExportedProgram):
             example = split_example(example_inputs) if example_inputs is not None else model.example_inputs
             program = functional(model)
@@ -109,11 +112,11 @@ class TorchHost:
             if example_inputs is None:
                 raise ModelError("a module needs example inputs to be traced; pass a tuple or a mapping of tensors")
             example = split_example(example_inputs)
-            program, example = export(model, example, dynamic_shapes)
+            program, example, pinned = export(model, example, dynamic_shapes)
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
         spec = program.call_spec
-        graph, tensors = normal_form(program)
+        graph, tensors = normal_form(program, (example[0], dict(example[1])))
         return cls(
             Draft(graph),
             tensors,
@@ -123,6 +126,7 @@ class TorchHost:
             spec.out_spec,
             _shared(tensors, program.state_dict),
             None if isinstance(model, ExportedProgram) else model,
+            pinned,
         )
 
     @property
@@ -265,7 +269,12 @@ class TorchHost:
         if seed == 0:
             return arrays
         rng = np.random.default_rng(seed)
-        return {name: _like(array, rng) for name, array in arrays.items()}
+        return {name: array if name in self.pinned else _like(array, rng) for name, array in arrays.items()}
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Names of the inputs that must have the example's values: sizes or branches were taken from them."""
+        return tuple(name for name, leaf in self._placeholders if any(leaf is tensor for tensor in self.decisive))
 
     def at_other_sizes(self) -> None:
         """None: a trace is proven at the sizes of its example."""

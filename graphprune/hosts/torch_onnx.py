@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import onnx
 import torch
+from onnxscript import opset18
 from torch import fx
 from torch._decomp import get_decompositions
 
@@ -67,6 +68,7 @@ def save(
                 dynamo=True,
                 optimize=True,
                 opset_version=OPSET,
+                custom_translation_table=_TRANSLATIONS,
                 output_names=list(output_names),
                 verbose=False,
             )
@@ -179,6 +181,14 @@ _UNKNOWN: dict[str, Callable[..., Any]] = {
     "aten._is_all_true.default": torch.all,
 }
 """Operators that torch.onnx cannot translate, in terms of those that it can."""
+
+
+def _n_elements(x: Any) -> Any:
+    return opset18.Size(x)
+
+
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.sym_numel.default: _n_elements}
+"""Operators that torch.onnx does not know, in those of ONNX."""
 
 
 def _decompositions(graph: fx.Graph) -> dict[Any, Callable[..., Any]]:

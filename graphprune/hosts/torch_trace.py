@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx
@@ -23,7 +23,8 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
 from graphprune.frontends.aten_rows import OPEN
-from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute
+from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute, has_example
+from graphprune.hosts.torch_values import GivenValues, read_values
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -109,27 +110,42 @@ The cache is an output that nobody asked for; the eager loop runs over the exper
 """
 
 
-def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> tuple[ExportedProgram, Example]:
+class Trace(NamedTuple):
+    """A traced program.
+
+    Attributes:
+        program: The program.
+        example: The example, with further inputs where there are any.
+        pinned: Tensors of the example whose values decided sizes and branches.
+    """
+
+    program: ExportedProgram
+    example: Example
+    pinned: tuple[torch.Tensor, ...] = ()
+
+
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> Trace:
     """Exports a module as a functional program.
 
     A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
     in place of untraceable code; what that computes beforehand (lengths of sequences, positions of patches) becomes
-    further inputs.
-
-    Returns:
-        The program, and the example with further inputs where there are any.
+    further inputs. The last try gives sizes and branches that depend on inputs of whole numbers as they are in the
+    example (:mod:`graphprune.hosts.torch_values`). Sizes that a model computes from its buffers are constants always.
 
     Raises:
         ModelError: torch.export cannot trace it.
     """
     with quiet(), inference(model):
         try:
-            program = _exported(model, example, dynamic_shapes)
+            trace = Trace(_exported(model, example, dynamic_shapes), example)
+            if any(node.target in _READS for node in trace.program.graph.nodes):
+                trace = _with_values(model, example, dynamic_shapes, constants=True) or trace
         except Exception as error:  # the exporter raises whatever the user's code raises
-            if (again := _with_patches(model, example, dynamic_shapes)) is None:
+            again = _with_patches(model, example, dynamic_shapes) or _with_values(model, example, dynamic_shapes)
+            if again is None:
                 raise ModelError(_failure(model, error)) from error
-            program, example = again
-    return functional(program), example
+            trace = again
+    return trace._replace(program=functional(trace.program))
 
 
 def _exported(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> ExportedProgram:
@@ -137,9 +153,7 @@ def _exported(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> 
     return torch.export.export(model, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
 
 
-def _with_patches(
-    model: torch.nn.Module, example: Example, dynamic_shapes: Any
-) -> tuple[ExportedProgram, Example] | None:
+def _with_patches(model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> Trace | None:
     """The program traced with transformers' patches, if transformers is there, knows the model, and they help."""
     transformers = sys.modules.get("transformers")
     if transformers is None or not isinstance(model, transformers.PreTrainedModel):
@@ -153,8 +167,32 @@ def _with_patches(
     try:
         precompute_export_inputs(model, kwargs)
         with apply_patches("dynamo"), reset_model_state(model):
-            return _exported(model, (args, kwargs), dynamic_shapes), (args, kwargs)
+            return Trace(_exported(model, (args, kwargs), dynamic_shapes), (args, kwargs))
     except Exception:  # noqa: BLE001  (the error of the first try is the one that the user can act on)
+        return None
+
+
+def _with_values(
+    model: torch.nn.Module, example: Example, dynamic_shapes: Any, *, constants: bool = False
+) -> Trace | None:
+    """The program traced with the values that the example's run reads, if all that it needs may be given.
+
+    Args:
+        model: The module.
+        example: The example.
+        dynamic_shapes: As for ``torch.export``.
+        constants: Give what follows from no input only.
+    """
+    if dynamic_shapes is not None:  # values may depend on the sizes that are to stay open
+        return None
+    try:
+        noted = read_values(model, *example)
+        noted = noted.constants() if constants else noted
+        if not noted:
+            return None
+        with GivenValues(noted):
+            return Trace(_exported(model, example, None), example, noted.inputs)
+    except Exception:  # noqa: BLE001  (as above)
         return None
 
 
@@ -193,13 +231,13 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"[:300]
 
 
-def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
+def normal_form(program: ExportedProgram, example: Example) -> tuple[fx.Graph, dict[str, Any]]:
     """The program's graph in normal form, and what its ``get_attr`` nodes stand for, under the user's names."""
     with quiet():
         module = program.module(check_guards=False)
     graph = module.graph
     tensors = {str(node.target): attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
-    annotate(graph, tensors)
+    annotate(graph, tensors, _shapes_seen(module, program.call_spec.in_spec, example))
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -209,7 +247,44 @@ def normal_form(program: ExportedProgram) -> tuple[fx.Graph, dict[str, Any]]:
     return graph, {name: tensor for name, tensor in tensors.items() if name in used}
 
 
+class _Shapes(fx.Interpreter):
+    """Runs a module and notes the shapes of what it computes."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__(module)
+        self.shapes: dict[fx.Node, Any] = {}
+        self.empty = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node."""
+        result = super().run_node(n)
+        if n.op == "call_function":
+            self.empty |= any(
+                isinstance(each, torch.Tensor) and not each.numel() for each in pytree.tree_leaves(result)
+            )
+            self.shapes[n] = pytree.tree_map_only(torch.Tensor, lambda tensor: tuple(tensor.shape), result)
+        return result
+
+
+def _shapes_seen(module: fx.GraphModule, in_spec: Any, example: Example) -> Mapping[fx.Node, Any]:
+    """The shapes of all values on the example, if there are sizes that tracing does not know since values decide.
+
+    None where the example leaves some values empty, of which rules could say nothing.
+    """
+    values = (value for node in module.graph.nodes for value in pytree.tree_leaves(node.meta.get("val")))
+    if all(has_example(value) for value in values if isinstance(value, torch.Tensor)):
+        return {}
+    shapes = _Shapes(module)
+    try:
+        with quiet(), torch.no_grad():
+            shapes.run(*fx._pytree.tree_flatten_spec(example, in_spec), enable_io_processing=False)
+    except Exception:  # noqa: BLE001  (weights without values, say: then sizes stay unknown)
+        return {}
+    return {} if shapes.empty else shapes.shapes
+
+
 _ATEN = torch.ops.aten
+_READS = (_ATEN.item.default, _ATEN._local_scalar_dense.default)
 _VIEWS = (_ATEN.view.default, _ATEN._unsafe_view.default)
 _SPLITS = (
     _ATEN.split.Tensor,

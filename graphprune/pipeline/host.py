@@ -199,6 +199,10 @@ class Host(Protocol):
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
         """Inputs to try the model on: the user's example, or random ones that fit."""
 
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """Names of the inputs that must have the example's values, since sizes or branches were taken from them."""
+
     def at_other_sizes(self) -> Host | None:
         """The same model with other example sizes along its dynamic axes, if there are any and it takes them."""
 
