@@ -17,7 +17,7 @@ from graphprune.errors import OptionError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.importance import Evidence
 from graphprune.importance.evidence import readings
-from graphprune.importance.loss import Standard
+from graphprune.importance.loss import Standard, divergence, log_softmax
 from graphprune.importance.obs import RIDGE
 from graphprune.importance.trials import WIDTHS, loss_curves, plan_trials, without
 from graphprune.passes import MeasureLosses
@@ -147,6 +147,15 @@ def test_units_of_no_score_cost_next_to_nothing(measured):
     scores = {name: np.zeros_like(each) for name, each in scores.items()}
     for curve in loss_curves(evidence, scores, evidence.groups, held, 3).values():
         assert np.isfinite(curve).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 70_000)])
+def test_divergences_of_logits_are_exact(shape):
+    rng = np.random.default_rng(0)
+    wanted, found = (rng.normal(size=shape).astype(np.float32) * 5 for _ in range(2))
+    log_p, log_q = log_softmax(wanted), log_softmax(found)
+    assert divergence(wanted, found) == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rel=1e-12)
+    assert divergence(wanted, wanted + 3) == pytest.approx(0, abs=1e-12)
 
 
 def test_work_is_bounded():

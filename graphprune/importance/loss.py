@@ -115,6 +115,27 @@ def log_softmax(x: Array) -> Float:
     return result
 
 
+CHUNK = 1 << 17
+"""Logits that are compared at a time: vocabularies of language models would fill the memory many times over."""
+
+
+def divergence(wanted: Array, found: Array) -> float:
+    """The mean Kullback-Leibler divergence of softmax distributions along the last axis, from logits, in float64."""
+    p, q = (each.reshape(-1, each.shape[-1]) for each in (wanted, found))
+    step = max(1, CHUNK // max(1, p.shape[-1]))
+    total = 0.0
+    for start in range(0, len(p), step):
+        a, b = (each[start : start + step].astype(np.float64) for each in (p, q))
+        a -= a.max(axis=-1, keepdims=True)
+        b -= b.max(axis=-1, keepdims=True)
+        difference = a - b
+        np.exp(a, out=a)
+        np.exp(b, out=b)
+        norm = a.sum(axis=-1)
+        total += float((np.einsum("nc,nc->n", a, difference) / norm + np.log(b.sum(axis=-1) / norm)).sum())
+    return total / max(1, len(p))
+
+
 class Standard:
     """What changed models are judged by on the data: labels, or the outputs of the model as it was.
 
@@ -143,11 +164,10 @@ class Standard:
             if not categorical:
                 losses.append(float(np.square(output - wanted.reshape(output.shape)).mean()) / variance)
                 continue
-            log_q = log_softmax(output)
             if wanted.ndim == output.ndim:  # the distribution that the model had
-                log_p = log_softmax(wanted)
-                losses.append(float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()))
+                losses.append(divergence(wanted, output))
             else:
+                log_q = log_softmax(output)
                 losses.append(-float(np.take_along_axis(log_q, wanted[..., None].astype(np.int64), -1).mean()))
         total, count = summed(np.array([sum(losses), len(losses)]))
         return float(total / max(count, 1))
