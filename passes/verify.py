@@ -24,6 +24,9 @@ TOLERANCES = {2: 2e-2, 4: 1e-5, 8: 1e-10}
 _SATURATED = {2: 1e-2, 4: 1e-4, 8: 1e-200}
 """Outputs that vary by less consist of rounding: the tail of a sigmoid in single precision, say."""
 
+_AS_INFINITE = {2: 6.5e4, 4: 3.3e38, 8: 3.3e38}
+"""Numbers that stand for infinity: masks write the largest one of half or single precision."""
+
 
 @dataclass(frozen=True)
 class Verify(Pass):
@@ -159,7 +162,8 @@ def masks(
 def compare(name: str, expected: Arrays, got: Arrays, *, note: str = "", tolerance: float | None = None) -> Check:
     """The largest difference of outputs, relative to the largest absolute value of each output.
 
-    Outputs are compared in order. Integer and boolean outputs must be equal; infinities must be equal where they are.
+    Outputs are compared in order. Integer and boolean outputs must be equal; infinities, and the largest
+    numbers, which masks write in their place, must be equal where they are.
     """
     worst, itemsize, informative = 0.0, 8, False
     if len(expected) != len(got):
@@ -178,7 +182,7 @@ def compare(name: str, expected: Arrays, got: Arrays, *, note: str = "", toleran
         itemsize = min(itemsize, want.dtype.itemsize)
         a, b = want.astype(np.float64), have.astype(np.float64)
         same = (a == b) | (np.isnan(a) & np.isnan(b))
-        finite = np.isfinite(a)
+        finite = np.isfinite(a) & (np.abs(a) < _AS_INFINITE[want.dtype.itemsize])
         scale = float(np.abs(a[finite]).max(initial=0.0)) or 1.0
         spread = float(np.ptp(a[finite])) if finite.any() else 0.0
         informative = informative or spread > max(1e-3 * scale, _SATURATED[want.dtype.itemsize])

@@ -106,6 +106,16 @@ def test_compare_takes_the_largest_relative_difference(expected, got, difference
     assert check.passed == (difference == 0.0)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_what_masks_write_in_place_of_infinity_is_no_scale(dtype):
+    hidden = np.finfo(dtype).min
+    logits = np.array([hidden, 1, 2], dtype)
+    assert compare("masked", {"y": logits}, {"y": np.array([hidden, 1, 1.5], dtype)}).difference == 0.25
+    assert compare("masked", {"y": logits}, {"y": np.array([-1, 1, 2], dtype)}).difference > 1e4
+    double = np.array([np.finfo(np.float32).min, 1, 2])
+    assert compare("masked", {"y": double}, {"y": np.add(double, [0, 0, 0.5])}).difference == 0.25
+
+
 def test_a_failed_check_is_an_error():
     with pytest.raises(ProofError) as error:
         require((compare("masked", {"y": f32(1, 2)}, {"y": f32(1, 1)}, note="a = b"),))

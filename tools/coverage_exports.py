@@ -138,7 +138,7 @@ def table(records: dict[str, dict[str, Any]]) -> str:
         "Written by `python tools/coverage_exports.py --table tools/coverage_exports.md`: every second architecture of",
         "transformers, small configs, random weights, written by both of PyTorch's ONNX exporters. Half of every group",
         "is pruned at random; the masked and the permutation oracle run in onnxruntime, and the saved file again. The",
-        "share counts tables of embeddings.",
+        "share is one of the parameters that are no tables of embeddings.",
         "",
     ]
     for exporter in EXPORTERS:

@@ -156,7 +156,7 @@ def torch_models() -> dict[str, Callable[[], tuple]]:  # noqa: C901  (a table of
 
     small = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     heads = {**small, "intermediate_size": 64, "max_position_embeddings": 64}
-    eyes = {**small, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    eyes = {**small, "num_hidden_layers": 4, "intermediate_size": 128, "image_size": 32, "patch_size": 4}
     eyes.pop("vocab_size")
     from torch import nn
 

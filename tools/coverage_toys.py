@@ -1,8 +1,9 @@
 """The toy nets of the tests as rows of the coverage table.
 
-Every net that a test proves with ``torch_proof.prove`` goes through the stages of ``tools/coverage.py`` as well.
+Every net that a test proves with ``torch_proof.prove`` goes through the stages of ``tools/coverage.py`` as well,
+and is added to its results.
 
-    python tools/coverage_toys.py [--results coverage_toys.jsonl] [tests/test_constructs.py ...]
+    python tools/coverage_toys.py [--results coverage.jsonl] [tests/test_constructs.py ...]
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import torch_proof
 from coverage import line, measure_module
 
 TESTS = Path(__file__).parents[1] / "tests"
-FILES = ("test_constructs", "test_index_constructs", "test_adapters", "test_torch_host", "test_torch_values")
+FILES = (
+    "test_constructs", "test_more_constructs", "test_index_constructs", "test_adapters", "test_torch_host",
+    "test_torch_values",
+)  # fmt: skip
 
 
 def main() -> int:
     """Runs the tests and writes a record for each net."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=Path("coverage_toys.jsonl"))
+    parser.add_argument("--results", type=Path, default=Path("coverage.jsonl"))
     parser.add_argument("files", nargs="*", type=Path, default=[TESTS / f"{name}.py" for name in FILES])
     options = parser.parse_args()
     prove, records = torch_proof.prove, dict[str, dict[str, Any]]()
@@ -47,7 +51,8 @@ def main() -> int:
 
     torch_proof.prove = noted
     status = pytest.main(["-q", "-p", "no:cacheprovider", *map(str, options.files)])
-    options.results.write_text("".join(f"{json.dumps(record)}\n" for record in records.values()))
+    with options.results.open("a") as file:
+        file.writelines(f"{json.dumps(record)}\n" for record in records.values())
     return int(status)
 
 
