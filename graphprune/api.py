@@ -27,6 +27,7 @@ from graphprune.passes import (
     Analyze,
     Calibrate,
     Compensate,
+    MeasureLosses,
     ProtectSensitive,
     RemoveBlocks,
     RemoveDeadNodes,
@@ -45,13 +46,16 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.planning.select import BLOCK_KINDS, protected_axes
+from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
 from graphprune.planning.transfer import fitting
 from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
 
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "isomorphic"
+CRITERION, ALLOCATION = "l2", "isomorphic"
+"""The default recipe without calibration data."""
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 EXPORT_TOLERANCE = 1e-4
@@ -109,6 +113,7 @@ def prune(
     target: str | Iterable[str] | Mapping[str, float | str] | None = None,
     calibration: Any = None,
     samples: int = SAMPLES,
+    statistics: str | Path | None = None,
     evaluate: Any = None,
     metric: str | None = None,
     compensation: str | None = None,
@@ -150,6 +155,7 @@ def prune(
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
+        statistics: A file (``.npz``) of what was measured on them: read if it is there, else written.
         evaluate: Your metric, measured before and after: a function that takes a
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
             (``"package.module:function"``), or labelled data.
@@ -158,8 +164,8 @@ def prune(
             ``ols``, ``mean``, ``bn`` (running statistics of batch normalisations only) or ``none`` (without).
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
-        allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`; the default is
-            ``isomorphic``.
+        allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`. The default is
+            ``isomorphic`` without calibration data and ``measured`` with it.
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
@@ -204,9 +210,14 @@ def prune(
     passes: Sequence[Pass]
     if pipeline is None:
         measured = calibration is not None
-        criterion = criterion or (MEASURED_CRITERION if measured else "l2")
-        allocation = allocation or MEASURED_ALLOCATION
+        criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
+        allocation = allocation or (MEASURED_ALLOCATION if measured else ALLOCATION)
         rung = compensation or ("affine" if measured else "none")
+        calibrate = measuring(criterion, allocation)
+        if statistics is not None:
+            if calibrate is None:
+                raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
+            calibrate = replace(calibrate, file=str(statistics))
         passes = default_pipeline(
             Analyze(tuple(protect)),
             Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
@@ -227,8 +238,9 @@ def prune(
             ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
             if protect_ratio
             else None,
-            measuring(criterion),
+            calibrate,
             Compensate(rung) if rung != "none" else None,
+            MeasureLosses(tuple(only), tuple(protect)) if allocation == MEASURED and parsed else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
@@ -277,9 +289,11 @@ def counted(progress: Callable[[str], None]) -> Callable[[str, int, int], None]:
     return lambda name, done, total: progress(f"{name} {min(done + 1, total)} of {total}")
 
 
-def measuring(criterion: str) -> Calibrate | None:
-    """The pass that takes what a criterion needs, if it needs statistics."""
+def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
+    """The pass that takes what a criterion and an allocation need, if they need statistics."""
     needs = find_criterion(criterion).needs
+    if allocation == MEASURED:
+        return Calibrate(apart=True)
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
 
 

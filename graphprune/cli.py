@@ -19,7 +19,7 @@ from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import made_folder, require_writable, write_text
@@ -68,14 +68,16 @@ Criterion = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"How units are scored: {', '.join(CRITERIA)}. Default: l2, with calibration data {MEASURED_CRITERION}.",
+        help=f"How units are scored: {', '.join(CRITERIA)}. Default: {CRITERION}, with calibration data "
+        f"{MEASURED_CRITERION}.",
     ),
 ]
 Allocation = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: {MEASURED_ALLOCATION}.",
+        help=f"How the budget is shared: {', '.join(ALLOCATIONS)}. Default: {ALLOCATION}, with calibration "
+        f"data {MEASURED_ALLOCATION}.",
     ),
 ]
 Compensation = Annotated[
@@ -204,6 +206,10 @@ def prune(
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
+    statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="statistics.npz", help="What calibration measured: read if it is there, else written."),
+    ] = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
     criterion: Criterion = None,
@@ -266,6 +272,7 @@ def prune(
             model,
             target=target,
             calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            statistics=statistics,
             evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
             metric=metric,
             criterion=criterion,

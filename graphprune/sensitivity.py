@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphprune.api import MEASURED_CRITERION, measuring
+from graphprune.api import CRITERION, MEASURED_CRITERION, measuring
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
@@ -81,7 +81,7 @@ def sensitivity(
     batches = None
     if evaluate is None or calibration is not None:
         batches = open_batches(calibration, host, samples=samples, seed=seed)
-    criterion = criterion or (MEASURED_CRITERION if calibration is not None else "l2")
+    criterion = criterion or (MEASURED_CRITERION if calibration is not None else CRITERION)
     passes = default_pipeline(
         Analyze(tuple(protect)), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
     )

@@ -18,6 +18,7 @@ from graphprune.passes.calibrate import Calibrate
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.exchange_units import ExchangeUnits
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.measure_losses import MeasureLosses
 from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
@@ -34,6 +35,7 @@ __all__ = [
     "Compensate",
     "ExchangeUnits",
     "FoldConstants",
+    "MeasureLosses",
     "Pass",
     "ProtectSensitive",
     "RemoveBlocks",
@@ -51,6 +53,7 @@ PASSES: tuple[type[Pass], ...] = (
     Calibrate,
     Score,
     ProtectSensitive,
+    MeasureLosses,
     Allocate,
     ExchangeUnits,
     SliceGroups,
@@ -70,6 +73,7 @@ def default_pipeline(
     protect: ProtectSensitive | None = None,
     calibrate: Calibrate | None = None,
     compensate: Compensate | None = None,
+    measure: MeasureLosses | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline of ``prune``; what is ``None`` is left out."""
     passes: tuple[Pass | None, ...] = (
@@ -78,6 +82,7 @@ def default_pipeline(
         calibrate,  # on the whole model: criteria look at what it computes
         score,
         protect,  # after score: it removes the least important units on trial
+        measure,  # after protect: what stays whole is not tried
         allocate,  # after score: it ranks by the scores
         SliceGroups(),  # before whole branches go: its edits speak of all nodes of the original
         RemoveBlocks(),

@@ -37,7 +37,7 @@ class Allocate(Pass):
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
-        allocation: ``isomorphic``, ``global``, ``uniform``, ``zscore`` or ``log-ramp``.
+        allocation: One of :data:`graphprune.planning.share.ALLOCATIONS`; ``measured`` after ``measure-losses``.
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -149,6 +149,7 @@ class Allocate(Pass):
                     original=original,
                     fitness=fitness,
                     seed=self.seed,
+                    losses=state.losses,
                 )
                 return counts, going
             except TargetError as error:

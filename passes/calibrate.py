@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
-from graphprune.calibration.collect import MEMORY, collect
+from graphprune.calibration.apart import apart
+from graphprune.calibration.collect import MEMORY, Statistics, collect
 from graphprune.errors import OptionError
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -20,33 +22,45 @@ class Calibrate(Pass):
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
         memory: Bytes that products may take at a time; what does not fit is collected in further walks.
+        apart: Whether one batch of four is left out, for trials of what is fitted to the others.
+        file: Statistics are read from this ``.npz`` file if it is there, and written to it if it is not.
     """
 
     name: ClassVar[str] = "calibrate"
     products: bool = True
     memory: int = MEMORY
+    apart: bool = False
+    file: str = ""
 
     def run(self, state: State) -> State:
         """The state with statistics.
 
         Raises:
-            OptionError: There is no calibration data.
+            OptionError: There is no calibration data, or the file holds statistics of another model.
+            OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
         if state.statistics is not None:
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
-        known = state.batches.statistics
+        path = Path(self.file) if self.file else None
+        there = path is not None and path.exists()
+        known = Statistics.load(path, state.host, analysis) if path and there else state.batches.statistics
+        if there and known is not None and self.products and not known.fits(analysis, full=True):
+            raise OptionError(f"the statistics in '{path}' hold no products, which are needed here; collect them anew")
         if known is not None and known.fits(analysis, full=self.products):
             return replace(state, statistics=known)
+        taken = [state.batches[i] for i in apart(len(state.batches))[0]] if self.apart else state.batches
         found = collect(
             state.host,
             analysis,
-            state.batches,
+            taken,
             full=self.products,
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
         state.batches.statistics = found
+        if path is not None:
+            found.save(path)
         return replace(state, statistics=found)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from graphprune.compensation.ladder import NORMS, RUNGS
 from graphprune.compensation.norms import reestimate
-from graphprune.compensation.sequential import RIDGE, compensate
+from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -25,12 +25,13 @@ class Compensate(Pass):
     Attributes:
         rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of batch
             normalisations only) or ``none``.
-        ridge: Damping of the least squares: of each input, relative to its variance.
+        ridges: Damping of the least squares, of each input, relative to its variance; of several, each consumer takes
+            the one that does best on batches held apart.
     """
 
     name: ClassVar[str] = "compensate"
     rung: str = "affine"
-    ridge: float = RIDGE
+    ridges: tuple[float, ...] = RIDGES
 
     def run(self, state: State) -> State:
         """The state with refitted weights; the plan says which tensors they are.
@@ -64,7 +65,7 @@ class Compensate(Pass):
             state.kept,
             state.batches,
             rung=self.rung,
-            ridge=self.ridge,
+            ridges=self.ridges,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
         tensors = {name for row in rows for name in (row.weight, row.bias) if name is not None}

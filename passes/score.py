@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphprune.calibration.processes import averaged
 from graphprune.errors import ModelError
 from graphprune.importance import Evidence, block_criterion, criterion
 from graphprune.importance.criteria import normalized
@@ -38,7 +39,7 @@ class Score(Pass):
         analysis = state.analyzed(self.name)
         found = criterion(self.criterion)
         evidence = Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
-        scores = found.score(evidence)
+        scores = {name: averaged(each) for name, each in found.score(evidence).items()}
         for group in analysis.groups:
             if not np.isfinite(scores[group.name]).all():
                 raise ModelError(

@@ -142,7 +142,7 @@ def test_weights_used_twice_are_refitted_to_all_uses(bias):
     for rung in ("none", "mean", "affine"):
         result = gp.prune(
             model, (torch.randn(shape),), target={"macs": 0.7}, align=1, criterion="wifv", calibration=data,
-            compensation=rung, protect=("stem.weight[1]", "head"),
+            compensation=rung, allocation="isomorphic", protect=("stem.weight[1]", "head"),
         )  # fmt: skip
         errors[rung] = lost(result.host, model, unseen)
         refitted = {row.weight for row in result.state.compensated}
@@ -161,7 +161,7 @@ def test_two_uses_in_one_sum_are_one_least_squares_problem():
     (group,) = [g for g in analysis.groups if any(s.tensor == "both.weight" and s.axis == 1 for s in g.sites)]
     kept = np.arange(24)[:14]
     sliced = host.edited(slice_edits(analysis, {group.factor: kept}))
-    fitted, rows = compensate(host, sliced, analysis, {group.factor: kept}, data, ridge=0.0)
+    fitted, rows = compensate(host, sliced, analysis, {group.factor: kept}, data, ridges=(0.0,))
     assert [row.weight for row in rows] == ["both.weight", "both.weight"]
     with torch.no_grad():
         y = torch.cat([

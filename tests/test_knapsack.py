@@ -12,7 +12,7 @@ from graphprune.errors import OptionError, TargetError
 from graphprune.planning import knapsack
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.cost import build_cost_model
-from graphprune.planning.knapsack import allocate_by_error, choose
+from graphprune.planning.knapsack import Frontier, allocate_by_error
 from graphprune.planning.target import parse_targets
 
 numbers = st.floats(0, 100, allow_nan=False)
@@ -30,7 +30,7 @@ def test_the_choice_is_as_good_as_the_best_of_all(groups, budget):
     errors = [np.array([error for _, error in group]) for group in groups]
     every = [totals(choice, costs, errors) for choice in product(*(range(len(group)) for group in groups))]
     within = [error for cost, error in every if cost <= budget]
-    found = choose(costs, errors, budget)
+    found = Frontier(costs, errors, budget).within(budget)
     if not within:
         assert found is None or totals(found, costs, errors)[0] <= budget + 1e-9
         return
@@ -43,9 +43,9 @@ def test_thinned_choices_stay_within_the_budget_and_near_the_best(monkeypatch):
     rng = np.random.default_rng(0)
     costs = [np.sort(rng.random(12)) for _ in range(12)]
     errors = [np.sort(rng.random(12))[::-1] for _ in range(12)]
-    exact = totals(choose(costs, errors, 5.0), costs, errors)
+    exact = totals(Frontier(costs, errors, 5.0).within(5.0), costs, errors)
     monkeypatch.setattr(knapsack, "BUCKETS", 200)
-    thinned = totals(choose(costs, errors, 5.0), costs, errors)
+    thinned = totals(Frontier(costs, errors, 5.0).within(5.0), costs, errors)
     assert exact[0] <= 5.0 + 1e-9
     assert thinned[0] <= 5.0 + 1e-9
     assert exact[1] <= thinned[1] <= exact[1] * 1.05

@@ -156,7 +156,7 @@ def test_passes_print_as_they_are_written():
         (
             "analyse",
             "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
-            "protect-sensitive, allocate, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate",
+            "protect-sensitive, measure-losses, allocate, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate",
         ),
         (
             "score{kriterion=l1}",

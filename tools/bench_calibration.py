@@ -26,7 +26,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 CASES = ("resnet50", "resnet50-onnx", "smollm2-135m", "smollm2-135m-onnx")
-COUNTED = ("calibrate", "score", "compensate")
+COUNTED = ("calibrate", "score", "measure-losses", "compensate")
 """The phases that "calibration plus compensation" means; the others are there without calibration data, too."""
 
 

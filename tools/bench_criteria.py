@@ -1,10 +1,13 @@
 """How well criteria rank units: Spearman's correlation with the oracle, on trained models and real data.
 
 The oracle is exact ablation: what the loss gains when one unit is taken out (Molchanov et al. 2016, whose table this
-redoes). Loss is the divergence from the whole model, so no labels are needed. Correlations are taken inside each group
-and averaged over groups (`inside`), and over all units of the model together (`all`).
+redoes), on the model as it is (`ablation`) and with what reads the unit refitted, as the default recipe does it
+(`refit`). Correlations are taken inside each group and averaged over groups. `half` is what the loss comes to when the
+lower half of one group's units goes and its consumers are refitted, the geometric mean over groups, as a multiple of
+the best criterion's. Loss is the divergence from the whole model, so no labels are needed; it is measured on data that
+neither statistics nor refits have seen.
 
-    python tools/bench_criteria.py [--cache DIR] [--only MODEL ...] [--samples 128] [--out criteria.json]
+    python tools/bench_criteria.py [--cache DIR] [--only MODEL ...] [--samples 128] [--units 32] [--out criteria.json]
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,10 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 import graphprune as gp
+from graphprune.analysis.groups import Group
+from graphprune.calibration.apart import apart
 from graphprune.calibration.collect import collect
 from graphprune.errors import GraphpruneError
 from graphprune.importance import CRITERIA, Evidence
-from graphprune.importance.loss import gates_of
+from graphprune.importance.evidence import readings
+from graphprune.importance.loss import Objective, Standard, gates_of
+from graphprune.importance.trials import refitted, with_biases
 from graphprune.opening import open_host
 
 
@@ -44,19 +52,61 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if x.std() and y.std() else 0.0
 
 
-def measure(name: str, cache: Path, samples: int) -> dict[str, dict[str, float]]:
-    """Correlations with the oracle, by criterion."""
+class Trials:
+    """The loss of the model without some units of one group, as it is and with the consumers of the group refitted."""
+
+    def __init__(self, evidence: Evidence, batches: list[dict[str, np.ndarray]]) -> None:
+        self._evidence, self._batches = evidence, batches
+        self._host, self._consumers = with_biases(evidence.host, evidence.statistics)
+        self._standard = Standard(self._host.run, ((batch, None) for batch in batches))
+
+    def losses(self, group: Group, sets: list[np.ndarray]) -> list[float]:
+        """After a refit, without each of some sets of units; the model runs from the first consumer on."""
+        read = list(readings(self._evidence, self._evidence.statistics, group))
+        order = {node.name: i for i, node in enumerate(self._host.graph().nodes)}
+        start = min((self._consumers[r.consumer.node] for r in read), key=lambda c: order[c.node]).value
+        outputs = list(self._host.graph().outputs)
+        go = self._host.stretch(None, [start], outputs)
+        carried = [go(batch)[0] for batch in self._batches]
+        found = []
+        for gone in sets:
+            trial = self._host.replaced(refitted(self._host, read, self._consumers, gone))
+            run = trial.stretch(list(carried[0]), outputs)
+            found.append(self._standard.loss_of(run(values)[1] for values in carried))
+        return found
+
+
+def measure(name: str, cache: Path, samples: int, units: int) -> dict[str, dict[str, float]]:
+    """Correlations with both oracles and losses of halves, by criterion."""
     case = CASES[name](cache)
     host = open_host(case.model, case.example, shapes=case.shapes).folded()
     analysis = gp.analyze(case.model, case.example, shapes=case.shapes)
     per_batch = len(next(iter(case.calibration[0].values())))
-    few = case.calibration[: max(1, samples // per_batch)]
-    statistics = collect(host, analysis, case.calibration)
-    evidence = Evidence(analysis, host.read, 0, statistics, host, few)
+    fit, held = (([case.calibration[i] for i in part]) for part in apart(len(case.calibration)))
+    few, seen = (part[: max(1, samples // per_batch)] for part in (held, fit))
+    statistics = collect(host, analysis, fit)
+    evidence = Evidence(analysis, host.read, 0, statistics, host, seen)
+    gates = gates_of(replace(evidence, batches=few), "oracle")
+    objective = Objective(gates)
+    trials = Trials(evidence, few)
+    rng = np.random.default_rng(0)
+    groups = [g for g in analysis.groups if g.exact and g.name in gates.by_group and g.size > 2]
+    tried = {g.name: np.sort(rng.permutation(g.size)[:units]) for g in groups}
     begin = time.perf_counter()
-    oracle = CRITERIA["oracle"].score(evidence)
-    groups = [group.name for group in analysis.groups if group.name in gates_of(evidence, "oracle").by_group]
-    print(f"{name}: oracle over {sum(len(oracle[g]) for g in groups)} units in {time.perf_counter() - begin:.0f} s")
+    plain = {
+        g.name: np.array(
+            [objective(gates.factors({g.name: tried[g.name][i : i + 1]})) for i in range(len(tried[g.name]))]
+        )
+        for g in groups
+    }
+    after = {
+        g.name: np.array(trials.losses(g, [tried[g.name][i : i + 1] for i in range(len(tried[g.name]))]))
+        for g in groups
+    }
+    n_units = sum(map(len, tried.values()))
+    print(
+        f"{name}: {n_units} units of {len(groups)} groups taken out in {time.perf_counter() - begin:.0f} s", flush=True
+    )
     found = {}
     for criterion, each in CRITERIA.items():
         if criterion == "oracle":
@@ -67,16 +117,17 @@ def measure(name: str, cache: Path, samples: int) -> dict[str, dict[str, float]]
         except GraphpruneError as error:
             print(f"{name} {criterion}: {error}")
             continue
-        inside = [spearman(scores[g], oracle[g]) for g in groups if len(oracle[g]) > 2]
-        scale = {g: 1.0 if each.absolute else max(float(np.mean(scores[g])), 1e-30) for g in groups}
-        together = spearman(
-            np.concatenate([scores[g] / scale[g] for g in groups]), np.concatenate([oracle[g] for g in groups])
-        )
+        seconds = time.perf_counter() - begin
+        halves = [
+            trials.losses(g, [np.argsort(scores[g.name], kind="stable")[: max(1, g.size // 2)]])[0] for g in groups
+        ]
         found[criterion] = {
-            "inside": float(np.mean(inside)),
-            "all": together,
-            "seconds": time.perf_counter() - begin,
+            "ablation": float(np.mean([spearman(scores[g.name][tried[g.name]], plain[g.name]) for g in groups])),
+            "refit": float(np.mean([spearman(scores[g.name][tried[g.name]], after[g.name]) for g in groups])),
+            "half": float(np.exp(np.mean(np.log(np.maximum(halves, 1e-12))))),
+            "seconds": seconds,
         }
+        print(f"{name} {criterion}: {found[criterion]}", flush=True)
     return found
 
 
@@ -84,17 +135,20 @@ def main() -> None:
     """Runs the benchmark, prints a table and writes JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--only", nargs="+", default=["resnet20", "magika"], choices=list(CASES))
+    parser.add_argument("--only", nargs="+", default=["resnet20", "magika", "minilm"], choices=list(CASES))
     parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--units", type=int, default=32, help="units of each group that are taken out alone")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    results = {name: measure(name, options.cache, options.samples) for name in options.only}
-    table = Table("criterion", *(f"{name} {what}" for name in results for what in ("inside", "all")))
+    results = {name: measure(name, options.cache, options.samples, options.units) for name in options.only}
+    columns = ("ablation", "refit", "half")
+    best = {name: min(each["half"] for each in found.values()) for name, found in results.items()}
+    table = Table("criterion", *(f"{name} {what}" for name in results for what in columns))
     for criterion in CRITERIA:
         cells = [
-            f"{found[criterion][what]:.2f}" if criterion in found else "-"
-            for found in results.values()
-            for what in ("inside", "all")
+            f"{found[criterion][what] / (best[name] if what == 'half' else 1):.2f}" if criterion in found else "-"
+            for name, found in results.items()
+            for what in columns
         ]
         if criterion != "oracle":
             table.add_row(criterion, *cells)

@@ -1,78 +1,99 @@
-"""Whether a latency target comes out as measured, and what a MACs target of the same fraction gives beside it.
+"""Whether a latency target comes out as measured, and whether it is worth more than a MACs target.
 
-Each real model (see ``real_models.py``) is pruned to ``latency=F`` and to ``macs=F``; both results and the original
-run interleaved in onnxruntime. What counts is the measured fraction of the original's latency; the accuracy of either
-is the business of another benchmark, so the plans are written too if asked for.
+Each trained model of the quality benchmark (`quality_models.py`) is pruned with the default recipe and its calibration
+data to ``latency=F`` and to ``macs=F``; then to the latency that the MACs target has come to, so that both can be
+compared at equal latency. The files run interleaved in onnxruntime with the original; what counts is the measured
+fraction of its latency. Quality is the model's metric on held-out data, and the error of the outputs there, relative to
+their standard deviation, which tells results apart where the metric is too coarse.
 
-    python tools/bench_latency_target.py [--models NAME ...] [--fraction 0.6] [--threads 1] [--json FILE] [--plans DIR]
+    python tools/bench_latency_target.py [--models NAME ...] [--fraction 0.6] [--threads 1] [--json FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
+import warnings
 from pathlib import Path
+from typing import Any
 
-from real_models import CACHE, MODELS
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import numpy as np
+from quality_models import CASES, Batch, Case
+from real_models import CACHE
+from rich.console import Console
+from rich.table import Table
 
 import graphprune as gp
 from graphprune.backends import runtime
+from graphprune.calibration.data import open_batches
 from graphprune.opening import open_host
 from graphprune.profiling.measure import clock_of
 
-SHAPES = {"yolov8n": {"images": (1, 3, 320, 320)}, "ppocr-rec": {"x": (1, 3, 48, 320)}}
-"""Input shapes of ONNX files whose axes are dynamic: what the models are used with."""
 
-
-def measure(model, inputs, shapes, paths, threads):
-    """Milliseconds of the original and of each file, interleaved."""
-    host = open_host(model, inputs, shapes=shapes)
+def fractions(host: Any, results: dict[str, gp.Result], threads: int) -> tuple[float, dict[str, float]]:
+    """Milliseconds of the original, and the fraction of them that each result takes, all interleaved."""
     with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder) / "before.onnx"
-        host.save_onnx(before)
-        files = [before, *paths]
+        files = [Path(folder) / "before.onnx", *(Path(folder) / f"{name}.onnx" for name in results)]
+        host.save_onnx(files[0])
+        for file, result in zip(files[1:], results.values(), strict=True):
+            result.save_onnx(file)
         (found,) = runtime.measure(
-            files, [host.example_inputs()] * len(files), threads=(threads,), seconds=10, most_runs=1000,
+            files, [host.example_inputs()] * len(files), threads=(threads,), seconds=20, most_runs=2000,
             quantile=0.25, clock=clock_of(threads),
         )  # fmt: skip
-    return found.milliseconds
+    before, *after = found.milliseconds
+    return before, {name: ms / before for name, ms in zip(results, after, strict=True)}
 
 
-def bench(name: str, options: argparse.Namespace):
-    """One row: requested, predicted and measured latency, MACs and parameters of both prunings."""
-    model, inputs = MODELS[name](options.cache)
-    shapes = SHAPES.get(name)
+def quality(case: Case, host: Any, result: gp.Result) -> dict[str, float]:
+    """The metric of a result, and the error of its outputs on the same data."""
+    errors, energies = [], []
+
+    def run(batch: Batch) -> np.ndarray:
+        found = next(iter(result.host.run(batch).values()))
+        whole = next(iter(host.run(batch).values()))
+        errors.append(float(np.square(found - whole).mean()))
+        energies.append(float(whole.var()))
+        return found
+
+    value = next(iter(case.evaluate(run).values()))
+    return {"value": value, "error": float(np.sqrt(np.mean(errors) / np.mean(energies)))}
+
+
+def bench(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One row: requested, predicted and measured latency, MACs and quality of all prunings."""
+    case = CASES[name](options.cache)
+    host = open_host(case.model, case.example, shapes=case.shapes)
+    batches = open_batches(case.calibration, host)
     begin = time.perf_counter()
-    profile = gp.profile(model, inputs, shapes=shapes, threads=options.threads, quick=True)
-    row = {"profile_seconds": time.perf_counter() - begin, "correction": profile.correction}
-    with tempfile.TemporaryDirectory() as folder:
-        paths = []
-        for metric in ("latency", "macs"):
-            result = gp.prune(
-                model, inputs, shapes=shapes, target={metric: options.fraction}, profile=profile,
-                allocation=options.allocation,
-            )  # fmt: skip
-            paths.append(Path(folder) / f"{metric}.onnx")
-            result.save_onnx(paths[-1])
-            if options.plans:
-                options.plans.mkdir(parents=True, exist_ok=True)
-                result.plan.save(options.plans / f"{name}-{metric}-{options.fraction:g}.json")
-            report = result.report
-            row[metric] = {
-                "macs": report.cost("macs").fraction,
-                "params": report.cost("params").fraction,
-                "notes": list(report.notes),
-                "proof": {check.name: check.difference for check in report.proof},
-            }
-            if metric == "latency":
-                row["predicted"] = report.cost("latency").fraction
-        before, *after = measure(model, inputs, shapes, paths, options.threads)
-    row["before_ms"] = before
-    for metric, ms in zip(("latency", "macs"), after, strict=True):
-        row[metric] |= {"ms": ms, "fraction": ms / before}
-    row["within"] = abs(row["latency"]["fraction"] / options.fraction - 1)
+    profile = gp.profile(case.model, case.example, shapes=case.shapes, threads=options.threads, quick=True)
+    row: dict[str, Any] = {"metric": case.metric, "profile_seconds": time.perf_counter() - begin}
+
+    def pruned(target: dict[str, float]) -> gp.Result:
+        return gp.prune(
+            case.model, case.example, shapes=case.shapes, target=target, profile=profile, calibration=batches,
+            verify=options.verify,
+        )  # fmt: skip
+
+    results = {metric: pruned({metric: options.fraction}) for metric in ("latency", "macs")}
+    _, found = fractions(host, results, options.threads)
+    results["equal"] = pruned({"latency": min(found["macs"], 1.0)})
+    row["before_ms"], found = fractions(host, results, options.threads)
+    for each, result in results.items():
+        row[each] = {
+            "fraction": found[each],
+            "macs": result.report.cost("macs").fraction,
+            "notes": list(result.report.notes),
+            **quality(case, host, result),
+        }
+    row["predicted"] = results["latency"].report.cost("latency").fraction
+    row["within"] = abs(found["latency"] / options.fraction - 1)
     return row
 
 
@@ -80,31 +101,39 @@ def main() -> None:
     """Runs the benchmark and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=["efficientnet-lite0", "minilm", "ppocr-rec"])
+    parser.add_argument(
+        "--models", nargs="*", choices=CASES, default=["efficientnet-lite0", "minilm", "magika", "resnet20"]
+    )
     parser.add_argument("--fraction", type=float, default=0.6)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--allocation", default="isomorphic")
+    parser.add_argument("--verify", action="store_true", help="prove the results, too")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--plans", type=Path)
     options = parser.parse_args()
-    columns = "before, ms", "predicted", "measured", "off by", "its MACs", "macs target", "its latency"
-    print(f"{'model':20}" + "".join(f"{column:>12}" for column in columns))
-    rows = {}
+    warnings.filterwarnings("ignore")
+    rows: dict[str, Any] = {}
+    table = Table(
+        "model", "before, ms", f"latency={options.fraction:g}: measured", "off by", "MACs", "metric", "error",
+        f"macs={options.fraction:g}: measured", "metric", "error", "as fast by latency: measured", "metric", "error",
+    )  # fmt: skip
     for name in options.models:
         try:
             rows[name] = row = bench(name, options)
         except (RuntimeError, gp.GraphpruneError) as error:
             rows[name] = {"error": str(error)}
-            print(f"{name:20} {error}", flush=True)
+            table.add_row(name, str(error))
             continue
-        print(
-            f"{name:20}{row['before_ms']:12.2f}{row['predicted']:12.1%}{row['latency']['fraction']:12.1%}"
-            f"{row['within']:12.1%}{row['latency']['macs']:12.1%}{row['macs']['macs']:12.1%}"
-            f"{row['macs']['fraction']:12.1%}",
-            flush=True,
-        )
+        cells = [name, f"{row['before_ms']:.2f}"]
+        for each in ("latency", "macs", "equal"):
+            found = row[each]
+            cells.append(f"{found['fraction']:.1%}")
+            if each == "latency":
+                cells += [f"{row['within']:.1%}", f"{found['macs']:.1%}"]
+            cells += [f"{found['value']:.4f}", f"{found['error']:.4f}"]
+        table.add_row(*cells)
+        print(json.dumps({name: row}), flush=True)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    Console(width=180).print(table)
 
 
 if __name__ == "__main__":

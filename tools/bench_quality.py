@@ -9,7 +9,8 @@ on one thread.
     python tools/bench_quality.py [--cache DIR] [--out quality] [--only MODEL ...] [--recipes NAME ...]
         [--ratios 0.9 0.8 ...] [--seed 0] [--fresh] [--report]
 
-A rival's own ratio is searched until it keeps what was asked for (`quality_rivals.py`); nobody fine-tunes.
+A rival's own ratio is searched until it keeps what was asked for (`quality_rivals.py`); nobody fine-tunes. Seconds of
+the first recipe of a model include its calibration, which the others share.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import os
 import time
 import traceback
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,8 @@ from real_models import CACHE
 
 import graphprune as gp
 from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.calibration.data import Batches, open_batches
+from graphprune.opening import open_host
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)
 """Fractions of MACs kept."""
@@ -75,6 +79,12 @@ BOUNDS = {"perplexity": 0.75}
 """Accepted share of the best rival's loss where it is not one half (issue 4)."""
 
 
+@cache
+def calibration_of(case: Case) -> Batches:
+    """The calibration data of a case, opened once: statistics and trials on it serve all recipes and ratios."""
+    return open_batches(case.calibration, open_host(case.model, case.example, shapes=case.shapes))
+
+
 def prune(case: Case, recipe: dict[str, Any], ratio: float, seed: int) -> tuple[gp.Result, Run]:
     """Prunes a case by a recipe.
 
@@ -84,7 +94,7 @@ def prune(case: Case, recipe: dict[str, Any], ratio: float, seed: int) -> tuple[
     known = inspect.signature(gp.prune).parameters
     arguments = dict(recipe)
     if "calibration" in known:
-        arguments.setdefault("calibration", case.calibration)
+        arguments.setdefault("calibration", calibration_of(case))
     if "compensation" not in known and arguments.get("compensation") == "none":
         del arguments["compensation"]
     missing = set(arguments) - set(known)

@@ -131,7 +131,7 @@ def efficientnet(cache: Path) -> Case:
 
 
 def minilm(cache: Path) -> Case:
-    """MiniLM-L6 with a linear probe for sentiment, trained on frozen features; 1,500 held-out movie snippets.
+    """MiniLM-L6 with a linear probe for sentiment, trained on frozen features; 5,000 held-out movie snippets.
 
     The probe (logistic regression on the mean of the last hidden states) is trained once on the dense encoder and is
     part of the model afterwards.
@@ -162,7 +162,8 @@ def minilm(cache: Path) -> Case:
     model = Classifier().eval()
     texts, positive = quality_data.snippets(cache)
     order = np.random.RandomState(0).permutation(len(texts))
-    held, train, size, length = order[:1500], order[1500:], 32, 48
+    train, size, length = order[1500:5500], 32, 48
+    held = np.concatenate([order[:1500], order[5500:9000]])
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
     def encode(rows: np.ndarray) -> Batch:
@@ -174,7 +175,7 @@ def minilm(cache: Path) -> Case:
     if probe.exists():
         model.head.load_state_dict(torch.load(probe, weights_only=True))
     else:
-        chosen = encode(train[:4000])
+        chosen = encode(train)
         with torch.no_grad():
             features = torch.cat([
                 model.features(torch.from_numpy(ids), torch.from_numpy(mask))[:n]
@@ -182,7 +183,7 @@ def minilm(cache: Path) -> Case:
                     batches(chosen["input_ids"], size), batches(chosen["attention_mask"], size), strict=True
                 )
             ])  # fmt: skip
-        _fit(model.head, features, torch.from_numpy(positive[train[:4000]]))
+        _fit(model.head, features, torch.from_numpy(positive[train]))
         torch.save(model.head.state_dict(), probe)
     tests, right = encode(held), positive[held]
     found = encode(train[:256])

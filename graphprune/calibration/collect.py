@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
 from graphprune.calibration.moments import Moments
+from graphprune.calibration.processes import summed
 from graphprune.errors import OptionError
 from graphprune.files import replaced
 from graphprune.ir.dims import factors_of
@@ -298,21 +299,8 @@ def _samples(batches: Iterable[Arrays]) -> int:
 
 def reduce_over_processes(moments: Iterable[Moments], samples: int) -> int:
     """Sums moments over the processes of ``torch.distributed``, if there are several; returns all samples."""
-    import sys
-
-    torch = sys.modules.get("torch")
-    distributed = getattr(torch, "distributed", None)
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return samples
-    assert torch is not None
-    total = torch.tensor(samples)
-    distributed.all_reduce(total)
     for each in moments:
         for name, array in each.arrays().items():
-            tensor = torch.from_numpy(np.array(array, dtype=np.float64))
-            distributed.all_reduce(tensor)
-            if name == "count":
-                each.count = int(tensor)
-            else:
-                setattr(each, name, tensor.numpy().reshape(array.shape))
-    return int(total)
+            total = summed(array)
+            setattr(each, name, int(total) if name == "count" else total.reshape(array.shape))
+    return int(summed(np.array(samples)))

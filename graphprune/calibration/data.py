@@ -59,6 +59,7 @@ class Batches:
         source: What they come from, for messages.
         random: Whether they are made up: statistics of them say little, and the report says so.
         statistics: What was measured on them, kept for the next time.
+        losses: What trials on them have found, by what was tried.
         labels: What is right for each of the samples, in order, if the source says so.
     """
 
@@ -77,6 +78,7 @@ class Batches:
         self.batch_size = batch_size
         self.source = samples.where
         self.statistics: Any = None
+        self.losses: dict[str, Any] = {}
         self.random = random
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self._padded = padded

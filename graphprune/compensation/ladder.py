@@ -10,17 +10,19 @@ the target ``t`` of the dense model. With the residual ``r = t - y`` the best ch
     affine   ΔW = Cov(r, x) Cov(x)⁻¹,  Δb = E r - ΔW E x                 (CORP)
 
 Where the inputs are those of the dense model these are the classical rungs; where they come from the pruned prefix
-they make good what earlier layers have lost as well. The ridge pulls ``ΔW`` to zero: to the weights as they were.
+they make good what earlier layers have lost as well. The ridge pulls ``ΔW`` to zero: to the weights as they were. How
+far is right depends on how much data there is for how many inputs: :func:`chosen_ridge` tries it on data held apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.processes import summed
 from graphprune.calibration.products import (
     Rows,
     centre_of,
@@ -67,6 +69,15 @@ class Residuals:
             np.zeros(flat),
             np.zeros(flat),
         )
+
+    def __add__(self, other: Residuals) -> Residuals:
+        """The sums over the positions of both."""
+        return Residuals(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
+    def over_processes(self) -> Residuals:
+        """The sums over the positions that all processes have seen."""
+        found = {each.name: summed(getattr(self, each.name)) for each in fields(self) if each.name != "count"}
+        return Residuals(count=int(summed(np.array(self.count))), **found)
 
     def add(self, x: Rows, r: Rows, t: Rows) -> None:
         """Counts positions in: ``x: [n, g, c]``, ``r`` and ``t: [n, g, o]``, in single or double precision."""
@@ -170,6 +181,33 @@ def refit_shared(parts: Sequence[Residuals], rungs: Sequence[str], ridge: float)
     )
     energy = energy or 1.0
     return Refit(weight, biases, before / energy, max(after, 0.0) / energy)
+
+
+def chosen_ridge(
+    fit: Sequence[Residuals], held: Sequence[Residuals], rungs: Sequence[str], ridges: Sequence[float]
+) -> float:
+    """The ridge whose change, fitted to some positions, leaves the least squared residual at others.
+
+    Args:
+        fit: The sums that are fitted to, as for :func:`refit_shared`.
+        held: The sums over other positions.
+        rungs: As for :func:`refit_shared`.
+        ridges: What is tried.
+    """
+    if len(ridges) == 1 or not {"ols", "affine"}.intersection(rungs):
+        return ridges[0]
+    errors = [_left(held, refit_shared(fit, rungs, ridge)) for ridge in ridges]
+    return ridges[int(np.argmin(errors))]
+
+
+def _left(parts: Sequence[Residuals], change: Refit) -> float:
+    """What a change leaves of the squared residuals, less what they were."""
+    left = 0.0
+    for sums, bias in zip(parts, change.biases, strict=True):
+        shift = (change.weight @ sums.x[:, :, None])[:, :, 0]
+        left += float(np.sum((change.weight @ sums.xx - 2 * sums.rx) * change.weight))
+        left += float(np.sum(bias * (2 * (shift - sums.r) + sums.count * bias)))
+    return left
 
 
 def regression(xx: Float, rx: Float, ridge: float) -> Float:

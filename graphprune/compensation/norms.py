@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.calibration.collect import reduce_over_processes
 from graphprune.calibration.moments import Moments
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Node
@@ -54,6 +55,7 @@ def reestimate(
             right[i], now = go_right(right[i])
             before.add(_rows(np.take(was[value], channels, CHANNEL)))
             after.add(_rows(now[value]))
+        reduce_over_processes((before, after), 0)
         have_left, have_right = list(left[0]), list(right[0])
         ratio = after.variance[0] / np.maximum(before.variance[0], np.finfo(np.float64).tiny)
         ratio[before.variance[0] <= 1e-12 * before.variance[0].max(initial=0.0)] = 1.0  # a channel that never varies

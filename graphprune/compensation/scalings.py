@@ -8,7 +8,7 @@ refitted as any other (methods.md §1.4), before what reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -147,10 +147,12 @@ class _Counter:
         x = y - self._shift.astype(y.dtype)
         self._sums.add(x[:, :, None], (t - y)[:, :, None], t[:, :, None])
 
-    def solved(self, rung: str, ridge: float) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of the scale and the shift of each channel."""
         scaling = self._scaling
-        found = refit(self._sums, "ols" if scaling.shift is None and rung == "affine" else rung, ridge)
+        found = refit(
+            self._sums.over_processes(), "ols" if scaling.shift is None and rung == "affine" else rung, ridges[0]
+        )
         done = [Compensated(scaling.node, scaling.scale, scaling.shift, found.before, found.after)]
         scale = self._pruned.read(scaling.scale).astype(np.float64)
         changes: dict[str, Array] = {scaling.scale: scale * (1 + found.weight.reshape(scale.shape))}

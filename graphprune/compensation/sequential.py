@@ -9,7 +9,7 @@ is cut are refitted in their place among the consumers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,8 +25,8 @@ from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of
 from graphprune.pipeline.host import Array, Arrays, Host
 
-RIDGE = 1e-2
-"""Damping of the least squares: of each input, relative to its variance."""
+RIDGES = (1e-2, 1e-1, 1.0)
+"""Damping of the least squares, of each input, relative to its variance: what is tried on batches held apart."""
 
 
 def compensate(
@@ -37,7 +37,7 @@ def compensate(
     batches: Iterable[Arrays],
     *,
     rung: str = "affine",
-    ridge: float = RIDGE,
+    ridges: Sequence[float] = RIDGES,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Host, tuple[Compensated, ...]]:
@@ -50,7 +50,8 @@ def compensate(
         kept: The units that stay.
         batches: Calibration data.
         rung: One of :data:`graphprune.compensation.ladder.RUNGS`.
-        ridge: Damping of the least squares.
+        ridges: Damping of the least squares. Of several, each consumer takes the one that does best on batches held
+            apart; without several batches, the first.
         memory: Bytes of activations that are held in memory; others wait on disk.
         progress: Told how many consumers of how many are done.
 
@@ -77,7 +78,7 @@ def compensate(
                 left[i], wanted = go_left(left[i])
                 right[i], _ = go_right(right[i])
                 counter.add(right[i], wanted, {node: masks.of(batch, *at) for node, at in stage.places.items()})
-            rows, changes = counter.solved(rung, ridge)
+            rows, changes = counter.solved(rung, ridges)
             done.extend(rows)
             pruned = pruned.replaced(changes)
             progress(n + 1, len(stages))

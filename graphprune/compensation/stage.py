@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Counter(Protocol):
             masks: For each node which positions count.
         """
 
-    def solved(self, rung: str, ridge: float) -> tuple[list[Compensated], dict[str, NDArray[np.float64]]]:
+    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, NDArray[np.float64]]]:
         """What was done, and the new values of stored tensors."""
 
 

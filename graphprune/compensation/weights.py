@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.calibration.apart import apart
 from graphprune.calibration.collect import GATHERED, picked
 from graphprune.calibration.consumers import Consumer, count_of, inputs_of
-from graphprune.compensation.ladder import Refit, Residuals, refit_shared
+from graphprune.compensation.ladder import Refit, Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
@@ -88,8 +89,10 @@ class _Counter:
         self._channels = {use.node: positions(layouts[use.target][use.channel], kept) for use in stage.uses}
         self._weights = {fit[0].weight: fit[0].matrix(pruned.read(fit[0].weight)) for fit in stage.fits}
         self._biases = {use.bias: pruned.read(use.bias).ravel() for use in stage.uses if use.bias is not None}
-        self._sums: dict[str, Residuals] = {}
-        self._waiting: dict[str, list[tuple[Array, Array, Array]]] = {}
+        self._held = apart(n_batches)[1] if n_batches > 1 else []
+        self._batch = 0
+        self._sums: dict[tuple[str, bool], Residuals] = {}
+        self._waiting: dict[tuple[str, bool], list[tuple[Array, Array, Array]]] = {}
         self._look: Stretch | None = None
         self._run: Stretch | None = None
         self._by_hand: dict[str, bool] = {}
@@ -118,6 +121,7 @@ class _Counter:
                 y = real
             grouped = (len(t), use.groups, -1)
             self._gather(use, sum(parts[1:], parts[0]), (t - y).reshape(grouped), t.reshape(grouped))
+        self._batch += 1
 
     def _computed(self, use: Consumer, x: Array, read: Arrays, pick: Positions) -> Array:
         """What a consumer computes at some positions, ``[n, (g r)]``, and what that is added to."""
@@ -132,38 +136,53 @@ class _Counter:
 
     def _gather(self, use: Consumer, *rows: Array) -> None:
         """Counts rows in as soon as there are enough of them for fast products."""
-        waiting = self._waiting.setdefault(use.node, [])
+        held = self._batch in self._held
+        waiting = self._waiting.setdefault((use.node, held), [])
         waiting.append(rows)  # type: ignore[arg-type]
         if sum(len(x) for x, _, _ in waiting) >= GATHERED:
-            self._flush(use)
+            self._flush(use, held)
 
-    def _flush(self, use: Consumer) -> None:
-        waiting = self._waiting.get(use.node, [])
+    def _flush(self, use: Consumer, held: bool) -> None:
+        waiting = self._waiting.get((use.node, held), [])
         if not waiting:
             return
         x, r, t = (np.concatenate(part) if len(waiting) > 1 else part[0] for part in zip(*waiting, strict=True))
-        key = _part(use)
+        key = _part(use), held
         if key not in self._sums:
             self._sums[key] = Residuals.zeros(use.groups, x.shape[2], t.shape[2])
         self._sums[key].add(x, r, t)
         waiting.clear()
 
-    def solved(self, rung: str, ridge: float) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of each weight and its biases."""
         done: list[Compensated] = []
         changes: dict[str, Array] = {}
         for fit in self._stage.fits:
-            found = self._solved(fit, rung, ridge)
+            found = self._solved(fit, rung, ridges)
             done.extend(Compensated(use.node, use.weight, use.bias, found.before, found.after) for use in fit)
             changes.update(_changed(self._pruned, fit, found))
         return done, changes
 
-    def _solved(self, fit: Sequence[Consumer], rung: str, ridge: float) -> Refit:
+    def _solved(self, fit: Sequence[Consumer], rung: str, ridges: Sequence[float]) -> Refit:
         for use in fit:
-            self._flush(use)
+            for held in (False, True):
+                self._flush(use, held)
         by_part = {_part(use): _rung(use, rung, len(fit)) for use in fit}
-        found = refit_shared([self._sums[part] for part in by_part], list(by_part.values()), ridge)
+        rungs = list(by_part.values())
+        sums, others = ([self._summed(fit[0], (part, held)) for part in by_part] for held in (False, True))
+        ridge = ridges[0]
+        if all(each.count for each in (*sums, *others)):
+            ridge = chosen_ridge(sums, others, rungs, ridges)
+        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], rungs, ridge)
         return replace(found, biases=tuple(bias / _times(fit) for bias in found.biases))
+
+    def _summed(self, use: Consumer, key: tuple[str, bool]) -> Residuals:
+        """The sums of one part over all processes."""
+        own = self._sums.get(key)
+        if own is None:
+            groups, rows, columns = self._weights[use.weight].shape
+            own = Residuals.zeros(groups, columns, rows)
+        return own.over_processes()
 
 
 def _sums(stage: WeightStage) -> list[tuple[Consumer, ...]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.calibration.consumers import consumers_of, find_consumers
+from graphprune.calibration.processes import summed
 from graphprune.errors import OptionError
 from graphprune.importance.evidence import Evidence, Float
 from graphprune.ir.dims import unit_of
@@ -114,6 +115,27 @@ def log_softmax(x: Array) -> Float:
     return result
 
 
+CHUNK = 1 << 17
+"""Logits that are compared at a time: vocabularies of language models would fill the memory many times over."""
+
+
+def divergence(wanted: Array, found: Array) -> float:
+    """The mean Kullback-Leibler divergence of softmax distributions along the last axis, from logits, in float64."""
+    p, q = (each.reshape(-1, each.shape[-1]) for each in (wanted, found))
+    step = max(1, CHUNK // max(1, p.shape[-1]))
+    total = 0.0
+    for start in range(0, len(p), step):
+        a, b = (each[start : start + step].astype(np.float64) for each in (p, q))
+        a -= a.max(axis=-1, keepdims=True)
+        b -= b.max(axis=-1, keepdims=True)
+        difference = a - b
+        np.exp(a, out=a)
+        np.exp(b, out=b)
+        norm = a.sum(axis=-1)
+        total += float((np.einsum("nc,nc->n", a, difference) / norm + np.log(b.sum(axis=-1) / norm)).sum())
+    return total / max(1, len(p))
+
+
 class Standard:
     """What changed models are judged by on the data: labels, or the outputs of the model as it was.
 
@@ -132,19 +154,23 @@ class Standard:
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""
+        return self.loss_of(run(batch) for batch, *_ in self._data)
+
+    def loss_of(self, found: Iterable[Arrays]) -> float:
+        """The mean loss of outputs, for each batch of the data, over all processes."""
         losses = []
-        for batch, wanted, categorical, variance in self._data:
-            _, output = first_output(run(batch))
+        for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
+            _, output = first_output(outputs)
             if not categorical:
                 losses.append(float(np.square(output - wanted.reshape(output.shape)).mean()) / variance)
                 continue
-            log_q = log_softmax(output)
             if wanted.ndim == output.ndim:  # the distribution that the model had
-                log_p = log_softmax(wanted)
-                losses.append(float((np.exp(log_p) * (log_p - log_q)).sum(-1).mean()))
+                losses.append(divergence(wanted, output))
             else:
+                log_q = log_softmax(output)
                 losses.append(-float(np.take_along_axis(log_q, wanted[..., None].astype(np.int64), -1).mean()))
-        return float(np.mean(losses))
+        total, count = summed(np.array([sum(losses), len(losses)]))
+        return float(total / max(count, 1))
 
 
 class Objective:

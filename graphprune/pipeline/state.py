@@ -55,6 +55,7 @@ class State:
         analysis: The analysis of ``original``.
         statistics: Moments of activations on calibration data.
         scores: Scores by group name.
+        losses: By group name: what the outputs lose when ``0, 1, ..., size`` units are kept, as measured on trial.
         block_scores: Scores of the blocks that may go as a whole, by name.
         kept: The units that stay, for groups that lose some.
         removed: The blocks that go as a whole.
@@ -73,6 +74,7 @@ class State:
     analysis: Analysis | None = None
     statistics: Statistics | None = None
     scores: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    losses: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     block_scores: Mapping[str, float] = field(default_factory=dict)
     kept: Mapping[Factor, Index] = field(default_factory=dict)
     removed: tuple[Block, ...] = ()

@@ -1,8 +1,9 @@
 """The ``dp`` allocation: the least total error within a budget, from error curves (SPDY, ZipLM; methods.md §7).
 
-Each group chooses one of its levels; errors add up. Where costs add up too, :func:`choose` is an exact multiple-choice
-knapsack. MACs, parameters and latency are products of widths: :func:`allocate_by_error` linearises them about the
-present choice, solves, and repeats, and what it returns is judged by the true costs.
+Each group chooses one of its levels; errors add up. Where costs add up too, :class:`Frontier` is an exact
+multiple-choice knapsack, for all budgets at once. MACs, parameters and latency are products of widths:
+:func:`allocate_by_error` linearises them about the present choice, solves, and repeats, and what it returns is judged
+by the true costs.
 """
 
 from __future__ import annotations
@@ -19,47 +20,51 @@ from graphprune.planning.target import Target
 
 Floats = NDArray[np.float64]
 
-BUCKETS = 10_000
+BUCKETS = 4096
 """Partial choices that are kept at most; fewer than this are all kept, and the result is exact."""
 ROUNDS, HALVINGS = 4, 20
 
 
-def choose(costs: Sequence[Floats], errors: Sequence[Floats], budget: float) -> tuple[int, ...] | None:
-    """One level for each group, so that the sum of errors is least and the sum of costs within the budget.
+class Frontier:
+    """The choices of one level for each group that no other choice beats both in cost and in error.
 
-    All choices that no other beats in both sums are carried from group to group. Where they become more than
-    :data:`BUCKETS`, the best of each of so many ranges of cost stays; the budget holds in any case.
+    Partial choices are carried from group to group. Where they become more than :data:`BUCKETS`, the best of each of so
+    many ranges of cost stays; budgets hold in any case.
 
     Args:
         costs: For each group, the cost of each of its levels.
         errors: For each group, the error of each of its levels.
-        budget: The largest sum of costs.
-
-    Returns:
-        The index of a level for each group, or ``None`` if no choice is within the budget.
+        budget: The largest sum of costs that will be asked for.
     """
-    slack = 1e-12 * max(1.0, abs(budget))
-    rest = np.append(np.cumsum([float(np.min(c)) for c in reversed(costs)])[::-1], 0.0)
-    spent, lost = np.zeros(1), np.zeros(1)
-    trail: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
-    for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
-        all_spent = (spent[:, None] + cost[None, :]).ravel()
-        all_lost = (lost[:, None] + error[None, :]).ravel()
-        order = np.lexsort((all_lost, all_spent))
-        order = order[all_spent[order] + rest[i + 1] <= budget + slack]
-        if not len(order):
+
+    def __init__(self, costs: Sequence[Floats], errors: Sequence[Floats], budget: float) -> None:
+        self._slack = 1e-12 * max(1.0, abs(budget))
+        rest = np.append(np.cumsum([float(np.min(c)) for c in reversed(costs)])[::-1], 0.0)
+        spent, lost = np.zeros(1), np.zeros(1)
+        self._trail: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+        for i, (cost, error) in enumerate(zip(costs, errors, strict=True)):
+            all_spent = (spent[:, None] + cost[None, :]).ravel()
+            all_lost = (lost[:, None] + error[None, :]).ravel()
+            order = np.flatnonzero(all_spent + rest[i + 1] <= budget + self._slack)
+            order = order[np.lexsort((all_lost[order], all_spent[order]))]
+            if len(order):
+                best = np.minimum.accumulate(all_lost[order])
+                first = np.concatenate([[True], all_lost[order][1:] < best[:-1]])
+                order = _thinned(order[first], all_spent)
+            self._trail.append((order // len(cost), order % len(cost)))
+            spent, lost = all_spent[order], all_lost[order]
+        self._spent = spent
+
+    def within(self, budget: float) -> tuple[int, ...] | None:
+        """The choice of the least error within a budget: an index of a level for each group, if there is one."""
+        at = int(np.searchsorted(self._spent, budget + self._slack, side="right")) - 1
+        if at < 0:
             return None
-        best = np.minimum.accumulate(all_lost[order])
-        first = np.concatenate([[True], all_lost[order][1:] < best[:-1]])
-        order = _thinned(order[first], all_spent)
-        trail.append((order // len(cost), order % len(cost)))
-        spent, lost = all_spent[order], all_lost[order]
-    at = len(spent) - 1  # of those that nothing beats the dearest has the least error
-    chosen = []
-    for before, level in reversed(trail):
-        chosen.append(int(level[at]))
-        at = int(before[at])
-    return tuple(reversed(chosen))
+        chosen = []
+        for before, level in reversed(self._trail):
+            chosen.append(int(level[at]))
+            at = int(before[at])
+        return tuple(reversed(chosen))
 
 
 def _thinned(order: NDArray[np.int64], spent: Floats) -> NDArray[np.int64]:
@@ -156,10 +161,11 @@ def _about(
             row[j] = max(model.cost(target.metric, counts) / limit for target, limit in bounds)
         costs.append(row - row.min())
     low, high = 0.0, float(sum(row.max() for row in costs))
+    frontier = Frontier(costs, curves, high)
     best = None
     for _ in range(HALVINGS):
         budget = (low + high) / 2
-        chosen = choose(costs, curves, budget)
+        chosen = frontier.within(budget)
         if chosen is None:
             low = budget
             continue

@@ -1,6 +1,7 @@
 """All allocations by name: orders of moves, and searches for the choice that costs least.
 
-``kwon`` splits the budget between heads and neurons exactly; ``dp`` minimises the sum of errors; ``spdy`` and
+``kwon`` splits the budget between heads and neurons exactly; ``dp`` minimises the sum of predicted errors,
+``measured`` that of losses measured on trial; ``spdy`` and
 ``evolution`` judge choices by running the model, starting from what ``dp`` finds (methods.md §7).
 """
 
@@ -24,7 +25,9 @@ Fitness = Callable[[Counts], float]
 
 SEARCHES = ("spdy", "evolution")
 """Allocations that run the model."""
-ALLOCATIONS = (*ORDERS, "kwon", "dp", *SEARCHES)
+MEASURED = "measured"
+"""The allocation that needs curves of losses."""
+ALLOCATIONS = (*ORDERS, "kwon", "dp", MEASURED, *SEARCHES)
 """How a budget is shared."""
 
 TRIALS = 60
@@ -44,6 +47,7 @@ def share(
     original: CostModel | None = None,
     fitness: Fitness | None = None,
     seed: int = 0,
+    losses: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> Counts:
     """How many units of each group are kept so that every target is met.
 
@@ -57,9 +61,10 @@ def share(
         original: The costs that fractions are of, where ``model`` has lost blocks already.
         fitness: For :data:`SEARCHES`: what a choice does to the model.
         seed: For :data:`SEARCHES`.
+        losses: For :data:`MEASURED`: for every allowed group the loss when ``0, 1, ..., size`` units are kept.
 
     Raises:
-        OptionError: The allocation is unknown, or there is no fitness for a search.
+        OptionError: The allocation is unknown, there is no fitness for a search, or no loss was measured.
         TargetError: A target cannot be met with the allowed groups within the limits.
     """
     if allocation not in ALLOCATIONS:
@@ -70,13 +75,20 @@ def share(
         )
     if allocation == "kwon":
         return _kwon(model, scores, targets, limits=limits, allowed=allowed, original=original)
-    curves = {name: error_curve(scores[name]) for name in allowed}
+    if allocation == MEASURED and not losses:
+        raise OptionError(
+            "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
+            "--calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"
+        )
+    curves = {
+        name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name]) for name in allowed
+    }
 
     def dp(weights: Mapping[str, float]) -> Counts:
         weighted = {name: curve * weights.get(name, 1.0) for name, curve in curves.items()}
         return allocate_by_error(model, weighted, targets, limits=limits, allowed=allowed, original=original)
 
-    if allocation == "dp":
+    if allocation in ("dp", MEASURED):
         return dp({})
     if fitness is None:
         raise OptionError(

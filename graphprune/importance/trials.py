@@ -1,0 +1,201 @@
+"""What the outputs lose when one group loses units and its consumers are refitted: measured, at a few widths.
+
+Predicted errors of consumers say which unit of a group goes first; how much an error there matters at the end of the
+model they do not say. A trial does: the columns of the units are taken out of the consumers' weights, the others are
+refitted from the moments of the dense model, and the model runs on from there on data that the refit has not seen.
+Between the widths that were tried the sum of scores gives the shape of the curve (SPDY, ZipLM: error curves for exact
+allocation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Group
+from graphprune.calibration.collect import Statistics
+from graphprune.calibration.consumers import Consumer, find_consumers
+from graphprune.compensation.ladder import damped
+from graphprune.compensation.spool import MEMORY, Spool
+from graphprune.importance.evidence import Evidence, Float, Reading, Scores, readings
+from graphprune.importance.loss import Standard
+from graphprune.importance.obs import RIDGE
+from graphprune.pipeline.host import Arrays, Host
+
+WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
+"""Fractions of a group's units that are removed on trial, by how many trials there are."""
+WORK = 2e12
+"""Multiply-accumulates that trials may take in all; or one walk over the data, where that is more."""
+LEAST = 1e-9
+"""Losses below this fraction of the largest one are taken for that: what is lost by rounding is no order."""
+
+
+def plan_trials(n_groups: int, n_batches: int, macs: float, n_held: int) -> tuple[int, int]:
+    """How many widths of each group are tried, and on how many batches.
+
+    Args:
+        n_groups: How many groups there are.
+        n_batches: How many batches of calibration data.
+        macs: What the model takes for one batch.
+        n_held: How many batches there are to try on.
+    """
+    runs = int(max(n_batches, WORK / max(macs, 1.0)) * 2 / max(n_groups, 1))  # a trial runs half the model on average
+    n_widths = max(1, min(isqrt(runs), max(WIDTHS)))
+    return n_widths, max(1, min(runs // n_widths, n_held))
+
+
+def loss_curves(
+    evidence: Evidence,
+    scores: Scores,
+    groups: Sequence[Group],
+    batches: Sequence[Arrays],
+    n_widths: int,
+    *,
+    memory: int = MEMORY,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Float]:
+    """Curves of the loss of every group of the model.
+
+    Args:
+        evidence: With statistics and the model.
+        scores: Scores of all groups: units go in their order, and their sum gives the shape between trials.
+        groups: The groups that are tried; curves of others are brought to the same scale.
+        batches: What the outputs are compared on.
+        n_widths: How many widths are tried, a key of :data:`WIDTHS`.
+        memory: Bytes of activations that are held in memory; others wait on disk.
+        progress: Told how many groups of how many are done.
+
+    Returns:
+        For each group, by name, the loss when ``0, 1, ..., size`` units are kept: of an output that holds logits the
+        divergence from the dense model's, else the squared error relative to the variance.
+    """
+    assert evidence.host is not None
+    statistics = evidence.measured("trials")
+    host, consumers = with_biases(evidence.host, statistics)
+    order = {node.name: i for i, node in enumerate(host.graph().nodes)}
+    first = {
+        group.name: min((consumers[each.node] for each in found), key=lambda each: order[each.node])
+        for group in groups
+        if (found := statistics.consumers.get(group.name))
+    }
+    tried = sorted((group for group in groups if group.name in first), key=lambda g: order[first[g.name].node])
+    starts = [first[group.name].value for group in tried]
+    outputs = list(host.graph().outputs)
+    standard = Standard(host.run, ((batch, None) for batch in batches))
+    points: dict[str, tuple[list[int], list[float]]] = {}
+    with Spool(batches, memory) as spool:
+        for n, (group, start) in enumerate(zip(tried, starts, strict=True)):
+            go = host.stretch(None if n == 0 else spool.names(), [start], _once(*starts[n + 1 :], *outputs))
+            for i in range(len(batches)):
+                spool[i], _ = go(spool[i])
+            read = list(readings(evidence, statistics, group))
+            ranked = np.argsort(scores[group.name], kind="stable")
+            counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
+            losses = []
+            for count in counts:
+                trial = host.replaced(refitted(host, read, consumers, ranked[:count]))
+                run = trial.stretch(spool.names(), outputs)
+                losses.append(standard.loss_of(run(spool[i])[1] for i in range(len(batches))))
+            if counts:
+                points[group.name] = counts, losses
+            progress(n + 1, len(tried))
+    return _curves(scores, points)
+
+
+def with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:
+    """The model with a bias at every consumer that can have one of its own, and its consumers by node."""
+    known = {each.node for found in statistics.consumers.values() for each in found}
+    consumers = {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
+    bare = {each.node: each.channel for each in consumers.values() if each.bias is None and each.plain}
+    if not bare:
+        return host, consumers
+    host = host.biased(bare)
+    return host, {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
+
+
+def refitted(
+    host: Host, read: Sequence[Reading], consumers: Mapping[str, Consumer], gone: NDArray[np.int64]
+) -> dict[str, Float]:
+    """The stored tensors of a group's consumers without the columns of some units, the others refitted.
+
+    Args:
+        host: The model with biases, and ``consumers``, from :func:`with_biases`.
+        read: How the group is read, from :func:`graphprune.importance.evidence.readings`.
+        consumers: By node.
+        gone: Indices of units.
+    """
+    changes: dict[str, Float] = {}
+    for reading in read:
+        use = consumers[reading.consumer.node]
+        lost = np.isin(reading.units, gone)
+        own_bias = use.bias is not None and use.bias_uses == 1
+        weight, bias = without(reading, lost, refit=use.plain, centre=own_bias)
+        changes[use.weight] = use.weight_of(weight, host.graph().values[use.weight].shape)
+        if own_bias and use.bias is not None:
+            before = host.read(use.bias)
+            changes[use.bias] = before.astype(np.float64) + bias.reshape(before.shape)
+    return changes
+
+
+def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: bool) -> tuple[Float, Float]:
+    """A consumer's weight without some columns, the others refitted to what it computed, and the change of its bias.
+
+    Args:
+        reading: With the moments of its inputs.
+        lost: Which columns ``[g, c]`` go.
+        refit: Whether the others change.
+        centre: Whether there is a bias, which makes good the mean.
+
+    Returns:
+        ``[g, rows, c]`` and ``[g, rows]``.
+    """
+    moments, weight = reading.moments, reading.matrix.copy()
+    bias = np.zeros(weight.shape[:2])
+    for g in np.flatnonzero(lost.any(axis=1)):
+        gone, kept = np.flatnonzero(lost[g]), np.flatnonzero(~lost[g])
+        taken = weight[g][:, gone]
+        weight[g][:, gone] = 0.0
+        mean = moments.mean[g]
+        change = np.zeros((len(taken), len(kept)))
+        if refit and len(kept) and moments.product is not None:
+            second = moments.product[g] / max(1, moments.count)
+            if centre:
+                second = second - np.outer(mean, mean)
+            square = damped(second[None, kept[:, None], kept], RIDGE)[0]
+            change = np.linalg.solve(square, second[np.ix_(kept, gone)] @ taken.T).T
+            weight[g][:, kept] += change
+        if centre:
+            bias[g] = taken @ mean[gone] - change @ mean[kept]
+    return weight, bias
+
+
+def _curves(scores: Scores, points: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> dict[str, Float]:
+    """Curves through what was measured: between two points a power of the sum of scores, beyond them in proportion."""
+    highest = max((loss for _, losses in points.values() for loss in losses if np.isfinite(loss)), default=1.0)
+    known: dict[str, tuple[Float, Float]] = {}
+    for name, (counts, losses) in points.items():
+        clipped = np.clip(np.nan_to_num(losses, nan=highest, posinf=highest), LEAST * highest, None)
+        known[name] = np.log(_predicted(scores[name])[list(counts)]), np.log(np.maximum.accumulate(clipped))
+    typical = float(np.median(np.concatenate([y - x for x, y in known.values()]))) if known else 0.0
+    curves = {}
+    for name, each in scores.items():
+        x, y = known.get(name, (np.zeros(1), np.full(1, typical)))
+        at = np.log(_predicted(each)[1:])
+        found = np.interp(at, x, y) + np.minimum(at - x[0], 0) + np.maximum(at - x[-1], 0)
+        curves[name] = np.concatenate([[0.0], np.exp(found)])[::-1]
+    return curves
+
+
+def _predicted(scores: Float) -> Float:
+    """The sum of the ``0, 1, ..., size`` lowest scores, which grows."""
+    ordered = np.sort(scores)
+    total = float(ordered.sum())
+    least = np.full(len(ordered), max(LEAST * total, float(np.finfo(np.float64).tiny)) if total > 0 else 1.0)
+    return np.concatenate([[0.0], np.cumsum(np.maximum(ordered, least))])
+
+
+def _once(*names: str) -> list[str]:
+    return list(dict.fromkeys(names))

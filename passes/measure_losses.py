@@ -1,0 +1,71 @@
+"""Measure on trial what the outputs lose with the units of each group."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.calibration.apart import apart
+from graphprune.errors import OptionError
+from graphprune.importance import Evidence
+from graphprune.importance.trials import loss_curves, plan_trials
+from graphprune.passes.allocate import tiers
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+from graphprune.planning.cost import build_cost_model
+from graphprune.planning.plan import fingerprint
+from graphprune.planning.select import chosen_groups
+
+
+@dataclass(frozen=True)
+class MeasureLosses(Pass):
+    """Takes units out of one group at a time, refits its consumers, and compares outputs: curves for ``measured``.
+
+    Groups that are used only where a budget cannot be met without them are not tried; their curves are their scores,
+    brought to the scale of the others. Needs scores, and products of activations (``calibrate``) of other data than
+    the trials are made on (``calibrate{apart=true}``), which would flatter the refit.
+
+    Attributes:
+        only: Selectors of the groups that may be pruned; empty means all.
+        protect: Kinds of group that may not be pruned.
+    """
+
+    name: ClassVar[str] = "measure-losses"
+    only: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+
+    def run(self, state: State) -> State:
+        """The state with curves of losses.
+
+        Raises:
+            OptionError: There is no calibration data, or there are no scores.
+        """
+        analysis = state.analyzed(self.name)
+        if state.batches is None:
+            raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
+        if not state.scores:
+            raise OptionError(f"'{self.name}' needs scores; put 'score' before it in the pipeline")
+        chosen = [g for g in chosen_groups(analysis, self.only, self.protect) if g.name not in state.protected]
+        allowed = next(iter(tiers(chosen, asked=bool(self.only))), frozenset())
+        groups = [group for group in chosen if group.name in allowed]
+        key = hashlib.sha256(fingerprint(analysis.graph).encode())
+        for name, scores in state.scores.items():
+            key.update(name.encode() + scores.tobytes() + bytes(name in allowed))
+        found = state.batches.losses.get(key.hexdigest())
+        if found is None:
+            model = build_cost_model(analysis)
+            _, held = apart(len(state.batches))
+            n_widths, n_batches = plan_trials(
+                len(groups), len(state.batches), model.cost("macs", model.full), len(held)
+            )
+            found = loss_curves(
+                Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
+                state.scores,
+                groups,
+                [state.batches[i] for i in held[:n_batches]],
+                n_widths,
+                progress=lambda done, total: state.progress(self.name, done, total),
+            )
+            state.batches.losses[key.hexdigest()] = found
+        return replace(state, losses=found)
