@@ -298,7 +298,7 @@ def test_unsupported_dtype(tmp_path):
         (["--criterion", "magic"], f"unknown criterion 'magic'; expected one of {', '.join(sorted(CRITERIA))}"),
         (
             ["--allocation", "fair"],
-            "unknown allocation 'fair'; expected one of isomorphic, global, uniform, zscore, log-ramp, kwon, dp, spdy, evolution",
+            "unknown allocation 'fair'; expected one of isomorphic, global, uniform, zscore, log-ramp, kwon, dp, measured, spdy, evolution",
         ),
         (["--align", "0"], "align is 0; expected 1 or more"),
         (["--shape", "x=ax8"], "cannot read --shape 'x=ax8'; expected one like 'image=1x3x224x224'"),
