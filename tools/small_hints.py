@@ -84,7 +84,7 @@ _HINTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("pp_ocrv5_mobile_rec", {"image_size": [64, 160]}),
     ("timesfm2_5", {"context_length": 256}),
     ("nemotron3_diarization_audio nemotron3_5_transcribe_asr_audio", {**_DEEP, "hidden_size": 128, "num_mel_bins": 32}),
-    ("granite_speech5_encoder cosmos3_edge_vision", _DEEP),
+    ("granite_speech5_encoder cosmos3_edge_vision sam3_lite_text_text_model", _DEEP),
     ("internvl_vision qianfan_ocr_vision", {**_DEEP, "patch_size": [4, 4], "image_size": [32, 32]}),
     ("vivit", {**_DEEP, "tubelet_size": [2, 4, 4], "image_size": 32, "num_frames": 4}),
     ("videoprism_vision_model", {"tubelet_size": [1, 4, 4], "image_size": 32, "intermediate_size": 4 * WIDTH}),

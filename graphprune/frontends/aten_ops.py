@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from graphprune.frontends import aten_rows as rows
 from graphprune.frontends import aten_views as views
-from graphprune.frontends.aten_rows import ORDER, POOLED, RESIZED
+from graphprune.frontends.aten_rows import ORDER, POOLED
 from graphprune.rules.call import Row
 
 _UNARY = """
@@ -156,25 +156,25 @@ ROWS: dict[str, Row] = {
     "aten.adaptive_max_pool1d.default": rows.last(1, POOLED),
     "aten.adaptive_max_pool2d.default": rows.last(2, POOLED),
     "aten.adaptive_max_pool3d.default": rows.last(3, POOLED),
-    "aten.upsample_nearest1d.default": rows.last(1, RESIZED),
-    "aten.upsample_nearest1d.vec": rows.last(1, RESIZED),
-    "aten.upsample_nearest2d.default": rows.last(2, RESIZED),
-    "aten.upsample_nearest2d.vec": rows.last(2, RESIZED),
-    "aten.upsample_nearest3d.default": rows.last(3, RESIZED),
-    "aten.upsample_nearest3d.vec": rows.last(3, RESIZED),
-    "aten._upsample_nearest_exact1d.vec": rows.last(1, RESIZED),
-    "aten._upsample_nearest_exact2d.vec": rows.last(2, RESIZED),
-    "aten.upsample_linear1d.default": rows.last(1, RESIZED),
-    "aten.upsample_linear1d.vec": rows.last(1, RESIZED),
-    "aten.upsample_bilinear2d.default": rows.last(2, RESIZED),
-    "aten.upsample_bilinear2d.vec": rows.last(2, RESIZED),
-    "aten.upsample_bicubic2d.default": rows.last(2, RESIZED),
-    "aten.upsample_bicubic2d.vec": rows.last(2, RESIZED),
-    "aten.upsample_trilinear3d.vec": rows.last(3, RESIZED),
-    "aten._upsample_bilinear2d_aa.default": rows.last(2, RESIZED),
-    "aten._upsample_bilinear2d_aa.vec": rows.last(2, RESIZED),
-    "aten._upsample_bicubic2d_aa.default": rows.last(2, RESIZED),
-    "aten._upsample_bicubic2d_aa.vec": rows.last(2, RESIZED),
+    "aten.upsample_nearest1d.default": rows.resize(1),
+    "aten.upsample_nearest1d.vec": rows.resize(1),
+    "aten.upsample_nearest2d.default": rows.resize(2),
+    "aten.upsample_nearest2d.vec": rows.resize(2),
+    "aten.upsample_nearest3d.default": rows.resize(3),
+    "aten.upsample_nearest3d.vec": rows.resize(3),
+    "aten._upsample_nearest_exact1d.vec": rows.resize(1),
+    "aten._upsample_nearest_exact2d.vec": rows.resize(2),
+    "aten.upsample_linear1d.default": rows.resize(1),
+    "aten.upsample_linear1d.vec": rows.resize(1),
+    "aten.upsample_bilinear2d.default": rows.resize(2),
+    "aten.upsample_bilinear2d.vec": rows.resize(2),
+    "aten.upsample_bicubic2d.default": rows.resize(2),
+    "aten.upsample_bicubic2d.vec": rows.resize(2),
+    "aten.upsample_trilinear3d.vec": rows.resize(3),
+    "aten._upsample_bilinear2d_aa.default": rows.resize(2),
+    "aten._upsample_bilinear2d_aa.vec": rows.resize(2),
+    "aten._upsample_bicubic2d_aa.default": rows.resize(2),
+    "aten._upsample_bicubic2d_aa.vec": rows.resize(2),
     "aten.unfold.default": rows.unfold,
     "aten.diagonal.default": rows.diagonal,
     # reductions

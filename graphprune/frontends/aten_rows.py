@@ -367,6 +367,27 @@ def last(n: int, reason: str) -> Row:
     return row
 
 
+def resize(n: int) -> Row:
+    """Interpolation along those of the last ``n`` axes whose size changes; the others keep theirs, which is written."""
+
+    def row(call: Call) -> Rule:
+        written = call.attributes.get("output_size")
+        scaled = any(call.attributes.get(name) is not None for name in _SCALES)  # a scale may be near one, and round
+        at = range(-n, 0)
+        kept = [] if written is None or scaled else [i for i in at if written[i] == call.x[i] == call.y[i]]
+        rule = pointwise.along(
+            call.x, results(call), [i for i in at if i not in kept], RESIZED, n_operands=len(call.operands)
+        )
+        layout = rule.results[0] or ()
+        slots = tuple(SizeSlot("output_size", layout[i], n + i) for i in kept if layout[i] is not ONE)
+        return replace(rule, sizes=slots)
+
+    return row
+
+
+_SCALES = ("scale_factors", "scales", "scales_d", "scales_h", "scales_w")
+
+
 def reduce(statistic: reduction.Statistic) -> Row:
     """A reduction over ``dim`` (all axes where there is none)."""
 
