@@ -211,6 +211,30 @@ def test_equal_operators_are_measured_once():
     assert len(asked) == len(profile.entries) == 3
 
 
+def test_whole_numbers_and_truth_values_come_before_the_first_segment():
+    """Bytes to one-hot vectors by a comparison, as TensorFlow writes it: what follows depends on the input."""
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Equal", ["x", "values"], ["same"], "equal"),
+        helper.make_node("Cast", ["same"], ["hot"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["hot", "w0"], ["h"], "first"),
+        helper.make_node("Relu", ["h"], ["r"], "relu"),
+        helper.make_node("MatMul", ["r", "w1"], ["y"], "second"),
+    ]
+    weights = [
+        numpy_helper.from_array(np.arange(16, dtype=np.int32), "values"),
+        *(numpy_helper.from_array(rng.standard_normal((16, 16)).astype(np.float32), f"w{i}") for i in range(2)),
+    ]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [info("x", TensorProto.INT32, (4, 1))], [info("y", TensorProto.FLOAT, (4, 16))], weights
+    )
+    host = OnnxHost.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    assert [segment.usage.nodes for segment in cut(host).segments] == [("cast",), ("first", "relu"), ("second",)]
+    profile = make_profile(host, cut(host), measure=elements, whole=lambda: 1.0)
+    assert not profile.skipped
+
+
 # -- profiles ----------------------------------------------------------------------------------------------------
 
 

@@ -89,7 +89,11 @@ class _Cutter:
         last = 0
         for i, (proto, node) in enumerate(zip(self.protos, self.analysis.graph.nodes, strict=True)):
             operands = [of_value[name] for name in operands_of(proto) if name in of_value]
-            if not operands or not any(self._is_float(name) for name in proto.output if name):
+            if not operands:
+                continue
+            if not any(self._is_float(name) for name in proto.output if name):
+                # computed by every segment that needs it, but what follows from it is not without a segment
+                of_value.update((name, max(operands)) for name in proto.output if name)
                 continue
             if node.rule is not None and node.rule.macs:
                 last += 1
