@@ -6,7 +6,10 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from graphprune.calibration.apart import apart
+from graphprune.calibration.processes import averaged
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.trials import loss_curves, plan_trials
@@ -56,9 +59,8 @@ class MeasureLosses(Pass):
         if found is None:
             model = build_cost_model(analysis)
             _, held = apart(len(state.batches))
-            n_widths, n_batches = plan_trials(
-                len(groups), len(state.batches), model.cost("macs", model.full), len(held)
-            )
+            each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
+            n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
             found = loss_curves(
                 Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
                 state.scores,

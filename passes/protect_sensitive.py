@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.calibration.data import Batches, open_batches
+from graphprune.calibration.processes import averaged
 from graphprune.errors import OptionError
 from graphprune.passes.allocate import keep_counts, tiers
 from graphprune.passes.slice_groups import slice_edits
@@ -77,7 +78,7 @@ class ProtectSensitive(Pass):
         found: dict[str, list[float]] = {group.name: [] for group in groups}
         for trial in trials(original, analysis, groups, state.scores, self.ratios):
             found[trial.group.name].append(measure(trial.host))
-        means = {name: float(np.mean(values)) for name, values in found.items() if values}
+        means = {name: float(averaged(float(np.mean(values)))) for name, values in found.items() if values}
         return replace(state, batches=batches, protected=most_sensitive(means, self.ratio))
 
 

@@ -47,5 +47,6 @@ class Score(Pass):
                     f"check '{group.tensors[0]}' and the other weights of the group for NaN and infinity"
                 )
         if self.blocks:
-            state = replace(state, block_scores=block_criterion(self.blocks)(evidence))
+            found_blocks = block_criterion(self.blocks)(evidence)
+            state = replace(state, block_scores={name: float(averaged(each)) for name, each in found_blocks.items()})
         return replace(state, scores=scores if found.absolute else normalized(scores))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 
 
-def summed(array: NDArray[Any]) -> Float:
+def summed(array: NDArray[Any] | float) -> Float:
     """The sum of an array over all processes, in float64."""
     distributed = _distributed()
     if distributed is None:
@@ -28,7 +28,7 @@ def summed(array: NDArray[Any]) -> Float:
     return found
 
 
-def averaged(array: NDArray[Any]) -> Float:
+def averaged(array: NDArray[Any] | float) -> Float:
     """The mean of an array over all processes."""
     distributed = _distributed()
     return np.asarray(array, np.float64) if distributed is None else summed(array) / distributed.get_world_size()
