@@ -44,11 +44,13 @@ class Calibrate(Pass):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
-        path = Path(self.file) if self.file else None
-        there = path is not None and path.exists()
-        known = Statistics.load(path, state.host, analysis) if path and there else state.batches.statistics
-        if there and known is not None and self.products and not known.fits(analysis, full=True):
-            raise OptionError(f"the statistics in '{path}' hold no products, which are needed here; collect them anew")
+        known = state.batches.statistics
+        if self.file and Path(self.file).exists():
+            known = Statistics.load(self.file, state.host, analysis)
+            if not known.fits(analysis, full=self.products):
+                raise OptionError(
+                    f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
+                )
         if known is not None and known.fits(analysis, full=self.products):
             return replace(state, statistics=known)
         taken = [state.batches[i] for i in apart(len(state.batches))[0]] if self.apart else state.batches
@@ -61,6 +63,6 @@ class Calibrate(Pass):
             progress=lambda done, total: state.progress(self.name, done, total),
         )
         state.batches.statistics = found
-        if path is not None:
-            found.save(path)
+        if self.file:
+            found.save(self.file)
         return replace(state, statistics=found)

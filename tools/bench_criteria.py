@@ -36,7 +36,7 @@ from graphprune.errors import GraphpruneError
 from graphprune.importance import CRITERIA, Evidence
 from graphprune.importance.evidence import readings
 from graphprune.importance.loss import Objective, Standard, gates_of
-from graphprune.importance.trials import refitted, with_biases
+from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.opening import open_host
 
 
@@ -57,7 +57,7 @@ class Trials:
 
     def __init__(self, evidence: Evidence, batches: list[dict[str, np.ndarray]]) -> None:
         self._evidence, self._batches = evidence, batches
-        self._host, self._consumers = with_biases(evidence.host, evidence.statistics)
+        self._host, self._consumers = read_with_biases(evidence.host, evidence.statistics)
         self._standard = Standard(self._host.run, ((batch, None) for batch in batches))
 
     def losses(self, group: Group, sets: list[np.ndarray]) -> list[float]:

@@ -7,7 +7,7 @@ rules of the nodes: an axis that occurs in the activation and in the weight and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -149,6 +149,15 @@ def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None
         if consumer is not None and (wanted is None or consumer.value in wanted):
             found.append(consumer)
     return tuple(found)
+
+
+def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer]]:
+    """A copy in which consumers that can have a bias of their own have one (zeros), and its consumers at some nodes."""
+    found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
+    if bare := {each.node: each.channel for each in found if each.bias is None and each.plain}:
+        host = host.biased(bare)
+        found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
+    return host, found
 
 
 def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]]) -> Consumer | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Masks
-from graphprune.calibration.consumers import find_consumers
+from graphprune.calibration.consumers import find_consumers, with_biases
 from graphprune.compensation.ladder import RUNGS
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.spool import MEMORY, Spool
@@ -117,18 +117,16 @@ def _stages(
 ) -> tuple[list[Stage], Host]:
     """The cut consumers of the pruned model in stages, and the model with their biases."""
     cut = {
-        consumer.node: consumer
+        consumer.node
         for consumer in find_consumers(dense, analysis.graph)
         if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
     }
     if rung not in RUNGS or rung == "none":
         return [], pruned
-    found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
     if rung in ("mean", "affine"):
-        bare = {each.node: each.channel for each in found if each.bias is None and each.plain}
-        if bare:
-            pruned = pruned.biased(bare)
-            found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
+        pruned, found = with_biases(pruned, cut)
+    else:
+        found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
     usable = [each for each in found if each.target in analysis.graph.values]
     stages: list[Stage] = [*weight_stages(usable, rung)]
     stages.extend(

@@ -21,7 +21,7 @@ from graphprune.importance.evidence import Evidence, Float, Reading, readings, w
 ROUNDS = 32
 """In how many rounds the units of a group are removed."""
 RIDGE = 1e-2
-"""Damping of the covariance, as in the refit."""
+"""Damping of the covariance: the least that refits try."""
 
 
 SHRINK = 0.8

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
 from graphprune.calibration.collect import Statistics
-from graphprune.calibration.consumers import Consumer, find_consumers
-from graphprune.compensation.ladder import damped
+from graphprune.calibration.consumers import Consumer, with_biases
+from graphprune.compensation.ladder import regression
 from graphprune.compensation.spool import MEMORY, Spool
 from graphprune.importance.evidence import Evidence, Float, Reading, Scores, readings
 from graphprune.importance.loss import Standard
@@ -74,7 +74,7 @@ def loss_curves(
     """
     assert evidence.host is not None
     statistics = evidence.measured("trials")
-    host, consumers = with_biases(evidence.host, statistics)
+    host, consumers = read_with_biases(evidence.host, statistics)
     order = {node.name: i for i, node in enumerate(host.graph().nodes)}
     first = {
         group.name: min((consumers[each.node] for each in found), key=lambda each: order[each.node])
@@ -88,7 +88,9 @@ def loss_curves(
     points: dict[str, tuple[list[int], list[float]]] = {}
     with Spool(batches, memory) as spool:
         for n, (group, start) in enumerate(zip(tried, starts, strict=True)):
-            go = host.stretch(None if n == 0 else spool.names(), [start], _once(*starts[n + 1 :], *outputs))
+            go = host.stretch(
+                None if n == 0 else spool.names(), [start], list(dict.fromkeys([*starts[n + 1 :], *outputs]))
+            )
             for i in range(len(batches)):
                 spool[i], _ = go(spool[i])
             read = list(readings(evidence, statistics, group))
@@ -105,15 +107,10 @@ def loss_curves(
     return _curves(scores, points)
 
 
-def with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:
+def read_with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:
     """The model with a bias at every consumer that can have one of its own, and its consumers by node."""
-    known = {each.node for found in statistics.consumers.values() for each in found}
-    consumers = {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
-    bare = {each.node: each.channel for each in consumers.values() if each.bias is None and each.plain}
-    if not bare:
-        return host, consumers
-    host = host.biased(bare)
-    return host, {each.node: each for each in find_consumers(host, host.graph()) if each.node in known}
+    host, found = with_biases(host, {each.node for group in statistics.consumers.values() for each in group})
+    return host, {each.node: each for each in found}
 
 
 def refitted(
@@ -122,7 +119,7 @@ def refitted(
     """The stored tensors of a group's consumers without the columns of some units, the others refitted.
 
     Args:
-        host: The model with biases, and ``consumers``, from :func:`with_biases`.
+        host: The model with biases, and ``consumers``, from :func:`read_with_biases`.
         read: How the group is read, from :func:`graphprune.importance.evidence.readings`.
         consumers: By node.
         gone: Indices of units.
@@ -154,18 +151,17 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
     """
     moments, weight = reading.moments, reading.matrix.copy()
     bias = np.zeros(weight.shape[:2])
+    refit = refit and moments.product is not None
+    products = (moments.covariance if centre else moments.second) if refit else None
     for g in np.flatnonzero(lost.any(axis=1)):
         gone, kept = np.flatnonzero(lost[g]), np.flatnonzero(~lost[g])
         taken = weight[g][:, gone]
         weight[g][:, gone] = 0.0
         mean = moments.mean[g]
         change = np.zeros((len(taken), len(kept)))
-        if refit and len(kept) and moments.product is not None:
-            second = moments.product[g] / max(1, moments.count)
-            if centre:
-                second = second - np.outer(mean, mean)
-            square = damped(second[None, kept[:, None], kept], RIDGE)[0]
-            change = np.linalg.solve(square, second[np.ix_(kept, gone)] @ taken.T).T
+        if products is not None and len(kept):
+            among, across = products[g][np.ix_(kept, kept)], products[g][np.ix_(gone, kept)]
+            change = regression(among[None], (taken @ across)[None], RIDGE)[0]
             weight[g][:, kept] += change
         if centre:
             bias[g] = taken @ mean[gone] - change @ mean[kept]
@@ -195,7 +191,3 @@ def _predicted(scores: Float) -> Float:
     total = float(ordered.sum())
     least = np.full(len(ordered), max(LEAST * total, float(np.finfo(np.float64).tiny)) if total > 0 else 1.0)
     return np.concatenate([[0.0], np.cumsum(np.maximum(ordered, least))])
-
-
-def _once(*names: str) -> list[str]:
-    return list(dict.fromkeys(names))
