@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
+import onnx
 
 from graphprune.ir.graph import Graph, Node, Value
 from graphprune.rules.contraction import linear, sdpa
@@ -85,3 +89,23 @@ def weights(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
     """Random values for the stored tensors of a graph."""
     rng = np.random.default_rng(seed)
     return {value.name: rng.normal(size=value.shape).astype(np.float32) for value in graph.stored}
+
+
+def save_net(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    weights: Mapping[str, np.ndarray],
+    widths: tuple[int, int],
+    dtype: int = onnx.TensorProto.FLOAT,
+) -> Path:
+    """Writes an ONNX file with one input ``x`` and one output ``y``, ``batch width`` each."""
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+    graph = onnx.helper.make_graph(
+        nodes,
+        path.stem,
+        [onnx.helper.make_tensor_value_info("x", dtype, ["batch", widths[0]])],
+        [onnx.helper.make_tensor_value_info("y", dtype, ["batch", widths[1]])],
+        [onnx.numpy_helper.from_array(np.asarray(value, kind), name) for name, value in weights.items()],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
+    return path

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from graphs import save_net
 from typer.testing import CliRunner
 
 from graphprune.cli import app
@@ -31,27 +32,18 @@ def error_of(*arguments):
 def small_model(path, *, dtype=onnx.TensorProto.FLOAT, width=24):
     """Two linear layers, 8 -> width -> 4."""
     rng = np.random.default_rng(0)
-    kind = onnx.helper.tensor_dtype_to_np_dtype(dtype)
     weights = {
         "first.weight": rng.normal(size=(8, width)),
         "first.bias": rng.normal(size=width),
         "second.weight": rng.normal(size=(width, 4)),
     }
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("MatMul", ["x", "first.weight"], ["a"], "matmul_1"),
-            onnx.helper.make_node("Add", ["a", "first.bias"], ["b"], "add_1"),
-            onnx.helper.make_node("Relu", ["b"], ["c"], "relu_1"),
-            onnx.helper.make_node("MatMul", ["c", "second.weight"], ["y"], "matmul_2"),
-        ],
-        "small",
-        [onnx.helper.make_tensor_value_info("x", dtype, ["batch", 8])],
-        [onnx.helper.make_tensor_value_info("y", dtype, ["batch", 4])],
-        [onnx.numpy_helper.from_array(np.asarray(value, kind), name) for name, value in weights.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
-    onnx.save(model, path)
-    return path
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "first.weight"], ["a"], "matmul_1"),
+        onnx.helper.make_node("Add", ["a", "first.bias"], ["b"], "add_1"),
+        onnx.helper.make_node("Relu", ["b"], ["c"], "relu_1"),
+        onnx.helper.make_node("MatMul", ["c", "second.weight"], ["y"], "matmul_2"),
+    ]
+    return save_net(path, nodes, weights, (8, 4), dtype)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphs import save_net
 from test_cli import small_model
 
 import graphprune as gp
@@ -26,11 +27,11 @@ RNG = np.random.default_rng(1)
 X = (RNG.normal(size=(240, 8)) @ RNG.normal(size=(8, 8))).astype(np.float32)
 
 
-def chain(path, *, names=("x", "y"), scale=0.01):
+def chain(path):
     """Two branches 8 -> 32 -> 8 in a row on a stream; what the second reads is all, and the first adds little to it."""
     rng = np.random.default_rng(0)
-    nodes, weights, last = [], {}, names[0]
-    for i, size in enumerate((scale, 1.0)):
+    nodes, weights, last = [], {}, "x"
+    for i, size in enumerate((0.01, 1.0)):
         weights[f"{i}.in"], weights[f"{i}.out"] = rng.normal(size=(8, 32)), rng.normal(size=(32, 8)) * size
         weights[f"{i}.bias"] = rng.normal(size=32)
         nodes += [
@@ -42,17 +43,8 @@ def chain(path, *, names=("x", "y"), scale=0.01):
             onnx.helper.make_node("Add", [last, f"{i}.e"], [f"{i}.f"], f"{i}.sum"),
         ]
         last = f"{i}.f"
-    nodes.append(onnx.helper.make_node("Identity", [last], [names[1]], "end"))
-    kind = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        nodes,
-        "chain",
-        [onnx.helper.make_tensor_value_info(names[0], kind, ["batch", 8])],
-        [onnx.helper.make_tensor_value_info(names[1], kind, ["batch", 8])],
-        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
+    nodes.append(onnx.helper.make_node("Identity", [last], ["y"], "end"))
+    return save_net(path, nodes, weights, (8, 8))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from graphs import save_net
 from test_cli import DEMO, error_of, run, small_model
 
 import graphprune as gp
@@ -41,15 +42,7 @@ def branches(path):
             nodes.append(onnx.helper.make_node("Add", [last, f"{name}.c"], [f"{name}.sum"], f"{name}.add"))
         last = f"{name}.c" if last is None else f"{name}.sum"
     nodes.append(onnx.helper.make_node("Identity", [last], ["y"], "end"))
-    graph = onnx.helper.make_graph(
-        nodes,
-        "branches",
-        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 8])],
-        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 4])],
-        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
-    )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
-    return path
+    return save_net(path, nodes, weights, (8, 4))
 
 
 @pytest.fixture(scope="module")
