@@ -2,21 +2,24 @@
 
 The job: find the groups, score them by the l2 norm of the whole group, choose half of every group (widths in multiples
 of 8), and slice. Tracing (torch.export here, the autograd walk there) and ONNX export are measured beside it. Each
-measurement runs in a process of its own on one thread and is clocked in processor time, which other load on the machine
-disturbs least; the median of several runs counts. Our job ends when the sliced weights and the new shape constants
-exist, theirs when the module is sliced; making a graph module of ours is clocked apart, and the table gives the ratio
-with it as well.
+side of a model has a process of its own, on all cores. There the job is done over and over, each time on a fresh copy
+of the model or of what was traced; the first time warms up (a virtual machine may have to find the memory first, which
+takes longer than the job), then the median of the wall-clock times counts. Peak memory is that of the first time. Our
+job ends when the sliced weights and the new shape constants exist, theirs when the module is sliced; making a graph
+module of ours is clocked apart, and the table gives the ratio with it as well.
 
-    python tools/bench_compile.py [--repeats 5] [--models NAME ...] [--json bench_compile.json]
+    python tools/bench_compile.py [--repeats 3] [--models NAME ...] [--json bench_compile.json]
     python tools/bench_compile.py --scaling [--json scaling.json]
 
-``--scaling`` times the analysis of graphs of 10 to 10,000 operators instead, without tracing. Comparing needs
-``pip install torch-pruning==1.6.1`` (the extra ``bench``); ratios within one run are what to quote.
+``--repeats`` is the number of processes, whose median counts. ``--scaling`` times the analysis of graphs of 10 to
+10,000 operators instead, without tracing. Comparing needs ``pip install torch-pruning==1.6.1`` (the extra ``bench``);
+ratios within one run are what to quote.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import gc
 import json
@@ -28,15 +31,23 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if TYPE_CHECKING:
+    from graphprune.hosts.torch_host import TorchHost
+
+THREADS = len(os.sched_getaffinity(0))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 SIDES = ("graphprune", "torch-pruning")
 OUTPUTS = (2, 10, 19, 144, 1000, 8000)
 """Widths of output layers, which Torch-Pruning has to be told to leave alone."""
+LEAST, MOST_RUNS = 2.0, 15
+"""Seconds and runs for which a job is repeated, once it has been run three times."""
 
 
 def build(name: str):
@@ -72,34 +83,55 @@ def build(name: str):
     return model.eval(), inputs
 
 
-def warm(side: str) -> None:
-    """One small job, so that imports, plug-ins and kernels are loaded on both sides before the clock starts."""
-    import torch
-    from torch import nn
-
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)).eval()
-    (ours if side == "graphprune" else theirs)(model, (torch.randn(1, 3, 8, 8),))
-
-
 def rss() -> float:
     """Peak resident memory of this process, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def ours(model, inputs) -> dict[str, float]:
+Times = dict[str, float]
+
+
+def repeated(job: Callable[[Any], Times], prepare: Callable[[], Any]) -> Times:
+    """Medians over runs of a job, each on a model of its own; the first run warms up, and its peak memory counts."""
+    model = prepare()
+    before = rss()
+    job(model)
+    peak = rss() - before
+    runs: list[Times] = []
+    start = time.perf_counter()
+    while len(runs) < MOST_RUNS and (len(runs) < 3 or time.perf_counter() - start < LEAST):
+        del model
+        model = prepare()
+        gc.collect()
+        runs.append(job(model))
+    return {**{key: statistics.median(each[key] for each in runs) for key in runs[0]}, "memory_mb": peak}
+
+
+def ours(model, inputs) -> Times:
     """Times of graphprune, seconds."""
     from graphprune.collector import frozen_heap
     from graphprune.hosts.torch_host import TorchHost
 
-    before = rss()
-    t0 = time.process_time()
+    start = time.perf_counter()
     host = TorchHost.trace(model, inputs)
+    traced = time.perf_counter() - start
     gc.collect()
     with frozen_heap():  # as in graphprune.prune
-        return _ours(model, host, t0, before)
+        times = repeated(lambda host: our_job(host)[0], lambda: dataclasses.replace(host))
+        pruned = our_job(dataclasses.replace(host))[1]
+        start = time.perf_counter()
+        left = sum(t.numel() for t in pruned.module.parameters())
+        module = time.perf_counter() - start
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        pruned.save_onnx(Path(folder) / "model.onnx")
+    exported = time.perf_counter() - start
+    n = sum(p.numel() for p in model.parameters())
+    return {**times, "trace": traced, "module": module, "export": exported, "parameters_kept": left / n}
 
 
-def _ours(model, host, t0: float, before: float) -> dict[str, float]:
+def our_job(host: TorchHost) -> tuple[Times, TorchHost]:
+    """Groups, scores, selection, sliced weights: times and the pruned model."""
     import numpy as np
 
     from graphprune.analysis.groups import analyze_graph
@@ -109,34 +141,23 @@ def _ours(model, host, t0: float, before: float) -> dict[str, float]:
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.planning.allocation import Limits, levels_of
 
-    t1 = time.process_time()
+    t0 = time.perf_counter()
     host = host.folded()
     analysis = analyze_graph(host.graph())
-    t2 = time.process_time()
+    t1 = time.perf_counter()
     scores = normalized(criterion("l2").score(Evidence(analysis, host.read)))
     limits = Limits(align=8)
     groups = [group for group in analysis.groups if group.exact or group.kind == "width"]
     levels = {group: np.array(levels_of(group, limits)) for group in groups}
     counts = {group.name: int(n[np.abs(n - group.size / 2).argmin()]) for group, n in levels.items()}
     kept = keep_counts(groups, scores, counts)
-    t3 = time.process_time()
+    t2 = time.perf_counter()
     pruned = host.edited(slice_edits(analysis, kept)).without_dead_nodes()
-    t4 = time.process_time()
-    peak = rss()
-    assert pruned.module is not None
-    t5 = time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-        pruned.save_onnx(Path(folder) / "model.onnx")
-    t6 = time.process_time()
-    n = sum(p.numel() for p in model.parameters())
-    left = sum(t.numel() for t in pruned.module.parameters())
-    return {
-        "trace": t1 - t0, "groups": t2 - t1, "plan": t3 - t2, "slice": t4 - t3, "job": t4 - t1,
-        "module": t5 - t4, "export": t6 - t5, "memory_mb": peak - before, "parameters_kept": left / n,
-    }  # fmt: skip
+    t3 = time.perf_counter()
+    return {"groups": t1 - t0, "plan": t2 - t1, "slice": t3 - t2, "job": t3 - t0}, pruned
 
 
-def theirs(model, inputs) -> dict[str, float]:
+def theirs(model, inputs) -> Times:
     """Times of Torch-Pruning, seconds; its tracing is inside its dependency graph and is clocked there."""
     import torch_pruning as tp
 
@@ -144,34 +165,35 @@ def theirs(model, inputs) -> dict[str, float]:
     original = tp.DependencyGraph._trace
 
     def clocked(self, *args, **kwargs):
-        begin = time.process_time()
+        begin = time.perf_counter()
         result = original(self, *args, **kwargs)
-        traced[0] += time.process_time() - begin
+        traced[0] = time.perf_counter() - begin
         return result
 
     tp.DependencyGraph._trace = clocked
     n = sum(p.numel() for p in model.parameters())
-    ends = [m for m in model.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) in OUTPUTS]
-    gc.collect()
-    before = rss()
-    t0 = time.process_time()
-    pruner = tp.pruner.BasePruner(
-        model,
-        inputs,
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=0.5,
-        round_to=8,
-        ignored_layers=ends,
-        output_transform=lambda out: getattr(out, "logits", out),
-    )
-    t1 = time.process_time()
-    pruner.step()
-    t2 = time.process_time()
-    left = sum(p.numel() for p in model.parameters())
-    return {
-        "trace": traced[0], "groups": t1 - t0 - traced[0], "plan+slice": t2 - t1, "job": t2 - t0 - traced[0],
-        "memory_mb": rss() - before, "parameters_kept": left / n,
-    }  # fmt: skip
+
+    def job(pruned) -> Times:
+        ends = [m for m in pruned.modules() if getattr(m, "out_features", getattr(m, "out_channels", 0)) in OUTPUTS]
+        t0 = time.perf_counter()
+        pruner = tp.pruner.BasePruner(
+            pruned,
+            inputs,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio=0.5,
+            round_to=8,
+            ignored_layers=ends,
+            output_transform=lambda out: getattr(out, "logits", out),
+        )
+        t1 = time.perf_counter()
+        pruner.step()
+        t2 = time.perf_counter()
+        return {
+            "trace": traced[0], "groups": t1 - t0 - traced[0], "plan+slice": t2 - t1, "job": t2 - t0 - traced[0],
+            "parameters_kept": sum(p.numel() for p in pruned.parameters()) / n,
+        }  # fmt: skip
+
+    return repeated(job, lambda: copy.deepcopy(model))
 
 
 def child(side: str, name: str) -> None:
@@ -179,9 +201,8 @@ def child(side: str, name: str) -> None:
     import torch
 
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     model, inputs = build(name)
-    warm(side)
     result = (ours if side == "graphprune" else theirs)(model, inputs)
     print("RESULT " + json.dumps(result))
 
