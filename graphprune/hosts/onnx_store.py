@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphprune.arrays import cut
 from graphprune.ir.dims import Index
 from graphprune.pipeline.host import Array
 
@@ -49,9 +50,7 @@ class Stored:
     def numpy(self) -> Array:
         """The values; a mapped file is read only where they lie."""
         array = np.asarray(self.base.numpy())
-        for axis, index in sorted(self.slices.items(), key=lambda item: len(item[1]) / max(1, array.shape[item[0]])):
-            array = np.take(array, index, axis)
-        return array
+        return cut(array, self.slices) if self.slices else array
 
     def tensor(self, name: str) -> ir.TensorProtocol:
         """The tensor, evaluated when its bytes are asked for."""

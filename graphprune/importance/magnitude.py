@@ -6,68 +6,84 @@ the running statistics of a batch normalisation are no weights, and ONNX files a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.groups import Group
+from graphprune.arrays import BLOCK, on_all_cores, scratch
 from graphprune.importance.evidence import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
 
-_BLOCK = 1 << 20
-"""Weights that are summed in their own type, while they are in the cache; sums of blocks are added in float64."""
+_SMALL = 1 << 17
+"""Elements up to which a tensor is not worth another thread."""
+
+_ONES = {np.dtype(dtype): np.ones(BLOCK, dtype) for dtype in (np.float32, np.float64)}
 
 
 def l1(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     """Sum of absolute weights of each unit."""
-    return _norms(evidence.groups, evidence.read, 1)
+    return _norms(evidence, 1)
 
 
 def l2(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
     """Euclidean norm of the weights of each unit."""
-    return {name: np.sqrt(values) for name, values in _norms(evidence.groups, evidence.read, 2).items()}
+    return {name: np.sqrt(values) for name, values in _norms(evidence, 2).items()}
 
 
-def _norms(groups: Iterable[Group], read: Callable[[str], NDArray[Any]], p: int) -> dict[str, NDArray[np.float64]]:
-    groups = tuple(groups)
+def _norms(evidence: Evidence, p: int) -> dict[str, NDArray[np.float64]]:
+    groups, values = evidence.groups, evidence.analysis.graph.values
     totals = {group.factor: np.zeros(group.size) for group in groups}
     sites = {(site.tensor, site.axis): site.dim for group in groups for site in group.sites if site.parameter}
     axes: dict[str, list[int]] = {}
     for tensor, axis in sites:
         axes.setdefault(tensor, []).append(axis)
+    found: dict[str, list[NDArray[np.float64]]] = {}
+
+    def measure(tensor: str) -> None:
+        found[tensor] = _marginals(evidence.read(tensor), axes[tensor], p)
+
+    sizes = {tensor: values[tensor].n_elements for tensor in axes}
+    large = [tensor for tensor, size in sizes.items() if size > _SMALL]
+    on_all_cores(measure, sorted(large, key=sizes.__getitem__, reverse=True))
     sums: dict[Dim, NDArray[Any]] = {}  # of all axes that hold the same units in the same way
     for tensor, used in axes.items():
-        for axis, values in zip(used, _marginals(read(tensor), used, p), strict=True):
+        if tensor not in found:
+            measure(tensor)
+        for axis, marginal in zip(used, found[tensor], strict=True):
             dim = sites[tensor, axis]
             known = sums.get(dim)
-            sums[dim] = values if known is None else known + values
-    for dim, values in sums.items():
-        _scatter(dim, values, totals)
+            sums[dim] = marginal if known is None else known + marginal
+    for dim, total in sums.items():
+        _scatter(dim, total, totals)
     return {group.name: totals[group.factor] for group in groups}
 
 
 def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[np.float64]]:
     """``Σ |w|^p`` over all axes but one, for each of ``axes``.
 
-    The weights are read as rows (the first axis) of all other axes, at most twice, without a copy of their size.
+    The weights are read once, as rows (the first axis) of all other axes, without a copy of their size. A block is
+    summed in single precision, the sums of blocks are added in double precision.
     """
+    power = np.square if p == 2 else np.abs
+    if weights.ndim == 1:
+        return [power(weights.astype(np.float64))]
     if weights.dtype not in (np.float32, np.float64):
         weights = weights.astype(np.float32)
-    if weights.ndim == 1:
-        values = weights.astype(np.float64)
-        return [np.square(values) if p == 2 else np.abs(values)]
     shape = weights.shape
     table = weights.reshape(shape[0], -1)
     rows, columns = np.zeros(shape[0]), np.zeros(table.shape[1])
-    n = max(1, _BLOCK // max(1, table.shape[1]))
+    n = max(1, BLOCK // max(1, table.shape[1]))
+    ones = _ONES[weights.dtype] if table.shape[1] <= BLOCK else np.ones(table.shape[1], weights.dtype)
+    powers = scratch((min(n, shape[0]), table.shape[1]), weights.dtype)
     for start in range(0, len(table), n):
         block = table[start : start + n]
+        found = power(block, out=powers[: len(block)])
         if 0 in axes:
-            rows[start : start + n] = np.vecdot(block, block) if p == 2 else np.abs(block).sum(axis=1)
+            rows[start : start + n] = found @ ones[: table.shape[1]]  # a product with ones is a faster sum
         if axes != [0]:
-            columns += np.einsum("ij,ij->j", block, block) if p == 2 else np.abs(block).sum(axis=0)
+            columns += ones[: len(block)] @ found
     rest = columns.reshape(shape[1:])
     return [rows if axis == 0 else rest.sum(axis=tuple(i for i in range(rest.ndim) if i != axis - 1)) for axis in axes]
 
