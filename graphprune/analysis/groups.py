@@ -169,7 +169,7 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
 
 def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
     solver = walk.solver
-    layouts = {name: tuple([solver.resolve(dim) for dim in layout]) for name, layout in found.items()}
+    layouts = solver.resolved(found)
     sites: dict[Factor, list[Site]] = {}
     prunable: set[Factor] = set()
     for value in graph.stored:

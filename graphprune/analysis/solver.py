@@ -9,13 +9,13 @@ split into.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import gcd
 from typing import Literal
 
 from graphprune.errors import RuleError
-from graphprune.ir.dims import ONE, Dim, Factor, Product, Sum, concat, factors_of, product
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, factors_of, product
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +61,38 @@ class Solver:
 
     def resolve(self, dim: Dim) -> Dim:
         """``dim`` in terms of what its factors are bound to at present."""
+        binding = self._binding
         if isinstance(dim, Factor):
-            path = []
-            while isinstance(dim, Factor) and (bound := self._binding.get(dim)) is not None:
-                path.append(dim)
-                dim = bound
-            if path:
-                dim = dim if isinstance(dim, Factor) else self.resolve(dim)
-                self._binding.update(dict.fromkeys(path, dim))
-            return dim
-        if self._binding.keys().isdisjoint(dim.factors):
+            end = binding.get(dim)
+            if end is None:
+                return dim
+            if isinstance(end, Factor) and end not in binding:
+                return end
+            path = [dim]
+            while isinstance(end, Factor) and (bound := binding.get(end)) is not None:
+                path.append(end)
+                end = bound
+            end = end if isinstance(end, Factor) else self.resolve(end)
+            binding.update(dict.fromkeys(path, end))
+            return end
+        if binding.keys().isdisjoint(dim.factors):
             return dim
         parts = [self.resolve(part) for part in dim.parts]
         return product(*parts) if isinstance(dim, Product) else concat(*parts)
+
+    def resolved(self, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+        """:meth:`resolve` for all axes of many tensors; what is equal is one and the same object."""
+        known: dict[Dim, Dim] = {}
+
+        def end(dim: Dim) -> Dim:
+            found = known.get(dim)
+            if found is None:
+                found = known[dim] = self.resolve(dim)
+                if not isinstance(found, Factor):
+                    found = known[dim] = known.setdefault(found, found)
+            return found
+
+        return {name: tuple([end(dim) for dim in layout]) for name, layout in layouts.items()}
 
     def fix(self, dim: Dim, reason: Reason) -> None:
         """Keeps every factor of ``dim`` whole; the first reason stays."""
@@ -92,6 +111,9 @@ class Solver:
         self._note(self.ordered, dim, reason)
 
     def _note(self, flags: dict[Factor, Reason], dim: Dim, reason: Reason) -> None:
+        if isinstance(dim, Factor) and dim not in self._binding:
+            flags.setdefault(dim, reason)
+            return
         for factor in factors_of(self.resolve(dim)):
             flags.setdefault(factor, reason)
 

@@ -45,6 +45,7 @@ class Walk:
         layouts: Of every value so far.
         matches: What the factors of the rule of every node are.
         points: For values whose elements are positions: of which dimension.
+        listed: Values whose elements are known.
         numbers: Stored whole numbers that are used as numbers.
         contracted: Dimensions that products of queries and keys contract.
         least: Dimensions of which so many positions must stay.
@@ -55,6 +56,7 @@ class Walk:
         self.graph, self.solver, self.layouts = graph, solver, layouts
         self.matches: dict[str, Match] = {}
         self.points: dict[str, Dim] = {}
+        self.listed = frozenset([name for name, value in graph.values.items() if value.elements is not None])
         self.numbers: dict[str, Reason] = {}
         self.contracted: list[Dim] = []
         self.least: list[tuple[Dim, int]] = []
@@ -96,7 +98,9 @@ class Walk:
         """Notes what the rule says of its factors."""
         solver = self.solver
         for factor, text in rule.fixed.items():
-            solver.fix(match.of(factor), Reason(text, node.name))
+            dim = match.of(factor)
+            if dim not in solver.fixed:
+                solver.fix(dim, Reason(text, node.name))
         for factor in rule.normalized:
             solver.normalize(match.of(factor), Reason(f"'{node.op}' takes a statistic over this axis", node.name))
         for factor, text in rule.choices.items():
@@ -136,6 +140,9 @@ class Walk:
 
     def _follow(self, node: Node, rule: Rule, match: Match) -> None:
         """What becomes of elements that are positions: looked up, carried on, compared; as numbers they are fixed."""
+        whole_numbers = any(name in self.points or name in self.listed for name in node.operands)
+        if not whole_numbers and not rule.reads and not rule.makes:
+            return
         if rule.compares and any(operand in self.points for operand in node.operands):
             self._compare(node)
         else:
@@ -150,7 +157,7 @@ class Walk:
                                 match.of(dim), Reason("every position of this axis writes something", node.name)
                             )
                 elif i not in rule.carries:
-                    if self.graph.values[operand].elements is not None:
+                    if operand in self.listed:
                         self.numbers.setdefault(operand, computed)
                     for dim in self.positions_of(operand):
                         self.solver.fix(dim, computed)

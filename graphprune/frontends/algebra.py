@@ -39,8 +39,10 @@ def addends(op: str, attributes: Mapping[str, Any]) -> tuple[int, ...]:
 
 def is_multiple(op: str, stored: Sequence[bool]) -> bool:
     """Whether the result of a call is a multiple of its one operand that is not stored: a quotient, of its dividend."""
+    if op not in MULTIPLES:
+        return False
     divides = op.removeprefix("aten.").lower().startswith("div")
-    return op in MULTIPLES and not (divides and stored and stored[0])
+    return not (divides and stored and stored[0])
 
 
 _TELLING = frozenset(
@@ -54,6 +56,5 @@ _TELLING = frozenset(
 
 def options(attributes: Mapping[str, Any]) -> str:
     """The attributes that say what an operator computes and never depend on the sizes of an example, as text."""
-    return " ".join(
-        f"{name}={value}" for name, value in sorted(attributes.items()) if name in _TELLING and value is not None
-    )
+    telling = sorted(_TELLING & attributes.keys())
+    return " ".join([f"{name}={value}" for name in telling if (value := attributes[name]) is not None])

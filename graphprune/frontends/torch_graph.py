@@ -271,8 +271,8 @@ class _Builder:
             return
         weight = isinstance(tensor, torch.nn.Parameter) and tensor.is_floating_point()
         self.weightlike.add(name)
-        value = _value(name, node.meta[SPEC], "parameter" if weight else "constant")
-        self.values[name] = replace(value, elements=_elements(tensor))
+        kind: Kind = "parameter" if weight else "constant"
+        self.values[name] = _value(name, node.meta[SPEC], kind, None if weight else _elements(tensor))
 
     def _enter(self, node: fx.Node, spec: Spec, kind: Kind = "computed") -> str:
         wanted = str(node.target) if node.op == "placeholder" else node.name  # fx renames 'input', a builtin
@@ -408,21 +408,25 @@ def _known_of(
         for (name, kind, _), value in zip(signature.arguments or (), plain, strict=True)
         if kind == "other" or (kind == "tensor" and value is not None)
     }
-    attributes["dtypes"] = tuple(None if spec is None else spec.dtype for spec in taken)
-    known = _Known(None, "", addends(op, attributes), is_multiple(op, stored), options(attributes))
+    attributes["dtypes"] = tuple([None if spec is None else spec.dtype for spec in taken])
+    said = addends(op, attributes), is_multiple(op, stored), options(attributes)
     row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)
     if row is None:
-        return known
-    shapes, results = (tuple(None if spec is None else spec.shape for spec in specs) for specs in (taken, made))
+        return _Known(None, "", *said)
+    shapes = tuple([None if spec is None else spec.shape for spec in taken])
+    results = tuple([None if spec is None else spec.shape for spec in made])
     call = Call(op, shapes, results, attributes, stored)
     try:
         if row not in _EMPTY and any(0 in shape for shape in (*shapes, *results) if shape is not None):
             raise Refusal(f"'{op}' on an empty tensor")
-        return known._replace(rule=_fix_dynamic(_checked(row(call), call), taken, made))
+        rule = _checked(row(call), call)
     except (Refusal, RuleError) as refusal:
-        return known._replace(reason=str(refusal))
+        return _Known(None, str(refusal), *said)
+    dynamic = any(spec.dynamic for spec in made if spec is not None)
+    return _Known(_fix_dynamic(rule, taken, made) if dynamic else rule, "", *said)
 
 
+_STATIC: frozenset[int] = frozenset()
 SLICE = torch.ops.aten.slice.Tensor
 _GETITEM = operator.getitem
 # a rotary embedding of nothing, no register tokens
@@ -439,9 +443,9 @@ def _user_line(trace: str) -> str:
     return f"{PurePath(users[-1][0]).name} line {users[-1][1]}" if users else ""
 
 
-def _value(name: str, spec: Spec, kind: Kind) -> Value:
-    dynamic = frozenset([axis for axis, _ in spec.dynamic])
-    return Value(name, spec.shape, spec.dtype, kind, spec.itemsize, dynamic)
+def _value(name: str, spec: Spec, kind: Kind, elements: Index | None = None) -> Value:
+    dynamic = frozenset([axis for axis, _ in spec.dynamic]) if spec.dynamic else _STATIC
+    return Value(name, spec.shape, spec.dtype, kind, spec.itemsize, dynamic, elements)
 
 
 def _elements(tensor: torch.Tensor) -> Index | None:
@@ -472,7 +476,7 @@ def _checked(rule: Rule, call: Call) -> Rule:
     """Refuses a rule whose sizes are not those of the call, so that a wrong row is a barrier and not a wrong answer."""
     for role, layouts, shapes in (("operand", rule.operands, call.operands), ("result", rule.results, call.results)):
         for i, (layout, shape) in enumerate(zip(layouts, shapes, strict=False)):
-            if layout is not None and shape is not None and tuple(dim.size for dim in layout) != shape:
+            if layout is not None and shape is not None and tuple([dim.size for dim in layout]) != shape:
                 raise Refusal(f"the rule of '{call.op}' does not fit the shape {list(shape)} of {role} {i}")
     if len(rule.operands) < len(call.operands) and any(s is not None for s in call.operands[len(rule.operands) :]):
         raise Refusal(f"the rule of '{call.op}' does not name all of its {len(call.operands)} operands")

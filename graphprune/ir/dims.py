@@ -45,8 +45,10 @@ class _Compound:
         self.size = size
         self.factors: tuple[Factor, ...]
         """Every factor, in order, with repetitions; the very ``parts`` if all of them are factors."""
-        flat = [factor for part in parts for factor in ((part,) if isinstance(part, Factor) else part.factors)]
-        self.factors = parts if len(flat) == len(parts) and flat == list(parts) else tuple(flat)  # type: ignore[assignment]
+        if all(isinstance(part, Factor) for part in parts):
+            self.factors = parts  # type: ignore[assignment]
+        else:
+            self.factors = tuple([factor for part in parts for factor in factors_of(part)])
 
     def __eq__(self, other: object) -> bool:
         return self is other or (type(other) is type(self) and other.parts == self.parts)
@@ -98,7 +100,7 @@ def product(*dims: Dim) -> Dim:
     if isinstance(parts[0], Sum):
         minor = parts[1:]
         return concat(*(product(part, *minor) for part in parts[0].parts))
-    return Product(tuple(parts), prod(part.size for part in parts))
+    return Product(tuple(parts), prod([part.size for part in parts]))
 
 
 def concat(*dims: Dim) -> Dim:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 
 from graphprune.errors import RuleError
@@ -48,7 +48,7 @@ _Tree = str | tuple[str, tuple["_Tree", ...]]
 _Axes = tuple[_Tree, ...] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Template:
     """A parsed rule without sizes; parsed once for each text."""
 
@@ -72,6 +72,23 @@ class _Template:
     carries: tuple[int, ...]
     ranks: bool
     compares: bool
+
+    @cached_property
+    def compounds(self) -> tuple[_Tree, ...]:
+        """Every product and sum, once."""
+        axes = (*self.operands, *self.results, *self.macs, self.writes)
+        slots = (tree for *_, tree in self.sizes)
+        pointed = (*self.reads.values(), *self.makes.values(), *slots)
+        numbered = (tree for tree, _ in (*self.least, *self.multiples))
+        trees = (*(tree for each in axes for tree in each or ()), *pointed, *numbered)
+        return tuple(dict.fromkeys(tree for tree in trees if not isinstance(tree, str)))
+
+    @cached_property
+    def common(self) -> bool:
+        """Whether the rule says nothing but which factors are fixed, what is multiplied, and what units are."""
+        rest = (self.normalized, self.sizes, self.pinned, self.reads, self.writes, self.makes, self.carries)
+        more = (self.ranks, self.compares, self.choices, self.ordered, self.least, self.multiples)
+        return not any((*rest, *more))
 
 
 def _parse_axes(text: str, whole: str, declared: dict[str, int]) -> _Axes:
@@ -206,7 +223,7 @@ def _parse_template(text: str) -> _Template:
 
 def _tree_size(tree: _Tree, sizes: Mapping[str, int]) -> int | None:
     if isinstance(tree, str):
-        return 1 if tree == "1" else sizes.get(tree)
+        return sizes.get(tree)
     known = [size for part in tree[1] if (size := _tree_size(part, sizes)) is not None]
     if len(known) < len(tree[1]):
         return None
@@ -216,8 +233,7 @@ def _tree_size(tree: _Tree, sizes: Mapping[str, int]) -> int | None:
 def _infer(tree: _Tree, size: int, sizes: dict[str, int]) -> bool:
     """Enters into ``sizes`` what follows from ``|tree| == size``; says whether nothing is left to learn from it."""
     if isinstance(tree, str):
-        if tree != "1":
-            sizes.setdefault(tree, size)
+        sizes.setdefault(tree, size)
         return True
     parts = [(part, _tree_size(part, sizes)) for part in tree[1]]
     unknown = [part for part, known in parts if known is None]
@@ -232,7 +248,7 @@ def _infer(tree: _Tree, size: int, sizes: dict[str, int]) -> bool:
     return _infer(unknown[0], size // divisor, sizes)
 
 
-def _build(tree: _Tree, factors: Mapping[str, Dim]) -> Dim:
+def _build(tree: _Tree, factors: Mapping[_Tree, Dim]) -> Dim:
     if isinstance(tree, str):
         return factors[tree]
     parts = [_build(part, factors) for part in tree[1]]
@@ -248,43 +264,44 @@ def _names(tree: _Tree) -> Iterator[str]:
             yield from _names(part)
 
 
-def _match(
-    template: _Template, operands: Sequence[Shape | None] | None, results: Sequence[Shape | None] | None, text: str
-) -> tuple[list[tuple[_Tree, int]], frozenset[int]]:
-    """Pairs of trees and the sizes that they must have, and the operands that are absent."""
-    pairs: list[tuple[_Tree, int]] = []
-    absent: set[int] = set()
-    for role, trees, shapes in (("operand", template.operands, operands), ("result", template.results, results)):
+def _solve(
+    template: _Template,
+    operands: Sequence[Shape | None] | None,
+    results: Sequence[Shape | None] | None,
+    text: str,
+    known: dict[str, int],
+) -> tuple[list[int], bool]:
+    """Enters the sizes of all names that follow from shapes; gives absent operands and whether all sizes fit."""
+    absent: list[int] = []
+    compound: list[tuple[_Tree, int]] = []
+    fits = True
+    for trees, shapes in ((template.operands, operands), (template.results, results)):
         if shapes is None:
             continue
+        n = len(shapes)
         for i, axes in enumerate(trees):
-            shape = shapes[i] if i < len(shapes) else None
+            shape = shapes[i] if i < n else None
             if shape is None:
-                if role == "operand":
-                    absent.add(i)
-            elif axes is not None:
-                if len(axes) != len(shape):
-                    raise RuleError(f"rule '{text}' gives {role} {i} {len(axes)} axes, but its shape is {list(shape)}")
-                pairs.extend(zip(axes, shape, strict=True))
-    return pairs, frozenset(absent)
-
-
-def _solve(pairs: list[tuple[_Tree, int]], known: dict[str, int]) -> bool:
-    """Enters the sizes of all names that follow from the pairs; says whether all known sizes fit."""
-    fits = True
-    compound: list[tuple[_Tree, int]] = []
-    for tree, size in pairs:
-        if not isinstance(tree, str):
-            compound.append((tree, size))
-        elif (1 if tree == "1" else known.setdefault(tree, size)) != size:
-            fits = False
+                if shapes is operands:
+                    absent.append(i)
+                continue
+            if axes is None:
+                continue
+            if len(axes) != len(shape):
+                role = "operand" if shapes is operands else "result"
+                raise RuleError(f"rule '{text}' gives {role} {i} {len(axes)} axes, but its shape is {list(shape)}")
+            for tree, size in zip(axes, shape, strict=True):
+                if not isinstance(tree, str):
+                    compound.append((tree, size))
+                elif known.setdefault(tree, size) != size:
+                    fits = False
     pending = compound
     while pending:
         later = [(tree, size) for tree, size in pending if not _infer(tree, size, known)]
         if len(later) == len(pending):
             break
         pending = later
-    return fits and all(_tree_size(tree, known) == size for tree, size in compound)
+    return absent, fits and all(_tree_size(tree, known) == size for tree, size in compound)
 
 
 def _misfit(known: Mapping[str, int], text: str, shapes: Sequence[tuple[str, _Axes, Shape | None]]) -> RuleError:
@@ -322,9 +339,8 @@ def parse_rule(
         RuleError: The text cannot be read, or it does not fit the shapes.
     """
     template = _parse_template(text)
-    known = {**template.declared, **sizes}
-    pairs, absent = _match(template, operands, results, text)
-    fits = _solve(pairs, known)
+    known = {"1": 1, **template.declared, **sizes}
+    absent, fits = _solve(template, operands, results, text, known)
     if not template.used <= known.keys():
         missing = min(template.used - known.keys())
         raise RuleError(f"the size of '{missing}' in rule '{text}' does not follow from the shapes; give it by name")
@@ -336,34 +352,41 @@ def parse_rule(
             for i, axes in enumerate(trees)
         ]
         raise _misfit(known, text, named)
-    factors: dict[str, Dim] = {name: Factor(name, size) if size != 1 else ONE for name, size in known.items()}
-    factors["1"] = ONE
-
-    def layout(axes: _Axes) -> Layout | None:
-        return None if axes is None else tuple([_build(tree, factors) for tree in axes])
+    dims: dict[_Tree, Dim] = {name: ONE if size == 1 else Factor(name, size) for name, size in known.items()}
+    for tree in template.compounds:
+        dims[tree] = _build(tree, dims)
 
     def free(names: Sequence[str]) -> list[tuple[str, Factor]]:
-        return [(name, factor) for name in names if isinstance(factor := factors[name], Factor)]
+        return [(name, factor) for name in names if isinstance(factor := dims[name], Factor)]
 
+    left = [None if axes is None else tuple([dims[tree] for tree in axes]) for axes in template.operands]
+    for i in absent:
+        left[i] = None
+    right = tuple([None if axes is None else tuple([dims[tree] for tree in axes]) for axes in template.results])
+    fixed = {f: why if isinstance(why, str) else why.get(n, "fixed by the operator") for n, f in free(template.fixed)}
+    macs = tuple([tuple([dims[tree] for tree in monomial]) for monomial in template.macs])
+    labels = {factor: label for name, label in template.labels if isinstance(factor := dims[name], Factor)}
+    if template.common:
+        return Rule(tuple(left), right, fixed, macs=macs, labels=labels)
     return Rule(
-        tuple([None if i in absent else layout(axes) for i, axes in enumerate(template.operands)]),
-        tuple([layout(axes) for axes in template.results]),
-        {f: why if isinstance(why, str) else why.get(n, "fixed by the operator") for n, f in free(template.fixed)},
+        tuple(left),
+        right,
+        fixed,
         frozenset([factor for _, factor in free(template.normalized)]),
-        tuple([tuple([_build(tree, factors) for tree in monomial]) for monomial in template.macs]),
-        tuple([SizeSlot(name, _build(tree, factors), i, minus, plus) for name, i, minus, plus, tree in template.sizes]),
+        macs,
+        tuple([SizeSlot(name, dims[tree], i, minus, plus) for name, i, minus, plus, tree in template.sizes]),
         template.pinned,
-        {factor: label for name, label in template.labels if isinstance(factor := factors[name], Factor)},
-        {i: _build(tree, factors) for i, tree in template.reads.items()},
-        tuple([_build(tree, factors) for tree in template.writes]),
-        {i: _build(tree, factors) for i, tree in template.makes.items()},
+        labels,
+        {i: dims[tree] for i, tree in template.reads.items()},
+        tuple([dims[tree] for tree in template.writes]),
+        {i: dims[tree] for i, tree in template.makes.items()},
         template.carries,
         template.ranks,
         template.compares,
         {f: why if isinstance(why, str) else why.get(n, "chosen from") for n, f in free(template.choices)},
         frozenset([factor for _, factor in free(template.ordered)]),
-        tuple([(_build(tree, factors), n) for tree, n in template.least]),
-        tuple([(_build(tree, factors), n) for tree, n in template.multiples]),
+        tuple([(dims[tree], n) for tree, n in template.least]),
+        tuple([(dims[tree], n) for tree, n in template.multiples]),
     )
 
 

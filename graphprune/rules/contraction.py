@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from graphprune.errors import RuleError
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
@@ -91,24 +92,29 @@ def conv(
 ) -> Rule:
     """A convolution over any number of spatial axes; grouped, depthwise (``|ci| = 1``) or transposed."""
     n = len(weight) - 2
-    if len(x) == n + 1:  # unbatched
-        head, rank = "", n + 1
-    else:
-        head, rank = "n ", n + 2
-    if len(x) != rank:
+    if len(x) not in (n + 1, n + 2):
         raise RuleError(f"a convolution with weight {list(weight)} cannot take an input of shape {list(x)}")
+    text, why = _conv(
+        n, batched=len(x) == n + 2, biased=bias is not None, transposed=transposed, slot=slot if groups > 1 else ""
+    )
+    return parse_rule(text, (x, weight, bias), (y,), why=why, g=groups)
+
+
+@cache
+def _conv(n: int, *, batched: bool, biased: bool, transposed: bool, slot: str) -> tuple[str, dict[str, str]]:
+    """The rule of a convolution over ``n`` axes, and why its axes are fixed."""
+    head = "n " if batched else ""
     s, o, k = _spell("s", n), _spell("o", n), _spell("k", n)
     w = f"(g ci) co {k}" if transposed else f"(g co) ci {k}"
-    b = "_" if bias is None else "(g co)"
+    b = "(g co)" if biased else "_"
     spread = s if transposed else o
     text = (
         f"{head}(g ci) {s}, {w}, {b} -> {head}(g co) {o}; fixed {s} {o} {k}; macs {head}g co ci {k} {spread}"
         "; label g=channel ci=channel co=channel"
     )
-    if groups > 1:
+    if slot:
         text += f"; size {slot}=g"
-    why = {f"k{i}": KERNEL for i in range(n)} | {f"{c}{i}": SPATIAL for i in range(n) for c in "so"}
-    return parse_rule(text, (x, weight, bias), (y,), why=why, g=groups)
+    return text, {f"k{i}": KERNEL for i in range(n)} | {f"{c}{i}": SPATIAL for i in range(n) for c in "so"}
 
 
 def sdpa(q: Shape, k: Shape, v: Shape, mask: Shape | None, *, scale: float | None, slot: str = "scale") -> Rule:
