@@ -518,6 +518,24 @@ PARTS = [
 
 LOOKUPS = [
     case("embedding.default", F(7, 4), I(7, 2, 3)),
+    *(
+        case(
+            "embedding_bag.padding_idx",
+            F(7, 4),
+            I(7, 6),
+            V(0, 2),
+            False,
+            n,
+            False,
+            None,
+            False,
+            None,
+            used=(0,),
+            note=m,
+        )
+        for n, m in enumerate(("sum", "mean", "max"))
+    ),
+    case("embedding_bag.padding_idx", F(7, 4), I(7, 6), V(0, 2), False, 0, False, F(6), False, None, used=(0,)),
     case("index_select.default", F(2, 5, 4), 1, V(0, 3, 1)),
     case("index.Tensor", F(5, 4, 3), [None, I(4, 2, 6)]),
     case("index.Tensor", F(5, 4, 3), [I(5, 6), None, I(3, 6)], note="apart"),

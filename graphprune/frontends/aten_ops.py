@@ -274,6 +274,7 @@ ROWS: dict[str, Row] = {
     "aten.replication_pad3d.default": views.pad,
     # look-ups
     "aten.embedding.default": views.embedding,
+    "aten.embedding_bag.padding_idx": rows.embedding_bag,
     "aten.index_select.default": views.index_select,
     "aten.index.Tensor": views.index,
     "aten._unsafe_index.Tensor": views.index,

@@ -162,6 +162,16 @@ def grid_sampler(call: Call) -> Rule:
     return parse_rule(text, call.operands, call.results, why="a sampling grid addresses positions of this axis")
 
 
+def embedding_bag(call: Call) -> Rule:
+    """``v d, n, o -> b d``: rows of a table, summed or averaged or the largest of each bag."""
+    _only_first(call)
+    weighted = "_" if call.operand(3) is None else "n"
+    text = f"v d, n, o, {weighted} -> b d, _, _, _; fixed v n o b; label d=neuron"
+    if len(call.operand(1) or ()) == 2:
+        raise Refusal(f"'{call.op}' with bags as rows")
+    return parse_rule(text, call.operands, call.results, why="an index looks up rows of this axis")
+
+
 def weight_norm(call: Call) -> Rule:
     """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one."""
     dims = axes("x", call.x)

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +23,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError
+from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import OPEN
 from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute, has_example
 from graphprune.hosts.torch_values import GivenValues, read_values
@@ -197,15 +199,53 @@ def _with_values(
 
 
 def functional(program: ExportedProgram) -> ExportedProgram:
-    """The program without in-place operators and wrappers, but with ``linear``, ``conv`` and attention whole."""
+    """The program without in-place operators and wrappers, but with ``linear``, ``conv`` and attention whole.
+
+    Operators without a row of ours are taken apart where PyTorch says what they are made of (``lstm_cell``, ``vdot``).
+    """
     with quiet(), torch.no_grad():
         try:
-            return cast("ExportedProgram", program.run_decompositions({}))
+            program = cast("ExportedProgram", program.run_decompositions({}))
+            taken_apart: set[Any] = set()
+            while parts := {op: how for op, how in _parts_of_unknown(program).items() if op not in taken_apart}:
+                program = cast("ExportedProgram", program.run_decompositions(parts))
+                taken_apart.update(parts)
+            return program
         except Exception as error:
             raise ModelError(
                 f"torch.export traced the model, but its program cannot be made functional: {_line(error)}; "
                 "check that the model runs on the example inputs in evaluation mode"
             ) from error
+
+
+def _parts_of_unknown(program: ExportedProgram) -> dict[torch._ops.OpOverload, Any]:
+    """How the operators of a program that have no row are made of others; those that draw random numbers stay."""
+    unknown = {
+        node.target
+        for node in program.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+        and node.target.namespace == "aten"
+        and str(node.target) not in ROWS
+        and not draws(node)
+        and all("Tensor" in str(result.type) for result in node.target._schema.returns)
+    }
+    if not unknown:
+        return {}
+    known = torch.export.default_decompositions()
+    return {target: known[target] for target in unknown if target in known}
+
+
+def draws(node: fx.Node) -> bool:
+    """Whether a node draws random numbers; a dropout that was traced in evaluation mode does not."""
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    for name, rest in (("train", False), ("training", False), ("dropout_p", 0.0)):
+        try:
+            if argument(node, name) == rest:
+                return False
+        except KeyError:
+            continue
+    return True
 
 
 def _failure(model: torch.nn.Module, error: Exception) -> str:
@@ -313,6 +353,8 @@ def _normalize(tensors: Mapping[str, Any], node: fx.Node) -> None:
         run = run_of(tensors, node, {})
         if run is not None:
             node.target, node.args, node.kwargs = SLICE, (node.args[0], *run), {}
+    elif target is _ATEN.index_put.default:
+        _where(node)
     elif target is _ATEN.masked_scatter.default:
         _mask_as_made(node)
 
@@ -357,6 +399,24 @@ def _mask_as_made(node: fx.Node) -> None:
     while cast("fx.Node", mask).target in (_ATEN.expand.default, *_COPIES):
         mask = cast("fx.Node", mask).args[0]
     node.args = (x, mask, source)
+
+
+def _where(node: fx.Node) -> None:
+    """One number that is written where a mask says so (``x[x < 0] = 0``) as a choice element by element."""
+    x, indices, value = node.args[:3]
+    masks = [(axis, index) for axis, index in enumerate(cast("list[Any]", indices)) if index is not None]
+    if len(masks) != 1 or _spec(masks[0][1]).dtype != "bool" or argument(node, "accumulate"):
+        return
+    (axis, mask), into, number = masks[0], _spec(x), _spec(value)
+    if prod(number.shape) != 1 or len(number.shape) > 1 or number.dtype != into.dtype:
+        return
+    for _ in range(len(into.shape) - axis - len(_spec(mask).shape)):
+        spec = _spec(mask)
+        with node.graph.inserting_before(node):
+            wider = node.graph.call_function(_ATEN.unsqueeze.default, (mask, -1))
+        wider.meta = {**node.meta, SPEC: spec._replace(shape=(*spec.shape, 1))}
+        mask = wider
+    node.target, node.args, node.kwargs = _ATEN.where.self, (mask, value, x), {}
 
 
 def run_of(
