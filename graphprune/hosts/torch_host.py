@@ -19,7 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import ModelError, PlanError
+from graphprune.errors import GraphpruneError, ModelError, PlanError
 from graphprune.frontends.torch_graph import (
     SPEC,
     argument,
@@ -32,7 +32,7 @@ from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_slice import sliced
-from graphprune.hosts.torch_trace import Example, export, functional, normal_form, split_example
+from graphprune.hosts.torch_trace import Example, draws, export, functional, normal_form, split_example
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
@@ -276,6 +276,12 @@ class TorchHost:
         """Names of the inputs that must have the example's values: sizes or branches were taken from them."""
         return tuple(name for name, leaf in self._placeholders if any(leaf is tensor for tensor in self.decisive))
 
+    @property
+    def drawing(self) -> tuple[str, ...]:
+        """The operators that draw random numbers."""
+        nodes = self.without_dead_nodes().program.nodes
+        return tuple(dict.fromkeys(str(node.target) for node in nodes if draws(node)))
+
     def at_other_sizes(self) -> None:
         """None: a trace is proven at the sizes of its example."""
 
@@ -316,8 +322,17 @@ class TorchHost:
         )
 
     def _interpreted(self, interpreter: torch_masked.Interpreter, inputs: Arrays) -> dict[str, Array]:
-        with torch.no_grad(), interpreter.precision():
-            return self._named(interpreter.run(*self._flat(inputs), enable_io_processing=False))
+        flat = self._flat(inputs)
+        try:
+            with torch.no_grad(), interpreter.precision():
+                return self._named(interpreter.run(*flat, enable_io_processing=False))
+        except GraphpruneError:
+            raise
+        except Exception as error:  # an operator raises what it likes
+            raise ModelError(
+                f"the traced model does not run: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+                "give example inputs of the types and values that the model takes"
+            ) from error
 
     # -- step by step ------------------------------------------------------------------------------------------------
 
@@ -534,5 +549,7 @@ def _like(array: Array, rng: np.random.Generator) -> Array:
         return (rng.standard_normal(array.shape) * spread + float(array.mean())).astype(array.dtype)
     low, high = int(array.min()), int(array.max())
     if (low, high) in ((0, 0), (0, 1), (1, 1)) or np.array_equal(array.ravel(), np.arange(array.size)):
+        return array
+    if array.ndim == 1 and array[0] == 0 and (array[1:] >= array[:-1]).all():  # offsets
         return array
     return rng.integers(low, high + 1, array.shape).astype(array.dtype)

@@ -20,6 +20,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from graphprune.errors import ModelError
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
@@ -31,6 +32,9 @@ TOLERANCE = 1e-5
 
 ATTEMPTS = 256
 """Combinations of attribute values that are tried."""
+
+_SIZED_BY_HAND = (nn.Unflatten, nn.ChannelShuffle, nn.LayerNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
+"""Layers of torch's own whose sizes may show in none of their tensors."""
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""
@@ -82,9 +86,16 @@ def sliced_module(
             note = f"in the module, placeholders stand for what was left out: {', '.join(paths)}" if paths else ""
     except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
         return None, f"the module of class '{type(source).__name__}' cannot be copied: {error}"
-    _repair_known(module, original, pruned)
-    examples = [pruned.example_inputs(seed) for seed in (0, 1)]
-    expected = [list(pruned.run(inputs).values()) for inputs in examples]
+    with inference(module):  # a parametrization may change its buffers when it is read in training mode
+        _repair_known(module, original, pruned)
+    examples = [pruned.example_inputs(0)]
+    expected = [list(pruned.run(examples[0]).values())]
+    try:
+        other = pruned.example_inputs(1)
+        expected.append(list(pruned.run(other).values()))
+        examples.append(other)
+    except ModelError:  # random values that the model does not take
+        pass
     choices = _choices(module, original, pruned)
     reason = ""
     for options in islice(_combinations([len(ways) for ways in choices.values()]), ATTEMPTS):
@@ -102,7 +113,12 @@ def _copied(source: nn.Module, pruned: TorchHost) -> nn.Module:
         **dict(source.named_parameters(remove_duplicate=False)),
         **dict(source.named_buffers(remove_duplicate=False)),
     }
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()  # computed, as older norms of weights keep it; deepcopy refuses it
+        for layer in source.modules()
+        for value in vars(layer).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }
     for name, aliases in pruned.tied.items():
         new = pruned.tensor(name)
         old = [tensors[alias] for alias in (name, *aliases) if alias in tensors]
@@ -154,13 +170,16 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
     """Sets the attributes of torch's own layers from the shapes of their tensors."""
     counts = _resized(original, pruned, ("groups", "num_groups"))
     for path, layer in module.named_modules(remove_duplicate=False):
+        for hook in layer._forward_pre_hooks.values():
+            if hasattr(hook, "compute_weight"):  # torch.nn.utils.weight_norm and spectral_norm
+                hook(layer, ())
         weight: Any = getattr(layer, "weight", None)
         match layer:
             case nn.Linear():
                 layer.out_features, layer.in_features = weight.shape
             case nn.Bilinear():
                 layer.out_features, layer.in1_features, layer.in2_features = weight.shape
-            case nn.Embedding():
+            case nn.Embedding() | nn.EmbeddingBag():
                 layer.num_embeddings, layer.embedding_dim = weight.shape
             case nn.modules.conv._ConvNd():
                 layer.groups = _renamed(layer.groups, counts.get(path, ()))
@@ -179,6 +198,8 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
                 stored = weight if weight is not None else layer.running_mean
                 if stored is not None:
                     layer.num_features = stored.shape[0]
+            case nn.modules.rnn.RNNCellBase():
+                layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
             case nn.modules.rnn.RNNBase():
                 hidden: Any = layer.weight_hh_l0
                 source: Any = layer.weight_ih_l0
@@ -250,7 +271,7 @@ def _choices(module: nn.Module, original: TorchHost, pruned: TorchHost) -> Choic
     layers = dict(module.named_modules(remove_duplicate=False))
     found: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for path, layer in layers.items():
-        if type(layer).__module__.startswith("torch.nn."):
+        if type(layer).__module__.startswith("torch.nn.") and not isinstance(layer, _SIZED_BY_HAND):
             continue
         nearby = _nearby(path, layers, resized)
         if not nearby:
@@ -287,8 +308,11 @@ def _options(value: Any, resized: Sequence[Resized]) -> list[Any]:
     if isinstance(value, int) and not isinstance(value, bool):
         options = [new for old, new in resized if old == value]
     elif isinstance(value, list | tuple) and value and all(type(item) is int for item in value):
-        renamed = type(value)(_renamed(item, resized) for item in value)
-        options = [renamed] if renamed != value else []
+        renamed = [_renamed(item, resized) for item in value]
+        places = [i for i, (new, old) in enumerate(zip(renamed, value, strict=True)) if new != old]
+        options = [type(value)(renamed)] if places else []
+        if len(places) > 1:  # equal sizes need not be the same one
+            options.extend(type(value)([*value[:i], renamed[i], *value[i + 1 :]]) for i in places)
     return list(dict.fromkeys(options)) if not isinstance(value, list) else options
 
 
@@ -318,7 +342,8 @@ def _difference(
     for inputs, want in zip(examples, expected, strict=True):
         args, kwargs = pruned.arguments(inputs)
         try:
-            with inference(module):
+            with inference(module), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # as the graph is run
                 output = module(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
             return f"it fails with '{str(error).splitlines()[0] if str(error) else type(error).__name__}'"
