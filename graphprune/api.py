@@ -6,9 +6,9 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.compensation.sequential import adopted
-from graphprune.errors import OptionError, OutputError, PlanError
+from graphprune.errors import ModelError, OptionError, OutputError, PlanError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.importance import criterion as find_criterion
@@ -53,6 +53,9 @@ from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
 
+if TYPE_CHECKING:
+    from graphprune.hosts.torch_host import TorchHost
+
 CRITERION, ALLOCATION = "l2", "isomorphic"
 """The default recipe without calibration data."""
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
@@ -77,11 +80,15 @@ class Result:
         state: The compiler's state after the last pass.
     """
 
-    plan: PruningPlan
+    plan: PruningPlan = field(repr=False)
     report: Report
-    host: Host
-    state: State
-    module: Any = None
+    host: Host = field(repr=False)
+    state: State = field(repr=False)
+    module: Any = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        """The report's tables."""
+        return str(self.report)
 
     def save_onnx(self, path: str | Path) -> None:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
@@ -120,12 +127,12 @@ def prune(
     criterion: str | None = None,
     allocation: str | None = None,
     align: int = 8,
-    protect: Sequence[str] = (),
+    protect: str | Sequence[str] = (),
     protect_ratio: float = 0.0,
-    only: Sequence[str] = (),
+    only: str | Sequence[str] = (),
     blocks: float | str | None = None,
     layers: float | str | None = None,
-    remove_blocks: Sequence[str] = (),
+    remove_blocks: str | Sequence[str] = (),
     block_criterion: str = "l2",
     min_units: int = 1,
     max_ratio: float = 0.9,
@@ -202,6 +209,7 @@ def prune(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     progress("open")
+    protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
     whole = bool(blocks is not None or layers is not None or remove_blocks)
     parsed = () if target is None and (whole or pipeline is not None) else parse_targets(target or ())
     start = time.perf_counter()
@@ -219,7 +227,7 @@ def prune(
                 raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
             calibrate = replace(calibrate, file=str(statistics))
         passes = default_pipeline(
-            Analyze(tuple(protect)),
+            Analyze(protect),
             Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
             Allocate(
                 tuple(map(str, parsed)),
@@ -227,20 +235,18 @@ def prune(
                 align,
                 min_units,
                 max_ratio,
-                tuple(only),
-                tuple(protect),
+                only,
+                protect,
                 criterion,
                 "" if blocks is None else str(blocks),
                 "" if layers is None else str(layers),
-                tuple(remove_blocks),
+                remove_blocks,
             ),
             Verify(seed) if verify else None,
-            ProtectSensitive(protect_ratio, only=tuple(only), protect=tuple(protect), seed=seed)
-            if protect_ratio
-            else None,
+            ProtectSensitive(protect_ratio, only=only, protect=protect, seed=seed) if protect_ratio else None,
             calibrate,
             Compensate(rung) if rung != "none" else None,
-            MeasureLosses(tuple(only), tuple(protect)) if allocation == MEASURED and parsed else None,
+            MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
@@ -282,6 +288,19 @@ def prune(
         evaluation=evaluation,
         attempts=attempts,
     )
+
+
+def selectors(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Patterns and kinds as the passes take them; a text is one of them, not a sequence of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _loaded(plan: PruningPlan | str | Path) -> PruningPlan:
+    if isinstance(plan, PruningPlan):
+        return plan
+    if not isinstance(plan, str | Path):
+        raise PlanError(f"a '{type(plan).__name__}' is no plan; give a PruningPlan or the path of its JSON file")
+    return PruningPlan.load(plan)
 
 
 def counted(progress: Callable[[str], None]) -> Callable[[str, int, int], None]:
@@ -371,7 +390,7 @@ def analyze(
     model: Any,
     example_inputs: Any = None,
     *,
-    protect: Sequence[str] = (),
+    protect: str | Sequence[str] = (),
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
@@ -382,7 +401,7 @@ def analyze(
     """
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
     graph = host.graph()
-    return analyze_graph(graph, protected_axes(graph, protect))
+    return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 
 @frozen_heap()
@@ -409,8 +428,7 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     progress("open")
-    if not isinstance(plan, PruningPlan):
-        plan = PruningPlan.load(plan)
+    plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     folded = host.folded()
     analysis = analyze_graph(folded.graph())
@@ -473,8 +491,11 @@ def verify(
         PlanError: The plan belongs to another model.
         ModelError: A file cannot be read or run.
     """
-    if not isinstance(plan, PruningPlan):
-        plan = PruningPlan.load(plan)
+    plan = _loaded(plan)
+    if not isinstance(pruned, str | Path):
+        raise OptionError(
+            f"verify takes the path of an ONNX file, got a '{type(pruned).__name__}'; write one with result.save_onnx"
+        )
     host = open_host(original, example_inputs, shapes=shapes, trust=trust).folded()
     analysis = analyze_graph(host.graph())
     plan = fitting(plan, analysis, _metadata_in(host))
@@ -593,7 +614,13 @@ def _finish(
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify and smaller.exists():
-                state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
+                try:
+                    state = replace(state, checks=(*state.checks, parity(state.host, smaller, inputs)))
+                except ModelError as error:
+                    if latency or state.host.kind != "torch":
+                        raise
+                    reason = str(error).replace(f"'{smaller}'", "it")
+                    notes = (*notes, f"onnxruntime has not checked the ONNX file: {reason}")
                 require(state.checks)
             if latency:
                 progress("measure latency")
@@ -622,7 +649,16 @@ def _finish(
 
 
 def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
-    """Compares an exported file in onnxruntime with the host that it was exported from; in doubt, in float64."""
+    """Compares an exported file in onnxruntime with the host that it was exported from; in doubt, in float64.
+
+    Raises:
+        ModelError: onnxruntime cannot run it, or it draws random numbers, which no two runtimes draw alike.
+    """
+    if host.kind == "torch" and (drawing := cast("TorchHost", host).drawing):
+        raise ModelError(
+            f"the model draws random numbers ({', '.join(drawing)}), which onnxruntime draws differently; hand them in "
+            "as an input, or draw only in training mode"
+        )
     tolerance = EXPORT_TOLERANCE if host.kind == "torch" else None
 
     def check(*, double: bool) -> Check:
@@ -670,6 +706,17 @@ def _notes(state: State) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _added(state: State, analysis: Analysis) -> dict[str, float]:
+    """What the biases cost that refits have given to consumers without one."""
+    graph = state.host.graph()
+    names = {row.bias for row in state.compensated if row.bias is not None} - analysis.graph.values.keys()
+    biases = [graph.values[name] for name in sorted(names) if name in graph.values]
+    return {
+        "params": float(sum(bias.n_elements for bias in biases)),
+        "bytes": float(sum(bias.n_elements * bias.itemsize for bias in biases)),
+    }
+
+
 def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     analysis = state.analysis
     assert analysis is not None
@@ -683,6 +730,8 @@ def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     if state.removed:
         left = build_cost_model(analysis, state.latency, without=analysis.branches.unneeded(state.removed))
     after = left.costs(counts)
+    for metric, value in _added(state, analysis).items():
+        after[metric] += value
     assert state.plan is not None
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}

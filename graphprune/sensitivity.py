@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphprune.api import CRITERION, MEASURED_CRITERION, measuring
+from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
@@ -43,8 +43,8 @@ def sensitivity(
     metric: str | None = None,
     ratios: Sequence[float] = RATIOS,
     criterion: str | None = None,
-    protect: Sequence[str] = (),
-    only: Sequence[str] = (),
+    protect: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
     seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
@@ -76,6 +76,7 @@ def sensitivity(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     check_ratios(ratios)
+    protect, only = selectors(protect), selectors(only)
     progress("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     batches = None
@@ -83,7 +84,7 @@ def sensitivity(
         batches = open_batches(calibration, host, samples=samples, seed=seed)
     criterion = criterion or (MEASURED_CRITERION if calibration is not None else CRITERION)
     passes = default_pipeline(
-        Analyze(tuple(protect)), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
+        Analyze(protect), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
     )
     end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
     state = run_pipeline(passes[: end + 1], State(host, batches=batches), progress=progress)

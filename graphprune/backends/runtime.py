@@ -40,7 +40,10 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.Inferen
         return ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
     except Exception as error:  # onnxruntime's errors have no common base
         reason = str(error).splitlines()[0]
-        raise ModelError(f"onnxruntime cannot load '{path}': {reason}; check the file with onnx.checker") from error
+        todo = "check the file with onnx.checker"
+        if "NOT_IMPLEMENTED" in reason:
+            todo = "it has few operators in float64 and none of other domains; export a float32 model or another opset"
+        raise ModelError(f"onnxruntime cannot load '{path}': {reason}; {todo}") from error
 
 
 def run_file(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

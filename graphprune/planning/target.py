@@ -65,7 +65,9 @@ def parse_targets(targets: str | Iterable[str] | Mapping[str, float | str]) -> t
     if isinstance(targets, Mapping):
         pairs = [(str(metric), str(value)) for metric, value in targets.items()]
     else:
-        texts = [targets] if isinstance(targets, str) else list(targets)
+        texts = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Iterable) else [targets]
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise TargetError(f"cannot read target {wrong[0]!r}; expected one like 'macs=0.5' or {{'macs': 0.5}}")
         pairs = [(metric, value) for text in texts for metric, _, value in [text.partition("=")]]
     if not pairs:
         raise TargetError("no target given; expected one like 'macs=0.5', which keeps half of the multiply-accumulates")

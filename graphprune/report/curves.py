@@ -55,6 +55,12 @@ class Sensitivity:
     rows: tuple[SensitivityRow, ...]
     random: bool = False
 
+    def __str__(self) -> str:
+        """The table of ``graphprune sensitivity``, as text."""
+        from graphprune.report.terminal import as_text, render_sensitivity
+
+        return as_text(render_sensitivity(self, title="sensitivity"))
+
     @property
     def deviations(self) -> dict[str, float]:
         """By group: the mean over the ratios of the distance from the baseline."""
@@ -112,6 +118,12 @@ class Front:
 
     points: tuple[FrontPoint, ...]
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The table of ``graphprune sweep``, as text."""
+        from graphprune.report.terminal import as_text, render_front
+
+        return as_text(render_front(self, title="sweep"))
 
     def to_dict(self) -> dict[str, Any]:
         """The front as JSON data; numbers that are not finite are null."""

@@ -105,6 +105,12 @@ class Report:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
         return next(cost for cost in self.costs if cost.metric == metric)
 
+    def __str__(self) -> str:
+        """The tables of ``graphprune prune``, as text."""
+        from graphprune.report.terminal import as_text, render_report
+
+        return as_text(render_report(self, title="costs"))
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON data."""
         data = asdict(self)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from io import StringIO
 
+from rich.console import Console, RenderableType
 from rich.console import Group as Stack
-from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,6 +18,16 @@ from graphprune.report.data import Inspection, Report
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
 _MOST_GROUPS = 40
+_WIDTH = 120
+"""Columns of tables that are not printed in a terminal."""
+
+
+def as_text(tables: RenderableType) -> str:
+    """Tables as plain text."""
+    console = Console(file=StringIO(), width=_WIDTH, color_system=None)
+    with console.capture() as capture:
+        console.print(tables)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def amount(value: float) -> str:
