@@ -610,7 +610,8 @@ def _finish(
             except OutputError as error:
                 if latency or state.host.kind != "torch":
                     raise
-                notes = (*notes, f"there is no ONNX file, and onnxruntime has not checked the result: {error}")
+                reason = str(error).replace(f"cannot write '{smaller}': ", "")
+                notes = (*notes, f"there is no ONNX file, and onnxruntime has not checked the result: {reason}")
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify and smaller.exists():

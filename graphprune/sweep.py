@@ -96,7 +96,10 @@ def _distinct(targets: Iterable[str | Mapping[str, float | str]]) -> dict[str, l
     """The targets by name, checked, each once."""
     found: dict[str, list[str]] = {}
     for target in [targets] if isinstance(targets, str) else targets:
-        parts = target.split(",") if isinstance(target, str) else [f"{key}={value}" for key, value in target.items()]
+        if isinstance(target, Mapping):
+            parts = [f"{key}={value}" for key, value in target.items()]
+        else:
+            parts = target.split(",") if isinstance(target, str) else list(map(str, parse_targets(target)))
         parse_targets(parts)
         found[",".join(parts)] = parts
     if not found:

@@ -191,3 +191,27 @@ def test_adapters_in_an_exported_file(tmp_path) -> None:
     assert len({reason.node for reason in ranks}) == 7
     mine, theirs = (sorted((g.kind, g.size) for g in a.groups) for a in (analyze_graph(host.graph()), analysis))
     assert mine == theirs
+
+
+def test_a_refit_commutes_with_merging() -> None:
+    """A bias of the inner product would be lost when the adapter is merged."""
+
+    class Plain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.up, self.down = nn.Embedding(50, 16), nn.Linear(16, 48), nn.Linear(48, 16, bias=False)
+
+        def forward(self, ids):
+            return self.down(torch.relu(self.up(self.embed(ids))))
+
+    generator = torch.Generator().manual_seed(0)
+    data = [torch.randint(0, 50, (2, 6), generator=generator) for _ in range(6)]
+    model = adapted(Plain(), ["up", "down"])
+    module = gp.prune(model, (IDS,), target={"macs": 0.6}, only="neuron", calibration=data, verify=False).module
+    assert module.base_model.model.down.base_layer.bias is not None
+    assert module.base_model.model.down.lora_A.default.bias is None
+    with torch.no_grad():
+        expected = module(IDS)
+        got = copy.deepcopy(module).merge_and_unload()(IDS)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -239,3 +240,73 @@ def test_arguments_of_wrong_types_are_one_clear_error() -> None:
         "the traced model does not run: mat1 and mat2 must have the same dtype, but got Long and Float; give example "
         "inputs of the types and values that the model takes"
     )
+    assert refused(gp.TargetError, lambda: gp.sweep(model, X, targets=[number])) == (
+        "cannot read target 0.5; expected one like 'macs=0.5' or {'macs': 0.5}"
+    )
+
+
+def test_what_cannot_be_traced_says_what_to_do() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Parameter(torch.ones(32, 8)), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.out(x + self.table[: x.shape[1]])
+
+    dynamic = ({1: torch.export.Dim("s")},)
+    call = lambda: gp.prune(Positions(), torch.ones(2, 5, 8), target="macs=0.5", dynamic_shapes=dynamic)  # noqa: E731
+    assert refused(gp.ModelError, call) == (
+        "torch.export cannot trace 'Positions' with these dynamic_shapes: Not all values of s = L['x'].size()[1] in "
+        "the specified range satisfy the generated guard 2 <= L['x'].size()[1] and L['x'].size()[1] <= 32; take bounds "
+        "for which that holds (Dim(name, min=..., max=...)), or Dim.AUTO"
+    )
+
+    @dataclass
+    class Output:
+        logits: torch.Tensor
+
+    class Wrapped(nn.Linear):
+        def forward(self, x):
+            return Output(super().forward(x))
+
+    assert refused(gp.ModelError, lambda: gp.prune(Wrapped(8, 4), X, target="macs=0.5")) == (
+        "torch.export cannot trace 'Wrapped': it returns a 'Output', whose tensors it cannot find; call "
+        "torch.export.register_dataclass(Output) before, or return a tuple or a dict"
+    )
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heads = nn.ModuleDict({"class": nn.Linear(8, 4), "box": nn.Linear(8, 4)})
+
+        def forward(self, x):
+            return self.heads["class"](x), self.heads["box"](x)
+
+    assert refused(gp.ModelError, lambda: gp.prune(Heads(), X, target="macs=0.5")) == (
+        "'heads.class.weight' lies in a module that is named 'class', a word of Python's own, of which torch.fx cannot "
+        "make code; give the module another name"
+    )
+
+
+def test_a_model_on_the_meta_device_can_be_planned() -> None:
+    with torch.device("meta"):
+        model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(2, 8)
+    for options in ({}, {"criterion": "random"}):
+        assert refused(gp.ModelError, lambda options=options: gp.prune(model, x, target="macs=0.5", **options)) == (
+            "the model is on the meta device, where weights have no values to read or to run with; load its weights, "
+            "or make a plan by criterion='random' with verify=False"
+        )
+    result = gp.prune(model, x, target="macs=0.5", criterion="random", verify=False)
+    assert next(result.module.parameters()).is_meta
+    with torch.device("cpu"):
+        whole = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    assert gp.apply(whole, result.plan, torch.randn(2, 8)).report.cost("macs").fraction <= 0.5
+
+
+def test_what_is_made_in_inference_mode_can_be_trained() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.inference_mode():
+        result = gp.prune(model, X, target="macs=0.5")
+    result.module(X).sum().backward()
+    assert result.module[0].weight.grad is not None

@@ -25,11 +25,13 @@ class Adapter:
     Attributes:
         sum: The node that adds the two.
         node: The operator that contracts the rank (``B``).
+        inner: The operator that makes it (``A``).
         rank: The dimensions of that operator's rule that it contracts.
     """
 
     sum: str
     node: str
+    inner: str
     rank: tuple[Dim, ...]
 
 
@@ -64,7 +66,7 @@ class _Maps:
                 inner = self.contraction(outer[1])
                 if inner is not None and self.origin(inner[1]) == source:
                     self.sums[node.results[0]] = source
-                    yield Adapter(node.name, outer[0].name, _contracted(*outer))
+                    yield Adapter(node.name, outer[0].name, inner[0].name, _contracted(*outer))
                     break
 
     def computed(self, node: Node) -> str | None:

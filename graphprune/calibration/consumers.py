@@ -14,6 +14,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.calibration.products import real
 from graphprune.ir.dims import Dim, Factor, factors_of
@@ -152,9 +153,15 @@ def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None
 
 
 def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer]]:
-    """A copy in which consumers that can have a bias of their own have one (zeros), and its consumers at some nodes."""
+    """A copy in which consumers that can have a bias of their own have one (zeros), and its consumers at some nodes.
+
+    The inner product of an adapter gets none: merging the adapter, which knows two matrices only, would forget it.
+    """
+    inner = {adapter.inner for adapter in find_adapters(host.graph())}
     found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
-    if bare := {each.node: each.channel for each in found if each.bias is None and each.plain}:
+    if bare := {
+        each.node: each.channel for each in found if each.bias is None and each.plain and each.node not in inner
+    }:
         host = host.biased(bare)
         found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
     return host, found

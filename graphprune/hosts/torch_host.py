@@ -177,7 +177,20 @@ class TorchHost:
 
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
+        self._valued()
         return to_numpy(self.tensor(tensor))
+
+    @property
+    def is_meta(self) -> bool:
+        """Whether weights have no values."""
+        return any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in self.tensors.values())
+
+    def _valued(self) -> None:
+        if self.is_meta:
+            raise ModelError(
+                "the model is on the meta device, where weights have no values to read or to run with; load its "
+                "weights, or make a plan by criterion='random' with verify=False"
+            )
 
     @cached_property
     def tied(self) -> Mapping[str, tuple[str, ...]]:
@@ -322,6 +335,7 @@ class TorchHost:
         )
 
     def _interpreted(self, interpreter: torch_masked.Interpreter, inputs: Arrays) -> dict[str, Array]:
+        self._valued()
         flat = self._flat(inputs)
         try:
             with torch.no_grad(), interpreter.precision():

@@ -50,8 +50,15 @@ def pruned_module(state: State) -> tuple[nn.Module | None, str]:
     pruned, original = state.host, state.original
     if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
         return None, ""
+    with torch.inference_mode(mode=False):  # tensors that are made in this mode cannot be trained
+        return _pruned_module(state, original, pruned)
+
+
+def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> tuple[nn.Module, str]:
     reason = "the model was given as an exported program"
-    if pruned.source is not None:
+    if pruned.is_meta:
+        reason = "weights on the meta device have no values, with which a copy of your class could be proven"
+    elif pruned.source is not None:
         removed = state.removed if state.analysis is not None else ()
         sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
         module, reason = sliced_module(pruned.source, original, pruned, sums)

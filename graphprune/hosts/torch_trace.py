@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from keyword import iskeyword
 from math import prod
 from pathlib import PurePath
 from typing import Any, NamedTuple, cast
@@ -212,6 +213,12 @@ def functional(program: ExportedProgram) -> ExportedProgram:
                 taken_apart.update(parts)
             return program
         except Exception as error:
+            if reserved := [name for name in program.state_dict if any(map(iskeyword, name.split(".")))]:
+                word = next(filter(iskeyword, reserved[0].split(".")))
+                raise ModelError(
+                    f"'{reserved[0]}' lies in a module that is named '{word}', a word of Python's own, of which "
+                    "torch.fx cannot make code; give the module another name"
+                ) from error
             raise ModelError(
                 f"torch.export traced the model, but its program cannot be made functional: {_line(error)}; "
                 "check that the model runs on the example inputs in evaluation mode"
@@ -257,12 +264,25 @@ def _failure(model: torch.nn.Module, error: Exception) -> str:
             f"{what}; a size or a branch depends on the values of a tensor{place}: take it from Python numbers or "
             "from shapes there, or pass an ExportedProgram of your own"
         )
+    if found := _VIOLATED.findall(str(error)):
+        return (
+            f"torch.export cannot trace '{type(model).__name__}' with these dynamic_shapes: "
+            f"{'; '.join(text.rstrip('.') for text in found)}; take bounds for which that holds (Dim(name, min=..., "
+            "max=...)), or Dim.AUTO"
+        )
+    if found := _UNKNOWN_OUTPUT.search(str(error)):
+        return (
+            f"torch.export cannot trace '{type(model).__name__}': it returns a '{found[1]}', whose tensors it cannot "
+            f"find; call torch.export.register_dataclass({found[1]}) before, or return a tuple or a dict"
+        )
     return (
         f"{what}; check that it runs on the example inputs, that no 'if' depends on values, and that dynamic_shapes "
         "fit; or pass an ExportedProgram of your own"
     )
 
 
+_VIOLATED = re.compile(r"^ *- (Not all values of .*)$", re.MULTILINE)
+_UNKNOWN_OUTPUT = re.compile(r"Found <class '(?:[^']*\.)?(\w+)'> in output")
 _CALLER = re.compile(r'File "([^"]+)", line (\d+), in')
 
 
