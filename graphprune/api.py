@@ -93,10 +93,15 @@ class Result:
     def save_onnx(self, path: str | Path) -> None:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
+        For PyTorch input with the weights that :attr:`module` has now: train it, and save again.
+
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written, or the module is no longer built as it was.
         """
-        self.host.save_onnx(Path(path), metadata_of(self.plan))
+        host = self.host
+        if self.module is not None:
+            host = cast("TorchHost", host).with_values_of(self.module)
+        host.save_onnx(Path(path), metadata_of(self.plan))
 
     def save_state(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.

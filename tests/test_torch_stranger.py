@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations, weight_norm
 from torch_proof import prove
 
 import graphprune as gp
+from graphprune.backends.runtime import run_file
 from graphprune.hosts.torch_module import sliced_module
 
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
@@ -310,3 +311,49 @@ def test_what_is_made_in_inference_mode_can_be_trained() -> None:
         result = gp.prune(model, X, target="macs=0.5")
     result.module(X).sum().backward()
     assert result.module[0].weight.grad is not None
+
+
+def test_distances_and_outputs_that_are_no_tensors_reach_onnx() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.encode, self.prototypes = nn.Linear(8, 16), nn.Parameter(torch.randn(5, 16))
+
+        def forward(self, x, scale=1.0):
+            return {"distance": torch.cdist(self.encode(x), self.prototypes), "scale": scale, "none": None}
+
+    result = gp.prune(Prototypes(), {"x": X, "scale": 2.0}, target="macs=0.5")
+    assert [check.name for check in result.report.proof] == ["masked", "permutation", "onnxruntime"]
+    assert isinstance(result.module, Prototypes)
+
+
+@pytest.mark.parametrize("baked", [False, True])
+def test_a_fine_tuned_module_is_what_save_onnx_writes(tmp_path, *, baked: bool) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.norm, self.b = nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 4)
+
+        def forward(self, x):
+            h = self.norm(self.a(x)).relu()
+            return self.b(h.view(3, 16) if baked else h)
+
+    result = gp.prune(Net(), X, target="macs=0.5")
+    module, path = result.module, tmp_path / "trained.onnx"
+    assert isinstance(module, Net) != baked
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        module(X).square().mean().backward()
+        optimizer.step()
+    result.save_onnx(path)
+    module.eval()
+    (written,) = run_file(path, {"x": X.numpy()}).values()
+    torch.testing.assert_close(torch.from_numpy(written), module(X).detach(), rtol=1e-4, atol=1e-5)
+    module.b = nn.Linear(8, 5)
+    assert refused(gp.OutputError, lambda: result.save_onnx(path)) == (
+        "'b.weight' of the module has shape [5, 8], not [4, 8]: it was changed after pruning; write it as it is now "
+        "with graphprune.export_onnx(result.module, example_inputs, path)"
+    )

@@ -19,7 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import GraphpruneError, ModelError, PlanError
+from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError
 from graphprune.frontends.torch_graph import (
     SPEC,
     argument,
@@ -447,6 +447,34 @@ class TorchHost:
         host = replace(self, tensors=changed)
         vars(host).update({name: vars(self)[name] for name in _OF_THE_GRAPH if name in vars(self)})
         return host
+
+    def with_values_of(self, module: torch.nn.Module) -> TorchHost:
+        """A copy with the parameters and buffers that a module has under the same names; itself if they are the same.
+
+        Args:
+            module: The module that was made of this host, trained since, perhaps.
+
+        Raises:
+            OutputError: It has lost a parameter, or one has another shape.
+        """
+        named: dict[str, torch.Tensor] = {
+            **dict(module.named_parameters(remove_duplicate=False)),
+            **dict(module.named_buffers(remove_duplicate=False)),
+        }
+        changed: dict[str, Array] = {}
+        for name in self.tied:
+            old, new = self.tensor(name), named.get(name)
+            if new is None and not isinstance(old, torch.nn.Parameter):
+                continue  # a constant of the graph
+            if new is None or new.shape != old.shape:
+                what = "is gone" if new is None else f"has shape {list(new.shape)}, not {list(old.shape)}"
+                raise OutputError(
+                    f"'{name}' of the module {what}: it was changed after pruning; write it as it is now with "
+                    "graphprune.export_onnx(result.module, example_inputs, path)"
+                )
+            if not old.is_meta and not torch.equal(new.detach().to(old.device, old.dtype), old):
+                changed[name] = to_numpy(new)
+        return self.replaced(changed) if changed else self
 
     def biased(self, biases: Mapping[str, int]) -> TorchHost:
         """A copy in which the results of some nodes get a bias of zeros."""

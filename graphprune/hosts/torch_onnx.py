@@ -61,7 +61,9 @@ def save(
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     try:
         with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
-            program = torch.export.export(module, *example, dynamic_shapes=dynamic_shapes, strict=False)
+            program = torch.export.export(
+                _without_numbers(module), *example, dynamic_shapes=dynamic_shapes, strict=False
+            )
             table = _decompositions(program.graph)
             exported = torch.onnx.export(
                 program.run_decompositions(table) if table else program,
@@ -95,6 +97,19 @@ def save(
         raise OutputError(f"cannot write '{path}': {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _without_numbers(module: fx.GraphModule) -> fx.GraphModule:
+    """The module without outputs that are plain numbers or texts, which ONNX does not have."""
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    returned = output.args[0]
+    if not isinstance(returned, list | tuple) or all(isinstance(item, fx.Node | None) for item in returned):
+        return module
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.graph_copy(module.graph, copies)
+    graph.output(tuple(copies[item] for item in returned if isinstance(item, fx.Node)))
+    return fx.GraphModule(module, graph)
 
 
 def origins(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Origin]:
@@ -172,7 +187,14 @@ def _cummin(x: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
     return _extremes(x, dim, largest=False)
 
 
+def _cdist(x: torch.Tensor, y: torch.Tensor, p: float = 2.0, compute_mode: int | None = None) -> torch.Tensor:
+    distance: torch.Tensor = torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+    return distance
+
+
 _UNKNOWN: dict[str, Callable[..., Any]] = {
+    "aten._cdist_forward.default": _cdist,
+    "aten.cdist.default": _cdist,
     "aten._grouped_mm.default": _grouped_mm,
     "transformers.grouped_mm_fallback.default": _grouped_mm,
     "aten.histc.default": _histc,

@@ -270,10 +270,10 @@ def _failure(model: torch.nn.Module, error: Exception) -> str:
             f"{'; '.join(text.rstrip('.') for text in found)}; take bounds for which that holds (Dim(name, min=..., "
             "max=...)), or Dim.AUTO"
         )
-    if found := _UNKNOWN_OUTPUT.search(str(error)):
+    if output := _UNKNOWN_OUTPUT.search(str(error)):
         return (
-            f"torch.export cannot trace '{type(model).__name__}': it returns a '{found[1]}', whose tensors it cannot "
-            f"find; call torch.export.register_dataclass({found[1]}) before, or return a tuple or a dict"
+            f"torch.export cannot trace '{type(model).__name__}': it returns a '{output[1]}', whose tensors it cannot "
+            f"find; call torch.export.register_dataclass({output[1]}) before, or return a tuple or a dict"
         )
     return (
         f"{what}; check that it runs on the example inputs, that no 'if' depends on values, and that dynamic_shapes "
