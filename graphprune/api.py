@@ -475,6 +475,7 @@ def verify(
     example_inputs: Any = None,
     *,
     shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
     trust: bool = False,
     seed: int = 0,
 ) -> tuple[Check, ...]:
@@ -486,6 +487,7 @@ def verify(
         plan: The plan.
         example_inputs: For PyTorch originals.
         shapes: Shapes of inputs by name.
+        dynamic_shapes: For PyTorch originals: those that the plan was made with.
         trust: Whether a ``.pt2`` file may be loaded.
         seed: Of the inputs.
 
@@ -501,7 +503,7 @@ def verify(
         raise OptionError(
             f"verify takes the path of an ONNX file, got a '{type(pruned).__name__}'; write one with result.save_onnx"
         )
-    host = open_host(original, example_inputs, shapes=shapes, trust=trust).folded()
+    host = open_host(original, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
     analysis = analyze_graph(host.graph())
     plan = fitting(plan, analysis, _metadata_in(host))
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
@@ -520,15 +522,23 @@ def restore(
     model: Any,
     folder: str | Path,
     example_inputs: Any = None,
+    *,
+    dynamic_shapes: Any = None,
 ) -> Any:
     """The pruned module that :meth:`Result.save_state` wrote, on a fresh instance of the original module.
+
+    Args:
+        model: The original module.
+        folder: The folder.
+        example_inputs: As for :func:`prune`.
+        dynamic_shapes: Those that the plan was made with.
 
     Raises:
         PlanError: The folder's plan belongs to another model, or a tensor has another shape.
     """
     from graphprune.hosts.torch_state import load_state
 
-    result = apply(model, Path(folder) / "plan.json", example_inputs, verify=False)
+    result = apply(model, Path(folder) / "plan.json", example_inputs, dynamic_shapes=dynamic_shapes, verify=False)
     if result.module is None:
         raise PlanError("an ONNX model has no module to restore; use apply")
     load_state(result.module, Path(folder))

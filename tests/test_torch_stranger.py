@@ -357,3 +357,25 @@ def test_a_fine_tuned_module_is_what_save_onnx_writes(tmp_path, *, baked: bool) 
         "'b.weight' of the module has shape [5, 8], not [4, 8]: it was changed after pruning; write it as it is now "
         "with graphprune.export_onnx(result.module, example_inputs, path)"
     )
+
+
+def test_a_plan_with_dynamic_shapes_is_restored_and_verified(tmp_path) -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table, self.qkv, self.out = nn.Embedding(20, 8), nn.Linear(8, 48), nn.Linear(16, 4)
+
+        def forward(self, ids):
+            b, s = ids.shape
+            q, k, v = self.qkv(self.table(ids)).view(b, s, 3, 4, -1).permute(2, 0, 3, 1, 4)
+            return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, s, -1))
+
+    ids, given = (torch.arange(10).reshape(2, 5),), {"dynamic_shapes": ({1: torch.export.Dim("s")},)}
+    result = gp.prune(Heads(), ids, target="macs=0.6", **given)
+    result.save_state(tmp_path)
+    again = gp.restore(Heads(), tmp_path, ids, **given)
+    longer = torch.arange(14).reshape(2, 7)
+    torch.testing.assert_close(again.eval()(longer), result.module.eval()(longer))
+    result.save_onnx(tmp_path / "model.onnx")
+    assert all(check.passed for check in gp.verify(Heads(), tmp_path / "model.onnx", result.plan, ids, **given))
