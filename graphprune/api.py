@@ -724,9 +724,9 @@ def _notes(state: State) -> tuple[str, ...]:
 
 def _added(state: State, analysis: Analysis) -> dict[str, float]:
     """What the biases cost that refits have given to consumers without one."""
-    graph = state.host.graph()
     names = {row.bias for row in state.compensated if row.bias is not None} - analysis.graph.values.keys()
-    biases = [graph.values[name] for name in sorted(names) if name in graph.values]
+    values = state.host.graph().values if names else {}
+    biases = [values[name] for name in sorted(names) if name in values]
     return {
         "params": float(sum(bias.n_elements for bias in biases)),
         "bytes": float(sum(bias.n_elements * bias.itemsize for bias in biases)),
