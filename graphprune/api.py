@@ -17,11 +17,12 @@ from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.compensation.sequential import adopted
-from graphprune.errors import ModelError, OptionError, OutputError, PlanError
-from graphprune.evaluation import Evaluation, Runner, open_evaluation
+from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
+from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
-from graphprune.opening import Shapes, open_host
+from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import (
     Allocate,
     Analyze,
@@ -47,7 +48,7 @@ from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.planning.select import BLOCK_KINDS, protected_axes
 from graphprune.planning.share import MEASURED
-from graphprune.planning.target import parse_targets
+from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
 from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
@@ -163,7 +164,8 @@ def prune(
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
             is measured, and allocation is repeated where it misses by more than 5 %). May be absent where ``blocks``,
-            ``layers``, ``remove_blocks`` or a ``pipeline`` is given.
+            ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline that names none
+            takes it, and what any other makes has to meet it.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
@@ -215,6 +217,11 @@ def prune(
     """
     progress("open")
     protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
+    require_seed(seed)
+    require_evaluation(evaluate, metric)
+    find_block_criterion(block_criterion)
+    if profile is not None and not isinstance(profile, Profile):
+        profile = Profile.load(profile)
     whole = bool(blocks is not None or layers is not None or remove_blocks)
     parsed = () if target is None and (whole or pipeline is not None) else parse_targets(target or ())
     start = time.perf_counter()
@@ -255,6 +262,7 @@ def prune(
         )
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
+        passes = tuple(_targeted(each, parsed) for each in passes)
     wanted = set(dump_after)
     if unknown := wanted - {each.name for each in passes}:
         raise OptionError(
@@ -283,7 +291,9 @@ def prune(
         state = run(rest, state)
     else:
         state = run(passes, state)
-    return _finish(
+    if pipeline is not None:
+        state.require_sliced()
+    result = _finish(
         host,
         state,
         verify=verify,
@@ -293,6 +303,30 @@ def prune(
         evaluation=evaluation,
         attempts=attempts,
     )
+    if pipeline is not None:
+        _require_met(result.report, parsed)
+    if profile is None or asked:
+        return result
+    note = "no target is about latency, and the profile was not used"
+    return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
+
+
+def _targeted(each: Pass, targets: Sequence[Target]) -> Pass:
+    """An allocation of a user's pipeline that says nothing about what remains, with the targets."""
+    if isinstance(each, Allocate) and not (each.targets or each.blocks or each.layers or each.remove):
+        return replace(each, targets=tuple(map(str, targets)))
+    return each
+
+
+def _require_met(report: Report, targets: Sequence[Target]) -> None:
+    """Refuses what a pipeline of the user's makes if it is larger than the targets beside it allow."""
+    for target in targets:
+        cost = next((cost for cost in report.costs if cost.metric == target.metric), None)
+        if cost is not None and cost.measured is None and cost.after > target.limit(cost.before) * (1 + 1e-9):
+            raise TargetError(
+                f"the pipeline keeps {cost.fraction:.1%} of the {target.metric}, which is more than target '{target}' "
+                "allows; give the pipeline's 'allocate' this target, or leave one of them out"
+            )
 
 
 def selectors(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -322,7 +356,7 @@ def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
 
 
 def _latency_model(
-    host: Host, state: State, profile: Profile | str | Path | None, align: int, progress: Callable[[str], None]
+    host: Host, state: State, profile: Profile | None, align: int, progress: Callable[[str], None]
 ) -> LatencyModel:
     """What the model takes, by the profile given or by one that is made now."""
     progress("profile")
@@ -335,8 +369,6 @@ def _latency_model(
             quick=True,
             advance=lambda done, total: progress(f"profile {bar(done, total)}"),
         )
-    elif not isinstance(profile, Profile):
-        profile = Profile.load(profile)
     return latency_model(profile, pieces)
 
 
@@ -498,6 +530,7 @@ def verify(
         PlanError: The plan belongs to another model.
         ModelError: A file cannot be read or run.
     """
+    require_seed(seed)
     plan = _loaded(plan)
     if not isinstance(pruned, str | Path):
         raise OptionError(

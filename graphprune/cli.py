@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
@@ -22,7 +22,7 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
-from graphprune.files import made_folder, require_writable, write_text
+from graphprune.files import output_folder, require_writable, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
@@ -176,16 +176,22 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _inputs(
-    source: str | None, samples: int | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None
-) -> gp.Inputs | None:
-    return None if source is None else gp.Inputs(source, samples, batch_size, tokenizer, preprocess)
-
-
-def _evaluate(source: str | None, batch_size: int | None, tokenizer: str | None, preprocess: list[str] | None) -> Any:
-    if source is None or is_object_name(source):
-        return source
-    return gp.Inputs(source, None, batch_size, tokenizer, preprocess)
+def _data(
+    calibration: str | None,
+    evaluate: str | None,
+    samples: int,
+    batch_size: int | None,
+    tokenizer: str | None,
+    preprocess: list[str] | None,
+) -> tuple[gp.Inputs | None, Any]:
+    """What ``--calibration`` and ``--eval`` name, and how they are read."""
+    read = evaluate is not None and not is_object_name(evaluate)
+    if calibration is None and not read:
+        options = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
+        if unused := next((name for name, value in options.items() if value is not None), None):
+            raise OptionError(f"{unused} says how data are read, and there are none; give some with --calibration")
+    inputs = None if calibration is None else gp.Inputs(calibration, samples, batch_size, tokenizer, preprocess)
+    return inputs, gp.Inputs(evaluate, None, batch_size, tokenizer, preprocess) if read else evaluate
 
 
 @app.command()
@@ -263,17 +269,17 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
-    _require_distinct(model, output, plan_out)
-    for path in (output, plan_out):
-        if path is not None:
-            require_writable(path)
+    _require_distinct((model, *_files(profile, statistics)), plan_out, model=output)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    for path in _files(output, plan_out):
+        require_writable(path)
     with _progress(as_json) as progress:
         result = gp.prune(
             model,
             target=target,
-            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            calibration=inputs,
             statistics=statistics,
-            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            evaluate=evaluation,
             metric=metric,
             criterion=criterion,
             allocation=allocation,
@@ -326,12 +332,14 @@ def apply(
     debug: Debug = False,
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
+    _require_distinct((model, plan), model=output)
+    inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess)
     require_writable(output)
     with _progress(as_json) as progress:
         result = gp.apply(
             model,
             plan,
-            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            calibration=inputs,
             samples=samples,
             shapes=_shapes(shape),
             trust=trust,
@@ -398,10 +406,12 @@ def inspect(
     debug: Debug = False,
 ) -> None:
     """Show what can be pruned in MODEL, and what stays whole and why."""
+    _require_distinct((model,), dot, graphml)
+    for path in _files(dot, graphml):
+        require_writable(path)
     with _progress(as_json):
         analysis = gp.analyze(model, shapes=_shapes(shape), trust=trust)
     inspection = inspect_analysis(analysis)
-    _require_distinct(model, dot, graphml)
     if dot is not None or graphml is not None:
         graph = DependencyGraph(analysis)
         if dot is not None:
@@ -496,14 +506,15 @@ def sweep(
 ) -> None:
     """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
     _require_plot(plot)
-    require_writable(made_folder(output) / "front.json")
-    with _progress(as_json) as progress:
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    with output_folder(output), _progress(as_json) as progress:
+        require_writable(output / "front.json")
         front = gp.sweep(
             model,
             targets=target,
             folder=output if save_models else None,
-            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
-            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            calibration=inputs,
+            evaluate=evaluation,
             metric=metric,
             criterion=criterion,
             allocation=allocation,
@@ -557,14 +568,15 @@ def sensitivity(
 ) -> None:
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     _require_plot(plot if output is not None else "none")
-    if output is not None:
-        require_writable(made_folder(output) / "sensitivity.json")
-    with _progress(as_json) as progress:
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    with output_folder(output) if output is not None else nullcontext(), _progress(as_json) as progress:
+        if output is not None:
+            require_writable(output / "sensitivity.json")
         found = gp.sensitivity(
             model,
-            calibration=_inputs(calibration, samples, batch_size, tokenizer, preprocess),
+            calibration=inputs,
             samples=samples,
-            evaluate=_evaluate(evaluate, batch_size, tokenizer, preprocess),
+            evaluate=evaluation,
             metric=metric,
             ratios=_ratios(ratios),
             criterion=criterion,
@@ -618,7 +630,7 @@ def profile_(
     debug: Debug = False,
 ) -> None:
     """Measure what the operators of MODEL take in onnxruntime at smaller widths, for latency targets."""
-    _require_distinct(model, output)
+    _require_distinct((model,), output)
     require_writable(output)
     with Progress(console=err, transient=True, disable=as_json or not err.is_terminal) as bars:
         task = bars.add_task("measure operators", total=None)
@@ -681,14 +693,26 @@ def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> 
         out.print("", table)
 
 
-def _require_distinct(model: str, *outputs: Path | None) -> None:
-    """Refuses to write two things into one file, or anything but a model over the input."""
-    taken: set[Path] = set()
-    for i, path in enumerate(path for path in outputs if path is not None):
+def _files(*paths: Path | None) -> tuple[Path, ...]:
+    return tuple(path for path in paths if path is not None)
+
+
+def _require_distinct(read: tuple[str | Path, ...], *written: Path | None, model: Path | None = None) -> None:
+    """Refuses to write two things into one file, or over one that is read; only the new ``model`` may replace the old.
+
+    Args:
+        read: What is read: the model first.
+        *written: What is written.
+        model: The model that is written.
+    """
+    taken = {Path(each).resolve() for each in read[1:]}
+    for path in _files(model, *written):
         resolved = path.resolve()
-        is_model = path.suffix == ".onnx" and i == 0
-        if resolved in taken or (resolved == Path(model).resolve() and not is_model):
-            raise OptionError(f"'{path}' would be written twice or over the model; give each output a path of its own")
+        replaces = path is model and path.suffix == ".onnx"
+        if resolved in taken or (resolved == Path(read[0]).resolve() and not replaces):
+            raise OptionError(
+                f"'{path}' would be written twice or over a file that is read; give each output a path of its own"
+            )
         taken.add(resolved)
 
 

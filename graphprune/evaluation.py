@@ -108,6 +108,18 @@ def _evaluating(module: Any) -> Iterator[None]:
             each.training = True
 
 
+def require_evaluation(source: Any, metric: str | None) -> None:
+    """Refuses the name of a metric without anything to take it on.
+
+    Raises:
+        OptionError: There is a metric and no source.
+    """
+    if metric is not None and source is None:
+        raise OptionError(
+            f"there are no labelled data for the metric '{metric}'; give some (evaluate=..., --eval PATH)"
+        )
+
+
 def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Evaluation:
     """Opens a metric.
 

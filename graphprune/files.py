@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from graphprune.errors import OutputError
@@ -67,6 +67,24 @@ def made_folder(path: Path, option: str = "-o") -> Path:
             f"cannot make folder '{path}': {error.strerror}; give a writable path with {option}"
         ) from error
     return path
+
+
+@contextmanager
+def output_folder(path: Path) -> Iterator[None]:
+    """A folder to write to, made if need be; where the block fails, what was made goes again unless it holds something.
+
+    Raises:
+        OutputError: It cannot be made.
+    """
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    made_folder(path)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise
 
 
 def require_writable(path: Path) -> None:

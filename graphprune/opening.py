@@ -41,6 +41,11 @@ def open_host(
         ModelError: The model cannot be read or traced.
         OptionError: Something is missing to open it.
     """
+    for name, shape in (shapes or {}).items():
+        if any(size < 1 for size in shape):
+            raise OptionError(
+                f"the shape {'x'.join(map(str, shape))} of input '{name}' holds nothing; expected sizes of 1 or more"
+            )
     if isinstance(model, str | os.PathLike):
         text = os.fspath(model)
         if text.endswith(".pt2"):
@@ -59,6 +64,16 @@ def open_host(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
     )
+
+
+def require_seed(seed: int) -> None:
+    """Refuses what no generator of random numbers takes.
+
+    Raises:
+        OptionError: The seed is negative.
+    """
+    if seed < 0:
+        raise OptionError(f"seed is {seed}; expected 0 or more")
 
 
 def _arrays(inputs: Any) -> dict[str, Array]:

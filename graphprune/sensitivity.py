@@ -16,9 +16,9 @@ from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
-from graphprune.evaluation import Runner, open_evaluation
+from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import write_text
-from graphprune.opening import Shapes, open_host
+from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import Allocate, Analyze, Score, default_pipeline
 from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
 from graphprune.pipeline.host import Host
@@ -75,6 +75,8 @@ def sensitivity(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
+    require_seed(seed)
+    require_evaluation(evaluate, metric)
     check_ratios(ratios)
     protect, only = selectors(protect), selectors(only)
     progress("open")

@@ -9,8 +9,8 @@ from typing import Any
 from graphprune.api import Result, prune
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.evaluation import open_evaluation
-from graphprune.opening import Shapes, open_host
+from graphprune.evaluation import open_evaluation, require_evaluation
+from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.planning.target import parse_targets
 from graphprune.report.curves import Front, FrontPoint
 
@@ -60,6 +60,8 @@ def sweep(
     Raises:
         GraphpruneError: No target could be met, or an option is wrong.
     """
+    require_seed(seed)
+    require_evaluation(evaluate, metric)
     wanted = _distinct(targets)
     progress("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.errors import OptionError
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
-from graphprune.ir.graph import Node
+from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Edits, PinEdit, SizeEdit
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -23,9 +24,26 @@ class SliceGroups(Pass):
     name: ClassVar[str] = "slice-groups"
 
     def run(self, state: State) -> State:
-        """The state with a smaller host."""
+        """The state with a smaller host.
+
+        Raises:
+            OptionError: The host is smaller already.
+        """
         analysis = state.analyzed(self.name)
+        if state.host is not state.original:
+            _require_whole(state.host.graph(), analysis)
         return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
+
+
+def _require_whole(graph: Graph, analysis: Analysis) -> None:
+    """Refuses a second cut by indices that count the units of the original."""
+    for value in graph.stored:
+        before = analysis.graph.values.get(value.name)
+        if before is not None and before.shape != value.shape:
+            raise OptionError(
+                f"'{value.name}' has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the "
+                "pipeline"
+            )
 
 
 def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:

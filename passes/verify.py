@@ -49,11 +49,14 @@ class Verify(Pass):
 
         Raises:
             ProofError: A difference is larger than rounding explains.
+            OptionError: The pipeline lacks a pass.
         """
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         analysis = state.analyzed(self.name)
         checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
+        if not all(check.passed for check in checks):
+            state.require_sliced()
         require(checks)
         return replace(state, checks=(*state.checks, *checks))
 

@@ -1,6 +1,7 @@
 """The command line: the main job on the shipped model, and one clear error for each kind of bad input."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -253,7 +254,114 @@ def test_outputs_must_be_distinct(tmp_path):
     path = small_model(tmp_path / "small.onnx")
     for plan in (path, tmp_path / "out.onnx"):
         message = bad(tmp_path, path, "-o", tmp_path / "out.onnx", "--target", "macs=0.5", "--plan-out", plan)
-        assert message == f"'{plan}' would be written twice or over the model; give each output a path of its own"
+        assert (
+            message
+            == f"'{plan}' would be written twice or over a file that is read; give each output a path of its own"
+        )
+
+
+def test_what_is_read_is_not_written_over(pruned, tmp_path):
+    folder, _ = pruned
+    plan, profile = tmp_path / "plan.json", tmp_path / "profile.json"
+    path = small_model(tmp_path / "small.onnx")
+    for file in (plan, profile):
+        file.write_bytes((folder / "plan.json").read_bytes())
+    before = {file: file.read_bytes() for file in (path, plan, profile)}
+    for victim, *arguments in (
+        (path, "inspect", path, "--dot", path),
+        (path, "inspect", path, "--graphml", path),
+        (path, "profile", path, "-o", path),
+        (plan, "apply", DEMO, "--plan", plan, "-o", plan),
+        (profile, "prune", path, "--profile", profile, "-o", tmp_path / "a.onnx", "--plan-out", profile),
+    ):
+        assert error_of(*arguments) == (
+            f"'{victim}' would be written twice or over a file that is read; give each output a path of its own"
+        )
+    assert {file: file.read_bytes() for file in (path, plan, profile)} == before
+    run("prune", path, "-o", path, "--target", "macs=0.5", "--no-latency")  # a model may take the place of the old one
+    assert path.read_bytes() != before[path]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("sweep", ["--target", "macs=0.001"], "target 'macs=0.001' cannot be met"),
+        ("sweep", ["--target", "size=2"], "unknown target 'size'"),
+        ("sensitivity", ["--only", "head"], "'head' of only selects no group"),
+    ],
+)
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path, command, options, message):
+    path = small_model(tmp_path / "small.onnx")
+    for folder in (tmp_path / "new" / "folder", tmp_path / "old"):
+        (tmp_path / "old").mkdir(exist_ok=True)
+        assert message in error_of(command, path, "-o", folder, *options)
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old").is_dir()
+
+
+def test_negative_seeds_and_threads(pruned, tmp_path):
+    folder, _ = pruned
+    path = small_model(tmp_path / "small.onnx")
+    out = folder / "out.onnx"
+    for arguments in (
+        ("prune", path, "-o", tmp_path / "a.onnx", "--target", "macs=0.5"),
+        ("sweep", path, "-o", tmp_path / "a", "--target", "macs=0.5"),
+        ("sensitivity", path),
+        ("verify", DEMO, out, "--plan", folder / "plan.json"),
+    ):
+        assert error_of(*arguments, "--seed", "-1") == "seed is -1; expected 0 or more"
+    message = error_of("profile", path, "-o", tmp_path / "a.json", "--threads", "-1")
+    assert message == "threads is -1; expected 1 or more, or 0 for all cores"
+
+
+def test_a_pipeline_carries_out_its_plan_and_meets_the_target(tmp_path):
+    path = small_model(tmp_path / "small.onnx")
+    start = "fold-constants,analyze,score,allocate"
+    missing = "the pipeline plans to cut 'first.bias' and does not; put 'slice-groups' after 'allocate' in it"
+    twice = "'first.bias' has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the pipeline"
+    for pipeline, expected in (
+        (f"{start}{{macs=0.5}}", missing),
+        (f"{start}{{macs=0.5}},verify", missing),
+        ("analyze,score,slice-groups,allocate{macs=0.5}", missing),
+        (f"{start}{{macs=0.5}},slice-groups,slice-groups", twice),
+    ):
+        options = ("--no-latency", "--no-verify", "--pipeline", pipeline)
+        message = bad(tmp_path, path, "-o", tmp_path / "out.onnx", *options)
+        assert re.sub(r"'(first|second)\.\w+'", "'first.bias'", message) == expected
+    pipeline = f"{start}{{macs=0.9}},slice-groups"
+    assert bad(tmp_path, path, "-o", tmp_path / "out.onnx", "--target", "macs=50%", "--pipeline", pipeline) == (
+        "the pipeline keeps 66.7% of the macs, which is more than target 'macs=0.5' allows; give the pipeline's "
+        "'allocate' this target, or leave one of them out"
+    )
+    run("prune", path, "-o", tmp_path / "out.onnx", "--target", "macs=0.5", "--pipeline", f"{start},slice-groups")
+    assert onnx.load(tmp_path / "out.onnx").graph.initializer[0].dims[1] == 8
+
+
+def test_a_profile_without_a_latency_target(tmp_path):
+    path, profile = small_model(tmp_path / "small.onnx"), tmp_path / "profile.json"
+    run("profile", path, "-o", profile, "--seconds", "0.1")
+    result = run(
+        "prune",
+        path,
+        "-o",
+        tmp_path / "out.onnx",
+        "--target",
+        "macs=0.5",
+        "--profile",
+        profile,
+        "--json",
+        "--no-latency",
+    )
+    assert json.loads(result.stdout)["notes"] == ["no target is about latency, and the profile was not used"]
+
+
+def test_explain_counts_an_operator_once(tmp_path):
+    path = small_model(tmp_path / "small.onnx")
+    sites = json.loads(run("explain", path, "first.bias", "--json").stdout)["axes"][0]["groups"][0]["sites"]
+    assert {site["axis"]: site["through"] for site in sites} == {
+        "first.weight[1]": ["Add", "MatMul"],
+        "second.weight[0]": ["Add", "Relu", "MatMul"],
+    }
 
 
 def test_weights_that_are_no_numbers(tmp_path):
@@ -294,6 +402,23 @@ def test_unsupported_dtype(tmp_path):
         ),
         (["--align", "0"], "align is 0; expected 1 or more"),
         (["--shape", "x=ax8"], "cannot read --shape 'x=ax8'; expected one like 'image=1x3x224x224'"),
+        (["--shape", "x=0x8"], "the shape 0x8 of input 'x' holds nothing; expected sizes of 1 or more"),
+        (["--shape", "x=-1x8"], "the shape -1x8 of input 'x' holds nothing; expected sizes of 1 or more"),
+        (["--calibration", "random", "--samples", "0"], "cannot use 0 samples; give a number of 1 or more"),
+        (["--block-criterion", "zz"], "unknown block criterion 'zz'; expected one of ablation, bi, l2, random"),
+        (["--remove-block", "zz"], "'zz' names no block: the model has none that can be removed"),
+        (
+            ["--profile", "none.json"],
+            "cannot read profile 'none.json': No such file or directory; make one with graphprune profile",
+        ),
+        (
+            ["--metric", "mse"],
+            "there are no labelled data for the metric 'mse'; give some (evaluate=..., --eval PATH)",
+        ),
+        (
+            ["--preprocess", "scale=1/255"],
+            "--preprocess says how data are read, and there are none; give some with --calibration",
+        ),
         (["--only", "head"], "'head' of only selects no group; the kinds in this model are: neuron"),
         (["--pipeline", "analyze"], "the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'"),
         (

@@ -73,13 +73,20 @@ class DependencyGraph:
     def path(self, group: Group, start: str, end: str) -> list[tuple[str, str]]:
         """How one axis is coupled to another within a group: ``(operator, axis)`` steps after the start.
 
-        Empty if they are coupled only through another part of the same axis.
+        Two steps across the star of one node count as one. Empty if they are coupled only through another part of the same axis.
         """
         graph = self.of_group(group)
         if not nx.has_path(graph, start, end):
             return []
-        steps = nx.shortest_path(graph, start, end)
-        return [(graph.edges[a, b]["op"], b) for a, b in pairwise(steps)]
+        found: list[tuple[str, str]] = []
+        last = None
+        for a, b in pairwise(nx.shortest_path(graph, start, end)):
+            edge = graph.edges[a, b]
+            if edge["node"] == last:
+                found.pop()
+            found.append((edge["op"], b))
+            last = edge["node"]
+        return found
 
     def save_graphml(self, path: str | Path) -> None:
         """Writes the graph as GraphML.

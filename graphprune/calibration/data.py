@@ -154,7 +154,7 @@ def open_batches(
         return open_batches(
             source.source,
             host,
-            samples=source.samples or samples,
+            samples=samples if source.samples is None else source.samples,
             batch_size=source.batch_size,
             tokenizer=source.tokenizer,
             preprocess=source.preprocess,

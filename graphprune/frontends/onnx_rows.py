@@ -292,11 +292,8 @@ def slices(c: Call) -> Rule:
     for i, (place, start, stop, step) in enumerate(zip(at, starts, ends, steps, strict=True)):
         size, new = c.x[place % rank], c.y[place % rank]
         if start is None or stop is None or step < 0:
-            rule = along(
-                (size,), [(new,)], (0,), "a slice with bounds from run time, or backwards, takes part of this axis"
-            )
-            if size == new and step > 0:  # the whole axis, in the example at least
-                rule = along((size,), [(new,)], (0,), "a slice with bounds from run time takes part of this axis")
+            how = "backwards" if step < 0 else "with bounds from run time"
+            rule = along((size,), [(new,)], (0,), f"a slice {how} takes part of this axis")
         else:
             rule = sliced((size,), 0, start, stop, step, start_slot=("starts", i), stop_slot=("ends", i))
         before[place % rank] = (rule.operands[0] or ())[0]

@@ -105,3 +105,17 @@ class State:
         if self.analysis is None:
             raise OptionError(f"pass '{by}' needs an analysis; put 'analyze' before it in the pipeline")
         return self.analysis
+
+    def require_sliced(self) -> None:
+        """Refuses a host that is not what the plan makes of the original: a report of the plan would be untrue of it.
+
+        Raises:
+            OptionError: ``slice-groups`` has not run since the plan was made.
+        """
+        values = self.host.graph().values
+        for name, axes in self.plan.parameters.items() if self.plan is not None else ():
+            value = values.get(name)
+            if value is not None and any(value.shape[axis] != len(kept) for axis, kept in axes.items()):
+                raise OptionError(
+                    f"the pipeline plans to cut '{name}' and does not; put 'slice-groups' after 'allocate' in it"
+                )

@@ -159,7 +159,8 @@ class Profile:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise OptionError(f"cannot read profile '{path}': {error}; make one with graphprune profile") from error
+            why = (isinstance(error, OSError) and error.strerror) or error
+            raise OptionError(f"cannot read profile '{path}': {why}; make one with graphprune profile") from error
         return Profile.from_dict(data)
 
 

@@ -107,8 +107,10 @@ def named_blocks(analysis: Analysis, selectors: Iterable[str]) -> tuple[Block, .
         ends = {b.name for b in analysis.blocks if any(_matches(name, selector) for name in b.closing)}
         hits = [b for b in analysis.blocks if (ends.issuperset(b.parts) if b.kind == "layer" else b.name in ends)]
         hits = hits if exact is None else [exact]
+        if not hits and not analysis.blocks:
+            raise OptionError(f"'{selector}' names no block: the model has none that can be removed")
         if not hits:
-            names = ", ".join(f"'{block.name}'" for block in analysis.blocks[:3]) or "none"
+            names = ", ".join(f"'{block.name}'" for block in analysis.blocks[:3])
             raise OptionError(
                 f"'{selector}' names no residual branch that can be removed; they are named after the last weight of "
                 f"the branch, such as {names} ('graphprune inspect' lists all {len(analysis.blocks)})"

@@ -121,6 +121,8 @@ def make_profile(
     """
     if seconds is not None and seconds <= 0:
         raise OptionError(f"seconds is {seconds:g}; expected a positive number")
+    if threads < 0:
+        raise OptionError(f"threads is {threads}; expected 1 or more, or 0 for all cores")
     limits = Limits(align=align)
     where = machine(threads, provider)
     measure = measure or kernels(threads, provider)
