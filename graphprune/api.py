@@ -179,7 +179,7 @@ def prune(
         criterion: How units are scored: a name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
             The default is ``l2`` without calibration data and ``obs`` with it.
         allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`. The default is
-            ``isomorphic`` without calibration data and ``measured`` with it.
+            ``isomorphic`` without calibration data and ``measured`` with it (if there is a floating-point output).
         align: Widths stay multiples of this where the width allows.
         protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
@@ -231,7 +231,7 @@ def prune(
     if pipeline is None:
         measured = calibration is not None
         criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
-        allocation = allocation or (MEASURED_ALLOCATION if measured else ALLOCATION)
+        allocation = allocation or (MEASURED_ALLOCATION if measured and _has_loss(host) else ALLOCATION)
         rung = compensation or ("affine" if measured else "none")
         calibrate = measuring(criterion, allocation)
         if statistics is not None:
@@ -309,6 +309,12 @@ def prune(
         return result
     note = "no target is about latency, and the profile was not used"
     return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
+
+
+def _has_loss(host: Host) -> bool:
+    """Whether an output is floating-point, so that what it loses can be measured: of a class or an index it cannot."""
+    graph = host.graph()
+    return any("float" in graph.values[name].dtype for name in graph.outputs)
 
 
 def _targeted(each: Pass, targets: Sequence[Target]) -> Pass:

@@ -18,6 +18,7 @@ from graphprune.calibration.moments import Moments
 from graphprune.compensation import Residuals, refit
 from graphprune.compensation.sequential import compensate
 from graphprune.compensation.spool import Spool
+from graphprune.errors import OptionError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.passes.slice_groups import slice_edits
@@ -319,3 +320,161 @@ def test_padding_has_no_weight_in_statistics_and_refit(tmp_path):
         one, two = (gp.prune(source, inputs, calibration=each, **options) for each in (data, other))
         got, want = (next(iter(each.host.run(data[0]).values())) for each in (one, two))
         np.testing.assert_allclose(got, want, rtol=1e-2, atol=1e-3)
+
+
+# -- products that are scaled, turned, optional or in half precision ---------------------------------------------------
+
+
+def text_model(body: str, arrays: dict[str, np.ndarray], types: str = "float", output: str = "float[a, b] y"):
+    """An ONNX model of a text, whose weights are these."""
+    model = onnx.parser.parse_model(
+        f'<ir_version: 10, opset_import: ["" : 18]> g ({types}[N, 8] x) => ({output}) {{ {body} }}'
+    )
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+def gemm_weights(**scales: float) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (8, 24), "b1": (24,), "w2": (24, 5), "b2": (5,)}
+    return {
+        name: (rng.standard_normal(shape) * scales.get(name, 1.0)).astype(np.float32) for name, shape in shapes.items()
+    }
+
+
+GEMMS = "h = Gemm(x, w1, b1) r = Relu(h) "
+SAMPLES = {"x": np.random.default_rng(1).standard_normal((256, 8)).astype(np.float32)}
+
+
+def refitted_output(model) -> np.ndarray:
+    result = gp.prune(
+        model, target="params=0.6", align=1, calibration=SAMPLES, criterion="random", allocation="uniform"
+    )
+    assert len(result.state.compensated) == 1
+    return next(iter(result.host.run(SAMPLES).values()))
+
+
+@pytest.mark.parametrize(
+    ("last", "alpha", "beta"),
+    [
+        ("y = Gemm <alpha = 0.5> (r, w2, b2)", 0.5, 1.0),
+        ("y = Gemm <beta = 3.0> (r, w2, b2)", 1.0, 3.0),
+        ("y = Gemm <alpha = 2.0, beta = 0.0> (r, w2, b2)", 2.0, 0.0),
+        ("y = Gemm <alpha = 2.0, beta = 0.5> (r, w2)", 2.0, 0.0),
+    ],
+)
+def test_scaled_products_are_refitted_like_plain_ones(last, alpha, beta):
+    plain = text_model(GEMMS + "y = Gemm(r, w2, b2)", gemm_weights(w2=alpha, b2=beta))
+    scaled = text_model(GEMMS + last, gemm_weights())
+    np.testing.assert_allclose(refitted_output(scaled), refitted_output(plain), rtol=1e-3, atol=1e-3)
+
+
+def test_products_with_the_weight_on_the_left_are_refitted():
+    arrays = gemm_weights()
+    plain = text_model(GEMMS + "y = Gemm(r, w2)", arrays)
+    turned = {
+        "w1": arrays["w1"].T.copy(),
+        "b1": arrays["b1"][:, None],
+        "w2": arrays["w2"].T.copy(),
+    }
+    left = "t = Transpose(x) h = Gemm(w1, t, b1) r = Relu(h) z = Gemm(w2, r) y = Transpose(z)"
+    np.testing.assert_allclose(refitted_output(text_model(left, turned)), refitted_output(plain), rtol=1e-3, atol=1e-3)
+
+
+def test_a_bias_along_the_other_axis_is_none_of_the_rows():
+    """A square result: a vector of as many numbers as there are rows is added along the columns."""
+    arrays = gemm_weights() | {"w2": np.random.default_rng(2).standard_normal((8, 24)).astype(np.float32)}
+    arrays |= {"w1": arrays["w1"].T.copy(), "b1": arrays["b1"][:, None], "b2": np.ones(8, np.float32)}
+    body = "t = Transpose(x) h = Gemm(w1, t, b1) r = Relu(h) y = Gemm(w2, r, b2)"
+    model = text_model(body, arrays)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
+    host = OnnxHost.load(model)
+    assert [each.bias for each in find_consumers(host, host.graph())] == ["b1", None]
+
+
+class Added(nn.Module):
+    """``addmm``, as transformers' Conv1D has it, scaled."""
+
+    def __init__(self, alpha: float = 1.0, beta: float = 1.0) -> None:
+        super().__init__()
+        for name, array in gemm_weights().items():
+            self.register_parameter(name, nn.Parameter(torch.from_numpy(array)))
+        self.alpha, self.beta = alpha, beta
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(torch.addmm(self.b1, x, self.w1))
+        return torch.addmm(self.b2, hidden, self.w2, alpha=self.alpha, beta=self.beta)
+
+
+def test_addmm_is_refitted_with_its_own_bias():
+    data = [{"x": batch} for batch in np.array_split(SAMPLES["x"], 8)]
+    result = gp.prune(
+        Added(), (torch.randn(32, 8),), target="params=0.6", align=1, calibration=data, criterion="l2",
+        allocation="uniform",
+    )  # fmt: skip
+    (row,) = result.state.compensated
+    assert (row.weight, row.bias) == ("w2", "b2")
+    assert row.after < 0.5 * row.before
+    scaled = gp.prune(Added(2.0, 3.0), (torch.randn(32, 8),), target="params=0.6", align=1, calibration=data)
+    assert all(check.passed for check in scaled.report.proof)
+
+
+@pytest.mark.parametrize("rung", ["mean", "affine", "bn"])
+def test_what_lies_in_branches_is_not_measured(rung):
+    body = """
+        h = Gemm(x, w1, b1)
+        c = ReduceMax <keepdims = 0> (x)
+        zero = Constant <value_float = 0.0> ()
+        some = Greater(c, zero)
+        i = If (some) <
+            then_branch = t () => (float[a, b] to) { n = BatchNormalization(h, s, o, m, v) r = Relu(n) to = Gemm(r, w2, b2) },
+            else_branch = e () => (float[a, b] eo) { q = Sigmoid(h) eo = Gemm(q, w2, b2) }
+        >
+        k = Relu(i)
+        y = MatMul(k, w3)
+    """
+    rng = np.random.default_rng(3)
+    arrays = gemm_weights() | {"w3": rng.standard_normal((5, 4)).astype(np.float32)}
+    arrays |= {name: np.ones(24, np.float32) for name in "so"}
+    arrays |= {name: rng.uniform(1, 2, 24).astype(np.float32) for name in "mv"}
+    result = gp.prune(text_model(body, arrays), target="params=0.6", align=1, calibration=SAMPLES, compensation=rung)
+    assert all(check.passed for check in result.report.proof)
+
+
+def test_statistics_that_two_normalisations_share_stay():
+    body = """
+        z = Gemm(x, w0, b0)
+        q = Relu(z)
+        h = Gemm(q, w1, b1)
+        n = BatchNormalization(h, s, s, m, v)
+        r = Relu(n)
+        k = BatchNormalization(r, s, s, m, u)
+        y = Gemm(k, w2, b2)
+    """
+    rng = np.random.default_rng(4)
+    arrays = gemm_weights() | {name: rng.uniform(1, 2, 24).astype(np.float32) for name in "smvu"}
+    arrays |= {"w0": arrays["w1"][:, :8], "b0": arrays["b1"][:8]}
+    model = text_model(body, arrays)
+    result = gp.prune(model, target="params=0.6", align=1, calibration=SAMPLES, compensation="bn")
+    (kept,) = {axes[0] for name, axes in result.plan.parameters.items() if name == "m"}
+    np.testing.assert_array_equal(arrays["m"][list(kept)], result.host.read("m"))
+
+
+def test_losses_of_half_precision_do_not_overflow():
+    arrays = {name: array.astype(np.float16) for name, array in gemm_weights(w2=300.0).items()}
+    model = text_model(GEMMS + "y = Gemm(r, w2, b2)", arrays, "float16", "float16[a, b] y")
+    data = {"x": SAMPLES["x"].astype(np.float16)}
+    result = gp.prune(model, target="params=0.6", align=1, calibration=data)
+    assert all(np.isfinite(curve).all() and curve.max() > 0 for curve in result.state.losses.values())
+
+
+def test_a_model_that_gives_classes_has_no_loss():
+    model = text_model(GEMMS + "z = Gemm(r, w2, b2) y = ArgMax <axis = 1> (z)", gemm_weights(), output="int64[a, b] y")
+    options = {"target": "params=0.6", "align": 1, "calibration": SAMPLES}
+    assert gp.prune(model, **options).plan.options["allocation"] == "isomorphic"
+    with pytest.raises(OptionError) as caught:
+        gp.prune(model, allocation="measured", **options)
+    assert str(caught.value) == (
+        "the model has no floating-point output on which a loss could be measured; use a criterion without loss, such "
+        "as obs, and allocation isomorphic"
+    )

@@ -73,7 +73,8 @@ class DependencyGraph:
     def path(self, group: Group, start: str, end: str) -> list[tuple[str, str]]:
         """How one axis is coupled to another within a group: ``(operator, axis)`` steps after the start.
 
-        Two steps across the star of one node count as one. Empty if they are coupled only through another part of the same axis.
+        Two steps across the star of one node count as one. Empty if they are coupled only through another part of the
+        same axis.
         """
         graph = self.of_group(group)
         if not nx.has_path(graph, start, end):

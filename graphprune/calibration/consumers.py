@@ -27,7 +27,7 @@ Source = tuple[str, int, int, Window | None]
 
 @dataclass(frozen=True)
 class Consumer:
-    """A weighted sum over an axis of an activation: ``y[.., (g r)] = Σ_c x[.., (g c)] w[(g r), c] + b``.
+    """A weighted sum over an axis of an activation: ``y[.., (g r)] = Σ_c x[.., (g c)] a w[(g r), c] + b``.
 
     Attributes:
         node: The node.
@@ -46,6 +46,7 @@ class Consumer:
         skip: What the result is added to there.
         uses: How many nodes read the weight.
         bias_uses: How many nodes read the bias.
+        scale: What the node multiplies the sum by (``a``); :meth:`matrix` has it in.
     """
 
     node: str
@@ -63,6 +64,7 @@ class Consumer:
     skip: str | None = None
     uses: int = 1
     bias_uses: int = 1
+    scale: float = 1.0
 
     @property
     def source(self) -> Source:
@@ -90,10 +92,11 @@ class Consumer:
         else:
             table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
             table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
-        return table.astype(np.float64)
+        return table.astype(np.float64) * self.scale
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
+        matrix = matrix / self.scale
         if self._turned:
             table = matrix.reshape(self.groups, shape[1], -1, *shape[2:]).swapaxes(1, 2)
             found: NDArray[np.float64] = np.flip(table, tuple(range(3, table.ndim))).reshape(shape)
@@ -171,13 +174,16 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
     rule = node.rule
     if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
         return None
+    if host.optional(node.name):
+        return None
     result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
     laid_out = [
         (name, layout)
         for name, layout in zip(node.operands, rule.operands, strict=False)
         if name is not None and layout is not None
     ]
-    weights = [(n, lay) for n, lay in laid_out if graph.values[n].kind == "parameter" and len(lay) > 1]
+    stored = [(n, lay) for n, lay in laid_out if graph.values[n].kind == "parameter" and len(lay) > 1]
+    weights = [(n, lay) for n, lay in stored if not kept.issuperset(f for dim in lay for f in factors_of(dim))]
     others = [(n, lay) for n, lay in laid_out if graph.values[n].kind in ("computed", "input")]
     if len(weights) != 1 or len(others) != 1:
         return None
@@ -192,14 +198,17 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
     rows = (kept & in_weight) - in_value
     row_axis = _only(of_weight, rows) if rows else None
     channel = _only(rule.results[0], rows) if rows else None
-    if axis is None or column_axis is None or row_axis is None or channel is None:
+    scale, bias_scale = host.scales(node.name)
+    if axis is None or column_axis is None or row_axis is None or channel is None or scale == 0:
         return None
     shared = [f for f in factors_of(of_value[axis]) if f not in summed]
     groups = prod(f.size for f in shared)
     window = host.window(node.name)
     if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
         return None  # neither a product with a matrix nor a convolution
-    bias, after = _bias(host, graph, node, result, readers, channel, len(readers[weight]))
+    rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]
+    along = [n for n, layout in rest if _lies_along(layout, rule.results[0][channel])]
+    bias, after = _bias(host, graph, along, result, readers, channel, len(readers[weight]))
     target, skip = _target(host, graph, after, readers)
     return Consumer(
         node.name,
@@ -217,6 +226,7 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         skip,
         len(readers[weight]),
         len(readers[bias]) if bias is not None else 0,
+        scale,
     )
 
 
@@ -226,39 +236,50 @@ def _only(layout: Iterable[Dim], factors: set[Factor]) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
+def _lies_along(layout: Iterable[Dim], channel: Dim) -> bool:
+    """Whether a tensor has one number for each position of an axis, and no other axis."""
+    sized = [dim for dim in layout if dim.size > 1]
+    return [list(factors_of(dim)) for dim in sized] == [list(factors_of(channel))] or channel.size == 1 > len(sized)
+
+
 def _bias(
-    host: Host, graph: Graph, node: Node, result: str, readers: Mapping[str, list[Node]], channel: int, uses: int
+    host: Host,
+    graph: Graph,
+    along: Iterable[str],
+    result: str,
+    readers: Mapping[str, list[Node]],
+    channel: int,
+    uses: int,
 ) -> tuple[str | None, str]:
-    """The bias of a node, an operand of its own or added to its result by the only reader; and the sum's name.
+    """The bias of a node, an operand ``along`` its rows or added to its result by the only reader; and the sum's name.
 
     Where several nodes read the weight, as many may read the bias.
     """
 
-    def own(name: str | None, shape: tuple[int, ...]) -> bool:
-        return (
-            name is not None
-            and graph.values[name].kind == "parameter"
-            and graph.values[name].shape == shape
-            and len(readers[name]) in (1, uses)
-        )
+    def own(name: str | None) -> bool:
+        return name is not None and graph.values[name].kind == "parameter" and len(readers[name]) in (1, uses)
 
+    if (mine := next(filter(own, along), None)) is not None:
+        return mine, result
     rank, rows = len(graph.values[result].shape), graph.values[result].shape[channel]
-    for name in node.operands[2:]:
-        if own(name, (rows,)):
-            return name, result
     users = readers.get(result, [])
-    if len(users) == 1 and result not in graph.outputs and host.adds(users[0].name):
+    if len(users) == 1 and result not in graph.outputs and _always_adds(host, users[0]):
         total = users[0].results[0]
-        for name in users[0].operands:
-            if own(name, (rows, *[1] * (rank - 1 - channel))) and total is not None:
+        for name in filter(own, users[0].operands):
+            assert name is not None
+            if graph.values[name].shape == (rows, *[1] * (rank - 1 - channel)) and total is not None:
                 return name, total
     return None, result
+
+
+def _always_adds(host: Host, node: Node) -> bool:
+    return host.adds(node.name) and not host.optional(node.name)
 
 
 def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> tuple[str, str | None]:
     """The residual sum that a result is added to, and what it is added to; or the result."""
     users = readers.get(result, [])
-    if len(users) != 1 or result in graph.outputs or not host.adds(users[0].name):
+    if len(users) != 1 or result in graph.outputs or not _always_adds(host, users[0]):
         return result, None
     others = [name for name in users[0].operands if name is not None and name != result]
     total = users[0].results[0]

@@ -7,6 +7,7 @@ between the calibration data and the training data stays where it was (adaptive 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -35,10 +36,21 @@ def reestimate(
 ) -> tuple[Host, tuple[str, ...]]:
     """Brings the running statistics of all batch normalisations up to date, in the order of the graph.
 
+    Those that something else reads, or that are computed, stay as they are.
+
     Returns:
         The pruned model with other statistics, and the names of the tensors that changed.
     """
-    norms = [node for node in pruned.graph().nodes if _is_batch_norm(node) and node.operands[0] in analysis.layouts]
+    graph = pruned.graph()
+    uses = Counter(name for node in graph.nodes for name in node.operands if name is not None)
+    norms = [
+        node
+        for node in graph.nodes
+        if _is_batch_norm(node)
+        and node.operands[0] in analysis.layouts
+        and not pruned.optional(node.name)
+        and all(uses[str(name)] == 1 and graph.values[str(name)].stored for name in node.operands[3:_OPERANDS])
+    ]
     left: list[Any] = list(batches)
     right: list[Any] = list(left)
     have_left = have_right = None

@@ -130,7 +130,9 @@ def _stages(
     usable = [each for each in found if each.target in analysis.graph.values]
     stages: list[Stage] = [*weight_stages(usable, rung)]
     stages.extend(
-        each for each in find_scalings(pruned.graph(), analysis, kept) if rung != "mean" or each.shift is not None
+        each
+        for each in find_scalings(pruned.graph(), analysis, kept)
+        if not pruned.optional(each.node) and (rung != "mean" or each.shift is not None)
     )
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned

@@ -234,7 +234,12 @@ def _together(uses: Sequence[Consumer]) -> bool:
     shared = {use.bias: sum(other.bias == use.bias for other in uses) for use in uses if use.bias is not None}
     return (
         first.uses == len(uses)
-        and len({(u.column_axis, u.row_axis, u.groups, u.window and (u.window.kernel, u.window.spread)) for u in uses})
+        and len(
+            {
+                (u.column_axis, u.row_axis, u.groups, u.scale, u.window and (u.window.kernel, u.window.spread))
+                for u in uses
+            }
+        )
         == 1
         and all(use.bias_uses == shared[use.bias] for use in uses if use.bias is not None)
         and len(set(in_target.values())) == 1

@@ -122,6 +122,12 @@ def nested(proto: onnx.ModelProto) -> onnx.ModelProto:
     return result
 
 
+def in_branches(graph: onnx.GraphProto) -> frozenset[str]:
+    """The names of the nodes that lie in branches."""
+    homes = _homes(graph) if any(node.domain == JOIN_DOMAIN for node in graph.node) else {}
+    return frozenset(name for name, home in homes.items() if home)
+
+
 def outside_branches(graph: onnx.GraphProto) -> frozenset[str]:
     """The values that are made in the main graph."""
     homes = _homes(graph) if any(node.domain == JOIN_DOMAIN for node in graph.node) else {}

@@ -17,7 +17,7 @@ from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
 from graphprune.hosts import onnx_steps
-from graphprune.hosts.onnx_branches import decided, flat, outside_branches
+from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
@@ -300,6 +300,18 @@ class OnnxHost:
         """Whether a node is the plain sum of its two operands."""
         found = self._nodes[node]
         return found.op_type == "Add" and found.domain in ("", "ai.onnx")
+
+    def optional(self, node: str) -> bool:
+        """Whether a node lies in a branch, where nothing can be measured."""
+        return node in self._in_branches
+
+    @cached_property
+    def _in_branches(self) -> frozenset[str]:
+        return in_branches(self.proto.graph)
+
+    def scales(self, node: str) -> tuple[float, float]:
+        """What a node multiplies its product of two operands by, and what its bias."""
+        return onnx_steps.scales(self._nodes[node])
 
     def replaced(self, tensors: Arrays) -> OnnxHost:
         """A copy in which stored tensors have other values."""

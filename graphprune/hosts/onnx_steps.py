@@ -97,6 +97,15 @@ def _part(
     return part
 
 
+_SCALED = ("Gemm", "FusedGemm", "FusedMatMul", "TransposeMatMul", "TransposedMatMul")
+
+
+def scales(node: onnx.NodeProto) -> tuple[float, float]:
+    """What a node multiplies its product of two operands by, and what its bias."""
+    attributes = attributes_of(node) if node.op_type in _SCALED else {}
+    return float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
+
+
 def window(node: onnx.NodeProto, weight: tuple[int, ...], x: tuple[int, ...], result: tuple[int, ...]) -> Window | None:
     """What a convolution sees, also a transposed one; ``None`` for any other node."""
     if node.op_type not in ("Conv", "FusedConv", "ConvTranspose"):
@@ -152,17 +161,21 @@ def replaced(proto: onnx.ModelProto, store: Store, tensors: Arrays) -> tuple[onn
 def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int]) -> onnx.ModelProto:
     """The model in which the results of some nodes get a bias of zeros along an axis."""
     surgery = Surgery(proto)
+    stored = {tensor.name for tensor in proto.graph.initializer}
     for name, axis in biases.items():
         node = surgery.nodes[name]
         result = node.outputs[0]
         shape = inferred.shapes[result.name]
         dtype = ir.DataType(inferred.types[result.name]).numpy()
-        base = f"{node.inputs[1].name.removesuffix('.weight')}.bias"
-        if node.op in ("Conv", "ConvTranspose", "Gemm") and (len(node.inputs) < 3 or node.inputs[2].is_empty()):
-            constant = surgery.constant(base, np.zeros(shape[axis], dtype))
+        weight = next((each for each in node.inputs[1::-1] if each.name in stored), node.inputs[1])
+        base = f"{weight.name.removesuffix('.weight')}.bias"
+        behind = (shape[axis], *[1] * (len(shape) - 1 - axis))
+        takes = node.op in ("Conv", "ConvTranspose") or (node.op == "Gemm" and scales(surgery.before[name])[1] == 1)
+        if takes and (len(node.inputs) < 3 or node.inputs[2].is_empty()):
+            constant = surgery.constant(base, np.zeros(behind if node.op == "Gemm" else shape[axis], dtype))
             node.inputs = [*node.inputs[:2], constant]
             continue
-        constant = surgery.constant(base, np.zeros((shape[axis], *[1] * (len(shape) - 1 - axis)), dtype))
+        constant = surgery.constant(base, np.zeros(behind, dtype))
         bare = surgery.variable(f"{result.name}:unbiased")
         node.outputs[0] = bare
         surgery.add("Add", f"{name}:bias", (bare, constant), result)

@@ -435,6 +435,14 @@ class TorchHost:
         """Whether a node is the plain sum of two tensors."""
         return torch_steps.adds(self._nodes[node])
 
+    def optional(self, node: str) -> bool:
+        """Whether a node need not run: a traced graph has no branches of its own."""
+        return False
+
+    def scales(self, node: str) -> tuple[float, float]:
+        """What a node multiplies its product of two operands by, and what its bias."""
+        return torch_steps.scales(self._nodes[node])
+
     def replaced(self, tensors: Arrays) -> TorchHost:
         """A copy in which stored tensors have other values."""
         changed = dict(self.tensors)
@@ -485,7 +493,8 @@ class TorchHost:
         nodes = {node.name: node for node in copies.values()}
         for name, axis in biases.items():
             node = nodes[name]
-            weight = str(cast("fx.Node", node.args[1]).target)
+            operands = [str(each.target) for each in node.all_input_nodes if str(each.target) in tensors]
+            weight = next(each for each in reversed(operands) if tensors[each].ndim > 1)
             spec, like = node.meta[SPEC], tensors[weight]
             own = node.target in torch_steps.BIASED and argument(node, "bias") is None
             shape = (spec.shape[axis], *(() if own else [1] * (len(spec.shape) - 1 - axis)))

@@ -24,6 +24,7 @@ _CONVOLUTIONS = {
     _ATEN.convolution.default: 0,
 }
 _TRANSPOSED = frozenset({_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.conv_transpose3d.input})
+_SCALED = frozenset({_ATEN.addmm.default, _ATEN.addmv.default, _ATEN.baddbmm.default})
 BIASED = frozenset({*_CONVOLUTIONS, _ATEN.linear.default})
 """Operators whose third argument is a bias along the channel axis of the result."""
 
@@ -130,4 +131,12 @@ def adds(node: fx.Node) -> bool:
         node.target is _ATEN.add.Tensor
         and node.kwargs.get("alpha", 1) == 1
         and all(isinstance(operand, fx.Node) for operand in node.args[:2])
+    )
+
+
+def scales(node: fx.Node) -> tuple[float, float]:
+    """What a node multiplies its product of two operands by, and what its bias."""
+    alpha, beta = ((node.kwargs.get(name, 1) if node.target in _SCALED else 1) for name in ("alpha", "beta"))
+    return (
+        (float(alpha), float(beta)) if isinstance(alpha, int | float) and isinstance(beta, int | float) else (0.0, 0.0)
     )

@@ -97,15 +97,18 @@ def is_categorical(name: str, output: Array, labels: Array | None) -> bool:
 
 
 def first_output(outputs: Arrays) -> tuple[str, Array]:
-    """The first floating-point output.
+    """The first floating-point output; half precision, which holds no sums, as float32.
 
     Raises:
         OptionError: There is none.
     """
     for name, array in outputs.items():
         if array.dtype.kind == "f" and array.size:
-            return name, array
-    raise OptionError("the model has no floating-point output to be judged by; use a criterion without loss")
+            return name, array.astype(np.float32) if array.dtype.itemsize < 4 else array
+    raise OptionError(
+        "the model has no floating-point output on which a loss could be measured; use a criterion without loss, such "
+        "as obs, and allocation isomorphic"
+    )
 
 
 def log_softmax(x: Array) -> Float:
@@ -150,7 +153,7 @@ class Standard:
             name, output = first_output(run(batch))
             categorical = is_categorical(name, output, labels)
             wanted = labels if labels is not None else output
-            self._data.append((batch, wanted, categorical, float(output.var()) or 1.0))
+            self._data.append((batch, wanted, categorical, float(output.var(dtype=np.float64)) or 1.0))
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""
@@ -162,7 +165,7 @@ class Standard:
         for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
             _, output = first_output(outputs)
             if not categorical:
-                losses.append(float(np.square(output - wanted.reshape(output.shape)).mean()) / variance)
+                losses.append(float(np.square(output - wanted.reshape(output.shape)).mean(dtype=np.float64)) / variance)
                 continue
             if wanted.ndim == output.ndim:  # the distribution that the model had
                 losses.append(divergence(wanted, output))

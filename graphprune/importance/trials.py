@@ -170,7 +170,7 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
 
 def _curves(scores: Scores, points: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> dict[str, Float]:
     """Curves through what was measured: between two points a power of the sum of scores, beyond them in proportion."""
-    highest = max((loss for _, losses in points.values() for loss in losses if np.isfinite(loss)), default=1.0)
+    highest = max((loss for _, losses in points.values() for loss in losses if np.isfinite(loss)), default=1.0) or 1.0
     known: dict[str, tuple[Float, Float]] = {}
     for name, (counts, losses) in points.items():
         clipped = np.clip(np.nan_to_num(losses, nan=highest, posinf=highest), LEAST * highest, None)

@@ -252,6 +252,12 @@ class Host(Protocol):
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of its two operands."""
 
+    def optional(self, node: str) -> bool:
+        """Whether a node lies in a branch that need not run, so that nothing in it can be measured."""
+
+    def scales(self, node: str) -> tuple[float, float]:
+        """What a node multiplies its product of two operands by, and what its bias: ``alpha`` and ``beta``."""
+
     def replaced(self, tensors: Arrays) -> Host:
         """A copy in which stored tensors have other values; shapes and types stay."""
 
