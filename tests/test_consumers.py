@@ -381,6 +381,32 @@ def test_products_with_the_weight_on_the_left_are_refitted():
     np.testing.assert_allclose(refitted_output(text_model(left, turned)), refitted_output(plain), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("body", "dtype"),
+    [
+        ("v = Transpose(w2) h = Gemm(x, w1, b1) r = Relu(h) z = MatMul(r, v) y = Add(z, b2)", np.float32),
+        ("v = Cast <to = 1> (w2) h = Gemm(x, w1, b1) r = Relu(h) y = Gemm <transB = 1> (r, v, b2)", np.float16),
+        ("u = Cast <to = 1> (w2) v = Transpose(u) h = Gemm(x, w1, b1) r = Relu(h) y = Gemm(r, v, b2)", np.float16),
+    ],
+)
+def test_weights_that_are_turned_or_cast_are_refitted(body, dtype):
+    arrays = gemm_weights()
+    arrays["w2"] = arrays["w2"].astype(dtype).astype(np.float32)
+    plain = text_model(GEMMS + "y = Gemm(r, w2, b2)", arrays)
+    turned = text_model(body, arrays | {"w2": arrays["w2"].T.astype(dtype)})
+    np.testing.assert_allclose(
+        refitted_output(turned), refitted_output(plain), rtol=1e-3, atol=1e-3 if dtype == np.float32 else 2e-2
+    )
+
+
+def test_a_table_that_is_looked_up_and_turned_is_used_twice():
+    body = "v = Transpose(w2) h = Gemm(x, w1, b1) r = Relu(h) z = MatMul(r, v) e = ReduceMean(w2, one) y = Add(z, e)"
+    arrays = gemm_weights() | {"one": np.array([0, 1])}
+    arrays["w2"] = arrays["w2"].T.copy()
+    host = OnnxHost.load(text_model(body, arrays))
+    assert [(each.weight, each.uses) for each in find_consumers(host, host.graph())] == [("w1", 1), ("w2", 2)]
+
+
 def test_a_bias_along_the_other_axis_is_none_of_the_rows():
     """A square result: a vector of as many numbers as there are rows is added along the columns."""
     arrays = gemm_weights() | {"w2": np.random.default_rng(2).standard_normal((8, 24)).astype(np.float32)}

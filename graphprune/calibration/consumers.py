@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.calibration.products import real
-from graphprune.ir.dims import Dim, Factor, factors_of
+from graphprune.ir.dims import Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array, Host, Window
 
@@ -147,9 +147,10 @@ def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None
         for name in dict.fromkeys(node.operands):
             if name is not None:
                 readers.setdefault(name, []).append(node)
+    makers = {name: node for node in graph.nodes if node.op in _MOVES for name in node.results[:1] if name is not None}
     found = []
     for node in graph.nodes:
-        consumer = _consumer(host, graph, node, readers)
+        consumer = _consumer(host, graph, node, readers, makers)
         if consumer is not None and (wanted is None or consumer.value in wanted):
             found.append(consumer)
     return tuple(found)
@@ -170,7 +171,28 @@ def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer
     return host, found
 
 
-def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]]) -> Consumer | None:
+_MOVES = ("Transpose", "Cast", "Identity")
+"""Operators through which exporters hand a stored weight to the node that uses it."""
+
+
+def _origin(
+    graph: Graph, name: str, layout: Layout, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
+) -> tuple[str, Layout, int]:
+    """The stored tensor that an operand is a turned or cast copy of, as it lies there; and how often it is read."""
+    uses = len(readers[name])
+    while (maker := makers.get(name)) is not None and maker.rule is not None and maker.operands[0] is not None:
+        before, after = maker.rule.operands[0], maker.rule.results[0]
+        if before is None or after is None or (len(before) > 2 and before != after):
+            break  # the axes of a kernel have an order
+        layout = tuple(layout[after.index(dim)] for dim in before)
+        name = maker.operands[0]
+        uses = max(uses, len(readers[name]))
+    return name, layout, uses
+
+
+def _consumer(
+    host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
+) -> Consumer | None:
     rule = node.rule
     if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
         return None
@@ -182,12 +204,17 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         for name, layout in zip(node.operands, rule.operands, strict=False)
         if name is not None and layout is not None
     ]
-    stored = [(n, lay) for n, lay in laid_out if graph.values[n].kind == "parameter" and len(lay) > 1]
-    weights = [(n, lay) for n, lay in stored if not kept.issuperset(f for dim in lay for f in factors_of(dim))]
-    others = [(n, lay) for n, lay in laid_out if graph.values[n].kind in ("computed", "input")]
+    origins = [_origin(graph, name, layout, readers, makers) for name, layout in laid_out]
+    stored = [each for each in origins if graph.values[each[0]].kind == "parameter" and len(each[1]) > 1]
+    weights = [each for each in stored if not kept.issuperset(f for dim in each[1] for f in factors_of(dim))]
+    others = [
+        each
+        for each, (origin, _, _) in zip(laid_out, origins, strict=True)
+        if graph.values[each[0]].kind in ("computed", "input") and not graph.values[origin].stored
+    ]
     if len(weights) != 1 or len(others) != 1:
         return None
-    (weight, of_weight), (value, of_value) = weights[0], others[0]
+    (weight, of_weight, uses), (value, of_value) = weights[0], others[0]
     in_weight = {f for dim in of_weight for f in factors_of(dim)}
     summed = {f for dim in of_value for f in factors_of(dim)} & in_weight - kept
     if not summed:
@@ -208,7 +235,7 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         return None  # neither a product with a matrix nor a convolution
     rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]
     along = [n for n, layout in rest if _lies_along(layout, rule.results[0][channel])]
-    bias, after = _bias(host, graph, along, result, readers, channel, len(readers[weight]))
+    bias, after = _bias(host, graph, along, result, readers, channel, uses)
     target, skip = _target(host, graph, after, readers)
     return Consumer(
         node.name,
@@ -224,7 +251,7 @@ def _consumer(host: Host, graph: Graph, node: Node, readers: Mapping[str, list[N
         bias,
         target,
         skip,
-        len(readers[weight]),
+        uses,
         len(readers[bias]) if bias is not None else 0,
         scale,
     )
