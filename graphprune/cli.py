@@ -452,17 +452,26 @@ def explain(
         _print_json({"tensor": tensor, "axes": facts})
         return
     for fact in facts:
-        out.print(f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}", highlight=False)
+        out.print(
+            f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
         for group in fact["groups"]:
             exact = "removal is exact" if group["exact"] else f"removal shifts statistics: {group['normalized']}"
             out.print(
                 f"  {group['units']} units of kind [cyan]{group['kind']}[/], {escape(exact)}; coupled with",
                 highlight=False,
+                soft_wrap=True,
             )
             for site in group["sites"]:
-                out.print(f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]", highlight=False)
+                out.print(
+                    f"    {escape(site['axis'])}  [dim]{escape(' → '.join(site['through']))}[/]",
+                    highlight=False,
+                    soft_wrap=True,
+                )
         for reason in fact["fixed"]:
-            out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False)
+            out.print(f"  [yellow]stays whole:[/] {escape(reason)}", highlight=False, soft_wrap=True)
 
 
 Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]

@@ -364,6 +364,32 @@ def test_explain_counts_an_operator_once(tmp_path):
     }
 
 
+def test_an_operator_that_onnxruntime_lacks(tmp_path):
+    model = onnx.load(small_model(tmp_path / "small.onnx"))
+    model.graph.node.append(onnx.helper.make_node("Plug", ["y"], ["z"], "plug", domain="acme"))
+    model.graph.output[0].name = "z"
+    model.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    onnx.save(model, tmp_path / "plug.onnx")
+    options = (tmp_path / "plug.onnx", "-o", tmp_path / "out.onnx", "--target", "macs=0.5")
+    message = bad(tmp_path, *options)
+    assert message.startswith("onnxruntime cannot load the model: ")
+    assert message.endswith(
+        "; without this operator the result can only be written unproven and unmeasured (--no-verify --no-latency)"
+    )
+    run("prune", *options, "--no-verify", "--no-latency")
+    assert onnx.load(tmp_path / "out.onnx").graph.initializer[0].dims[1] == 8
+
+
+def test_long_names_are_not_broken(tmp_path):
+    model = onnx.load(small_model(tmp_path / "small.onnx"))
+    name = "model.backbone.stages.0.blocks.11.depthwise_separable_convolution.pointwise.weight"
+    model.graph.initializer[0].name = model.graph.node[0].input[1] = name
+    onnx.save(model, tmp_path / "long.onnx")
+    lines = run("explain", tmp_path / "long.onnx", "first.bias").stdout.splitlines()
+    assert any(line.strip().startswith(f"{name}[1]") for line in lines)
+    assert "1 group (1 neuron)" in run("inspect", tmp_path / "long.onnx").stdout
+
+
 def test_weights_that_are_no_numbers(tmp_path):
     model = onnx.load(small_model(tmp_path / "small.onnx"))
     weight = onnx.numpy_helper.to_array(model.graph.initializer[0]).copy()

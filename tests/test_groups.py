@@ -74,7 +74,7 @@ def test_blockers_are_merged_and_ranked_by_what_they_cost():
     assert [(b.reason.text, b.reason.node, b.shown, b.parameters, b.touched) for b in found] == [
         ("no coupling rule for 'odd'", "odd", "a.weight[0] and 3 more axes", 544, 928),
         ("axis of the model's output 'y'", "", "fc.weight[0]", 160, 160),
-        ("fixed by the operator", "stem", "stem.weight[2] and 1 more axes", 0, 432),
+        ("fixed by the operator", "stem", "stem.weight[2] and 1 more axis", 0, 432),
         ("axis of the model's input 'x'", "", "stem.weight[1]", 0, 432),
     ]
 

@@ -39,11 +39,21 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.Inferen
     try:
         return ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
     except Exception as error:  # onnxruntime's errors have no common base
-        reason = str(error).splitlines()[0]
-        todo = "check the file with onnx.checker"
-        if "NOT_IMPLEMENTED" in reason:
-            todo = "it has few operators in float64 and none of other domains; export a float32 model or another opset"
-        raise ModelError(f"onnxruntime cannot load '{path}': {reason}; {todo}") from error
+        raise refused(error, f"'{path}'") from error
+
+
+def refused(error: Exception, what: str) -> ModelError:
+    """What onnxruntime says of a model that it does not load, and what a user can do about it."""
+    reason = str(error).splitlines()[0]
+    if "is not a registered function/op" in reason:
+        advice = (
+            "without this operator the result can only be written unproven and unmeasured (--no-verify --no-latency)"
+        )
+    elif "NOT_IMPLEMENTED" in reason:
+        advice = "it has few operators in float64 and none of other domains; export a float32 model or another opset"
+    else:
+        advice = "check it with onnx.checker.check_model"
+    return ModelError(f"onnxruntime cannot load {what}: {reason}; {advice}")
 
 
 def run_file(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from graphprune.backends.runtime import refused
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_draws import seeded
@@ -43,9 +44,7 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: i
     try:
         return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
     except Exception as error:
-        raise ModelError(
-            f"onnxruntime cannot load the model: {str(error).splitlines()[0]}; check it with onnx.checker.check_model"
-        ) from error
+        raise refused(error, "the model") from error
 
 
 def _session(

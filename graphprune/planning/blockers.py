@@ -32,7 +32,7 @@ class Blocker:
     def shown(self) -> str:
         """The first axis, and how many more there are."""
         more = len(self.axes) - 1
-        return f"{self.axes[0]} and {more} more axes" if more else self.axes[0]
+        return f"{self.axes[0]} and {more} more {'axes' if more > 1 else 'axis'}" if more else self.axes[0]
 
 
 def list_blockers(analysis: Analysis) -> tuple[Blocker, ...]:

@@ -191,7 +191,9 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}", ""]
     counts = Counter(row["kind"] for row in inspection.groups)
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"
-    parts.append(f"{len(inspection.groups)} groups ({kinds}) over {inspection.prunable:.1%} of the parameters")
+    n_groups = len(inspection.groups)
+    word = "group" if n_groups == 1 else "groups"
+    parts.append(f"{n_groups} {word} ({kinds}) over {inspection.prunable:.1%} of the parameters")
     parts.extend(["", table])
     if len(shown) > _MOST_GROUPS:
         parts.append(f"... and {len(shown) - _MOST_GROUPS} smaller groups (--json lists all)")
