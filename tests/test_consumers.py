@@ -399,6 +399,36 @@ def test_weights_that_are_turned_or_cast_are_refitted(body, dtype):
     )
 
 
+def test_weights_of_whole_numbers_are_left_alone():
+    """``QGemm`` has a scale for each row, which is no bias."""
+    rng = np.random.default_rng(5)
+    one = {name: np.array(0.05, np.float32) for name in ("xs", "rs", "ys")}
+    zero = {name: np.array(128, np.uint8) for name in ("xz", "rz", "yz")}
+    arrays = {
+        **one,
+        **zero,
+        "w1": gemm_weights()["w1"],
+        "b1": gemm_weights()["b1"],
+        "w2": rng.integers(-127, 127, (5, 24)).astype(np.int8),
+        "ws": rng.uniform(0.005, 0.01, 5).astype(np.float32),
+        "wz": np.zeros(5, np.int8),
+        "b2": rng.integers(-99, 99, 5).astype(np.int32),
+    }
+    body = """
+        h = Gemm(x, w1, b1)
+        r = Relu(h)
+        q = QuantizeLinear(r, rs, rz)
+        z = com.microsoft.QGemm <transB = 1> (q, rs, rz, w2, ws, wz, b2, ys, yz)
+        y = DequantizeLinear(z, ys, yz)
+    """
+    model = text_model(body, arrays)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    host = OnnxHost.load(model)
+    assert [each.weight for each in find_consumers(host, host.graph())] == ["w1"]
+    result = gp.prune(model, target="params=0.6", align=1, calibration=SAMPLES)
+    np.testing.assert_array_equal(result.host.read("ws"), arrays["ws"])
+
+
 def test_a_table_that_is_looked_up_and_turned_is_used_twice():
     body = "v = Transpose(w2) h = Gemm(x, w1, b1) r = Relu(h) z = MatMul(r, v) e = ReduceMean(w2, one) y = Add(z, e)"
     arrays = gemm_weights() | {"one": np.array([0, 1])}

@@ -196,7 +196,7 @@ def _consumer(
     rule = node.rule
     if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
         return None
-    if host.optional(node.name):
+    if host.optional(node.name) or any(_quantized(graph, name) for name in node.operands):
         return None
     result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
     laid_out = [
@@ -297,6 +297,12 @@ def _bias(
             if graph.values[name].shape == (rows, *[1] * (rank - 1 - channel)) and total is not None:
                 return name, total
     return None, result
+
+
+def _quantized(graph: Graph, name: str | None) -> bool:
+    """Whether an operand is a weight of whole numbers, which a refit in real numbers and its scales would spoil."""
+    value = graph.values.get(name or "")
+    return value is not None and value.stored and len(value.shape) > 1 and "float" not in value.dtype
 
 
 def _always_adds(host: Host, node: Node) -> bool:
