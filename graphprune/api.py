@@ -304,7 +304,7 @@ def prune(
         attempts=attempts,
     )
     if pipeline is not None:
-        _require_met(result.report, parsed)
+        _require_met(result, parsed)
     if profile is None or asked:
         return result
     note = "no target is about latency, and the profile was not used"
@@ -324,11 +324,18 @@ def _targeted(each: Pass, targets: Sequence[Target]) -> Pass:
     return each
 
 
-def _require_met(report: Report, targets: Sequence[Target]) -> None:
-    """Refuses what a pipeline of the user's makes if it is larger than the targets beside it allow."""
+def _require_met(result: Result, targets: Sequence[Target]) -> None:
+    """Refuses what a pipeline of the user's makes if it is larger than the targets beside it allow.
+
+    Biases that a refit has added are not counted: targets are about what is left of the model.
+    """
+    assert result.state.analysis is not None
+    added = _added(result.state, result.state.analysis)
     for target in targets:
-        cost = next((cost for cost in report.costs if cost.metric == target.metric), None)
-        if cost is not None and cost.measured is None and cost.after > target.limit(cost.before) * (1 + 1e-9):
+        cost = next((cost for cost in result.report.costs if cost.metric == target.metric), None)
+        if cost is None or cost.measured is not None:
+            continue
+        if cost.after - added.get(target.metric, 0) > target.limit(cost.before) * (1 + 1e-9):
             raise TargetError(
                 f"the pipeline keeps {cost.fraction:.1%} of the {target.metric}, which is more than target '{target}' "
                 "allows; give the pipeline's 'allocate' this target, or leave one of them out"
