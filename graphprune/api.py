@@ -755,6 +755,8 @@ def _notes(state: State) -> tuple[str, ...]:
             f"{len(state.compensated)} readers of removed units were refitted: the error of their outputs fell from "
             f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
         )
+    elif state.plan is not None and state.plan.options.get("compensated") == []:
+        notes.append("nothing was refitted: what reads the removed units has no weights that can be, or quantised ones")
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)

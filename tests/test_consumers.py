@@ -427,6 +427,9 @@ def test_weights_of_whole_numbers_are_left_alone():
     assert [each.weight for each in find_consumers(host, host.graph())] == ["w1"]
     result = gp.prune(model, target="params=0.6", align=1, calibration=SAMPLES)
     np.testing.assert_array_equal(result.host.read("ws"), arrays["ws"])
+    assert result.report.notes == (
+        "nothing was refitted: what reads the removed units has no weights that can be, or quantised ones",
+    )
 
 
 def test_a_table_that_is_looked_up_and_turned_is_used_twice():
