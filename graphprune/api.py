@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 CRITERION, ALLOCATION = "l2", "isomorphic"
 """The default recipe without calibration data."""
+ALIGN, MIN_UNITS, MAX_RATIO = 8, 1, 0.9
+"""The default limits of allocation."""
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
@@ -132,7 +134,7 @@ def prune(
     compensation: str | None = None,
     criterion: str | None = None,
     allocation: str | None = None,
-    align: int = 8,
+    align: int = ALIGN,
     protect: str | Sequence[str] = (),
     protect_ratio: float = 0.0,
     only: str | Sequence[str] = (),
@@ -140,8 +142,8 @@ def prune(
     layers: float | str | None = None,
     remove_blocks: str | Sequence[str] = (),
     block_criterion: str = "l2",
-    min_units: int = 1,
-    max_ratio: float = 0.9,
+    min_units: int = MIN_UNITS,
+    max_ratio: float = MAX_RATIO,
     seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
@@ -261,6 +263,26 @@ def prune(
             MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
         )
     else:
+        beside = {
+            "criterion": criterion,
+            "allocation": allocation,
+            "compensation": compensation,
+            "statistics": statistics,
+            "align": align != ALIGN,
+            "min_units": min_units != MIN_UNITS,
+            "max_ratio": max_ratio != MAX_RATIO,
+            "protect": protect,
+            "protect_ratio": protect_ratio,
+            "only": only,
+            "blocks": blocks,
+            "layers": layers,
+            "remove_blocks": remove_blocks,
+        }
+        if ignored := [name for name, value in beside.items() if value]:
+            raise OptionError(
+                f"'{ignored[0]}' has no effect beside a pipeline; give it to the pass that takes it, as in "
+                "'allocate{macs=0.5 align=16}'"
+            )
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
         passes = tuple(_targeted(each, parsed) for each in passes)
     wanted = set(dump_after)

@@ -314,6 +314,19 @@ def test_negative_seeds_and_threads(pruned, tmp_path):
     assert message == "threads is -1; expected 1 or more, or 0 for all cores"
 
 
+@pytest.mark.parametrize(
+    "option", ["--criterion=l1", "--align=16", "--protect=last", "--max-ratio=0.5", "--only=neuron"]
+)
+def test_options_of_passes_are_refused_beside_a_pipeline(tmp_path, option):
+    path = small_model(tmp_path / "small.onnx")
+    pipeline = "fold-constants,analyze,score,allocate{macs=0.5},slice-groups"
+    name = option[2:].partition("=")[0].replace("-", "_")
+    assert bad(tmp_path, path, "-o", tmp_path / "out.onnx", "--pipeline", pipeline, option) == (
+        f"'{name}' has no effect beside a pipeline; give it to the pass that takes it, as in "
+        "'allocate{macs=0.5 align=16}'"
+    )
+
+
 def test_a_pipeline_carries_out_its_plan_and_meets_the_target(tmp_path):
     path = small_model(tmp_path / "small.onnx")
     start = "fold-constants,analyze,score,allocate"
