@@ -46,10 +46,8 @@ _AS_FLOAT32 = frozenset(
 
 def to_numpy(tensor: torch.Tensor) -> Array:
     """A tensor's values; types that NumPy lacks come as float32."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype in _AS_FLOAT32:
-        tensor = tensor.float()
-    return tensor.resolve_conj().resolve_neg().numpy()
+    found: Array = (tensor.float() if tensor.dtype in _AS_FLOAT32 else tensor).numpy(force=True)
+    return found
 
 
 _OF_THE_GRAPH = ("_read", "_built", "_nodes", "_placeholders", "output_names")
@@ -177,10 +175,12 @@ class TorchHost:
 
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
-        self._valued()
-        return to_numpy(self.tensor(tensor))
+        stored = self.tensor(tensor)
+        if stored.is_meta:
+            self._valued()
+        return to_numpy(stored)
 
-    @property
+    @cached_property
     def is_meta(self) -> bool:
         """Whether weights have no values."""
         return any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in self.tensors.values())
