@@ -42,6 +42,8 @@ def _fill(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index], value:
     array = array.copy()
     if array.dtype.kind in "iu" and value:
         value = np.iinfo(array.dtype).max if value > 0 else np.iinfo(array.dtype).min
+    elif array.dtype.kind == "b":
+        value = value > 0  # the least truth value is no
     for axis, dim in enumerate(layout):
         mask = np.zeros(array.shape[axis], bool)
         mask[positions(dim, kept)] = True
