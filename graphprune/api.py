@@ -43,6 +43,7 @@ from graphprune.passes.verify import verify as run_oracles
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
+from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
@@ -59,8 +60,7 @@ if TYPE_CHECKING:
 
 CRITERION, ALLOCATION = "l2", "isomorphic"
 """The default recipe without calibration data."""
-ALIGN, MIN_UNITS, MAX_RATIO = 8, 1, 0.9
-"""The default limits of allocation."""
+LIMITS = Limits()
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
 """The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
@@ -134,7 +134,7 @@ def prune(
     compensation: str | None = None,
     criterion: str | None = None,
     allocation: str | None = None,
-    align: int = ALIGN,
+    align: int = LIMITS.align,
     protect: str | Sequence[str] = (),
     protect_ratio: float = 0.0,
     only: str | Sequence[str] = (),
@@ -142,8 +142,8 @@ def prune(
     layers: float | str | None = None,
     remove_blocks: str | Sequence[str] = (),
     block_criterion: str = "l2",
-    min_units: int = MIN_UNITS,
-    max_ratio: float = MAX_RATIO,
+    min_units: int = LIMITS.min_units,
+    max_ratio: float = LIMITS.max_ratio,
     seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
@@ -219,6 +219,22 @@ def prune(
     """
     progress("open")
     protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
+    if pipeline is not None:
+        _require_none_beside(
+            criterion=criterion,
+            allocation=allocation,
+            compensation=compensation,
+            statistics=statistics,
+            align=align != LIMITS.align,
+            min_units=min_units != LIMITS.min_units,
+            max_ratio=max_ratio != LIMITS.max_ratio,
+            protect=protect,
+            protect_ratio=protect_ratio,
+            only=only,
+            blocks=blocks,
+            layers=layers,
+            remove_blocks=remove_blocks,
+        )
     require_seed(seed)
     require_evaluation(evaluate, metric)
     find_block_criterion(block_criterion)
@@ -263,26 +279,6 @@ def prune(
             MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
         )
     else:
-        beside = {
-            "criterion": criterion,
-            "allocation": allocation,
-            "compensation": compensation,
-            "statistics": statistics,
-            "align": align != ALIGN,
-            "min_units": min_units != MIN_UNITS,
-            "max_ratio": max_ratio != MAX_RATIO,
-            "protect": protect,
-            "protect_ratio": protect_ratio,
-            "only": only,
-            "blocks": blocks,
-            "layers": layers,
-            "remove_blocks": remove_blocks,
-        }
-        if ignored := [name for name, value in beside.items() if value]:
-            raise OptionError(
-                f"'{ignored[0]}' has no effect beside a pipeline; give it to the pass that takes it, as in "
-                "'allocate{macs=0.5 align=16}'"
-            )
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
         passes = tuple(_targeted(each, parsed) for each in passes)
     wanted = set(dump_after)
@@ -337,6 +333,15 @@ def _has_loss(host: Host) -> bool:
     """Whether an output is floating-point, so that what it loses can be measured: of a class or an index it cannot."""
     graph = host.graph()
     return any("float" in graph.values[name].dtype for name in graph.outputs)
+
+
+def _require_none_beside(**options: Any) -> None:
+    """Refuses options of passes beside a pipeline of the user's, where they do nothing."""
+    if ignored := [name for name, value in options.items() if value]:
+        raise OptionError(
+            f"'{ignored[0]}' has no effect beside a pipeline; give it to the pass that takes it, as in "
+            "'allocate{macs=0.5 align=16}'"
+        )
 
 
 def _targeted(each: Pass, targets: Sequence[Target]) -> Pass:

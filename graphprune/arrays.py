@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from math import prod
@@ -38,12 +38,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def on_all_cores(function: Callable[[_T], object], items: Iterable[_T]) -> None:
-    """Calls a function once for each item, on all cores and in no certain order; the long ones should come first.
+def on_all_cores(function: Callable[[_T], object], sizes: Mapping[_T, int]) -> None:
+    """Calls a function once for each item, given with its number of elements, in no certain order.
 
+    Large items are shared among all cores, the largest first; what is no larger than a block is not worth a thread.
     Only what runs outside the interpreter's lock gains by this, as NumPy's loops over large arrays do.
     """
-    pending = list(items)[::-1]
+    for item, size in sizes.items():
+        if size <= BLOCK:
+            function(item)
+    pending = sorted([item for item, size in sizes.items() if size > BLOCK], key=sizes.__getitem__)
 
     def work() -> None:
         while pending:
@@ -67,12 +71,12 @@ def on_all_cores(function: Callable[[_T], object], items: Iterable[_T]) -> None:
 
 
 def scratch(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-    """An array to write into, whose memory belongs to the thread: the next call has it again."""
-    size = prod(shape) * np.dtype(dtype).itemsize
-    memory = getattr(_THREAD, "memory", None)
-    if memory is None or memory.nbytes < size:
-        memory = _THREAD.memory = np.empty(max(size, BLOCK * 8), np.uint8)
-    return np.ndarray(shape, dtype, memory)
+    """An array to write into. Up to a block its memory belongs to the thread: the next call has it again."""
+    if prod(shape) * np.dtype(dtype).itemsize > BLOCK * 8:
+        return np.empty(shape, dtype)
+    if not hasattr(_THREAD, "memory"):
+        _THREAD.memory = np.empty(BLOCK * 8, np.uint8)
+    return np.ndarray(shape, dtype, _THREAD.memory)
 
 
 def cut_shape(shape: tuple[int, ...], axes: Mapping[int, NDArray[np.int64]]) -> tuple[int, ...]:

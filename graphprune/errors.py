@@ -37,3 +37,8 @@ class ProofError(GraphpruneError):
 
 class OutputError(GraphpruneError):
     """An output file cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of somebody else's says, in one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -49,7 +49,7 @@ def test_every_item_is_done_once(monkeypatch: pytest.MonkeyPatch, threads: int) 
     def work(i: int) -> None:
         done[i] += 1
 
-    on_all_cores(work, range(200))
+    on_all_cores(work, {i: BLOCK + i % 2 for i in range(200)})  # some small, some large
     arrays._pool.cache_clear()
     assert (done == 1).all()
 
@@ -64,7 +64,7 @@ def test_an_error_of_an_item_is_raised(monkeypatch: pytest.MonkeyPatch, threads:
             raise KeyError(i)
 
     with pytest.raises(KeyError):
-        on_all_cores(work, range(20))
+        on_all_cores(work, dict.fromkeys(range(20), BLOCK + 1))
     arrays._pool.cache_clear()
 
 

@@ -441,6 +441,7 @@ def test_cut_tensors_have_storages_of_their_own() -> None:
         "half": torch.randn(8, 4).bfloat16(),
         "t": torch.nn.Parameter(torch.randn(7, 3).t()),
         "n": torch.arange(9),
+        "z": torch.nn.Parameter(torch.randn(5, 4, dtype=torch.complex64)),
     }
     rng = np.random.default_rng(0)
     slices = {name: {i: rng.permutation(n)[: n - 1] for i, n in enumerate(t.shape)} for name, t in old.items()}

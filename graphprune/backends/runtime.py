@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from graphprune.errors import ModelError
+from graphprune.errors import ModelError, first_line
 
 ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
 
@@ -44,7 +44,7 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.Inferen
 
 def refused(error: Exception, what: str) -> ModelError:
     """What onnxruntime says of a model that it does not load, and what a user can do about it."""
-    reason = str(error).splitlines()[0]
+    reason = first_line(error)
     if "is not a registered function/op" in reason:
         advice = (
             "without this operator the result can only be written unproven and unmeasured (--no-verify --no-latency)"
@@ -82,7 +82,7 @@ def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -
         results = session.run(names, {name: array for name, array in inputs.items() if name in wanted})
     except Exception as error:  # onnxruntime's errors have no common base
         raise ModelError(
-            f"onnxruntime cannot run the model: {str(error).splitlines()[0]}; "
+            f"onnxruntime cannot run the model: {first_line(error)}; "
             "give input shapes that fit (--shape NAME=2x3x64x64)"
         ) from error
     return dict(zip(names, results, strict=True))

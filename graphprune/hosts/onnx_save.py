@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphprune.errors import OutputError
+from graphprune.errors import OutputError, first_line
 from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
 
@@ -137,7 +137,7 @@ def _check(path: Path, original: onnx.ModelProto) -> None:
         if not _valid(original):
             return
         raise OutputError(
-            f"the model that would be written to '{path.name}' is not valid ONNX: {str(error).splitlines()[0]}; "
+            f"the model that would be written to '{path.name}' is not valid ONNX: {first_line(error)}; "
             "nothing was written. Please report this with the model"
         ) from error
 

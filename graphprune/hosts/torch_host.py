@@ -19,7 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError
+from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError, first_line
 from graphprune.frontends.torch_graph import (
     SPEC,
     argument,
@@ -344,7 +344,7 @@ class TorchHost:
             raise
         except Exception as error:  # an operator raises what it likes
             raise ModelError(
-                f"the traced model does not run: {str(error).splitlines()[0] if str(error) else type(error).__name__}; "
+                f"the traced model does not run: {first_line(error)}; "
                 "give example inputs of the types and values that the model takes"
             ) from error
 

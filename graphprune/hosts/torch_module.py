@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from graphprune.errors import ModelError
+from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
@@ -353,7 +353,7 @@ def _difference(
                 torch.manual_seed(0)  # as the graph is run
                 output = module(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
-            return f"it fails with '{str(error).splitlines()[0] if str(error) else type(error).__name__}'"
+            return f"it fails with '{first_line(error)}'"
         got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
         if len(got) != len(want):
             return f"it returns {len(got)} tensors instead of {len(want)}"

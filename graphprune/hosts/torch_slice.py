@@ -13,14 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.arrays import cut, cut_shape, on_all_cores
+from graphprune.arrays import BLOCK, cut, cut_shape, on_all_cores
 from graphprune.ir.dims import Index
 
 _ALIGNMENT = 64
 """Bytes, as for torch's own tensors."""
-
-_SMALL = 1 << 19
-"""Bytes up to which a tensor is cut at once, into memory of its own."""
 
 _PLAIN = frozenset(
     {
@@ -50,7 +47,7 @@ def sliced(tensors: Mapping[str, torch.Tensor], slices: Mapping[str, Mapping[int
             found[name] = _selected(old, axes)
             continue
         array = (old if old.dtype is bits else old.view(bits)).numpy()
-        if array.nbytes <= _SMALL:
+        if array.size <= BLOCK:
             new = found[name] = torch.empty(cut_shape(array.shape, axes), dtype=bits)
             cut(array, axes, new.numpy())
         else:
@@ -68,7 +65,7 @@ def sliced(tensors: Mapping[str, torch.Tensor], slices: Mapping[str, Mapping[int
 def _selected(tensor: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
     """By torch's own means, wherever the tensor lies."""
     for axis in sorted(axes):  # whole rows go first: they are copied fastest
-        tensor = tensor.index_select(axis, torch.from_numpy(axes[axis]).to(tensor.device))
+        tensor = tensor.index_select(axis, torch.from_numpy(np.ascontiguousarray(axes[axis])).to(tensor.device))
     return tensor
 
 
@@ -77,13 +74,13 @@ def _cut_large(
 ) -> dict[str, torch.Tensor]:
     """Each result has a storage of its own, which keeps the block that all of them lie in."""
     shapes = {name: cut_shape(array.shape, slices[name]) for name, array in arrays.items()}
-    sizes = {name: prod(shapes[name]) * array.itemsize for name, array in arrays.items()}
-    raw = np.empty(sum(sizes.values()) + (len(sizes) + 1) * _ALIGNMENT, np.uint8)
+    steps = {name: -(-prod(shapes[name]) * array.itemsize // _ALIGNMENT) for name, array in arrays.items()}
+    raw = np.empty((sum(steps.values()) + 1) * _ALIGNMENT, np.uint8)
     at = -raw.ctypes.data % _ALIGNMENT
     found = {}
     for name, array in arrays.items():
         found[name] = np.ndarray(shapes[name], array.dtype, raw, at)
-        at += -(-sizes[name] // _ALIGNMENT) * _ALIGNMENT
-    longest_first = sorted(arrays, key=lambda name: arrays[name].nbytes, reverse=True)
-    on_all_cores(lambda name: cut(arrays[name], slices[name], found[name]), longest_first)
+        at += steps[name] * _ALIGNMENT
+    sizes = {name: array.size for name, array in arrays.items()}
+    on_all_cores(lambda name: cut(arrays[name], slices[name], found[name]), sizes)
     return {name: torch.from_numpy(array) for name, array in found.items()}

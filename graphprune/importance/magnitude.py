@@ -7,6 +7,7 @@ the running statistics of a batch normalisation are no weights, and ONNX files a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,6 @@ from numpy.typing import NDArray
 from graphprune.arrays import BLOCK, on_all_cores, scratch
 from graphprune.importance.evidence import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
-
-_SMALL = 1 << 17
-"""Elements up to which a tensor is not worth another thread."""
-
-_ONES = {np.dtype(dtype): np.ones(BLOCK, dtype) for dtype in (np.float32, np.float64)}
 
 
 def l1(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
@@ -44,13 +40,9 @@ def _norms(evidence: Evidence, p: int) -> dict[str, NDArray[np.float64]]:
     def measure(tensor: str) -> None:
         found[tensor] = _marginals(evidence.read(tensor), axes[tensor], p)
 
-    sizes = {tensor: values[tensor].n_elements for tensor in axes}
-    large = [tensor for tensor, size in sizes.items() if size > _SMALL]
-    on_all_cores(measure, sorted(large, key=sizes.__getitem__, reverse=True))
+    on_all_cores(measure, {tensor: values[tensor].n_elements for tensor in axes})
     sums: dict[Dim, NDArray[Any]] = {}  # of all axes that hold the same units in the same way
     for tensor, used in axes.items():
-        if tensor not in found:
-            measure(tensor)
         for axis, marginal in zip(used, found[tensor], strict=True):
             dim = sites[tensor, axis]
             known = sums.get(dim)
@@ -58,6 +50,11 @@ def _norms(evidence: Evidence, p: int) -> dict[str, NDArray[np.float64]]:
     for dim, total in sums.items():
         _scatter(dim, total, totals)
     return {group.name: totals[group.factor] for group in groups}
+
+
+@cache
+def _ones(dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.ones(BLOCK, dtype)
 
 
 def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[np.float64]]:
@@ -74,16 +71,18 @@ def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[n
     shape = weights.shape
     table = weights.reshape(shape[0], -1)
     rows, columns = np.zeros(shape[0]), np.zeros(table.shape[1])
-    n = max(1, BLOCK // max(1, table.shape[1]))
-    ones = _ONES[weights.dtype] if table.shape[1] <= BLOCK else np.ones(table.shape[1], weights.dtype)
-    powers = scratch((min(n, shape[0]), table.shape[1]), weights.dtype)
-    for start in range(0, len(table), n):
-        block = table[start : start + n]
-        found = power(block, out=powers[: len(block)])
-        if 0 in axes:
-            rows[start : start + n] = found @ ones[: table.shape[1]]  # a product with ones is a faster sum
-        if axes != [0]:
-            columns += ones[: len(block)] @ found
+    ones = _ones(weights.dtype)
+    for left in range(0, table.shape[1], BLOCK):
+        part = slice(left, left + BLOCK)
+        width = min(table.shape[1] - left, BLOCK)
+        n = BLOCK // width
+        for start in range(0, len(table), n):
+            block = table[start : start + n, part]
+            found = power(block, out=scratch(block.shape, weights.dtype))
+            if 0 in axes:
+                rows[start : start + n] += found @ ones[:width]  # a product with ones is a faster sum
+            if axes != [0]:
+                columns[part] += ones[: len(block)] @ found
     rest = columns.reshape(shape[1:])
     return [rows if axis == 0 else rest.sum(axis=tuple(i for i in range(rest.ndim) if i != axis - 1)) for axis in axes]
 

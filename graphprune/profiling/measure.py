@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from graphprune.errors import ModelError, OptionError
+from graphprune.errors import ModelError, OptionError, first_line
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.onnx_runtime import MAXIMUM_IR_VERSION
 from graphprune.hosts.onnx_store import fill_inline, with_weights
@@ -80,7 +80,7 @@ def kernels(threads: int, provider: str) -> Measure:
                         session.run(None, inputs)
                         taken.append((clock() - begin) * 1e3)
             except Exception as error:  # onnxruntime's errors have no common base
-                raise ModelError(f"onnxruntime cannot run a segment: {str(error).splitlines()[0]}") from error
+                raise ModelError(f"onnxruntime cannot run a segment: {first_line(error)}") from error
             times = [_milliseconds(Path(session.end_profiling())) for session in sessions]
             # on one thread a run's processor time bounds that of its kernels, whatever else the machine does
             return [min(ms, _typical(taken)) for ms, taken in zip(times, runs, strict=True)]
@@ -101,7 +101,7 @@ def _session(piece: OnnxHost, threads: int, provider: str, prefix: str) -> ort.I
     try:
         return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base, and neither have protobuf's
-        raise ModelError(f"onnxruntime cannot load a segment: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"onnxruntime cannot load a segment: {first_line(error)}") from error
 
 
 def _milliseconds(log: Path) -> float:
