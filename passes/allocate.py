@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.analysis.ties import find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
 from graphprune.importance.loss import Objective, gates_of
@@ -22,8 +23,9 @@ from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.plan import make_plan
 from graphprune.planning.select import BLOCK_KINDS, block_candidates, chosen_groups, how_many, named_blocks
-from graphprune.planning.share import SEARCHES, Fitness, share
+from graphprune.planning.share import SEARCHES, Fitness
 from graphprune.planning.target import Target, parse_targets
+from graphprune.planning.ties import share_tied, tied_still
 
 
 @dataclass(frozen=True)
@@ -132,15 +134,22 @@ class Allocate(Pass):
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         most = int(len(pool) * self.max_ratio + 1e-9)
-        tries = [(n, tier) for n in range(most + 1) for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]]
+        ties = find_ties(analysis) if state.host.keeps_code else ()
+        tries = [
+            (n, tier, tied)
+            for n in range(most + 1)
+            for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]
+            for tied in ([ties, ()] if ties else [()])
+        ]
         fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
-        for n, tier in tries:
+        for n, tier, tied in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
             try:
-                counts = share(
+                counts = share_tied(
                     build_cost_model(analysis, state.latency, without=unneeded) if going else original,
+                    tied_still(tied, unneeded.tensors),
                     state.scores,
                     targets,
                     allocation=self.allocation,
@@ -153,7 +162,7 @@ class Allocate(Pass):
                 )
                 return counts, going
             except TargetError as error:
-                if (n, tier) == tries[-1]:
+                if (n, tier, tied) == tries[-1]:
                     raise TargetError(
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None

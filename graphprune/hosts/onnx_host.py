@@ -90,6 +90,11 @@ class OnnxHost:
         return "onnx"
 
     @property
+    def keeps_code(self) -> bool:
+        """No: a file is all there is."""
+        return False
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """The model's ``metadata_props``."""
         return {entry.key: entry.value for entry in self.proto.metadata_props}

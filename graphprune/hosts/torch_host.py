@@ -145,6 +145,11 @@ class TorchHost:
                     _assign(module, name, self.tensors[target])
         return module
 
+    @property
+    def keeps_code(self) -> bool:
+        """Whether there is a user's class that is to run on the smaller tensors."""
+        return self.source is not None and not self.is_meta
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property

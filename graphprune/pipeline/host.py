@@ -181,6 +181,10 @@ class Host(Protocol):
     def kind(self) -> str:
         """``onnx`` or ``torch``."""
 
+    @property
+    def keeps_code(self) -> bool:
+        """Whether the user's own code is to run on the smaller tensors, which takes even splits for granted."""
+
     def graph(self) -> Graph:
         """The graph that the analysis reads. Cheap: names, shapes and rules, no weight."""
 
