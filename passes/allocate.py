@@ -134,7 +134,7 @@ class Allocate(Pass):
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         most = int(len(pool) * self.max_ratio + 1e-9)
-        ties = find_ties(analysis) if state.host.keeps_code else ()
+        ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
         tries = [
             (n, tier, tied)
             for n in range(most + 1)

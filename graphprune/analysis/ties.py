@@ -8,6 +8,7 @@ only if the pieces stay equal. This is read off the rules: an operand's axis tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import reduce
 from math import gcd
@@ -38,9 +39,17 @@ class Tie:
         return reduce(gcd, (group.size for group in self.groups))
 
 
-def find_ties(analysis: Analysis) -> tuple[Tie, ...]:
-    """The ties of a graph: for each set of pieces that are equal in size, of which the groups must keep as much."""
+def find_ties(analysis: Analysis, made: AbstractSet[str] = frozenset()) -> tuple[Tie, ...]:
+    """The ties of a graph: for each set of pieces that are equal in size, of which the groups must keep as much.
+
+    Args:
+        analysis: The analysed graph.
+        made: Names of stored tensors that the code makes anew, of a size that is written in it; they stay whole.
+    """
     pairs = _Pairs()
+    for name in made & analysis.layouts.keys():
+        for dim in analysis.layouts[name]:
+            pairs.hold(factors_of(dim))
     for node in analysis.graph.nodes:
         for pieces in _pieces(node):
             first, *others = (analysis.resolve(node, piece) for piece in pieces)
@@ -87,6 +96,12 @@ class _Pairs:
         """The sets, without repetition."""
         return iter({id(members): members for members in self._class.values()}.values())
 
+    def hold(self, factors: Iterable[Factor]) -> None:
+        """Notes factors that must stay whole."""
+        for factor in factors:
+            self.held.add(factor)
+            self._class.setdefault(factor, {factor})
+
     def align(self, a: Dim, b: Dim) -> None:
         """Ties what lies at the same places of two dimensions, or all of them where they are built differently."""
         if a is b or a == b:
@@ -111,9 +126,7 @@ class _Pairs:
         for dim in dims:
             major, *minors = dim.parts if isinstance(dim, Product) and dim.parts else (dim,)
             members.update(factors_of(major))
-            for minor in (factor for part in minors for factor in factors_of(part)):
-                self.held.add(minor)
-                self._class.setdefault(minor, {minor})
+            self.hold(factor for part in minors for factor in factors_of(part))
         for factor in tuple(members):
             members |= self._class.get(factor, set())
         for factor in members:

@@ -95,6 +95,11 @@ class OnnxHost:
         return False
 
     @property
+    def made_by_code(self) -> frozenset[str]:
+        """None: see :attr:`keeps_code`."""
+        return frozenset()
+
+    @property
     def metadata(self) -> Mapping[str, str]:
         """The model's ``metadata_props``."""
         return {entry.key: entry.value for entry in self.proto.metadata_props}

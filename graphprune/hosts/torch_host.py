@@ -150,6 +150,15 @@ class TorchHost:
         """Whether there is a user's class that is to run on the smaller tensors."""
         return self.source is not None and not self.is_meta
 
+    @property
+    def made_by_code(self) -> frozenset[str]:
+        """Names of constants that are no parameter or buffer of the user's module, such as tables of frequencies."""
+        if self.source is None:
+            return frozenset()
+        own = {name for name, _ in self.source.named_parameters(remove_duplicate=False)}
+        own.update(name for name, _ in self.source.named_buffers(remove_duplicate=False))
+        return frozenset(name for name, aliases in self.tied.items() if own.isdisjoint(aliases))
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property

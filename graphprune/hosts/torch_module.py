@@ -22,8 +22,10 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
+from graphprune.hosts.torch_attention import adapt
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_sizes import resize_forwards
 from graphprune.hosts.torch_trace import inference
 from graphprune.pipeline.state import State
 
@@ -111,6 +113,15 @@ def sliced_module(
         if not found:
             return module, note
         reason = reason or found
+    for k in (-1, 0):  # attributes as they were, then all that may have changed
+        _apply(module, [ways[k] for ways in choices.values()], list(choices))
+        parts = resize_forwards(module, pruned, lambda: _difference(module, pruned, examples, expected))
+        if parts:
+            told = (
+                "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape, "
+                f"in the forward of {', '.join(repr(part) for part in parts)}"
+            )
+            return module, f"{note}; {told}" if note else told
     return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
 
 
@@ -176,6 +187,7 @@ def _detached(pruned: TorchHost) -> nn.Module:
 def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> None:
     """Sets the attributes of torch's own layers from the shapes of their tensors."""
     counts = _resized(original, pruned, ("groups", "num_groups"))
+    sizes = _resized(original, pruned)
     for path, layer in module.named_modules(remove_duplicate=False):
         for hook in layer._forward_pre_hooks.values():
             if hasattr(hook, "compute_weight"):  # torch.nn.utils.weight_norm and spectral_norm
@@ -205,6 +217,8 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
                 stored = weight if weight is not None else layer.running_mean
                 if stored is not None:
                     layer.num_features = stored.shape[0]
+            case nn.MultiheadAttention():
+                adapt(layer, sizes.get(path, ()))
             case nn.modules.rnn.RNNCellBase():
                 layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
             case nn.modules.rnn.RNNBase():

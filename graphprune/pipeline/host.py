@@ -185,6 +185,10 @@ class Host(Protocol):
     def keeps_code(self) -> bool:
         """Whether the user's own code is to run on the smaller tensors, which takes even splits for granted."""
 
+    @property
+    def made_by_code(self) -> frozenset[str]:
+        """Names of stored tensors that the user's code makes when it runs, of the size that it was written for."""
+
     def graph(self) -> Graph:
         """The graph that the analysis reads. Cheap: names, shapes and rules, no weight."""
 

@@ -1,0 +1,112 @@
+"""``nn.MultiheadAttention`` with heads of any size: what is left of the layer when heads or their units are removed.
+
+torch's own layer takes it for granted that the heads together are as wide as the input. :func:`adapt` makes a layer
+whose weights are no longer so an :class:`Attention`, which reads every size off its weights and the number of heads,
+and computes what torch's layer would: all masks, weights, dropout in training, either order of axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Attention(nn.MultiheadAttention):
+    """torch's layer, where heads need not share the width of the input evenly. Made by :func:`adapt` only."""
+
+    def _projections(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Weights and biases of queries, keys and values."""
+        if self.in_proj_weight is not None:
+            weights = list(self.in_proj_weight.chunk(3))
+        else:
+            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
+        bias = self.in_proj_bias
+        return weights, [None] * 3 if bias is None else list(bias.split([len(weight) for weight in weights]))
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,  # noqa: FBT001, FBT002  # the signature of torch's layer
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,  # noqa: FBT001, FBT002
+        is_causal: bool = False,  # noqa: FBT001, FBT002
+    ) -> tuple[Tensor, Tensor | None]:
+        """As ``nn.MultiheadAttention.forward``."""
+        batched = query.dim() == 3
+        if batched and not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        elif not batched:
+            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        if is_causal and attn_mask is None:
+            raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
+        weights, biases = self._projections()
+        q, k, v = (F.linear(x, *each) for x, each in zip((query, key, value), zip(weights, biases), strict=True))
+        if self.bias_k is not None:
+            k, v = (torch.cat([x, more.expand(len(x), 1, -1)], 1) for x, more in ((k, self.bias_k), (v, self.bias_v)))
+        if self.add_zero_attn:
+            k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        mask = self._mask(attn_mask, key_padding_mask, q, k.shape[2])
+        scale = self.head_dim**-0.5  # of the original: units of a head that are gone added nothing
+        dropout = self.dropout if self.training else 0.0
+        shares: Tensor | None = None
+        if need_weights:
+            scores = (q * scale) @ k.transpose(-2, -1)
+            shares = (scores if mask is None else scores + mask).softmax(-1)
+            shares = F.dropout(shares, dropout) if dropout else shares
+            mixed = shares @ v
+            shares = shares.mean(1) if average_attn_weights else shares
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scale)
+        output = F.linear(mixed.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
+        if batched:
+            return (output if self.batch_first else output.transpose(0, 1)), shares
+        return output.squeeze(0), None if shares is None else shares.squeeze(0)
+
+    def _mask(self, attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, length: int) -> Tensor | None:
+        """What is added to the scores, ``b h q k``; the positions that the layer adds are seen by all."""
+        masks = []
+        if attn_mask is not None:
+            masks.append(attn_mask.unflatten(0, (-1, self.num_heads)) if attn_mask.dim() == 3 else attn_mask)
+        if padding is not None:
+            masks.append(padding[:, None, None])
+        found: Tensor | None = None
+        for mask in masks:
+            if mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf)  # noqa: PLW2901
+            each = F.pad(mask, (0, length - mask.shape[-1]))
+            found = each if found is None else found + each
+        return found
+
+
+def adapt(layer: nn.MultiheadAttention, resized: Sequence[tuple[int, int]]) -> None:
+    """Makes a layer with smaller weights compute with them, if torch's own code would not.
+
+    Args:
+        layer: The layer, with its new weights.
+        resized: Sizes that the graph has at this layer, and what became of them.
+    """
+    if type(layer) is not nn.MultiheadAttention:
+        return
+    stacked = layer.in_proj_weight
+    rows = layer.q_proj_weight.shape[0] if stacked is None else stacked.shape[0] // 3
+    columns = layer.q_proj_weight.shape[1] if stacked is None else stacked.shape[1]
+    if (rows, columns) == (layer.embed_dim, layer.embed_dim) and layer.out_proj.weight.shape == (rows, rows):
+        return
+    layer.__class__ = Attention
+    layer._qkv_same_embed_dim = False  # keeps the fused code of encoder layers away, which reads the old sizes
+    if rows != layer.embed_dim:
+        found = [new for old, new in resized if old == layer.num_heads and rows % new == 0]
+        layer.num_heads = found[0] if found else layer.num_heads
+    layer.embed_dim = columns
+    if stacked is not None:
+        layer.kdim = layer.vdim = columns
+    else:
+        layer.kdim, layer.vdim = layer.k_proj_weight.shape[1], layer.v_proj_weight.shape[1]

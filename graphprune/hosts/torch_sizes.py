@@ -1,0 +1,189 @@
+"""Sizes that the user's code computes from other sizes, set right where they are used.
+
+Much code takes a width for granted that pruning has changed, without any attribute that could be repaired: attention that
+ends in ``x.reshape(B, N, C)``, where ``C`` is the width of its input, or begins with ``C // num_heads``. The class can
+still be kept: its ``forward`` runs as it is, and the one number that a reshape is given wrongly is replaced. Which one
+follows from the graph, which has the shape of every result; that all are right is proven as for any other copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from graphprune.frontends.torch_graph import SPEC, Spec
+from graphprune.hosts.torch_host import TorchHost
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """One reshape of the user's code in which numbers are replaced.
+
+    Attributes:
+        rank: How many numbers it is given.
+        places: For the places of those that change, what the code says and what it must be.
+    """
+
+    rank: int
+    places: Mapping[int, tuple[int, int]]
+
+    def of(self, asked: Shape, n_elements: int) -> Shape | None:
+        """The shape to use for ``asked``, if this is the reshape that is meant and it fits so many elements."""
+        if len(asked) != self.rank or any(
+            not isinstance(asked[i], int) or asked[i] != old for i, (old, _) in self.places.items()
+        ):
+            return None
+        shape = tuple(self.places[i][1] if i in self.places else size for i, size in enumerate(asked))
+        return shape if _fits(shape, n_elements) else None
+
+
+@dataclass
+class Resized:
+    """The ``forward`` of a module, with numbers replaced that it gives to reshapes (:class:`Resize`).
+
+    An attribute of the module, so that copies and pickles of the module take it along.
+    """
+
+    module: nn.Module
+    resizes: tuple[Resize, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with _Shapes(self._shape):
+            return type(self.module).forward(self.module, *args, **kwargs)
+
+    def _shape(self, asked: Shape, x: Tensor) -> Shape:
+        found = (resize.of(asked, x.numel()) for resize in self.resizes)
+        return next((shape for shape in found if shape is not None), asked)
+
+
+class _Shapes(TorchFunctionMode):
+    """Shows the shape of every reshape to a function, and uses what it returns."""
+
+    def __init__(self, shape: Callable[[Shape, Tensor], Shape]) -> None:
+        super().__init__()
+        self._shape = shape
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls ``func``, with another shape if it is a reshape."""
+        kwargs = dict(kwargs or {})
+        if func in _RESHAPES:
+            x, *given = args
+            given = given or list(kwargs.values())
+            asked = tuple(given[0]) if given and isinstance(given[0], list | tuple) else tuple(given)
+            if all(isinstance(size, int | torch.SymInt) for size in asked):
+                return func(x, self._shape(asked, x))
+        return func(*args, **kwargs)
+
+
+_RESHAPES = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
+
+
+def resize_forwards(module: nn.Module, pruned: TorchHost, attempt: Callable[[], str]) -> tuple[str, ...]:
+    """Replaces numbers in reshapes of a module's code such that it computes what the pruned graph does.
+
+    Args:
+        module: A copy of the user's module with smaller tensors; forwards of its parts are changed.
+        pruned: The pruned graph.
+        attempt: Runs the module on the example, and says why it does not compute what it should; empty if it does.
+
+    Returns:
+        The paths of the parts whose ``forward`` was changed; none, and nothing changed, if that does not help.
+    """
+    expected = _expected(pruned)
+    found = _Found()
+    with _watched(module, expected, found):
+        attempt()
+    layers = dict(module.named_modules())
+    paths = tuple(path for path in found.resizes if path in layers and "forward" not in vars(layers[path]))
+    for path in paths:
+        layers[path].forward = Resized(layers[path], tuple(found.resizes[path]))  # type: ignore[method-assign]
+    if paths and not attempt():
+        return paths
+    for path in paths:
+        del layers[path].forward
+    return ()
+
+
+def _expected(pruned: TorchHost) -> dict[str, list[Shape]]:
+    """For each module, the shapes of the results that its own code computes, in order."""
+    found: dict[str, list[Shape]] = {}
+    for node in pruned.program.nodes:
+        spec = node.meta.get(SPEC)
+        if node.op != "call_function" or not isinstance(spec, Spec):
+            continue
+        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+        found.setdefault(stack[-1] if stack else "", []).append(tuple(spec.shape))
+    return found
+
+
+@dataclass
+class _Found:
+    """What a run with watched reshapes has found: by module, the reshapes to change."""
+
+    resizes: dict[str, list[Resize]] = field(default_factory=dict)
+    inside: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _watched(module: nn.Module, expected: Mapping[str, Sequence[Shape]], found: _Found) -> Iterator[None]:
+    """Runs of ``module`` set reshapes right that give shapes which the graph has not, and note how."""
+
+    def shape(asked: Shape, x: Tensor) -> Shape:
+        path = found.inside[-1] if found.inside else ""
+        known = expected.get(path, ())
+        if _full(asked, x.numel()) in known:
+            return asked
+        places = min(
+            (_places(asked, each) for each in known if len(each) == len(asked) and prod(each) == x.numel()),
+            key=len,
+            default={},
+        )
+        if not places:
+            return asked
+        resize = Resize(len(asked), places)
+        mine = found.resizes.setdefault(path, [])
+        if resize not in mine:
+            mine.append(resize)
+        return resize.of(asked, x.numel()) or asked
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda *_: found.inside.append(path)
+
+    def leave(*_: Any) -> None:
+        found.inside.pop()
+
+    with ExitStack() as stack:
+        for path, layer in module.named_modules():
+            stack.callback(layer.register_forward_pre_hook(enter(path)).remove)
+            stack.callback(layer.register_forward_hook(leave, always_call=True).remove)
+        stack.enter_context(_Shapes(shape))
+        yield
+
+
+def _places(asked: Shape, shape: Shape) -> dict[int, tuple[int, int]]:
+    """Where numbers that were asked for differ from a shape; a size that is left open (-1) does not."""
+    return {i: (old, new) for i, (old, new) in enumerate(zip(asked, shape, strict=True)) if old not in (-1, new)}
+
+
+def _full(asked: Shape, n_elements: int) -> Shape:
+    """A shape without the size that is left open, if it fits."""
+    if -1 not in asked or not _fits(asked, n_elements):
+        return asked
+    return tuple(n_elements // max(1, -prod(asked)) if size == -1 else size for size in asked)
+
+
+def _fits(shape: Shape, n_elements: int) -> bool:
+    if -1 in shape:
+        return -prod(shape) > 0 and n_elements % -prod(shape) == 0
+    return prod(shape) == n_elements
