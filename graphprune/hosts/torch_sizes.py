@@ -142,7 +142,7 @@ def _watched(module: nn.Module, expected: Mapping[str, Sequence[Shape]], found: 
     def shape(asked: Shape, x: Tensor) -> Shape:
         path = found.inside[-1] if found.inside else ""
         known = expected.get(path, ())
-        if _full(asked, x.numel()) in known:
+        if _fits(asked, x.numel()) and _full(asked, x.numel()) in known:
             return asked
         places = min(
             (_places(asked, each) for each in known if len(each) == len(asked) and prod(each) == x.numel()),
