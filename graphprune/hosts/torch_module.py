@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_attention import adapt
+from graphprune.hosts.torch_batch import graph_module
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_sizes import resize_forwards
@@ -66,10 +67,8 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> tupl
         module, reason = sliced_module(pruned.source, original, pruned, sums)
         if module is not None:
             return module, reason
-    return _detached(pruned), (
-        "the module is a graph module of torch.export, without dropout and without the methods of your class, "
-        f"since {reason}"
-    )
+    graph, note = graph_module(state, original, pruned, reason)
+    return _detached(graph), note
 
 
 def sliced_module(
