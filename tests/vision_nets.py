@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 N_CLASSES = 5
 
@@ -291,7 +291,7 @@ class Attention(nn.Module):
         self.attn_drop, self.proj_drop = nn.Dropout(0.1), nn.Dropout(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape  # noqa: N806
+        B, N, C = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.num_heads, C // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv[0], qkv[1], qkv[2]
         attn = self.attn_drop(((q * self.scale) @ k.transpose(-2, -1)).softmax(-1))
@@ -312,7 +312,7 @@ class BeitAttention(nn.Module):
         self.register_buffer("index", index[:, None] - index[None, :] + n - 1, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape  # noqa: N806
+        B, N, C = x.shape
         qkv = F.linear(x, self.qkv.weight, torch.cat((self.q_bias, self.k_bias, self.v_bias)))
         qkv = qkv.reshape(B, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
@@ -330,7 +330,7 @@ class ClassAttention(nn.Module):
         self.q, self.k, self.v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, N, C = x.shape  # noqa: N806
+        B, N, C = x.shape
         q = self.q(x[:, 0]).unsqueeze(1).reshape(B, 1, self.num_heads, C // self.num_heads).permute(0, 2, 1, 3)
         k = self.k(x).reshape(B, N, self.num_heads, C // self.num_heads).permute(0, 2, 1, 3)
         v = self.v(x).reshape(B, N, self.num_heads, C // self.num_heads).permute(0, 2, 1, 3)
@@ -580,7 +580,7 @@ class WindowBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        B, H, W, C = x.shape  # noqa: N806
+        B, H, W, C = x.shape
         s = self.window
         y = torch.roll(self.norm1(x), (-self.shift, -self.shift), (1, 2))
         y = y.view(B, H // s, s, W // s, s, C).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s, C)
@@ -648,7 +648,10 @@ class PoolBlock(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(1, c), nn.GroupNorm(1, c)
-        self.pool, self.mlp = nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.Sequential(conv(c, 4 * c, 1), nn.Conv2d(4 * c, c, 1))
+        self.pool, self.mlp = (
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+            nn.Sequential(conv(c, 4 * c, 1), nn.Conv2d(4 * c, c, 1)),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm1(x)

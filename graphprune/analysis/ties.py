@@ -1,6 +1,6 @@
 """Groups that must keep equal parts: the pieces of an axis that the user's code takes apart evenly.
 
-A graph has the size of every piece written down, so the pieces of a split may lose different numbers of units. Code like
+A graph has the size of every piece written down, so the pieces of a split may lose different numbers of units. Code as
 ``x.chunk(2, 1)`` or ``x[:, : x.shape[1] // 2]`` takes equal pieces whatever the axis: a module can be pruned in place
 only if the pieces stay equal. This is read off the rules: an operand's axis that is a sum, of which results are parts.
 """
@@ -112,11 +112,11 @@ class _Pairs:
             return
         segments = list(_segments(_parts(a), _parts(b)))
         if a.size == b.size and len(segments) > 1:
-            for x, y in segments:
-                if len(x) == len(y) == 1:
-                    self.align(x[0], y[0])
+            for left, right in segments:
+                if len(left) == len(right) == 1:
+                    self.align(left[0], right[0])
                 else:
-                    self._join((*x, *y))
+                    self._join((*left, *right))
             return
         self._join((*_parts(a), *_parts(b)))
 

@@ -7,7 +7,7 @@ and computes what torch's layer would: all masks, weights, dropout in training, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +17,21 @@ from torch.nn import functional as F  # noqa: N812
 class Attention(nn.MultiheadAttention):
     """torch's layer, where heads need not share the width of the input evenly. Made by :func:`adapt` only."""
 
-    def _projections(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Weights and biases of queries, keys and values."""
+    def _projected(self, *inputs: Tensor) -> Iterator[Tensor]:
+        """Queries, keys and values, ``b s (h d)``."""
         if self.in_proj_weight is not None:
-            weights = list(self.in_proj_weight.chunk(3))
+            weights = self.in_proj_weight.chunk(3)
         else:
-            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
-        bias = self.in_proj_bias
-        return weights, [None] * 3 if bias is None else list(bias.split([len(weight) for weight in weights]))
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        start = 0
+        for x, weight in zip(inputs, weights, strict=True):
+            end = start + len(weight)
+            yield F.linear(x, weight, None if self.in_proj_bias is None else self.in_proj_bias[start:end])
+            start = end
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``b s (h d) -> b h s d``."""
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
     def forward(
         self,
@@ -32,10 +39,10 @@ class Attention(nn.MultiheadAttention):
         key: Tensor,
         value: Tensor,
         key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,  # noqa: FBT001, FBT002  # the signature of torch's layer
+        need_weights: bool = True,  # the signature of torch's layer
         attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,  # noqa: FBT001, FBT002
-        is_causal: bool = False,  # noqa: FBT001, FBT002
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As ``nn.MultiheadAttention.forward``."""
         batched = query.dim() == 3
@@ -46,13 +53,12 @@ class Attention(nn.MultiheadAttention):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         if is_causal and attn_mask is None:
             raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
-        weights, biases = self._projections()
-        q, k, v = (F.linear(x, *each) for x, each in zip((query, key, value), zip(weights, biases), strict=True))
-        if self.bias_k is not None:
+        q, k, v = self._projected(query, key, value)
+        if self.bias_k is not None and self.bias_v is not None:
             k, v = (torch.cat([x, more.expand(len(x), 1, -1)], 1) for x, more in ((k, self.bias_k), (v, self.bias_v)))
         if self.add_zero_attn:
             k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        q, k, v = self._heads(q), self._heads(k), self._heads(v)
         mask = self._mask(attn_mask, key_padding_mask, q, k.shape[2])
         scale = self.head_dim**-0.5  # of the original: units of a head that are gone added nothing
         dropout = self.dropout if self.training else 0.0
@@ -74,13 +80,15 @@ class Attention(nn.MultiheadAttention):
         """What is added to the scores, ``b h q k``; the positions that the layer adds are seen by all."""
         masks = []
         if attn_mask is not None:
-            masks.append(attn_mask.unflatten(0, (-1, self.num_heads)) if attn_mask.dim() == 3 else attn_mask)
+            masks.append(
+                attn_mask.view(-1, self.num_heads, *attn_mask.shape[1:]) if attn_mask.dim() == 3 else attn_mask
+            )
         if padding is not None:
             masks.append(padding[:, None, None])
         found: Tensor | None = None
         for mask in masks:
             if mask.dtype == torch.bool:
-                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf)  # noqa: PLW2901
+                mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(mask, -torch.inf)
             each = F.pad(mask, (0, length - mask.shape[-1]))
             found = each if found is None else found + each
         return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.export import Dim, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from graphprune.analysis.groups import analyze_graph
+from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import GraphpruneError
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_trace import Example
@@ -44,7 +46,7 @@ def with_any_batch(state: State, original: TorchHost, pruned: TorchHost) -> Torc
     if size is None:
         return None
     twice = _twice(original.example, size)
-    open_sizes = ShapesCollection()
+    open_sizes: Any = ShapesCollection()  # type: ignore[no-untyped-call]
     for leaf in pytree.tree_leaves(twice):
         if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 2 * size:
             open_sizes[leaf] = {0: Dim.AUTO}
@@ -76,7 +78,21 @@ def graph_module(state: State, original: TorchHost, pruned: TorchHost, reason: s
     """
     found = None if pruned.is_meta else with_any_batch(state, original, pruned)
     costs = costs_of_graph(original, any_batch=found is not None)
-    return found or pruned, f"the module is a graph module of torch.export, since {reason}; it is {costs}"
+    uneven = ", ".join(f"'{tie.groups[0].name}'" for tie in _broken(state, original))
+    told = f" (the pieces of {uneven}, which the code splits evenly, did not stay equal)" if uneven else ""
+    return found or pruned, f"the module is a graph module of torch.export, since {reason}{told}; it is {costs}"
+
+
+def _broken(state: State, original: TorchHost) -> list[Tie]:
+    """The ties that a plan does not keep: they stood in the way of a target, or the plan is somebody's own."""
+    if state.analysis is None:
+        return []
+    kept = {g.name: len(state.kept[g.factor]) / g.size for g in state.analysis.groups if g.factor in state.kept}
+    return [
+        tie
+        for tie in find_ties(state.analysis, original.made_by_code)
+        if len(parts := {kept.get(group.name, 1.0) for group in tie.groups}) > 1 or (tie.whole and parts != {1.0})
+    ]
 
 
 def costs_of_graph(original: TorchHost, *, any_batch: bool) -> str:

@@ -186,7 +186,7 @@ def _detached(pruned: TorchHost) -> nn.Module:
 def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> None:
     """Sets the attributes of torch's own layers from the shapes of their tensors."""
     counts = _resized(original, pruned, ("groups", "num_groups"))
-    sizes = _resized(original, pruned)
+    resized = _resized(original, pruned)
     for path, layer in module.named_modules(remove_duplicate=False):
         for hook in layer._forward_pre_hooks.values():
             if hasattr(hook, "compute_weight"):  # torch.nn.utils.weight_norm and spectral_norm
@@ -217,7 +217,7 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
                 if stored is not None:
                     layer.num_features = stored.shape[0]
             case nn.MultiheadAttention():
-                adapt(layer, sizes.get(path, ()))
+                adapt(layer, resized.get(path, ()))
             case nn.modules.rnn.RNNCellBase():
                 layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
             case nn.modules.rnn.RNNBase():

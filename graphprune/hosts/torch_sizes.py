@@ -1,6 +1,6 @@
 """Sizes that the user's code computes from other sizes, set right where they are used.
 
-Much code takes a width for granted that pruning has changed, without any attribute that could be repaired: attention that
+Code may take a width for granted that pruning has changed, without an attribute that could be repaired: attention that
 ends in ``x.reshape(B, N, C)``, where ``C`` is the width of its input, or begins with ``C // num_heads``. The class can
 still be kept: its ``forward`` runs as it is, and the one number that a reshape is given wrongly is replaced. Which one
 follows from the graph, which has the shape of every result; that all are right is proven as for any other copy.
@@ -57,6 +57,7 @@ class Resized:
     resizes: tuple[Resize, ...]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As the ``forward`` of the module's class."""
         with _Shapes(self._shape):
             return type(self.module).forward(self.module, *args, **kwargs)
 
@@ -105,13 +106,19 @@ def resize_forwards(module: nn.Module, pruned: TorchHost, attempt: Callable[[], 
     with _watched(module, expected, found):
         attempt()
     layers = dict(module.named_modules())
-    paths = tuple(path for path in found.resizes if path in layers and "forward" not in vars(layers[path]))
-    for path in paths:
-        layers[path].forward = Resized(layers[path], tuple(found.resizes[path]))  # type: ignore[method-assign]
-    if paths and not attempt():
-        return paths
-    for path in paths:
-        del layers[path].forward
+    before = {path: vars(layers[path]).get("forward") for path in found.resizes if path in layers}
+    if not before or not all(forward is None or isinstance(forward, Resized) for forward in before.values()):
+        return ()
+    for path, forward in before.items():
+        known = forward.resizes if forward is not None else ()
+        layers[path].__dict__["forward"] = Resized(layers[path], (*found.resizes[path], *known))
+    if not attempt():
+        return tuple(before)
+    for path, forward in before.items():
+        if forward is None:
+            del layers[path].__dict__["forward"]
+        else:
+            layers[path].__dict__["forward"] = forward
     return ()
 
 

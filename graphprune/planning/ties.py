@@ -101,7 +101,7 @@ def join(model: CostModel, ties: Sequence[Tie]) -> Joint:
 
 def tied_still(ties: Iterable[Tie], gone: AbstractSet[str]) -> tuple[Tie, ...]:
     """What is left of ties when some stored tensors go with blocks that are left out."""
-    left = (replace(tie, groups=tuple(g for g in tie.groups if not gone.issuperset(g.tensors))) for tie in ties)
+    left = (replace(tie, groups=tuple(g for g in tie.groups if not gone >= set(g.tensors))) for tie in ties)
     return tuple(tie for tie in left if tie.groups and (tie.whole or len(tie.groups) > 1))
 
 
