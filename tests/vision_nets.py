@@ -298,6 +298,23 @@ class Attention(nn.Module):
         return self.proj_drop(self.proj((attn @ v).transpose(1, 2).reshape(B, N, C)))
 
 
+class FoldedAttention(nn.Module):
+    """Heads beside the batch, three pieces of equal width by a number that the input gives."""
+
+    def __init__(self, dim: int, num_heads: int = 4) -> None:
+        super().__init__()
+        self.heads = num_heads
+        self.qkv, self.proj = nn.Linear(dim, dim * 3), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        d = c // self.heads
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, d)).permute(2, 0, 3, 1, 4)
+        q, k, v = (y.reshape(b * self.heads, n, d) for y in qkv)
+        attn = torch.softmax(torch.bmm(q, k.transpose(1, 2)) * d**-0.5, -1)
+        return self.proj(torch.bmm(attn, v).view(b, self.heads, n, d).transpose(1, 2).reshape(b, n, c))
+
+
 class BeitAttention(nn.Module):
     """A bias table for relative positions, a bias without one for keys, ``reshape(B, N, C)``."""
 
@@ -748,6 +765,7 @@ NETS: dict[str, Callable[[], Made]] = {
     "edgenext": lambda: _image(Classifier(conv(16, 32, 3, 2), SplitDepthwise(32), out=32)),
     "repvgg": lambda: _image(Classifier(RepBlock(16, 32, 2), RepBlock(32, 32), out=32)),
     "vit": lambda: _image(Vit(Block(32, Attention(32)), Block(32, Attention(32)))),
+    "folded heads": lambda: _image(Vit(Block(32, FoldedAttention(32)), Block(32, FoldedAttention(32)))),
     "beit": lambda: _image(Vit(Block(32, BeitAttention(32)), Block(32, BeitAttention(32)))),
     "cait": lambda: _image(Vit(Block(32, Attention(32)), ClassBlock(32, ClassAttention(32)))),
     "multihead": lambda: _image(Vit(Block(32, SelfAttention(32)), Block(32, SelfAttention(32, need_weights=True)))),

@@ -19,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from graphprune.analysis.groups import analyze_graph
 from graphprune.analysis.ties import Tie, find_ties
-from graphprune.errors import GraphpruneError
-from graphprune.hosts.torch_host import TorchHost
-from graphprune.hosts.torch_trace import Example
+from graphprune.errors import GraphpruneError, first_line
+from graphprune.hosts.torch_host import TorchHost, to_numpy
+from graphprune.hosts.torch_trace import Example, inference
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.pipeline.host import Array
@@ -59,6 +59,42 @@ def with_any_batch(state: State, original: TorchHost, pruned: TorchHost) -> Torc
         return cut if cut is not None and _agrees(cut, pruned, size) else None
     except (GraphpruneError, ValueError):  # the model may need the batch that it was given
         return None
+
+
+def wrong_in_batches(module: nn.Module, original: TorchHost, pruned: TorchHost) -> str:
+    """Why a module does not compute on two batches at once what the pruned graph does one by one; empty if it does.
+
+    Nothing is said where the user's own module does not take two batches, or computes something else on them.
+    """
+    size = batch_size(original.example)
+    if original.source is None or size is None or original.pinned:
+        return ""
+    inputs = [pruned.example_inputs(seed) for seed in (0, 1)]
+    both = original.arguments({name: _joined([each[name] for each in inputs], size) for name in inputs[0]})
+    try:
+        apart = [_called(original.source, original.arguments(each)) for each in inputs]
+        if not _close(_called(original.source, both), _together(apart, size)):
+            return ""
+    except Exception:  # noqa: BLE001  # it may need the batch that it was given
+        return ""
+    try:
+        got = _called(module, both)
+    except Exception as error:  # noqa: BLE001
+        return f"with another batch it fails with '{first_line(error)}'"
+    wanted = [dict(enumerate(pruned.run(each).values())) for each in inputs]
+    return "" if _close(got, _together(wanted, size)) else "its outputs differ with another batch"
+
+
+def _called(module: nn.Module, arguments: Example) -> dict[int, Array]:
+    with inference(module), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        leaves = pytree.tree_leaves(module(*arguments[0], **arguments[1]))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    return {i: to_numpy(tensor) for i, tensor in enumerate(tensors)}
+
+
+def _together(outputs: list[dict[int, Array]], size: int) -> dict[int, Array]:
+    return {i: _joined([each[i] for each in outputs], size) for i in outputs[0]}
 
 
 def batch_size(example: Example) -> int | None:
@@ -157,7 +193,7 @@ def _joined(arrays: list[Array], size: int) -> Array:
     return np.concatenate(arrays) if arrays[0].ndim and arrays[0].shape[0] == size else arrays[0]
 
 
-def _close(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> bool:
+def _close(got: Mapping[Any, Array], wanted: Mapping[Any, Array]) -> bool:
     if [each.shape for each in got.values()] != [each.shape for each in wanted.values()]:
         return False
     for a, b in zip(got.values(), wanted.values(), strict=True):

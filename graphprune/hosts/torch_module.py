@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_attention import adapt
-from graphprune.hosts.torch_batch import graph_module
+from graphprune.hosts.torch_batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_sizes import resize_forwards
@@ -114,12 +114,13 @@ def sliced_module(
         reason = reason or found
     for k in (-1, 0):  # attributes as they were, then all that may have changed
         _apply(module, [ways[k] for ways in choices.values()], list(choices))
-        parts = resize_forwards(module, pruned, lambda: _difference(module, pruned, examples, expected))
-        if parts:
-            told = (
-                "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape, "
-                f"in the forward of {', '.join(repr(part) for part in parts)}"
-            )
+        told = resize_forwards(
+            module,
+            pruned,
+            lambda: _difference(module, pruned, examples[:1], expected[:1]),
+            lambda: _difference(module, pruned, examples, expected) or wrong_in_batches(module, original, pruned),
+        )
+        if told:
             return module, f"{note}; {told}" if note else told
     return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
 

@@ -30,7 +30,8 @@ class Resize:
 
     Attributes:
         rank: How many numbers it is given.
-        places: For the places of those that change, what the code says and what it must be.
+        places: For the places of those that change, what the code says and what it must be. Multiples of the one become
+            multiples of the other: a place may hold the batch too, as in ``view(B * heads, N, d)``.
     """
 
     rank: int
@@ -39,11 +40,13 @@ class Resize:
     def of(self, asked: Shape, n_elements: int) -> Shape | None:
         """The shape to use for ``asked``, if this is the reshape that is meant and it fits so many elements."""
         if len(asked) != self.rank or any(
-            not isinstance(asked[i], int) or asked[i] != old for i, (old, _) in self.places.items()
+            not isinstance(asked[i], int) or asked[i] <= 0 or asked[i] % old for i, (old, _) in self.places.items()
         ):
             return None
-        shape = tuple(self.places[i][1] if i in self.places else size for i, size in enumerate(asked))
-        return shape if _fits(shape, n_elements) else None
+        shape = list(asked)
+        for i, (old, new) in self.places.items():
+            shape[i] = shape[i] // old * new
+        return tuple(shape) if _fits(tuple(shape), n_elements) else None
 
 
 @dataclass
@@ -78,6 +81,13 @@ class _Shapes(TorchFunctionMode):
     ) -> Any:
         """Calls ``func``, with another shape if it is a reshape."""
         kwargs = dict(kwargs or {})
+        if func in _UNFLATTENS:
+            named = dict(zip(("input", "dim", "sizes"), args, strict=False)) | kwargs
+            x, dim, sizes = named["input"], named["dim"], tuple(named["sizes"])
+            if isinstance(dim, int):
+                dim %= x.dim()
+                asked = (*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+                return func(x, dim, self._shape(asked, x)[dim : dim + len(sizes)])
         if func in _RESHAPES:
             x, *given = args
             given = given or list(kwargs.values())
@@ -88,38 +98,43 @@ class _Shapes(TorchFunctionMode):
 
 
 _RESHAPES = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
+_UNFLATTENS = frozenset({Tensor.unflatten, torch.unflatten})
 
 
-def resize_forwards(module: nn.Module, pruned: TorchHost, attempt: Callable[[], str]) -> tuple[str, ...]:
+def resize_forwards(module: nn.Module, pruned: TorchHost, run: Callable[[], str], attempt: Callable[[], str]) -> str:
     """Replaces numbers in reshapes of a module's code such that it computes what the pruned graph does.
 
     Args:
         module: A copy of the user's module with smaller tensors; forwards of its parts are changed.
         pruned: The pruned graph.
-        attempt: Runs the module on the example, and says why it does not compute what it should; empty if it does.
+        run: Runs the module on the example.
+        attempt: Says why the module does not compute what it should; empty if it does.
 
     Returns:
-        The paths of the parts whose ``forward`` was changed; none, and nothing changed, if that does not help.
+        What to tell the user; empty, and nothing changed, if that does not help.
     """
     expected = _expected(pruned)
     found = _Found()
     with _watched(module, expected, found):
-        attempt()
+        run()
     layers = dict(module.named_modules())
     before = {path: vars(layers[path]).get("forward") for path in found.resizes if path in layers}
     if not before or not all(forward is None or isinstance(forward, Resized) for forward in before.values()):
-        return ()
+        return ""
     for path, forward in before.items():
         known = forward.resizes if forward is not None else ()
         layers[path].__dict__["forward"] = Resized(layers[path], (*found.resizes[path], *known))
     if not attempt():
-        return tuple(before)
+        return (
+            "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape, in "
+            f"the forward of {', '.join(repr(path) for path in before)}"
+        )
     for path, forward in before.items():
         if forward is None:
             del layers[path].__dict__["forward"]
         else:
             layers[path].__dict__["forward"] = forward
-    return ()
+    return ""
 
 
 def _expected(pruned: TorchHost) -> dict[str, list[Shape]]:
@@ -147,7 +162,9 @@ def _watched(module: nn.Module, expected: Mapping[str, Sequence[Shape]], found: 
     """Runs of ``module`` set reshapes right that give shapes which the graph has not, and note how."""
 
     def shape(asked: Shape, x: Tensor) -> Shape:
-        path = found.inside[-1] if found.inside else ""
+        if not found.inside:  # what others compute meanwhile
+            return asked
+        path = found.inside[-1]
         known = expected.get(path, ())
         if _fits(asked, x.numel()) and _full(asked, x.numel()) in known:
             return asked
