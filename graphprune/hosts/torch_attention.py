@@ -1,13 +1,13 @@
 """``nn.MultiheadAttention`` with heads of any size: what is left of the layer when heads or their units are removed.
 
-torch's own layer takes it for granted that the heads together are as wide as the input. :func:`adapt` makes a layer
+torch's own layer takes it for granted that the heads together are as wide as the input. :func:`adapt_attention` makes a layer
 whose weights are no longer so an :class:`Attention`, which reads every size off its weights and the number of heads,
 and computes what torch's layer would: all masks, weights, dropout in training, either order of axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class Attention(nn.MultiheadAttention):
-    """torch's layer, where heads need not share the width of the input evenly. Made by :func:`adapt` only."""
+    """torch's layer, where heads need not share the width of the input evenly. Made by :func:`adapt_attention` only."""
 
     def _projected(self, *inputs: Tensor) -> Iterator[Tensor]:
         """Queries, keys and values, ``b s (h d)``."""
@@ -94,15 +94,19 @@ class Attention(nn.MultiheadAttention):
         return found
 
 
-def adapt(layer: nn.MultiheadAttention, resized: Sequence[tuple[int, int]]) -> None:
-    """Makes a layer with smaller weights compute with them, if torch's own code would not.
+def adapt_attention(module: nn.Module, resized: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+    """Makes attention layers with smaller weights compute with them, where torch's own code would not.
 
     Args:
-        layer: The layer, with its new weights.
-        resized: Sizes that the graph has at this layer, and what became of them.
+        module: A copy of the user's module, with its new weights.
+        resized: For each path, sizes that the graph has there and what became of them.
     """
-    if type(layer) is not nn.MultiheadAttention:
-        return
+    for path, layer in module.named_modules(remove_duplicate=False):
+        if type(layer) is nn.MultiheadAttention:
+            _adapt(layer, resized.get(path, ()))
+
+
+def _adapt(layer: nn.MultiheadAttention, resized: Sequence[tuple[int, int]]) -> None:
     stacked = layer.in_proj_weight
     rows = layer.q_proj_weight.shape[0] if stacked is None else stacked.shape[0] // 3
     columns = layer.q_proj_weight.shape[1] if stacked is None else stacked.shape[1]

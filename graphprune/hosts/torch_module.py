@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
-from graphprune.hosts.torch_attention import adapt
+from graphprune.hosts.torch_attention import adapt_attention
 from graphprune.hosts.torch_batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
@@ -96,6 +96,7 @@ def sliced_module(
         return None, f"the module of class '{type(source).__name__}' cannot be copied: {error}"
     with inference(module):  # a parametrization may change its buffers when it is read in training mode
         _repair_known(module, original, pruned)
+        adapt_attention(module, _resized(original, pruned))
     examples = [pruned.example_inputs(0)]
     expected = [list(pruned.run(examples[0]).values())]
     try:
@@ -187,7 +188,6 @@ def _detached(pruned: TorchHost) -> nn.Module:
 def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> None:
     """Sets the attributes of torch's own layers from the shapes of their tensors."""
     counts = _resized(original, pruned, ("groups", "num_groups"))
-    resized = _resized(original, pruned)
     for path, layer in module.named_modules(remove_duplicate=False):
         for hook in layer._forward_pre_hooks.values():
             if hasattr(hook, "compute_weight"):  # torch.nn.utils.weight_norm and spectral_norm
@@ -217,8 +217,6 @@ def _repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> 
                 stored = weight if weight is not None else layer.running_mean
                 if stored is not None:
                     layer.num_features = stored.shape[0]
-            case nn.MultiheadAttention():
-                adapt(layer, resized.get(path, ()))
             case nn.modules.rnn.RNNCellBase():
                 layer.hidden_size, layer.input_size = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
             case nn.modules.rnn.RNNBase():
