@@ -1,8 +1,8 @@
 """``nn.MultiheadAttention`` with heads of any size: what is left of the layer when heads or their units are removed.
 
-torch's own layer takes it for granted that the heads together are as wide as the input. :func:`adapt_attention` makes a layer
-whose weights are no longer so an :class:`Attention`, which reads every size off its weights and the number of heads,
-and computes what torch's layer would: all masks, weights, dropout in training, either order of axes.
+torch's own layer takes it for granted that the heads together are as wide as the input. :func:`adapt_attention` makes a
+layer whose weights are no longer so an :class:`Attention`, which reads every size off its weights and the number of
+heads, and computes what torch's layer would: all masks, weights, dropout in training, either order of axes.
 """
 
 from __future__ import annotations
