@@ -158,7 +158,7 @@ def _search(module: nn.Module, candidates: Candidates, base: Changes, uses: Sequ
         apply_changes(module, candidates, present, wanted)
         present = wanted
         if not _failing(module, uses):
-            return _shrunk(module, candidates, base, parts, uses)
+            return shrunk(module, candidates, base, parts, uses)
     apply_changes(module, candidates, present, base)
     return None
 
@@ -169,7 +169,13 @@ def _trials(all_ways: Sequence[Sequence[Changes]]) -> Iterator[list[Changes]]:
         yield [ways[k] for ways, k in zip(all_ways, options, strict=True)]
 
 
-def _shrunk(
+def likeliest(candidates: Candidates, use: Use) -> list[Changes]:
+    """For all numbers that reach torch's functions in a use and may have changed: what they most likely became."""
+    reached = reaching(probe_of(candidates.source), candidates.spots, use.run)
+    return [ways[0] for ways in candidates.ways(frozenset(reached), ()) if ways[0]]
+
+
+def shrunk(
     module: nn.Module, candidates: Candidates, base: Changes, parts: Sequence[Changes], uses: Sequence[Use]
 ) -> Changes:
     """What is left when every change that the uses can do without is taken back; those seen least likely go first."""

@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, first_line
-from graphprune.hosts.torch_attributes import Candidates, Changes, Use, apply_changes, fit
 from graphprune.hosts.torch_attention import adapt_attention
+from graphprune.hosts.torch_attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
 from graphprune.hosts.torch_batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_constructor import constructed_changes
@@ -149,26 +149,25 @@ def _with_resizes(
     decoding: Decoding | None,
     hosts: tuple[TorchHost, TorchHost],
 ) -> tuple[Changes, str]:
-    """Replaces sizes where code gives them to reshapes, with the user's numbers or those that constructors tie to sizes.
+    """Replaces sizes where code gives them to reshapes; with the user's numbers if that will do, else with new ones.
 
     Returns:
         The changed numbers and what to tell the user; empty if that does not help.
     """
     original, pruned = hosts
-    for changes in ({}, constructed_changes(candidates.source, module)):
-        apply_changes(module, candidates, {}, changes)
-        told = resize_forwards(
-            module,
-            pruned,
-            lambda: forward.judge(module),
-            lambda: (
-                forward.judge(module)
-                or ("" if decoding is None else decoding.judge(module))
-                or wrong_in_batches(module, original, pruned)
-            ),
+
+    def judge(module: nn.Module) -> str:
+        return (
+            forward.judge(module)
+            or ("" if decoding is None else decoding.judge(module))
+            or wrong_in_batches(module, original, pruned)
         )
-        if told:
-            return changes, told
+
+    for parts in ([], [constructed_changes(candidates.source, module)], likeliest(candidates, forward)):
+        changes = {spot: value for part in parts for spot, value in part.items()}
+        apply_changes(module, candidates, {}, changes)
+        if told := resize_forwards(module, pruned, lambda: forward.judge(module), lambda: judge(module)):
+            return shrunk(module, candidates, {}, parts, [Use("resized", forward.run, judge)]), told
         apply_changes(module, candidates, changes, {})
     return {}, ""
 
