@@ -28,6 +28,7 @@ from graphprune.hosts.torch_sizes import Resize
         ("sections", 0.5),
         ("c2psa", 0.3),
         ("beit", 0.3),
+        ("folded heads", 0.5),
         ("cait", 0.5),
         ("encoder", 0.3),
         ("detr", 0.5),
