@@ -33,6 +33,7 @@ from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, draws, export, functional, normal_form, split_example
+from graphprune.hosts.torch_untouched import untouched
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
@@ -110,7 +111,8 @@ class TorchHost:
             if example_inputs is None:
                 raise ModelError("a module needs example inputs to be traced; pass a tuple or a mapping of tensors")
             example = split_example(example_inputs)
-            program, example, pinned = export(model, example, dynamic_shapes)
+            with untouched(model):
+                program, example, pinned = export(model, example, dynamic_shapes)
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
         spec = program.call_spec

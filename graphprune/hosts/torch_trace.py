@@ -7,10 +7,8 @@ named (an axis that is cut down to size one must stay).
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from keyword import iskeyword
@@ -27,6 +25,8 @@ from graphprune.errors import ModelError
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import OPEN
 from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute, has_example
+from graphprune.hosts.torch_quiet import quiet
+from graphprune.hosts.torch_untouched import untouched
 from graphprune.hosts.torch_values import GivenValues, read_values
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -54,22 +54,6 @@ def split_example(example: tuple[Any, ...] | Mapping[str, Any] | torch.Tensor) -
     if isinstance(example, Mapping):
         return _distinct(((), dict(example)))
     return _distinct((tuple(example), {}))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the exporters' warnings and logs from the user: what goes wrong is raised."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 @contextmanager
@@ -189,7 +173,8 @@ def _with_values(
     if dynamic_shapes is not None:  # values may depend on the sizes that are to stay open
         return None
     try:
-        noted = read_values(model, *example)
+        with untouched(model, runs=True):
+            noted = read_values(model, *example)
         noted = noted.constants() if constants else noted
         if not noted:
             return None
