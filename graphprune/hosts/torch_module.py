@@ -24,6 +24,8 @@ from graphprune.errors import ModelError, first_line
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_bypass import bypass_modules
 from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_other_ways import other_ways_notes
+from graphprune.hosts.torch_runs import host_pairs, replaced_tensors
 from graphprune.hosts.torch_trace import inference
 from graphprune.pipeline.state import State
 
@@ -32,6 +34,8 @@ TOLERANCE = 1e-5
 
 ATTEMPTS = 256
 """Combinations of attribute values that are tried."""
+
+_WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
 _SIZED_BY_HAND = (nn.Unflatten, nn.ChannelShuffle, nn.LayerNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
 """Layers of torch's own whose sizes may show in none of their tensors."""
@@ -55,15 +59,19 @@ def pruned_module(state: State) -> tuple[nn.Module | None, str]:
 
 
 def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> tuple[nn.Module, str]:
-    reason = "the model was given as an exported program"
+    reason = "the model was given as an exported program" if pruned.source is None else ""
     if pruned.is_meta:
         reason = "weights on the meta device have no values, with which a copy of your class could be proven"
     elif pruned.source is not None:
         removed = state.removed if state.analysis is not None else ()
         sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
-        module, reason = sliced_module(pruned.source, original, pruned, sums)
-        if module is not None:
-            return module, reason
+        for source in (pruned.source, pruned.runs.warm):
+            module, why = (None, "") if source is None else sliced_module(source, original, pruned, sums)
+            if module is not None and source is pruned.runs.warm:
+                why = "; ".join(filter(None, (why, _WARM)))
+            if module is not None:
+                return module, "; ".join(filter(None, (why, *other_ways_notes(state, original, pruned, module))))
+            reason = reason or why
     return _detached(pruned), (
         "the module is a graph module of torch.export, without dropout and without the methods of your class, "
         f"since {reason}"
@@ -86,7 +94,7 @@ def sliced_module(
     """
     note = ""
     try:
-        module = _copied(source, pruned)
+        module = _copied(source, original, pruned)
         if sums:
             example = original.arguments(original.example_inputs())
             paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
@@ -114,7 +122,7 @@ def sliced_module(
     return None, f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}"
 
 
-def _copied(source: nn.Module, pruned: TorchHost) -> nn.Module:
+def _copied(source: nn.Module, original: TorchHost, pruned: TorchHost) -> nn.Module:
     """A deep copy in which tensors of the graph are replaced by the pruned ones; ties stay ties."""
     tensors: dict[str, torch.Tensor] = {
         **dict(source.named_parameters(remove_duplicate=False)),
@@ -126,16 +134,12 @@ def _copied(source: nn.Module, pruned: TorchHost) -> nn.Module:
         for value in vars(layer).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    for name, aliases in pruned.tied.items():
-        new = pruned.tensor(name)
-        old = [tensors[alias] for alias in (name, *aliases) if alias in tensors]
-        if not old:
-            continue
-        fresh = new.detach().clone()
-        if isinstance(old[0], nn.Parameter):
-            fresh = nn.Parameter(fresh, requires_grad=old[0].requires_grad)
-        for tensor in old:
-            memo[id(tensor)] = fresh
+    for before, after in replaced_tensors(original, pruned, tensors):
+        fresh = after.detach().clone()
+        if isinstance(before[0], nn.Parameter):
+            fresh = nn.Parameter(fresh, requires_grad=before[0].requires_grad)
+        for tensor in before:
+            memo.setdefault(id(tensor), fresh)
     module = copy.deepcopy(source, memo)
     for name, tensor in pruned.tensors.items():
         if name not in tensors and isinstance(tensor, torch.Tensor):
@@ -227,9 +231,13 @@ def _resized(
 ) -> dict[str, list[Resized]]:
     """For each module that a node stands in: the literals that pruning changed, in the order of the graph."""
     found: dict[str, list[Resized]] = {}
-    new_nodes = {node.name: node for node in pruned.program.nodes}
-    for node in original.program.nodes:
-        other = new_nodes.get(node.name)
+    pairs = [
+        (node, new_nodes.get(node.name))
+        for before, after in host_pairs(original, pruned)
+        for new_nodes in ({node.name: node for node in after.program.nodes},)
+        for node in before.program.nodes
+    ]
+    for node, other in pairs:
         if other is None or node.op != "call_function":
             continue
         if attributes is None:

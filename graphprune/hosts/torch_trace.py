@@ -57,9 +57,15 @@ def split_example(example: tuple[Any, ...] | Mapping[str, Any] | torch.Tensor) -
 
 
 @contextmanager
-def inference(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after."""
-    training = [(module, module.training) for module in model.modules()]
+def inference(model: torch.nn.Module, *, training: bool = False) -> Iterator[None]:
+    """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after.
+
+    Args:
+        model: The module.
+        training: The user's own layers in training mode instead; torch's own stay in evaluation mode, in which they
+            couple the same axes and draw no random numbers.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     settings = [  # a config may hand a setting on to its sub-configs, which come after it
         (config, name, getattr(config, name))
@@ -72,15 +78,15 @@ def inference(model: torch.nn.Module) -> Iterator[None]:
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)
-        for module, _ in training:
-            module.training = False
+        for module, _ in modes:
+            module.training = training and not type(module).__module__.startswith("torch.")
         for config, name, old in settings:
             setattr(config, name, _TRACEABLE[name].get(old, old))
         with torch.no_grad():
             yield
     finally:
         mha.set_fastpath_enabled(fast)
-        for module, flag in training:
+        for module, flag in modes:
             module.training = flag
         for config, name, old in settings:
             setattr(config, name, old)
@@ -111,7 +117,7 @@ class Trace(NamedTuple):
     pinned: tuple[torch.Tensor, ...] = ()
 
 
-def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> Trace:
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False) -> Trace:
     """Exports a module as a functional program.
 
     A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
@@ -122,7 +128,7 @@ def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None)
     Raises:
         ModelError: torch.export cannot trace it.
     """
-    with quiet(), inference(model):
+    with quiet(), inference(model, training=training):
         try:
             trace = Trace(_exported(model, example, dynamic_shapes), example)
             if any(node.target in _READS for node in trace.program.graph.nodes):

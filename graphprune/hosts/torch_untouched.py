@@ -14,7 +14,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ class Looked:
         waiting = deque(roots)
         while waiting and len(seen) < REACH:
             value = waiting.popleft()
-            if isinstance(value, _ATOMS) or isinstance(value, _OPAQUE) or id(value) in seen:
+            if isinstance(value, (*_ATOMS, *_OPAQUE)) or id(value) in seen:
                 continue
             seen.add(id(value))
             if isinstance(value, torch.Tensor):
@@ -118,8 +118,8 @@ def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
         runs: Whether it is run on real tensors (else it is traced), so that elements of its tensors may change.
     """
     looked = Looked(module)
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  (whoever draws from it)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if cast("Any", torch.cuda).is_initialized() else None
     writes = _Writes(old.tensor for old in looked.tensors) if runs else None
     try:
         with writes or nullcontext():
@@ -129,7 +129,7 @@ def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
             writes.undo()
         looked.restore(traced=not runs)
         random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])
         torch.set_rng_state(states[2])
         if cuda is not None:
             torch.cuda.set_rng_state_all(cuda)
@@ -151,7 +151,7 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in pytree.tree_leaves((args, kwargs)):
                 storage = _storage(tensor) if isinstance(tensor, torch.Tensor) else None
                 if storage is not None and storage._cdata in self.watched and storage._cdata not in self.saved:
-                    self.saved[storage._cdata] = storage, storage.clone()
+                    self.saved[storage._cdata] = storage, cast("Any", storage).clone()
         return func(*args, **kwargs)
 
     def undo(self) -> None:
