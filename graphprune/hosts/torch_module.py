@@ -12,6 +12,7 @@ import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
 from itertools import combinations, islice, product
 from typing import Any
 
@@ -27,6 +28,7 @@ from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_other_ways import other_ways_notes
 from graphprune.hosts.torch_runs import host_pairs, replaced_tensors
 from graphprune.hosts.torch_trace import inference
+from graphprune.hosts.torch_untouched import untouched
 from graphprune.pipeline.state import State
 
 TOLERANCE = 1e-5
@@ -54,7 +56,8 @@ def pruned_module(state: State) -> tuple[nn.Module | None, str]:
     pruned, original = state.host, state.original
     if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
         return None, ""
-    with torch.inference_mode(mode=False):  # tensors that are made in this mode cannot be trained
+    looked = nullcontext() if pruned.source is None else untouched(pruned.source, runs=True)
+    with torch.inference_mode(mode=False), looked:  # tensors that are made in this mode cannot be trained
         return _pruned_module(state, original, pruned)
 
 
@@ -357,7 +360,7 @@ def _difference(
     for inputs, want in zip(examples, expected, strict=True):
         args, kwargs = pruned.arguments(inputs)
         try:
-            with inference(module), torch.random.fork_rng(devices=[]):
+            with untouched(module, runs=True), inference(module):
                 torch.manual_seed(0)  # as the graph is run
                 output = module(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
