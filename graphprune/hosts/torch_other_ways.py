@@ -11,7 +11,7 @@ from torch import nn
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, first_line
 from graphprune.hosts.torch_host import TorchHost, to_numpy
-from graphprune.hosts.torch_runs import OtherRun, asks_for_training, outputs_in, train_step
+from graphprune.hosts.torch_runs import OtherRun, outputs_in, train_step
 from graphprune.ir.dims import factors_of
 from graphprune.passes.verify import masks
 from graphprune.pipeline.host import Array
@@ -42,22 +42,17 @@ def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, modul
     for run in runs.runs:
         if whole := _kept_whole(analysis, run.label):
             yield f"{_listed(whole)} stay whole for what the model does {run.label}"
-    if runs.failure:
-        yield (
-            f"the model does not run in training mode on the example ({runs.failure}): what it does there was not "
-            "seen, and may not fit what was cut"
-        )
     if runs.unreached:
         yield (
             f"no run of the example reads {_listed(runs.unreached)}: they stay as they are, and what they are for "
             "fails if it takes a feature that was cut; give an example that reaches them, or protect what they read"
         )
     source = original.source
-    if source is None or not (runs.runs or runs.failure or asks_for_training(source)):
-        return
-    failing = train_step(module, original.example)
-    if failing and not train_step(source, original.example):
+    failing = train_step(module, original.example) if runs.failure or any(run.training for run in runs.runs) else ""
+    if failing and source is not None and not train_step(source, original.example):
         yield f"a training step of the module fails, where one of the original does not: {failing}"
+    elif failing and runs.failure:
+        yield f"what the model does in training mode was not seen ({runs.failure}), and may not fit what was cut"
 
 
 def _listed(names: Iterable[str]) -> str:

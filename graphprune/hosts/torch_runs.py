@@ -83,7 +83,7 @@ class OtherRuns:
     Attributes:
         runs: The runs.
         unreached: Names of the parameters that no run meets.
-        failure: Why there is no run in training mode, although the code asks for the mode or parameters are unreached.
+        failure: Why there is no run in training mode, although the code asks for the mode.
         warm: The module after a call of its own, with the user's weights, where its code makes tables on first use.
     """
 
@@ -167,6 +167,10 @@ class _Looking:
         The run is kept where it meets one of them, or where it is ``needed``.
         """
         left = self.unreached()
+        if not needed and not self.main.is_meta:
+            reads, failure = _reads(self.model, example, left)
+            if not reads:
+                return failure
         try:
             with untouched(self.model), quiet(), _downstream(self.model, left):
                 host = _without_more(self.build(export(self.model, example, training=True)))
@@ -242,6 +246,19 @@ def _differs(model: nn.Module, example: Example) -> tuple[bool, str]:
             return False, first_line(error) if training else ""
         calls.append(noted.calls)
     return calls[0] != calls[1], ""
+
+
+def _reads(model: nn.Module, example: Example, names: Sequence[str]) -> tuple[bool, str]:
+    """Whether an example reads some parameters in training mode, and why it does not run there."""
+    args, kwargs = example
+    named = dict(model.named_parameters())
+    mode = _Downstream(named[name] for name in names)
+    try:
+        with untouched(model, runs=True), quiet(), inference(model, training=True), mode:
+            model(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+        return False, first_line(error)
+    return bool(mode.found), ""
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
