@@ -50,6 +50,28 @@ class Attribute(Base):
         return self.cached
 
 
+class Late(Base):
+    """An attribute that is there before, which the exporter itself puts back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cached: Any = None
+
+    def scale(self, x):
+        if self.cached is None:
+            self.cached = torch.linspace(1, 2, N)
+        return self.cached
+
+
+class Registered(Base):
+    """A buffer that is not there before, with which the exporter cannot do anything."""
+
+    def scale(self, x):
+        if not hasattr(self, "cached"):
+            self.register_buffer("cached", torch.linspace(1, 2, N), persistent=False)
+        return self.cached
+
+
 class InDict(Base):
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +180,7 @@ class Failing(Base):
 
 
 NETS = (
-    Attribute, InDict, InList, InObject, Function, Global, OnClass, Counting, Hooking, Drawing, Renormed, Failing,
+    Attribute, Late, Registered, InDict, InList, InObject, Function, Global, OnClass, Counting, Hooking, Drawing, Renormed, Failing,
 )  # fmt: skip
 
 REFUSED = {Failing: "half-way", Renormed: "found a fake tensor"}
@@ -206,7 +228,7 @@ def test_analysis_leaves_the_module_as_it_was(net: type[Base]) -> None:
     Base.SHARED.clear()
 
 
-@pytest.mark.parametrize("net", [Attribute, InDict, InObject, Counting], ids=lambda net: net.__name__)
+@pytest.mark.parametrize("net", [Attribute, Late, Registered, InDict, InObject, Counting], ids=lambda net: net.__name__)
 def test_pruning_leaves_the_module_as_it_was_and_keeps_its_class(net: type[Base]) -> None:
     model, x = trained(net), torch.randn(3, 8)
     before = state(model)

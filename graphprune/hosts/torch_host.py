@@ -34,7 +34,7 @@ from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_runs import OtherRuns
 from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
-from graphprune.hosts.torch_untouched import untouched
+from graphprune.hosts.torch_untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
@@ -106,7 +106,6 @@ class TorchHost:
         Raises:
             ModelError: The model cannot be exported, or there is no example.
         """
-        pinned: tuple[torch.Tensor, ...] = ()
         if isinstance(model, ExportedProgram):
             example = split_example(example_inputs) if example_inputs is not None else model.example_inputs
             program = functional(model)
@@ -114,15 +113,24 @@ class TorchHost:
             if example_inputs is None:
                 raise ModelError("a module needs example inputs to be traced; pass a tuple or a mapping of tensors")
             example = split_example(example_inputs)
-            with untouched(model) as looked:
-                program, example, pinned = export(model, example, dynamic_shapes)
-                caches = looked.made
+            return cls._of_module(model, example, dynamic_shapes)
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
-        host = cls._of(Trace(program, example, pinned))
-        if example_inputs is None or isinstance(model, ExportedProgram):
-            return replace(host, dynamic_shapes=dynamic_shapes)
-        runs = torch_runs.other_runs(model, split_example(example_inputs), host, cls._of, caches=caches)
+        return replace(cls._of(Trace(program, example)), dynamic_shapes=dynamic_shapes)
+
+    @classmethod
+    def _of_module(cls, model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> TorchHost:
+        """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
+        try:
+            with untouched(model) as looked, noticing(model, looked) as noticed:
+                host = cls._of(export(model, example, dynamic_shapes))
+        except ModelError:
+            again = torch_runs.second_call(model, example, dynamic_shapes, cls._of) if any(noticed) else None
+            if again is None:
+                raise
+            model, host = again
+            noticed = []
+        runs = torch_runs.other_runs(model, example, host, cls._of, caches=any(noticed))
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
 
     @classmethod

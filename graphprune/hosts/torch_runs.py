@@ -184,17 +184,10 @@ class _Looking:
 
     def again(self) -> nn.Module | None:
         """The module as its first call leaves it, whose second call is a run of its own."""
-        args, kwargs = self.example
-        try:
-            with untouched(self.model, runs=True), quiet():
-                with inference(self.model):
-                    self.model(*args, **kwargs)
-                host = self.build(export(self.model, self.example))
-                shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
-                shared |= {id(t): t for t in host.tensors.values() if isinstance(t, torch.Tensor)}
-                warm = copy.deepcopy(self.model, dict(shared))
-        except Exception:  # noqa: BLE001  (as above)
+        found = second_call(self.model, self.example, None, self.build)
+        if found is None:
             return None
+        warm, host = found
         self._keep("on the second call", host, training=False)
         return warm
 
@@ -203,6 +196,23 @@ class _Looking:
         keys = {name: storage_key(host.tensors[name]) for name in host.tied}
         shared = {name: names[key] for name, key in keys.items() if key in names}
         self.runs.append(OtherRun(label, host, shared, training))
+
+
+def second_call(
+    model: nn.Module, example: Example, dynamic_shapes: Any, build: Build
+) -> tuple[nn.Module, TorchHost] | None:
+    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call."""
+    args, kwargs = example
+    try:
+        with untouched(model, runs=True), quiet():
+            with inference(model):
+                model(*args, **kwargs)
+            host = build(export(model, example, dynamic_shapes))
+            shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+            shared |= {id(t): t for t in host.tensors.values() if isinstance(t, torch.Tensor)}
+            return copy.deepcopy(model, dict(shared)), host
+    except Exception:  # noqa: BLE001  (the user's code raises what it likes)
+        return None
 
 
 # -- does the mode matter ----------------------------------------------------------------------------------------------

@@ -110,6 +110,17 @@ class Looked:
 
 
 @contextmanager
+def noticing(module: nn.Module, looked: Looked) -> Iterator[list[bool]]:
+    """Says of every call inside whether the module holds new tensors after it, which the exporter may take away."""
+    noticed: list[bool] = []
+    handle = module.register_forward_hook(lambda *_: noticed.append(looked.made), always_call=True)
+    try:
+        yield noticed
+    finally:
+        handle.remove()
+
+
+@contextmanager
 def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
     """Whatever happens to a module inside is undone; random numbers are drawn after as if nothing had been drawn.
 
