@@ -80,6 +80,19 @@ class DeepSupervision(Stem):
         return sides if self.training else sides[-1]
 
 
+class Viewed(Stem):
+    """A number that only training reads has to follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.stride = 16, 16
+        self.aux = nn.Linear(64, 3)
+
+    def forward(self, x):
+        y, _, logits = self.parts(x)
+        return (logits, self.aux(y.view(len(x), self.width, 64)).mean(1)) if self.training else logits
+
+
 class OnAFlag(Auxiliary):
     def forward(self, x, aux=False):
         y, _, logits = self.parts(x)
@@ -213,6 +226,14 @@ def test_what_runs_at_other_times_is_cut_along(row: Row) -> None:
     assert {n: t.shape for n, t in again.module.state_dict().items()} == {n: t.shape for n, t in tensors.items()}
 
 
+def test_numbers_that_only_training_reads_follow() -> None:
+    result = gp.prune(Viewed(), (IMAGE,), target="params=0.4", verify=False)
+    assert type(result.module) is Viewed
+    assert result.report.notes == ()
+    assert (result.module.width, result.module.stride) == (result.module.a.out_channels, 16)
+    step(result.module)
+
+
 def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None:
     result = gp.prune(Features(), (IMAGE,), target="params=0.6", verify=False)
     assert type(result.module) is Features
@@ -232,10 +253,10 @@ def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None
 def test_a_training_mode_that_does_not_run_is_said() -> None:
     result = gp.prune(Denoising(), (IMAGE,), target="params=0.4", verify=False)
     assert type(result.module) is Denoising
-    assert result.report.notes[0] == (
+    assert result.report.notes == (
         "no run of the example reads 'noise.weight', 'noise.bias': they stay as they are, and what they are for fails "
-        "if it takes a feature that was cut; give an example that reaches them, or protect what they read; what the "
-        "model does in training mode was not seen (targets are missing), and may not fit what was cut"
+        "if it takes a feature that was cut; give an example that reaches them, or protect what they read",
+        "what the model does in training mode was not seen (targets are missing), and may not fit what was cut",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, first_line
+from graphprune.hosts.torch_attributes import Use
 from graphprune.hosts.torch_host import TorchHost, to_numpy
 from graphprune.hosts.torch_runs import OtherRun, outputs_in, train_step
 from graphprune.ir.dims import factors_of
@@ -53,6 +55,24 @@ def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, modul
         yield f"a training step of the module fails, where one of the original does not: {failing}"
     elif failing and runs.failure:
         yield f"what the model does in training mode was not seen ({runs.failure}), and may not fit what was cut"
+
+
+def other_uses(original: TorchHost, pruned: TorchHost) -> Iterator[Use]:
+    """The other ways to run a module, as uses that its numbers have to serve."""
+    refitted = bool(pruned.tensors.keys() - original.tensors.keys())  # with biases that the other runs do not have
+    for run in pruned.runs.runs:
+        if run.training:
+            yield Use(run.label, partial(outputs_in, run=run), partial(_judged, run=run, refitted=refitted))
+
+
+def _judged(module: nn.Module, run: OtherRun, *, refitted: bool) -> str:
+    try:
+        got = outputs_in(module, run)
+    except Exception as error:  # noqa: BLE001  (a wrong size makes the user's code fail in any way)
+        return f"it fails with '{first_line(error)}'"
+    if run.host.drawing or refitted:
+        return ""
+    return _difference(list(run.host.run(run.host.example_inputs()).values()), got)
 
 
 def _listed(names: Iterable[str]) -> str:
