@@ -129,10 +129,10 @@ def sliced_module(
     uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
     for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
         changes, _ = fit(module, candidates, (*uses, use), changes)
-    reason = reason or foreign_reads(module, source, pruned, forward.run)
+    reason = foreign_reads(module, source, pruned, forward.run) or reason
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
-    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(),))
+    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(module),))
 
 
 def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:
