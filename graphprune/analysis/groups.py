@@ -181,7 +181,7 @@ def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> Walk:
 def _walk_other(graph: Graph, main: Walk) -> Walk:
     """Couples what the same model couples where it is run in another way; new reasons say in which."""
     solver = main.solver
-    known = dict(solver.fixed)
+    known, statistics = dict(solver.fixed), {id(reason) for reason in solver.normalized.values()}
     layouts: dict[str, Layout] = {}
     for value in graph.values.values():
         shared = graph.shared.get(value.name, "")
@@ -204,6 +204,9 @@ def _walk_other(graph: Graph, main: Walk) -> Walk:
     for factor, reason in solver.fixed.items():  # the first reason stays
         text = f"{reason.text} {graph.label}".rstrip()
         solver.fixed[factor] = before.get(factor) or replace(reason, text=text)
+    for factor, reason in tuple(solver.normalized.items()):  # what is exact is said of the main graph
+        if id(reason) not in statistics:
+            del solver.normalized[factor]
     return walk
 
 
