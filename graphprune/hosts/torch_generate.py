@@ -18,7 +18,8 @@ from torch import nn
 
 from graphprune.errors import first_line
 from graphprune.hosts.torch_own import probe_of
-from graphprune.hosts.torch_trace import Example, quiet
+from graphprune.hosts.torch_quiet import quiet
+from graphprune.hosts.torch_trace import Example
 from graphprune.pipeline.state import Check
 
 N_PROMPT, N_NEW, N_PADDED = 6, 3, 2

@@ -9,6 +9,7 @@ from torch import fx, nn
 
 from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_runs import host_pairs
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""
@@ -66,9 +67,13 @@ def resized_sizes(
 ) -> dict[str, list[Resized]]:
     """For each module that a node stands in: the literals that pruning changed, in the order of the graph."""
     found: dict[str, list[Resized]] = {}
-    new_nodes = {node.name: node for node in pruned.program.nodes}
-    for node in original.program.nodes:
-        other = new_nodes.get(node.name)
+    pairs = (
+        (node, new_nodes.get(node.name))
+        for before, after in host_pairs(original, pruned)
+        for new_nodes in ({node.name: node for node in after.program.nodes},)
+        for node in before.program.nodes
+    )
+    for node, other in pairs:
         if other is None or node.op != "call_function":
             continue
         if attributes is None:

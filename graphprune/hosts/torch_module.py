@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,18 @@ from graphprune.hosts.torch_constructor import constructed_changes
 from graphprune.hosts.torch_generate import Decoding, decoding_of
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_layers import repair_known, resized_sizes
+from graphprune.hosts.torch_other_ways import other_uses, other_ways_notes
 from graphprune.hosts.torch_own import foreign_reads, sliced_copy
 from graphprune.hosts.torch_sizes import resize_forwards
 from graphprune.hosts.torch_trace import inference
+from graphprune.hosts.torch_untouched import untouched
 from graphprune.pipeline.state import Check, State
 from graphprune.report.data import AttributeRow
 
 TOLERANCE = 1e-5
 """Largest accepted difference to the pruned graph, relative to the largest output of each slice."""
+
+_WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""
@@ -65,7 +70,8 @@ def pruned_module(state: State) -> Made:
     pruned, original = state.host, state.original
     if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
         return Made(None)
-    with torch.inference_mode(mode=False):  # tensors that are made in this mode cannot be trained
+    looked = nullcontext() if pruned.source is None else untouched(pruned.source, runs=True)
+    with torch.inference_mode(mode=False), looked:  # tensors that are made in this mode cannot be trained
         return _pruned_module(state, original, pruned)
 
 
@@ -76,10 +82,15 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made
     elif pruned.source is not None:
         removed = state.removed if state.analysis is not None else ()
         sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
-        made = sliced_module(pruned.source, original, pruned, sums)
-        if made.module is not None:
-            return made
-        reason = " ".join(made.notes)
+        reason = ""
+        for source in filter(None, (pruned.source, pruned.runs.warm)):
+            made = sliced_module(source, original, pruned, sums)
+            if made.module is not None:
+                held = (_WARM,) if source is pruned.runs.warm else ()
+                return replace(
+                    made, notes=(*made.notes, *held, *other_ways_notes(state, original, pruned, made.module))
+                )
+            reason = reason or " ".join(made.notes)
     graph, note = graph_module(state, original, pruned, reason)
     return Made(_detached(graph), (note,))
 
@@ -100,7 +111,7 @@ def sliced_module(
     """
     notes: tuple[str, ...] = ()
     try:
-        module = sliced_copy(source, pruned)
+        module = sliced_copy(source, original, pruned)
         if sums:
             example = original.arguments(original.example_inputs())
             paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
@@ -119,6 +130,9 @@ def sliced_module(
     if reason and forward.judge(module):
         changes, told = _with_resizes(module, candidates, forward, decoding, (original, pruned))
         reason, notes = ("", (*notes, told)) if told else (reason, notes)
+    uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
+    for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
+        changes, _ = fit(module, candidates, (*uses, use), changes)
     reason = foreign_reads(module, source, pruned, forward.run) or reason
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
@@ -223,7 +237,7 @@ def _difference(
     for inputs, want in zip(examples, expected, strict=True):
         args, kwargs = pruned.arguments(inputs)
         try:
-            with inference(module), torch.random.fork_rng(devices=[]):
+            with untouched(module, runs=True), inference(module):
                 torch.manual_seed(0)  # as the graph is run
                 output = module(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way

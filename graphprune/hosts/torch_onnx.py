@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
@@ -19,7 +18,8 @@ from torch import fx
 from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
-from graphprune.hosts.torch_trace import Example, quiet
+from graphprune.hosts.torch_quiet import quiet
+from graphprune.hosts.torch_trace import Example
 from graphprune.planning.transfer import Origin
 
 OPSET = 20
@@ -60,7 +60,7 @@ def save(
         raise OutputError("a model on the 'meta' device has no weights to write; load them first")
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     try:
-        with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
+        with quiet(), torch.no_grad():
             program = torch.export.export(
                 _without_numbers(module), *example, dynamic_shapes=dynamic_shapes, strict=False
             )

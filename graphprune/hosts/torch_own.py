@@ -20,12 +20,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch_runs import replaced_tensors
 
 _MOST_OBJECTS = 200_000
 """Objects that are looked at in search of functions: a module may hold a data set."""
 
 
-def sliced_copy(source: nn.Module, pruned: TorchHost) -> nn.Module:
+def sliced_copy(source: nn.Module, original: TorchHost, pruned: TorchHost) -> nn.Module:
     """A deep copy in which tensors of the graph are replaced by the pruned ones; ties stay ties."""
     tensors: dict[str, torch.Tensor] = {
         **dict(source.named_parameters(remove_duplicate=False)),
@@ -37,16 +38,12 @@ def sliced_copy(source: nn.Module, pruned: TorchHost) -> nn.Module:
         for value in vars(layer).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    for name, aliases in pruned.tied.items():
-        new = pruned.tensor(name)
-        old = [tensors[alias] for alias in (name, *aliases) if alias in tensors]
-        if not old:
-            continue
+    for old, new in replaced_tensors(original, pruned, tensors):
         fresh = new.detach().clone()
         if isinstance(old[0], nn.Parameter):
             fresh = nn.Parameter(fresh, requires_grad=old[0].requires_grad)
         for tensor in old:
-            memo[id(tensor)] = fresh
+            memo.setdefault(id(tensor), fresh)
     module = _replicated(source, memo)
     for name, tensor in pruned.tensors.items():
         if name not in tensors and isinstance(tensor, torch.Tensor):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
 from graphprune.files import write_text
-from graphprune.ir.dims import Factor, Index, positions
+from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph
 
 FORMAT = 2
@@ -278,8 +278,25 @@ def make_plan(
             if site.axis not in axes:
                 axes[site.axis] = tuple(positions(site.dim, cut).tolist())
     shapes = {v.name: v.shape for v in analysis.graph.stored if v.kind == "parameter" or v.name in parameters}
+    for name, axes, shape in _cut_along(analysis, cut):
+        parameters[name], shapes[name] = axes, shape
     blocks = tuple(BlockPlan(block.name, block.kind, block.tensors) for block in removed)
     return PruningPlan(fingerprint(analysis.graph), groups, parameters, shapes, dict(options or {}), blocks)
+
+
+def _cut_along(
+    analysis: Analysis, cut: Mapping[Factor, Index]
+) -> Iterator[tuple[str, dict[int, tuple[int, ...]], tuple[int, ...]]]:
+    """The stored tensors that only other ways to run the model read, and what stays of them."""
+    for other in analysis.others:
+        for value in other.graph.stored:
+            if value.name in analysis.graph.values or value.name in other.graph.shared:
+                continue
+            layout = other.layouts[value.name]
+            axes = {axis: dim for axis, dim in enumerate(layout) if not cut.keys().isdisjoint(factors_of(dim))}
+            if axes:
+                kept = {axis: tuple(positions(dim, cut).tolist()) for axis, dim in axes.items()}
+                yield value.name, kept, value.shape
 
 
 def fingerprint(graph: Graph) -> str:
