@@ -116,7 +116,7 @@ def test_pruned_attention_drops_out_in_training_and_asks_for_a_mask():
     ],
 )
 def test_a_number_is_replaced_where_it_is_meant(asked, n_elements: int, expected):
-    assert expected == Resize(3, {2: (32, 24)}).of(asked, n_elements)
+    assert expected == Resize("reshape", 3, {2: (32, 24)}).of(asked, n_elements)
 
 
 def test_replaced_sizes_survive_copies_files_and_another_round():
@@ -125,8 +125,8 @@ def test_replaced_sizes_survive_copies_files_and_another_round():
     module = result.module
     names = "'blocks.0.attn', 'blocks.1.attn'"
     assert (
-        "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape, in the "
-        f"forward of {names}"
+        "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape or split, "
+        f"in the forward of {names}"
     ) in result.report.notes
     assert type(module.blocks[0].attn) is VitAttention
     file = io.BytesIO()
@@ -138,6 +138,32 @@ def test_replaced_sizes_survive_copies_files_and_another_round():
         assert not torch.equal(module(*inputs), other(*inputs))
     again = gp.prune(module, inputs, target={"macs": 0.7})
     assert type(again.module) is type(net)
+
+
+class Focal(nn.Module):
+    """Pieces of the width of the input and a few gates, by a list of computed sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.mix, self.out = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 35, 1), nn.Conv2d(16, 16, 1)
+        self.context, self.head = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        c = x.shape[1]
+        query, context, gates = torch.split(self.mix(x), [c, c, 3], dim=1)
+        y = sum(self.context(context) * gates[:, i : i + 1] for i in range(3))
+        return self.head(x + self.out(query * y))
+
+
+def test_sizes_given_to_a_split_are_replaced():
+    result = gp.prune(Focal().eval(), (torch.randn(1, 3, 8, 8),), target={"macs": 0.7}, only=("stem.weight[0]",))
+    assert (Focal, True) == (
+        type(result.module),
+        result.report.notes[-1].endswith("in the forward of the module itself"),
+    )
+    train_step(result.module, (torch.randn(1, 3, 8, 8),))
 
 
 class Stubborn(nn.Module):

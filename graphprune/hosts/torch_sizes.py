@@ -12,33 +12,36 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from graphprune.frontends.torch_graph import SPEC, Spec
+from graphprune.frontends.torch_graph import SPEC, Spec, argument
 from graphprune.hosts.torch_host import TorchHost
 
 Shape = tuple[int, ...]
+Kind = Literal["reshape", "split"]
 
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """One reshape of the user's code in which numbers are replaced.
+    """One reshape (or split by a list of sizes) of the user's code in which numbers are replaced.
 
     Attributes:
+        kind: ``reshape``, or ``split``, whose sizes add up to the length of the axis.
         rank: How many numbers it is given.
         places: For the places of those that change, what the code says and what it must be. Multiples of the one become
             multiples of the other: a place may hold the batch too, as in ``view(B * heads, N, d)``.
     """
 
+    kind: Kind
     rank: int
     places: Mapping[int, tuple[int, int]]
 
-    def of(self, asked: Shape, n_elements: int) -> Shape | None:
-        """The shape to use for ``asked``, if this is the reshape that is meant and it fits so many elements."""
+    def of(self, asked: Shape, size: int) -> Shape | None:
+        """What to use for ``asked``, if this is meant and it fits so many elements (positions of the axis)."""
         if len(asked) != self.rank or any(
             not isinstance(asked[i], int) or asked[i] <= 0 or asked[i] % old for i, (old, _) in self.places.items()
         ):
@@ -46,7 +49,7 @@ class Resize:
         shape = list(asked)
         for i, (old, new) in self.places.items():
             shape[i] = shape[i] // old * new
-        return tuple(shape) if _fits(tuple(shape), n_elements) else None
+        return tuple(shape) if _fits(tuple(shape), size, kind=self.kind) else None
 
 
 @dataclass
@@ -64,15 +67,15 @@ class Resized:
         with _Shapes(self._shape):
             return type(self.module).forward(self.module, *args, **kwargs)
 
-    def _shape(self, asked: Shape, x: Tensor) -> Shape:
-        found = (resize.of(asked, x.numel()) for resize in self.resizes)
+    def _shape(self, asked: Shape, size: int, kind: Kind) -> Shape:
+        found = (resize.of(asked, size) for resize in self.resizes if resize.kind == kind)
         return next((shape for shape in found if shape is not None), asked)
 
 
 class _Shapes(TorchFunctionMode):
-    """Shows the shape of every reshape to a function, and uses what it returns."""
+    """Shows the sizes of every reshape and split to a function, and uses what it returns."""
 
-    def __init__(self, shape: Callable[[Shape, Tensor], Shape]) -> None:
+    def __init__(self, shape: Callable[[Shape, int, Kind], Shape]) -> None:
         super().__init__()
         self._shape = shape
 
@@ -87,17 +90,25 @@ class _Shapes(TorchFunctionMode):
             if isinstance(dim, int):
                 dim %= x.dim()
                 asked = (*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
-                return func(x, dim, self._shape(asked, x)[dim : dim + len(sizes)])
+                return func(x, dim, self._shape(asked, x.numel(), "reshape")[dim : dim + len(sizes)])
+        if func in _SPLITS:
+            named = dict(zip(("tensor", "split_size_or_sections", "dim"), args, strict=False))
+            named |= {"split_size_or_sections" if name == "split_size" else name: kwargs[name] for name in kwargs}
+            sizes, dim = named["split_size_or_sections"], named.get("dim", 0)
+            if isinstance(sizes, list | tuple) and all(isinstance(size, int) for size in sizes):
+                length = named["tensor"].shape[dim]
+                return func(named["tensor"], list(self._shape(tuple(sizes), length, "split")), dim)
         if func in _RESHAPES:
             x, *given = args
             given = given or list(kwargs.values())
             asked = tuple(given[0]) if given and isinstance(given[0], list | tuple) else tuple(given)
             if all(isinstance(size, int | torch.SymInt) for size in asked):
-                return func(x, self._shape(asked, x))
+                return func(x, self._shape(asked, x.numel(), "reshape"))
         return func(*args, **kwargs)
 
 
 _RESHAPES = frozenset({Tensor.reshape, Tensor.view, torch.reshape})
+_SPLITS = frozenset({Tensor.split, torch.split})
 _UNFLATTENS = frozenset({Tensor.unflatten, torch.unflatten})
 
 
@@ -126,8 +137,8 @@ def resize_forwards(module: nn.Module, pruned: TorchHost, run: Callable[[], str]
         layers[path].__dict__["forward"] = Resized(layers[path], (*found.resizes[path], *known))
     if not attempt():
         return (
-            "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape, in "
-            f"the forward of {', '.join(repr(path) for path in before)}"
+            "in the module, sizes that code takes from other sizes are replaced where they are given to a reshape or "
+            f"split, in the forward of {', '.join(repr(path) if path else 'the module itself' for path in before)}"
         )
     for path, forward in before.items():
         if forward is None:
@@ -137,15 +148,23 @@ def resize_forwards(module: nn.Module, pruned: TorchHost, run: Callable[[], str]
     return ""
 
 
-def _expected(pruned: TorchHost) -> dict[str, list[Shape]]:
-    """For each module, the shapes of the results that its own code computes, in order."""
-    found: dict[str, list[Shape]] = {}
+Known = dict[tuple[str, Kind], list[Shape]]
+"""For a module: in order, the shapes of results (``reshape``), or the sizes of splits."""
+
+
+def _expected(pruned: TorchHost) -> Known:
+    """What each module's own code computes in the graph."""
+    found: Known = {}
     for node in pruned.program.nodes:
         spec = node.meta.get(SPEC)
-        if node.op != "call_function" or not isinstance(spec, Spec):
+        if node.op != "call_function":
             continue
         stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-        found.setdefault(stack[-1] if stack else "", []).append(tuple(spec.shape))
+        path = stack[-1] if stack else ""
+        if node.target is torch.ops.aten.split_with_sizes.default:
+            found.setdefault((path, "split"), []).append(tuple(argument(node, "split_sizes")))
+        elif isinstance(spec, Spec):
+            found.setdefault((path, "reshape"), []).append(tuple(spec.shape))
     return found
 
 
@@ -158,28 +177,28 @@ class _Found:
 
 
 @contextmanager
-def _watched(module: nn.Module, expected: Mapping[str, Sequence[Shape]], found: _Found) -> Iterator[None]:
+def _watched(module: nn.Module, expected: Known, found: _Found) -> Iterator[None]:
     """Runs of ``module`` set reshapes right that give shapes which the graph has not, and note how."""
 
-    def shape(asked: Shape, x: Tensor) -> Shape:
+    def shape(asked: Shape, size: int, kind: Kind) -> Shape:
         if not found.inside:  # what others compute meanwhile
             return asked
         path = found.inside[-1]
-        known = expected.get(path, ())
-        if _fits(asked, x.numel()) and _full(asked, x.numel()) in known:
+        known = expected.get((path, kind), ())
+        if _fits(asked, size, kind=kind) and _full(asked, size) in known:
             return asked
         places = min(
-            (_places(asked, each) for each in known if len(each) == len(asked) and prod(each) == x.numel()),
+            (_places(asked, each) for each in known if len(each) == len(asked) and _fits(each, size, kind=kind)),
             key=len,
             default={},
         )
         if not places:
             return asked
-        resize = Resize(len(asked), places)
+        resize = Resize(kind, len(asked), places)
         mine = found.resizes.setdefault(path, [])
         if resize not in mine:
             mine.append(resize)
-        return resize.of(asked, x.numel()) or asked
+        return resize.of(asked, size) or asked
 
     def enter(path: str) -> Callable[..., None]:
         return lambda *_: found.inside.append(path)
@@ -207,7 +226,9 @@ def _full(asked: Shape, n_elements: int) -> Shape:
     return tuple(n_elements // max(1, -prod(asked)) if size == -1 else size for size in asked)
 
 
-def _fits(shape: Shape, n_elements: int) -> bool:
+def _fits(shape: Shape, n_elements: int, *, kind: Kind = "reshape") -> bool:
+    if kind == "split":
+        return sum(shape) == n_elements
     if -1 in shape:
         return -prod(shape) > 0 and n_elements % -prod(shape) == 0
     return prod(shape) == n_elements
