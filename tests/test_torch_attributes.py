@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -63,16 +65,17 @@ class Chunked(nn.Module):
 
 
 class Indexed(nn.Module):
-    """A block's index equals the number of heads."""
+    """A block's index equals the number of heads, and so does the length of the parts that the forward works in."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
-        self.index, self.heads, self.head_dim = index, 4, 3
+        self.index, self.heads, self.head_dim, self.chunk = index, 4, 3, 4
         self.value, self.out = nn.Linear(12, 12), nn.Linear(12, 12)
 
     def forward(self, x, states):
         b, s, _ = x.shape
         v = self.value(x).view(b, s, self.heads, self.head_dim)
+        v = torch.cat([part * part.sigmoid() for part in v.split(self.chunk, 1)], 1)
         states[self.index] = v.cumsum(1).reshape(b, s, -1)
         return x + self.out(states[self.index])
 
@@ -183,16 +186,24 @@ class Branches(nn.Module):
         return fused
 
 
+class Grouped(Branches):
+    """Arguments that the block does not keep, or keeps under other names."""
+
+    def __init__(self, inner: int, out_chs: int, size: int = 3, group_size: int = 0) -> None:
+        super().__init__(inner, out_chs, inner // group_size if group_size else 1, size)
+
+
 class Fusible(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.depthwise, self.last = Branches(3, 8), Branches(8, 8, groups=8), Branches(8, 6)
+        self.grouped = Grouped(8, 8, 5, group_size=1)
 
     def forward(self, x):
-        return self.last(F.relu(self.depthwise(F.relu(self.first(x)))))
+        return self.last(F.relu(self.grouped(self.depthwise(F.relu(self.first(x))))))
 
     def fused(self, x):
-        return self.last.fuse()(F.relu(self.depthwise.fuse()(F.relu(self.first.fuse()(x)))))
+        return self.last.fuse()(F.relu(self.grouped.fuse()(self.depthwise.fuse()(F.relu(self.first.fuse()(x))))))
 
 
 class Widened(nn.Module):
@@ -251,7 +262,7 @@ def test_only_what_must_change_changes_and_is_listed(build: Any, example: Any, a
     assert bool(listed) == bool(allowed)
 
 
-@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 3, 2)])
+@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 3, 2), (2, 4, 2)])
 def test_an_object_stays_shared_where_its_readers_agree(heads: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = Readers().eval()
@@ -270,7 +281,7 @@ def test_an_object_stays_shared_where_its_readers_agree(heads: tuple[int, ...]) 
     assert type(result.module) is Readers, result.notes
     assert tuple(layer.config.heads for layer in result.module.layers) == heads
     same = len(set(heads)) == 1
-    assert all((layer.config is result.module.config) == same for layer in result.module.layers[1:])
+    assert [layer.config is result.module.config for layer in result.module.layers] == [same or n == 4 for n in heads]
     assert {str(row.path) for row in result.attributes} == (
         {"config.heads"} if same else {f"layers.{i}.config.heads" for i in range(3) if heads[i] < 4}
     )
@@ -295,6 +306,21 @@ def test_a_constructor_that_says_nothing_changes_nothing() -> None:
     cut.block = Widened(7)
     cut.block.dim = 12
     assert constructed_changes(model, cut) == {Spot("block", (), "dim"): 7}
+
+
+def test_building_anew_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    class Loud(Widened):
+        def __init__(self, dim: int) -> None:
+            super().__init__(dim)
+            sys.stdout.write(f"{random.random()} {np.random.rand()} {torch.rand(1)}")
+
+    model, cut = Loud(12), Loud(7)
+    cut.dim = 12
+    capsys.readouterr()
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert constructed_changes(model, cut) == {Spot("", (), "dim"): 7}
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert capsys.readouterr().out == ""
 
 
 def test_numbers_are_followed_through_what_is_computed_of_them() -> None:
