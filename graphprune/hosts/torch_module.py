@@ -111,7 +111,7 @@ def sliced_module(
     """
     notes: tuple[str, ...] = ()
     try:
-        module = sliced_copy(source, original, pruned)
+        module = sliced_copy(source, pruned, original)
         if sums:
             example = original.arguments(original.example_inputs())
             paths = bypass_modules(module, source, original.program, pruned.program, sums, example)

@@ -26,7 +26,7 @@ _MOST_OBJECTS = 200_000
 """Objects that are looked at in search of functions: a module may hold a data set."""
 
 
-def sliced_copy(source: nn.Module, original: TorchHost, pruned: TorchHost) -> nn.Module:
+def sliced_copy(source: nn.Module, pruned: TorchHost, original: TorchHost | None = None) -> nn.Module:
     """A deep copy in which tensors of the graph are replaced by the pruned ones; ties stay ties."""
     tensors: dict[str, torch.Tensor] = {
         **dict(source.named_parameters(remove_duplicate=False)),
@@ -38,7 +38,7 @@ def sliced_copy(source: nn.Module, original: TorchHost, pruned: TorchHost) -> nn
         for value in vars(layer).values()
         if isinstance(value, torch.Tensor) and not value.is_leaf
     }
-    for old, new in replaced_tensors(original, pruned, tensors):
+    for old, new in replaced_tensors(original or pruned, pruned, tensors):
         fresh = new.detach().clone()
         if isinstance(old[0], nn.Parameter):
             fresh = nn.Parameter(fresh, requires_grad=old[0].requires_grad)
