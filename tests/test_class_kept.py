@@ -15,7 +15,7 @@ from vision_nets import made, train_step
 
 import graphprune as gp
 from graphprune.hosts.torch_attention import Attention
-from graphprune.hosts.torch_sizes import Resize
+from graphprune.hosts.torch_resizes import Resize
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_layers import repair_known, resized_sizes
 from graphprune.hosts.torch_other_ways import other_uses, other_ways_notes
 from graphprune.hosts.torch_own import foreign_reads, sliced_copy
-from graphprune.hosts.torch_sizes import resize_forwards
+from graphprune.hosts.torch_resizes import resize_forwards
 from graphprune.hosts.torch_trace import inference
 from graphprune.hosts.torch_untouched import untouched
 from graphprune.pipeline.state import Check, State
