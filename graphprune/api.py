@@ -788,8 +788,8 @@ def _notes(state: State) -> tuple[str, ...]:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
         notes.append(
-            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
-            "others; the proof counts the kept units only"
+            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation (a mean, a "
+            "norm, a maximum) for the others; the proof counts the kept units only"
         )
     if state.removed:
         names = ", ".join(f"'{block.name}'" for block in state.removed)

@@ -68,7 +68,7 @@ class Judged:
         graph = onnx.helper.make_graph([node], "case", inputs, outputs, initializers)
         opsets = [onnx.helper.make_opsetid("", self.case.opset)]
         if self.case.domain:
-            opsets.append(onnx.helper.make_opsetid(self.case.domain, 1))
+            opsets.append(onnx.helper.make_opsetid(self.case.domain, 3 if self.case.domain == "ai.onnx.ml" else 1))
         return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
     @property

@@ -15,6 +15,7 @@ from graphprune.analysis import adapters
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.blocks import Block, Branches
 from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.normalizers import find_normalizers
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.analysis.walk import Match, Walk, axis_of
 from graphprune.ir.dims import Dim, Factor, Layout, Product, Sum, factors_of
@@ -92,6 +93,8 @@ class Analysis:
         layouts: The layout of every value, in terms of the merged factors.
         fixed: The reason of every factor that stays whole and occurs in a stored tensor.
         positions: Stored tensors whose elements are positions of a dimension: they are numbered anew when it is cut.
+        inside: Computed values whose elements are positions of a dimension that has their own axes in it (what a
+            pooling took, counted over the whole tensor): what is removed points at what is removed.
     """
 
     graph: Graph
@@ -99,6 +102,7 @@ class Analysis:
     layouts: Mapping[str, Layout]
     fixed: Mapping[Factor, Reason]
     positions: Mapping[str, Dim]
+    inside: frozenset[str]
     solver: Solver = field(repr=False)
     matches: Mapping[str, Match] = field(repr=False)
 
@@ -170,6 +174,8 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
 def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
     solver = walk.solver
     layouts = solver.resolved(found)
+    for factor, reason in find_normalizers(graph, layouts, solver, walk.matches).items():
+        solver.normalize(factor, reason)
     sites: dict[Factor, list[Site]] = {}
     prunable: set[Factor] = set()
     for value in graph.stored:
@@ -205,7 +211,12 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
         )
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
-    return Analysis(graph, tuple(groups), layouts, fixed, stored, solver, walk.matches)
+    inside = frozenset(
+        name
+        for name, dim in walk.points.items()
+        if not {*factors_of(solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
+    )
+    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside - stored.keys(), solver, walk.matches)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

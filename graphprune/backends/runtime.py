@@ -89,6 +89,10 @@ def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -
 
 
 def _as_array(result: object) -> NDArray[Any]:
+    if isinstance(result, Mapping):  # from class to probability
+        return np.asarray([result[key] for key in sorted(result)])
+    if isinstance(result, list) and result and isinstance(result[0], Mapping):
+        return np.stack([_as_array(item) for item in result])
     if isinstance(result, list):  # a sequence of tensors
         return np.concatenate([np.asarray(item).ravel() for item in result]) if result else np.zeros(0)
     return np.asarray(result)

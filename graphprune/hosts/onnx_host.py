@@ -15,7 +15,7 @@ import onnxruntime as ort
 from graphprune.backends.runtime import run_raw, run_session
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
-from graphprune.frontends.onnx_values import Inferred, operands_of
+from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
 from graphprune.hosts.onnx_double import run_double
@@ -79,8 +79,12 @@ class OnnxHost:
         """
         model, files = load_model(source)
         defaults = tuple(model.meta.get("defaults", ()))
+        foreign = model.meta.get("foreign_types", {})
         proto, store = weightless(model)
         proto = flat(proto)
+        for value in proto.graph.output:
+            if value.name in foreign:
+                value.type.CopyFrom(foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults)
 
@@ -116,7 +120,7 @@ class OnnxHost:
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
-        outside = outside_branches(self.proto.graph)
+        outside = outside_branches(self.proto.graph) - no_tensors(self.proto.graph)
         return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
 
     @property
@@ -195,7 +199,8 @@ class OnnxHost:
                     return host
                 continue
             proto, constants = folded
-            complete = all(name in host.inferred.shapes for name in host._made & host._uses)
+            tensors = host._made & host._uses - no_tensors(host.proto.graph)
+            complete = all(name in host.inferred.shapes for name in tensors)
             values = {**host.inferred.values, **constants}
             host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
             if complete:

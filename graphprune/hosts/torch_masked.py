@@ -370,5 +370,5 @@ _FORMS: dict[Any, _Form] = {
 _FORMS_BY_NAME: dict[str, _Form] = {"transformers.grouped_mm_fallback.default": _grouped_mm}
 """Operators that are registered by other libraries, if they are there."""
 
-_NATURAL = frozenset({_ATEN._weight_norm.default, _ATEN.cumsum.default})
+_NATURAL = frozenset({_ATEN._weight_norm.default, _ATEN.cosine_similarity.default, _ATEN.cumsum.default})
 """Operators whose statistic does not see zeros."""
