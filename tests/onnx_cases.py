@@ -755,7 +755,7 @@ CASES: tuple[Case, ...] = (
     ms("MatMulNBits", F(4, 60), U(6, 4, 8), W(24), U(12), N=6, K=60, bits=4, block_size=16),
     # of scikit-learn's converters
     ml("LabelEncoder", I(4, 5, 4), keys_int64s=[0, 1, 2, 3], values_floats=[0.5, -1.0, 2.0, 7.0]),
-    ml("CategoryMapper", I(4, 5, 4), cats_int64s=[0, 1, 2, 3], cats_strings=["a", "b", "c", "d"]),
+    ml("CategoryMapper", I(4, 5, 4), cats_int64s=[0, 1, 2, 3], cats_strings=["a", "bb", "ccc", "dddd"]),
     ml("Binarizer", F(4, 4), threshold=0.5),
     ml("Scaler", F(4, 4), offset=[0.5], scale=[2.0]),
     ml("Scaler", F(5, 4), offset=[0.5, 0.1, 0.2, 0.3], scale=[2.0, 1.0, 3.0, 4.0]),
