@@ -89,8 +89,8 @@ def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -
 
 
 def _as_array(result: object) -> NDArray[Any]:
-    if isinstance(result, Mapping):  # from class to probability
-        return np.asarray([result[key] for key in sorted(result)])
+    if isinstance(result, Mapping):  # from class to probability, which comes as a number of Python
+        return np.asarray([result[key] for key in sorted(result)], np.float32)
     if isinstance(result, list) and result and isinstance(result[0], Mapping):
         return np.stack([_as_array(item) for item in result])
     if isinstance(result, list):  # a sequence of tensors
