@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,15 +97,29 @@ class Result:
     def save_onnx(self, path: str | Path) -> None:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
-        For PyTorch input with the weights that :attr:`module` has now: train it, and save again.
+        For PyTorch input with the weights and element types that :attr:`module` has now: train it, call ``half()``,
+        and save again. A file of another type is proven anew in onnxruntime; where that cannot run it, a
+        warning says so.
 
         Raises:
             OutputError: It cannot be written, or the module is no longer built as it was.
+            ProofError: The file of another type does not compute what the module does.
         """
-        host = self.host
-        if self.module is not None:
-            host = cast("TorchHost", host).with_values_of(self.module)
-        host.save_onnx(Path(path), metadata_of(self.plan))
+        if self.module is None:
+            self.host.save_onnx(Path(path), metadata_of(self.plan))
+            return
+        from graphprune.hosts.torch_now import as_it_is
+
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+
+        def proof(file: Path) -> None:
+            try:
+                require((parity(host, file, host.example_inputs()),))
+            except ModelError as error:
+                reason = str(error).replace(str(file), str(path))
+                warnings.warn(f"onnxruntime has not checked '{path}': {reason}", stacklevel=4)
+
+        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
 
     def save_state(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.

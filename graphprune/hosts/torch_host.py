@@ -7,7 +7,7 @@ module that users call is generated from them when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -514,15 +514,24 @@ class TorchHost:
             total.args = (node, constant)
         return replace(self, draft=Draft(program), tensors=tensors)
 
-    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    def save_onnx(
+        self,
+        path: Path,
+        metadata: Mapping[str, str] | None = None,
+        proof: Callable[[Path], None] = lambda path: None,
+    ) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
+
+        Args:
+            path: The file.
+            metadata: Entries for ``metadata_props``.
+            proof: Judges the file before it is in its place.
 
         Raises:
             OutputError: It cannot be exported or written.
         """
-        torch_onnx.save(
-            self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), lambda _: metadata or {}
-        )
+        outputs, entries = self.output_names, metadata or {}
+        torch_onnx.save(self.module, self.example, self.dynamic_shapes, outputs, Path(path), lambda _: entries, proof)
 
     def export_onnx(self, path: Path, fingerprint: str) -> None:
         """Writes the unpruned model with the origins of its tensors, so that plans made on it apply to the file.
