@@ -88,6 +88,7 @@ def test_a_file_has_the_type_of_the_module(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, expected, atol=1e-5 if kind == "FLOAT" else 5e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # deepcopy of a graph module
 def test_a_graph_module_of_another_type(tmp_path: Path) -> None:
     """The type of what a graph makes is written in it: without such tensors it is of the type of its weights."""
     net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
