@@ -18,6 +18,8 @@ from torch_proof import prove
 
 import graphprune as gp
 from graphprune.analysis import groups
+from graphprune.errors import PlanError
+from graphprune.hosts import torch_host
 from graphprune.hosts.onnx_host import OnnxHost
 
 
@@ -53,9 +55,9 @@ def custom(layer: nn.Module, how: nn.Module) -> nn.Module:
 
 WRAPS: dict[str, tuple[Callable[[Any], nn.Module], bool]] = {
     "plain": (lambda layer: layer, True),
-    "weight norm": (parametrizations.weight_norm, False),
-    "weight norm of columns": (lambda layer: parametrizations.weight_norm(layer, dim=1), False),
-    "weight norm by a hook": (torch.nn.utils.weight_norm, False),
+    "weight norm": (parametrizations.weight_norm, True),
+    "weight norm of columns": (lambda layer: parametrizations.weight_norm(layer, dim=1), True),
+    "weight norm by a hook": (torch.nn.utils.weight_norm, True),
     "spectral norm": (parametrizations.spectral_norm, False),
     "spectral norm by a hook": (torch.nn.utils.spectral_norm, False),
     "element by element": (lambda layer: custom(layer, Gate()), True),
@@ -79,6 +81,51 @@ def test_kept_weights_are_what_they_were_or_the_group_is_called_inexact(name: st
     assert torch.allclose(before, after, atol=1e-6) == exact
     assert all(group.exact == exact for group in result.report.groups)
     assert any("shifts the statistics" in note for note in result.report.notes) != exact
+
+
+class Convolved(nn.Module):
+    """A layer used twice, grouped and transposed convolutions, all with normalised weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        norm = parametrizations.weight_norm
+        self.a, self.b = norm(nn.Conv1d(3, 16, 3, padding=1)), norm(nn.Conv1d(16, 16, 3, padding=1))
+        self.c, self.d = norm(nn.Conv1d(16, 16, 3, padding=1, groups=4)), norm(nn.ConvTranspose1d(16, 4, 4, 2))
+
+    def forward(self, x):
+        y = torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
+        return self.d(torch.relu(self.c(y)))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_gains_follow_the_norm_of_what_stays() -> None:
+    proof = prove(Convolved(), (torch.randn(2, 3, 12),))
+    assert proof.groups
+    assert all(group.exact for group in proof.groups)
+
+
+def test_gains_that_do_not_follow_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_host, "rescaled", lambda *_: ())
+    with pytest.raises(AssertionError):
+        prove(Convolved(), (torch.randn(2, 3, 12),))
+
+
+def test_gains_that_weights_share_follow_none() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.v, self.w = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(6, 8))
+            self.g, self.first = nn.Parameter(torch.rand(6, 1) + 0.5), nn.Linear(3, 8)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return functional.linear(x, torch._weight_norm(self.v, self.g)) + functional.linear(
+                x, torch._weight_norm(self.w, self.g)
+            )
+
+    with pytest.raises(PlanError, match="^weights 'w' and 'v' share the gains 'g'; protect their inputs"):
+        prove(Shared(), (torch.randn(2, 3),))
 
 
 class Head(nn.Module):
@@ -109,6 +156,10 @@ HEADS: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "normalised features": (lambda h, w: functional.linear(functional.normalize(h, p=1.0), w), SUMS),
     "similarity": (
         lambda h, w: functional.cosine_similarity(h.unsqueeze(1), w.unsqueeze(0), dim=-1),
+        "takes a statistic over this axis",
+    ),
+    "weight norm of a computed weight": (
+        lambda h, w: functional.linear(h, torch._weight_norm(torch.tanh(w), torch.ones(5, 1))),
         "takes a statistic over this axis",
     ),
     "sum of squares": (lambda h, w: functional.linear(h * torch.rsqrt((h * h).sum(-1, keepdim=True)), w), SUMS),

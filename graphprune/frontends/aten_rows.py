@@ -174,13 +174,18 @@ def embedding_bag(call: Call) -> Rule:
 
 
 def weight_norm(call: Call) -> Rule:
-    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one."""
+    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one.
+
+    Stored gains follow the norm of what stays (:mod:`graphprune.hosts.torch_gains`), which then shifts nothing.
+    """
     dims = axes("x", call.x)
     gain = call.operand(1)
     assert gain is not None
     at = call.get("dim", 0)
-    inner = frozenset(f for i, dim in enumerate(dims) if i != at for f in factors_of(dim))
-    return Rule((dims, tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))), (dims,), normalized=inner)
+    follows = len(call.stored) > 1 and all(call.stored[:2])
+    inner = [] if follows else [f for i, dim in enumerate(dims) if i != at for f in factors_of(dim)]
+    gains = tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))
+    return Rule((dims, gains), (dims,), normalized=frozenset(inner))
 
 
 def lstm(call: Call) -> Rule:

@@ -330,6 +330,8 @@ class _Builder:
             or (stored[0] and ROWS.get(signature.op) in _LOOK_UPS and len(self.values[names[0] or ""].shape) > 2)
         ):  # from weights alone, or a matrix of weights for each index
             self.weightlike.update(name for name in results if name is not None)
+        if signature.op == _GAINED:  # gains follow what is stored, not what is computed
+            stored = tuple([name is not None and self.values[name].stored for name in names])
         made = (specs,) if isinstance(specs, Spec) else specs or ()
         made = tuple([None if name is None else spec for name, spec in zip(results, made, strict=True)])
         known = self._known(target, signature, plain, stored, taken, made)
@@ -431,6 +433,7 @@ SLICE = torch.ops.aten.slice.Tensor
 _GETITEM = operator.getitem
 # a rotary embedding of nothing, no register tokens
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
+_GAINED = "aten._weight_norm.default"
 _LOOK_UPS = (aten_views.index, aten_views.index_select)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 

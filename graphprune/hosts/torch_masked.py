@@ -18,6 +18,7 @@ from torch import fx
 
 from graphprune.errors import ProofError
 from graphprune.frontends.torch_graph import argument, argument_position
+from graphprune.hosts.torch_gains import stored_operands
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Masks
@@ -109,6 +110,9 @@ class MaskedInterpreter(Interpreter):
         """The node's result, masked."""
         node = self._nodes.get(n.name)
         result = super().run_node(n)
+        if (stored := stored_operands(n)) is not None:  # the weight as it was, whatever part of it stays
+            v, g, dim = stored
+            result = _ATEN._weight_norm.default(self._widened(self._tensors[v]), self._widened(self._tensors[g]), dim)
         if node is not None and _counts(node, self._masks):
             form = _FORMS.get(n.target) or _FORMS_BY_NAME.get(str(n.target))
             if form is None and n.target not in _NATURAL:
