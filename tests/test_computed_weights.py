@@ -58,8 +58,8 @@ WRAPS: dict[str, tuple[Callable[[Any], nn.Module], bool]] = {
     "weight norm": (parametrizations.weight_norm, True),
     "weight norm of columns": (lambda layer: parametrizations.weight_norm(layer, dim=1), True),
     "weight norm by a hook": (torch.nn.utils.weight_norm, True),
-    "spectral norm": (parametrizations.spectral_norm, False),
-    "spectral norm by a hook": (torch.nn.utils.spectral_norm, False),
+    "spectral norm": (parametrizations.spectral_norm, True),
+    "spectral norm by a hook": (torch.nn.utils.spectral_norm, True),
     "element by element": (lambda layer: custom(layer, Gate()), True),
     "divided by a norm": (lambda layer: custom(layer, Divided()), False),
 }
@@ -84,31 +84,66 @@ def test_kept_weights_are_what_they_were_or_the_group_is_called_inexact(name: st
 
 
 class Convolved(nn.Module):
-    """A layer used twice, grouped and transposed convolutions, all with normalised weights."""
+    """Grouped and transposed convolutions with normalised weights; a layer may be used twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, norm: Callable[[nn.Module], nn.Module], *, twice: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        norm = parametrizations.weight_norm
+        self.twice = twice
         self.a, self.b = norm(nn.Conv1d(3, 16, 3, padding=1)), norm(nn.Conv1d(16, 16, 3, padding=1))
         self.c, self.d = norm(nn.Conv1d(16, 16, 3, padding=1, groups=4)), norm(nn.ConvTranspose1d(16, 4, 4, 2))
 
     def forward(self, x):
-        y = torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x))))))
+        y = torch.relu(self.b(torch.relu(self.a(x))))
+        y = torch.relu(self.b(y)) if self.twice else y
         return self.d(torch.relu(self.c(y)))
 
 
-@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_gains_follow_the_norm_of_what_stays() -> None:
-    proof = prove(Convolved(), (torch.randn(2, 3, 12),))
+NORMS = {
+    "rescaled": lambda: Convolved(parametrizations.weight_norm, twice=True),
+    "lengthened": lambda: Convolved(parametrizations.spectral_norm, twice=False),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_normalised_weights_stay_what_they_were(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = prove(NORMS[name](), (torch.randn(2, 3, 12),))
     assert proof.groups
     assert all(group.exact for group in proof.groups)
-
-
-def test_gains_that_do_not_follow_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_host, "rescaled", lambda *_: ())
+    monkeypatch.setattr(torch_host, name, lambda *_: ())  # and where they do not, it is seen
     with pytest.raises(AssertionError):
-        prove(Convolved(), (torch.randn(2, 3, 12),))
+        prove(NORMS[name](), (torch.randn(2, 3, 12),))
+
+
+def test_a_vector_that_something_else_reads_is_left_alone() -> None:
+    """No length of it is right for both: the group is called inexact."""
+
+    class Read(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.w = nn.Linear(3, 8), nn.Parameter(torch.randn(6, 8))
+            self.register_buffer("u", torch.rand(6))
+            self.register_buffer("v", torch.rand(8))
+
+        def forward(self, x):
+            w = self.w / torch.dot(self.u, torch.mv(self.w, self.v))
+            return functional.linear(torch.relu(self.first(x)), w) + self.u
+
+    (group,) = prove(Read(), (torch.randn(2, 3),)).groups
+    assert not group.exact
+
+
+def test_a_pruned_spectral_norm_trains() -> None:
+    net = Convs(parametrizations.spectral_norm).eval()
+    module = gp.prune(net, (torch.randn(2, 5),), target={"macs": 0.5}, align=1, verify=False).module.train()
+    module(torch.randn(4, 5)).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    norm = torch.linalg.matrix_norm(module.b.weight.detach(), 2)
+    for _ in range(50):
+        module(torch.randn(4, 5))
+    assert norm > 0
+    assert abs(float(torch.linalg.matrix_norm(module.b.weight.detach(), 2)) - 1) < 1e-2
 
 
 def test_gains_that_weights_share_follow_none() -> None:

@@ -71,7 +71,7 @@ class _Flow:
             for name in results:
                 if not weighted:
                     self.origins[name] = origins or frozenset((name,))
-                if sums:
+                if sums and not node.kept:
                     self.sums[name] = sums
 
     def _carried(self, operands: list[str]) -> _Sums:

@@ -25,6 +25,7 @@ from graphprune.frontends import aten_rows, aten_views
 from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
+from graphprune.frontends.torch_kept import kept_number
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
@@ -389,7 +390,8 @@ class _Builder:
     ) -> None:
         rule, reason, summed, multiple, settings = known
         place = node.meta.get(LOCATION, "")
-        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings))
+        kept = kept_number(node) is not None
+        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings, kept))
 
     def _barrier(self, node: fx.Node, op: str, reason: str) -> None:
         operands = tuple(self.names[operand] for operand in node.all_input_nodes if operand in self.names)

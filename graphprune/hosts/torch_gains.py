@@ -1,7 +1,7 @@
-"""Weight normalisation, ``g * v / norm(v)``: the gains of a cut model keep what is left of a weight as it was.
+"""Normalised weights of a cut model: what is left of them is what it was, so that removing units is exact.
 
-The norm of a row falls with every input that it loses. The gain falls with it, so that removing units of a normalised
-weight is as exact as of any other.
+Weight normalisation, ``g * v / norm(v)``: the norm of a row falls with every input that it loses, and its gain with it.
+Spectral normalisation, ``w / (u w v)``: the vector ``u`` becomes longer by as much as the product falls.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import fx
 
 from graphprune.errors import PlanError
 from graphprune.frontends.torch_graph import argument
+from graphprune.frontends.torch_kept import kept_number, sources
 from graphprune.hosts.torch_slice import sliced
 from graphprune.ir.dims import Index
 
@@ -67,3 +68,53 @@ def rescaled(
         gains = gains.to(after[g].dtype)
         is_parameter = isinstance(after[g], torch.nn.Parameter)
         yield g, torch.nn.Parameter(gains, after[g].requires_grad) if is_parameter else gains
+
+
+def lengthened(
+    graph: fx.Graph,
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    slices: Mapping[str, Mapping[int, Index]],
+    names: Mapping[str, str],
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The vectors that must change so that numbers stay what they were; arguments as of :func:`rescaled`."""
+    for node in graph.nodes:
+        vector = kept_number(node)
+        if vector is None:
+            continue
+        made_of = sources(node)
+        stored = {str(each.target) for each in made_of if each.op == "get_attr"}
+        cut = any(names.get(name, name) in slices for name in stored)
+        if not cut or any(before[name].is_meta for name in stored):
+            continue
+        whole = {name: before[name].detach().double() for name in stored}
+        left = {name: _zeroed(tensor, slices.get(names.get(name, name), {})) for name, tensor in whole.items()}
+        old, new = (_value(made_of, tensors) for tensors in (whole, left))
+        name = str(vector.target)
+        if float(new) == 0.0:
+            raise PlanError(f"nothing is left of the norm that '{name}' is for; keep other units of its weight")
+        longer = (after[name].detach().double() * (old / new)).to(after[name].dtype)
+        is_parameter = isinstance(after[name], torch.nn.Parameter)
+        yield name, torch.nn.Parameter(longer, after[name].requires_grad) if is_parameter else longer
+
+
+def _zeroed(tensor: torch.Tensor, taken: Mapping[int, Index]) -> torch.Tensor:
+    """A tensor with zeros where it is cut."""
+    for axis, index in taken.items():
+        kept = torch.zeros(tensor.shape[axis], dtype=torch.bool)
+        kept[torch.from_numpy(index)] = True
+        shape = [-1 if i == axis else 1 for i in range(tensor.dim())]
+        tensor = tensor * kept.reshape(shape).to(tensor.device)
+    return tensor
+
+
+def _value(made_of: tuple[fx.Node, ...], tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    values: dict[fx.Node, Any] = {}
+    for each in made_of:
+        if each.op == "get_attr":
+            values[each] = tensors[str(each.target)]
+        else:
+            args, kwargs = fx.map_arg((each.args, each.kwargs), values.__getitem__)
+            values[each] = each.target(*args, **kwargs)  # type: ignore[operator]
+    result: torch.Tensor = values[made_of[-1]]
+    return result

@@ -31,7 +31,7 @@ from graphprune.frontends.torch_graph import (
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
-from graphprune.hosts.torch_gains import rescaled
+from graphprune.hosts.torch_gains import lengthened, rescaled
 from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, draws, export, functional, normal_form, split_example
 from graphprune.ir.graph import Graph
@@ -227,8 +227,9 @@ class TorchHost:
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
         owners = {alias: owner for owner, aliases in self.tied.items() for alias in aliases}
         program = self.program if self.draft.edited else self.draft.base
-        for gain, new in rescaled(program, self.tensors, tensors, edits.slices, owners):
-            tensors.update((alias, new) for alias in self.tied[owners[gain]] if alias in tensors)
+        given = program, self.tensors, tensors, edits.slices, owners
+        for name, new in (*rescaled(*given), *lengthened(*given)):
+            tensors.update((alias, new) for alias in self.tied[owners[name]] if alias in tensors)
         values = set(names.values())
         if missing := [old for pair in edits.bypasses.items() for old in pair if old not in values]:
             raise PlanError(f"the model has no value '{missing[0]}' to bypass; the plan belongs to another model")

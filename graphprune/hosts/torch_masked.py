@@ -18,6 +18,7 @@ from torch import fx
 
 from graphprune.errors import ProofError
 from graphprune.frontends.torch_graph import argument, argument_position
+from graphprune.frontends.torch_kept import kept_number, sources
 from graphprune.hosts.torch_gains import stored_operands
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
@@ -124,10 +125,23 @@ class MaskedInterpreter(Interpreter):
                 args, kwargs = self.fetch_args_kwargs_from_env(n)
                 shape = tuple(result.shape) if isinstance(result, torch.Tensor) else None
                 result = _like(result, form(_Call(n, args, kwargs), self._weights(node, args[0]), shape))
+        if kept_number(n) is not None:
+            result = self._stored_value(n)
         name = self._names.get(n)
         if name is not None and name in self._masks and isinstance(result, torch.Tensor):
             result = apply(result, self._masks[name])
         return result
+
+    def _stored_value(self, node: fx.Node) -> Any:
+        """What a node is that is made of stored tensors alone, all of them whole."""
+        values: dict[fx.Node, Any] = {}
+        for each in sources(node):
+            if each.op == "get_attr":
+                values[each] = self._widened(self._tensors[str(each.target)])
+            else:
+                args, kwargs = fx.map_arg((each.args, each.kwargs), values.__getitem__)
+                values[each] = self.call_function(each.target, args, kwargs)
+        return values[node]
 
     def _weights(self, node: Node, x: torch.Tensor) -> torch.Tensor:
         """One for each kept element of the first operand, zero for the others."""
