@@ -93,6 +93,12 @@ def test_ends_of_classifiers(name: str, tmp_path) -> None:
         assert [list(row) for row in got] == [list(row) for row in before]
 
 
+def test_losses_are_measured_on_maps() -> None:
+    data = [{"x": weight(4, 8)} for _ in range(8)]
+    result = gp.prune(ENDS["label and map"], target={"macs": 0.5}, align=1, calibration=data)
+    assert result.report.cost("macs").fraction <= 0.5
+
+
 def test_a_wrong_weight_before_a_map_is_seen() -> None:
     host = OnnxHost.load(ENDS["map of numbers"])
     analysis = analyze_graph(host.graph())
