@@ -17,12 +17,17 @@ def kept_number(node: fx.Node) -> fx.Node | None:
     """The stored vector that a number is a multiple of, if the node makes such a number."""
     if node.target not in _DOTS:
         return None
-    found = node.args[0]
+    found = _first(node)
     while isinstance(found, fx.Node) and found.target in _COPIES and len(found.users) == 1:
-        found = found.args[0]
+        found = _first(found)
     if not isinstance(found, fx.Node) or found.op != "get_attr" or len(found.users) != 1:
         return None
     return found if all(each.op in ("get_attr", "call_function") for each in sources(node)) else None
+
+
+def _first(node: fx.Node) -> object:
+    """The first argument, by place or by name."""
+    return node.args[0] if node.args else next(iter(node.kwargs.values()), None)
 
 
 def sources(node: fx.Node) -> tuple[fx.Node, ...]:
