@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,15 +97,30 @@ class Result:
     def save_onnx(self, path: str | Path) -> None:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
-        For PyTorch input with the weights that :attr:`module` has now: train it, and save again.
+        For PyTorch input with the weights and element types that :attr:`module` has now: train it, call ``half()``,
+        and save again. A file of another type is proven anew in onnxruntime; where that cannot run it, a
+        warning says so.
 
         Raises:
             OutputError: It cannot be written, or the module is no longer built as it was.
+            ProofError: The file of another type does not compute what the module does.
         """
-        host = self.host
-        if self.module is not None:
-            host = cast("TorchHost", host).with_values_of(self.module)
-        host.save_onnx(Path(path), metadata_of(self.plan))
+        if self.module is None:
+            self.host.save_onnx(Path(path), metadata_of(self.plan))
+            return
+        from graphprune.hosts.torch_now import as_it_is
+
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+
+        def proof(file: Path) -> None:
+            try:
+                require((parity(host, file, host.example_inputs()),))
+            except ModelError as error:
+                reason = str(error).replace(f"'{file}'", "it")
+                checked = ", onnx's reference evaluator in float64 has" if _agrees_in_double(host, file) else ""
+                warnings.warn(f"onnxruntime has not checked '{path}'{checked}: {reason}", stacklevel=4)
+
+        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
 
     def save_state(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.
@@ -751,6 +767,22 @@ def _finish(
     return Result(plan, report, state.host, state, module)
 
 
+def _agrees_in_double(host: Host, path: Path) -> bool:
+    """Whether a file that onnxruntime cannot run equals its host in float64; not if nothing else can run it either.
+
+    Raises:
+        ProofError: It does not equal it.
+    """
+    inputs = host.example_inputs()
+    try:
+        expected, got = host.run(inputs, double=True), OnnxHost.load(path).run(inputs, double=True)
+    except ModelError:
+        return False
+    note = "file = pruned model, in float64"
+    require((compare("reference evaluator", expected, got, note=note, tolerance=EXPORT_TOLERANCE_DOUBLE),))
+    return True
+
+
 def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
     """Compares an exported file in onnxruntime with the host that it was exported from; in doubt, in float64.
 
@@ -802,8 +834,8 @@ def _notes(state: State) -> tuple[str, ...]:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)
         notes.append(
-            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation for the "
-            "others; the proof counts the kept units only"
+            f"units of kind {', '.join(kinds)} were removed, which shifts the statistics of a normalisation (a mean, a "
+            "norm, a maximum) for the others; the proof counts the kept units only"
         )
     if state.removed:
         names = ", ".join(f"'{block.name}'" for block in state.removed)

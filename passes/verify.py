@@ -145,12 +145,14 @@ def masks(
 ) -> dict[str, dict[int, NDArray[np.bool_]]]:
     """For every value and axis that loses positions, which ones stay; none of a branch that is left out.
 
-    Constants that are positions are left as they are: they point to what is removed, where there is nothing.
+    Constants that are positions are left as they are: they point to what is removed, where there is nothing. So are
+    indices that count what they belong to as well: zeros would point at the first element.
     """
     found: dict[str, dict[int, NDArray[np.bool_]]] = {}
     touched = frozenset(kept)
+    natural = analysis.positions.keys() | analysis.inside
     for name, layout in analysis.layouts.items():
-        for axis, dim in enumerate(layout if name not in analysis.positions else ()):
+        for axis, dim in enumerate(layout if name not in natural else ()):
             if touched.isdisjoint(factors_of(dim)):
                 continue
             mask = np.zeros(dim.size, dtype=np.bool_)

@@ -352,6 +352,8 @@ ALONG = [
     case("max_pool2d.default", F(2, 3, 8, 8), [2, 2]),
     case("max_pool3d.default", F(2, 3, 4, 4, 4), [2, 2, 2]),
     case("max_pool2d_with_indices.default", F(2, 3, 8, 8), [2, 2]),
+    case("max_unpool2d.default", F(4, 4, 2, 2), I(16, 4, 4, 2, 2), [4, 4]),
+    case("max_unpool3d.default", F(3, 3, 2, 2, 2), I(64, 3, 3, 2, 2, 2), [4, 4, 4], [2, 2, 2], [0, 0, 0]),
     case("max_pool3d_with_indices.default", F(2, 3, 4, 4, 4), [2, 2, 2]),
     case("avg_pool1d.default", F(2, 3, 8), [2]),
     case("avg_pool2d.default", F(2, 3, 8, 8), [2, 2]),

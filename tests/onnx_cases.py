@@ -190,6 +190,11 @@ def ms(op: str, *operands: Tensor | None, **options: Any) -> Case:
     return case(f"com.microsoft::{op}", *operands, **ORT, **options)
 
 
+def ml(op: str, *operands: Tensor | None, **options: Any) -> Case:
+    """A call of an operator for classic models."""
+    return case(f"ai.onnx.ml::{op}", *operands, **ORT, **options)
+
+
 UNARY = [
     "Abs",
     "Neg",
@@ -748,6 +753,20 @@ CASES: tuple[Case, ...] = (
     ms("MatMulNBits", F(4, 64), U(6, 4, 8), W(24), N=6, K=64, bits=4, block_size=16),
     ms("MatMulNBits", F(4, 64), U(6, 4, 8), W(6, 4), U(6, 2), X, W(6), N=6, K=64, bits=4, block_size=16),
     ms("MatMulNBits", F(4, 60), U(6, 4, 8), W(24), U(12), N=6, K=60, bits=4, block_size=16),
+    # of scikit-learn's converters
+    ml("LabelEncoder", I(4, 5, 4), keys_int64s=[0, 1, 2, 3], values_floats=[0.5, -1.0, 2.0, 7.0]),
+    ml("CategoryMapper", I(4, 5, 4), cats_int64s=[0, 1, 2, 3], cats_strings=["a", "bb", "ccc", "dddd"]),
+    ml("Binarizer", F(4, 4), threshold=0.5),
+    ml("Scaler", F(4, 4), offset=[0.5], scale=[2.0]),
+    ml("Scaler", F(5, 4), offset=[0.5, 0.1, 0.2, 0.3], scale=[2.0, 1.0, 3.0, 4.0]),
+    ml("Imputer", F(4, 4), imputed_value_floats=[0.5], replaced_value_float=0.0),
+    ml("Normalizer", F(4, 4), norm="L1", mixed=("x1",)),
+    ml("Normalizer", F(4, 4), norm="L2", mixed=("x1",)),
+    ml("Normalizer", F(4, 4), norm="MAX"),
+    ml("ArrayFeatureExtractor", F(6, 5), I(5, 6)),
+    ml("ArrayFeatureExtractor", F(5), I(5, 1, 3)),
+    ml("ArrayFeatureExtractor", F(4, 5), I(5, 2, 3)),
+    ml("OneHotEncoder", I(3, 5, 4), cats_int64s=[0, 1, 2]),
     # what depends on data
     case("NonZero", F(4, 4)),
     case("NonMaxSuppression", F(1, 4, 4), F(1, 1, 4), S(3), **ORT),

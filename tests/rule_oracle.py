@@ -22,12 +22,17 @@ Run = Callable[[Arrays, Mapping[tuple[str, int | None], float]], Sequence[np.nda
 """Runs the operator on operands, with some attributes (or their elements) replaced; numpy in, numpy out."""
 
 
-def free_factors(rule: Rule) -> list[Factor]:
-    """The factors that the rule lets be cut without a change to any other value."""
+def free_factors(rule: Rule, mixed: Sequence[str] = ()) -> list[Factor]:
+    """The factors that the rule lets be cut without a change to any other value.
+
+    And those whose statistic the operator takes of zeros as of nothing: a maximum of what cannot be chosen, and what
+    ``mixed`` names.
+    """
     layouts = [layout for layout in (*rule.operands, *rule.results) if layout is not None]
     found = dict.fromkeys(factor for layout in layouts for dim in layout for factor in factors_of(dim))
     written = {factor for dim in rule.writes for factor in factors_of(dim)}  # goes only with what it writes to
-    return [factor for factor in found if factor not in rule.fixed and factor not in rule.normalized | written]
+    statistics = {f for f in rule.normalized - rule.choices.keys() if f.name not in mixed}
+    return [factor for factor in found if factor not in rule.fixed and factor not in statistics | written]
 
 
 def _take(array: np.ndarray, layout: tuple, kept: Mapping[Factor, Index]) -> np.ndarray:
@@ -72,7 +77,7 @@ def failures(
     """
     found, zeros = [], zeros or {}
     rng = np.random.default_rng(0)
-    for factor in free_factors(rule):
+    for factor in free_factors(rule, mixed):
         n = max(1, factor.size - max(1, factor.size // 3), *(least for dim, least in rule.least if dim is factor))
         step = lcm(*(of for dim, of in rule.multiples if dim is factor))
         n = factor.size - -(-(factor.size - n) // step) * step

@@ -215,3 +215,62 @@ def test_a_refit_commutes_with_merging() -> None:
         expected = module(IDS)
         got = copy.deepcopy(module).merge_and_unload()(IDS)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+class Residual(nn.Module):
+    """A residual step, with or without an activation: its width is no rank."""
+
+    def __init__(self, act: Callable[[torch.Tensor], torch.Tensor], inputs: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.mix, self.head = nn.Linear(inputs, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.act = act
+
+    def forward(self, x):
+        h = self.stem(x)
+        return self.head(torch.relu(h + self.act(self.mix(h))))
+
+
+class Skip(nn.Module):
+    """A dense skip beside a linear path of some width, whose inside may be used elsewhere too."""
+
+    def __init__(self, width: int, *, read: bool = False, shared: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.skip, self.last = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.a, self.b = nn.Linear(32, width), nn.Linear(width, 32)
+        self.read, self.shared = read, shared
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        inner = self.a(x)
+        y = torch.relu(self.skip(x) + self.b(inner))
+        y = torch.relu(self.b(torch.relu(self.a(y)))) if self.shared else y
+        return self.last(y) + (torch.relu(inner).sum(-1, keepdim=True) if self.read else 0)
+
+
+NOT_A_RANK: dict[str, tuple[nn.Module, int, str, int]] = {
+    "linear residual": (Residual(lambda x: x, 8), 8, "stem.weight[0]", 32),
+    "linear residual, narrow": (Residual(lambda x: x, 48), 48, "stem.weight[0]", 32),
+    "residual with activation": (Residual(torch.relu, 8), 8, "stem.weight[0]", 32),
+    "wider than both": (Skip(64), 8, "a.weight[0]", 64),
+    "as wide as both": (Skip(32), 8, "a.weight[0]", 32),
+    "read elsewhere": (Skip(4, read=True), 8, "a.weight[0]", 4),
+    "factors used elsewhere": (Skip(4, shared=True), 8, "a.weight[0]", 4),
+}
+
+
+@pytest.mark.parametrize("name", NOT_A_RANK)
+def test_a_width_is_no_rank(name: str) -> None:
+    model, n, group, size = NOT_A_RANK[name]
+    proof = prove(model, (torch.randn(2, n),))
+    assert proof.group(group).size == size
+
+
+def test_a_rank_below_both_widths_used_nowhere_else_is_one() -> None:
+    assert prove(Skip(4), (torch.randn(2, 8),)).reasons("a.weight[0]") == [REASON]
+
+
+def test_a_linear_residual_net_meets_its_target() -> None:
+    result = gp.prune(Residual(lambda x: x, 8), (torch.randn(4, 8),), target={"params": 0.5}, align=1)
+    assert 0.4 < result.report.cost("params").fraction <= 0.5

@@ -5,12 +5,17 @@ two paths are then one linear map of ``x``, which merging would make one weight.
 rows of ``W`` and ``B`` and the columns of ``W`` and ``A``. The factor between ``A`` and ``B`` would be a group like
 any other hidden width; it is the rank of an update, whose directions mean nothing to the rest of the model, and stays
 whole (LoRAShear, arXiv 2310.18356, §3.1 keeps it too).
+
+What makes it an update, and not a layer or a residual branch that happens to be linear, is that its rank is below both
+widths and that nothing else uses its two factors or what is between them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from graphprune.ir.dims import Dim, factors_of
 from graphprune.ir.graph import Graph, Node
@@ -37,7 +42,10 @@ class Adapter:
 
 def find_adapters(graph: Graph) -> tuple[Adapter, ...]:
     """Every adapter of a graph, in the order of execution; several beside one weight are found one by one."""
-    return tuple(_Maps(graph).adapters())
+    maps = _Maps(graph)
+    found = tuple(maps.adapters())
+    inside = {name for adapter in found for name in (adapter.node, adapter.inner)}
+    return tuple(adapter for adapter in found if maps.readers(adapter) <= inside)
 
 
 class _Maps:
@@ -47,13 +55,35 @@ class _Maps:
         self.graph = graph
         self.stored = {value.name for value in graph.stored}
         self.producer: dict[str, Node] = {}
+        self.nodes = {node.name: node for node in graph.nodes}
+        self.uses = Counter([name for node in graph.nodes for name in node.operands] + list(graph.outputs))
+        self.roots: dict[str, frozenset[str]] = {}  # by stored value: the tensors that it is made of
+        self.read_by: dict[str, set[str]] = {}  # by stored tensor: the operators that use it, however turned
         self.sums: dict[str, str] = {}  # by result of an adapter's sum: what it is a linear map of
         for node in graph.nodes:
             names = [name for name in node.operands if name is not None]
             results = [name for name in node.results if name is not None]
+            roots = self.roots_of(node)
             if names and all(name in self.stored for name in names):
                 self.stored.update(results)  # a transposed weight is a weight
+                self.roots.update(dict.fromkeys(results, roots))
+            else:
+                for root in roots:
+                    self.read_by.setdefault(root, set()).add(node.name)
             self.producer.update(dict.fromkeys(results, node))
+
+    def roots_of(self, node: Node) -> frozenset[str]:
+        """The stored tensors that the stored operands of a node are made of."""
+        names = [name for name in node.operands if name is not None and name in self.stored]
+        return frozenset().union(*(self.roots.get(name, frozenset((name,))) for name in names))
+
+    def readers(self, adapter: Adapter) -> set[str]:
+        """The operators that use a factor of an adapter."""
+        found: set[str] = set()
+        for name in (adapter.node, adapter.inner):
+            weights = [root for root in self.roots_of(self.nodes[name]) if len(self.graph.values[root].shape) > 1]
+            found.update(*(self.read_by[root] for root in weights))
+        return found
 
     def adapters(self) -> Iterator[Adapter]:
         for node in self.graph.nodes:
@@ -64,10 +94,22 @@ class _Maps:
                 if source is None or outer is None:
                     continue
                 inner = self.contraction(outer[1])
-                if inner is not None and self.origin(inner[1]) == source:
+                if inner is None or self.origin(inner[1]) != source or not self.alone(outer[1], inner[0]):
+                    continue
+                (rank, width), (source_width, _) = _widths(*outer), _widths(*inner)
+                if rank and _size(rank) < min(_size(source_width), _size(width)):
                     self.sums[node.results[0]] = source
-                    yield Adapter(node.name, outer[0].name, inner[0].name, _contracted(*outer))
+                    yield Adapter(node.name, outer[0].name, inner[0].name, rank)
                     break
+
+    def alone(self, name: str, inner: Node) -> bool:
+        """Whether all that is between the two factors, from a value back to the inner one's result, is used once."""
+        while self.uses[name] == 1 and name not in inner.results:
+            before = self.computed(self.producer[name])
+            if before is None:
+                return False
+            name = before
+        return self.uses[name] == 1
 
     def computed(self, node: Node) -> str | None:
         """The one operand that is not stored."""
@@ -102,11 +144,18 @@ class _Maps:
         return None if found is None else self.origin(found[1])
 
 
-def _contracted(node: Node, operand: str) -> tuple[Dim, ...]:
-    """The dimensions of an operand that are not in the result."""
+def _widths(node: Node, operand: str) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """The dimensions of an operator's weight over which it sums (or looks up), and those that its result has."""
     rule = node.rule
-    layout = rule.operands[node.operands.index(operand)] if rule is not None else None
-    if rule is None or layout is None:
-        return ()
-    left = {factor for result in rule.results for dim in result or () for factor in factors_of(dim)}
-    return tuple(dim for dim in layout if left.isdisjoint(factors_of(dim)))
+    if rule is None:
+        return (), ()
+    made = {factor for result in rule.results for dim in result or () for factor in factors_of(dim)}
+    layouts = zip(node.operands, rule.operands, strict=False)
+    weights = [layout for name, layout in layouts if name != operand and layout is not None and len(layout) > 1]
+    dims = tuple(dict.fromkeys(dim for layout in weights for dim in layout))
+    summed = tuple(dim for dim in dims if made.isdisjoint(factors_of(dim)))
+    return summed, tuple(dim for dim in dims if not made.isdisjoint(factors_of(dim)))
+
+
+def _size(dims: tuple[Dim, ...]) -> int:
+    return prod(dim.size for dim in dims)

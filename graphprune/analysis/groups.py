@@ -15,6 +15,7 @@ from graphprune.analysis import adapters
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.blocks import Block, Branches
 from graphprune.analysis.kinds import Kinds
+from graphprune.analysis.normalizers import find_normalizers
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.analysis.walk import Match, Walk, axis_of
 from graphprune.ir.dims import Dim, Factor, Layout, Product, Sum, factors_of
@@ -92,6 +93,8 @@ class Analysis:
         layouts: The layout of every value, in terms of the merged factors.
         fixed: The reason of every factor that stays whole and occurs in a stored tensor.
         positions: Stored tensors whose elements are positions of a dimension: they are numbered anew when it is cut.
+        inside: Computed values whose elements are positions of a dimension that has their own axes in it (what a
+            pooling took, counted over the whole tensor): what is removed points at what is removed.
         others: Of the same model run in other ways, in terms of the same factors and without groups of their own.
     """
 
@@ -100,6 +103,7 @@ class Analysis:
     layouts: Mapping[str, Layout]
     fixed: Mapping[Factor, Reason]
     positions: Mapping[str, Dim]
+    inside: frozenset[str]
     solver: Solver = field(repr=False)
     matches: Mapping[str, Match] = field(repr=False)
     others: tuple[Analysis, ...] = ()
@@ -213,6 +217,8 @@ def _walk_other(graph: Graph, main: Walk) -> Walk:
 def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk, others: tuple[Walk, ...] = ()) -> Analysis:
     solver = walk.solver
     layouts = solver.resolved(found)
+    for factor, reason in find_normalizers(graph, layouts, solver, walk.matches).items():
+        solver.normalize(factor, reason)
     sites: dict[Factor, list[Site]] = {}
     prunable: set[Factor] = set()
     for value in graph.stored:
@@ -254,13 +260,25 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk, others: tupl
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
     rest = tuple(_without_groups(other) for other in others)
-    return Analysis(graph, tuple(groups), layouts, fixed, stored, solver, walk.matches, rest)
+    inside = _inside(walk, layouts) - stored.keys()
+    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside, solver, walk.matches, rest)
+
+
+def _inside(walk: Walk, layouts: Mapping[str, Layout]) -> frozenset[str]:
+    solver = walk.solver
+    return frozenset(
+        name
+        for name, dim in walk.points.items()
+        if not {*factors_of(solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
+    )
 
 
 def _without_groups(walk: Walk) -> Analysis:
     solver, values = walk.solver, walk.graph.values
+    layouts = solver.resolved(walk.layouts)
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if values[name].stored}
-    return Analysis(walk.graph, (), solver.resolved(walk.layouts), {}, stored, solver, walk.matches)
+    inside = _inside(walk, layouts) - stored.keys()
+    return Analysis(walk.graph, (), layouts, {}, stored, inside, solver, walk.matches)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

@@ -104,6 +104,8 @@ class Walk:
         for factor in rule.normalized:
             solver.normalize(match.of(factor), Reason(f"'{node.op}' takes a statistic over this axis", node.name))
         for factor, text in rule.choices.items():
+            if factor in rule.normalized:
+                continue
             solver.choose(match.of(factor), Reason(text, node.name))
         for factor in rule.ordered:
             reason = Reason(f"'{node.op}' depends on the order along this axis", node.name)

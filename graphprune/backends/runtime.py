@@ -71,7 +71,7 @@ def run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]
     Raises:
         ModelError: onnxruntime refuses the inputs.
     """
-    return {name: _as_array(result) for name, result in run_raw(session, inputs).items()}
+    return {name: as_array(result) for name, result in run_raw(session, inputs).items()}
 
 
 def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, object]:
@@ -88,7 +88,12 @@ def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -
     return dict(zip(names, results, strict=True))
 
 
-def _as_array(result: object) -> NDArray[Any]:
+def as_array(result: object) -> NDArray[Any]:
+    """What the runtime gives for an output, as numbers: the elements of sequences, and the values of maps by key."""
+    if isinstance(result, Mapping):  # from class to probability, which comes as a number of Python
+        return np.asarray([result[key] for key in sorted(result)], np.float32)
+    if isinstance(result, list) and result and isinstance(result[0], Mapping):
+        return np.stack([as_array(item) for item in result])
     if isinstance(result, list):  # a sequence of tensors
         return np.concatenate([np.asarray(item).ravel() for item in result]) if result else np.zeros(0)
     return np.asarray(result)

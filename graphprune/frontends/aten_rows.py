@@ -147,12 +147,13 @@ def cdist(call: Call) -> Rule:
 
 
 def cosine_similarity(call: Call) -> Rule:
-    """Element by element, contracted over the axis."""
+    """Element by element, contracted over the axis, over which both operands are normalised."""
     at = call.get("dim", 1) % (len(call.y) + 1)
     rule = pointwise.pointwise(call.operands[:2], broadcast(present(call)))
     (dims,) = rule.results
     assert dims is not None
-    return replace(rule, results=((*dims[:at], *dims[at + 1 :]),))
+    statistic = frozenset(factors_of(dims[at]))
+    return replace(rule, results=((*dims[:at], *dims[at + 1 :]),), normalized=statistic)
 
 
 def grid_sampler(call: Call) -> Rule:
@@ -173,13 +174,18 @@ def embedding_bag(call: Call) -> Rule:
 
 
 def weight_norm(call: Call) -> Rule:
-    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one."""
+    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one.
+
+    Stored gains follow the norm of what stays (:mod:`graphprune.hosts.torch_gains`), which then shifts nothing.
+    """
     dims = axes("x", call.x)
     gain = call.operand(1)
     assert gain is not None
     at = call.get("dim", 0)
-    inner = frozenset(f for i, dim in enumerate(dims) if i != at for f in factors_of(dim))
-    return Rule((dims, tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))), (dims,), normalized=inner)
+    follows = len(call.stored) > 1 and all(call.stored[:2])
+    inner = [] if follows else [f for i, dim in enumerate(dims) if i != at for f in factors_of(dim)]
+    gains = tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))
+    return Rule((dims, gains), (dims,), normalized=frozenset(inner))
 
 
 def lstm(call: Call) -> Rule:
@@ -385,6 +391,13 @@ def last(n: int, reason: str) -> Row:
     return row
 
 
+def unpool(call: Call) -> Rule:
+    """``n c h w, n c h w -> n c oh ow``: indices count the places of each channel's own image."""
+    n = len(call.attributes["output_size"])
+    rule = pointwise.along(call.x, [call.y], range(-n, 0), POOLED)
+    return replace(rule, operands=(rule.operands[0], rule.operands[0]))
+
+
 def resize(n: int) -> Row:
     """Interpolation along those of the last ``n`` axes whose size changes; the others keep theirs, which is written."""
 
@@ -421,11 +434,11 @@ def reduce(statistic: reduction.Statistic) -> Row:
     return row
 
 
-def chosen(result: int) -> Row:
+def chosen(result: int, statistic: reduction.Statistic = "choice") -> Row:
     """The largest or smallest along an axis, whose position is result number ``result``."""
 
     def row(call: Call) -> Rule:
-        rule, at = reduce("choice")(call), call.attributes.get("dim")
+        rule, at = reduce(statistic)(call), call.attributes.get("dim")
         if not call.x or at is None:  # positions in the whole tensor
             return fixing(rule, [dim for layout in rule.operands[:1] for dim in layout or ()], ORDER)
         layout = rule.operands[0]

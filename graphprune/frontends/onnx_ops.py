@@ -15,6 +15,7 @@ from graphprune.frontends import onnx_quantized as quantized
 from graphprune.frontends import onnx_rows as rows
 from graphprune.frontends import onnx_spatial as spatial
 from graphprune.frontends.onnx_contrib import CONTRIB
+from graphprune.frontends.onnx_ml import ML, ML_BARRIERS
 from graphprune.frontends.onnx_recurrent import recurrent
 from graphprune.frontends.onnx_values import JOIN, JOIN_DOMAIN
 from graphprune.rules.call import Row
@@ -50,6 +51,7 @@ BARRIERS: Mapping[str, str] = {
         tuple(f"com.microsoft::{op}" for op in ("MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE")),
         "numbers of less than a byte are packed, and not cut",
     ),
+    **ML_BARRIERS,
 }
 """Operators that stay barriers on purpose, with the reason that a user reads."""
 
@@ -74,7 +76,7 @@ ROWS: Mapping[str, Row] = {
     "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), rows.norm_over_last),
     "GroupNormalization": rows.grouped_norm,
-    "LpNormalization": rows.first_only,  # a sum, to which a removed unit adds nothing, like ReduceL2
+    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
     "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
@@ -121,7 +123,7 @@ ROWS: Mapping[str, Row] = {
     "DFT": spatial.fourier,
     "Det": spatial.determinant,
     "STFT": lambda c: rows.whole(c, "a Fourier transform mixes this axis"),
-    "MaxUnpool": lambda c: rows.whole(c, "indices count all elements of the tensor"),
+    "MaxUnpool": spatial.unpooled,
     "AffineGrid": lambda c: rows.whole(c, "a grid of positions"),
     # reductions
     **dict.fromkeys(
@@ -129,7 +131,8 @@ ROWS: Mapping[str, Row] = {
         partial(rows.reduction, statistic="sum"),
     ),
     "ReduceMean": partial(rows.reduction, statistic="mean"),
-    **dict.fromkeys(("ReduceMax", "ReduceMin", "ReduceLogSumExp"), partial(rows.reduction, statistic="choice")),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), partial(rows.reduction, statistic="extreme")),
+    "ReduceLogSumExp": partial(rows.reduction, statistic="choice"),
     "ReduceProd": partial(rows.reduction, statistic="other"),
     "ArgMax": rows.arg_reduction,
     "ArgMin": rows.arg_reduction,
@@ -170,6 +173,7 @@ ROWS: Mapping[str, Row] = {
     **dict.fromkeys(("NonZero", "NonMaxSuppression", "Compress", "Unique"), lambda c: rows.whole(c, _INDEX)),
     f"{JOIN_DOMAIN}::{JOIN}": rows.branches,
     **CONTRIB,
+    **ML,
     **{op: rows.refused(reason) for op, reason in BARRIERS.items()},
 }
 """Operator -> row. Operators of other domains are keyed ``domain::Op``."""

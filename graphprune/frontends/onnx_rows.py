@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from graphprune.ir.dims import Dim, Factor, Layout, factors_of
+from graphprune.ir.dims import Dim, Factor, Layout, factors_of, product
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape, SizeSlot
 from graphprune.rules.call import Call, Refusal, Row
@@ -210,9 +210,15 @@ def largest(c: Call) -> Rule:
 
 
 def pooling(c: Call) -> Rule:
-    """Works along the axes from the third on; nothing is said of the indices of a maximum, which count channels too."""
+    """Works along the axes from the third on; indices of a maximum count all elements of the operand, row by row."""
     rule = along(c.x, [c.y], range(2, len(c.x)), f"'{c.op}' runs over this axis")
-    return replace(rule, results=(*rule.results, *(None for _ in c.results[1:])))
+    if len(c.results) < 2 or c.results[1] is None:
+        return replace(rule, results=(*rule.results, *(None for _ in c.results[1:])))
+    if c.get("storage_order", 0):
+        raise Refusal("indices that count column by column")
+    layout = rule.operands[0]
+    assert layout is not None
+    return replace(rule, results=(rule.results[0], rule.results[0]), makes={1: product(*layout)})
 
 
 def resize(c: Call) -> Rule:

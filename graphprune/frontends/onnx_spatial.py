@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from graphprune.frontends.onnx_rows import numbers, result_shapes, shape_of, told
+from graphprune.ir.dims import factors_of, product
 from graphprune.ir.notation import parse_rule
-from graphprune.ir.rule import Rule
+from graphprune.ir.rule import Rule, SizeSlot
 from graphprune.rules.call import Call, Refusal
-from graphprune.rules.contraction import KERNEL, SPATIAL
+from graphprune.rules.contraction import KERNEL, SPATIAL, axes
 from graphprune.rules.pointwise import along
 
 
@@ -17,6 +18,18 @@ def grid_sample(c: Call) -> Rule:
     return parse_rule(
         f"n c {s}, n {o} d -> n c {o}; fixed {s} {o} d", (c.x, shape_of(c, 1)), (c.y,), why="a grid of positions"
     )
+
+
+def unpooled(c: Call) -> Rule:
+    """``MaxUnpool``: ``n c s..., n c s... @(n c o...) -> n c o...``; indices count all elements of the result."""
+    dims, made = axes("x", c.x), axes("y", c.y)
+    result = (*dims[:2], *made[2:])
+    why = f"'{c.op}' runs over this axis"
+    fixed = {factor: why for dim in (*dims[2:], *made[2:]) for factor in factors_of(dim)}
+    stored = c.constants.get(2, ())
+    slots = tuple(SizeSlot("output_shape", result[i], i) for i in (0, 1) if stored and stored[i] == result[i].size > 1)
+    rest = (None,) * (len(c.operands) - 2)
+    return Rule((dims, dims, *rest), (result,), fixed, sizes=slots, reads={1: product(*result)})
 
 
 def regions(c: Call) -> Rule:

@@ -114,6 +114,12 @@ def captured(graph: onnx.GraphProto) -> Iterator[str]:
             yield name
 
 
+def no_tensors(graph: onnx.GraphProto) -> frozenset[str]:
+    """Outputs that are declared as something else than a tensor: sequences, maps, optional values."""
+    kinds = ("sequence_type", "map_type", "optional_type", "sparse_tensor_type")
+    return frozenset(value.name for value in graph.output if any(value.type.HasField(kind) for kind in kinds))
+
+
 def attributes_of(node: onnx.NodeProto) -> Mapping[str, Any]:
     """The attributes of a node as Python values; text is decoded, graphs are left out."""
     found: dict[str, Any] = {}

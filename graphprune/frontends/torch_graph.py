@@ -25,6 +25,7 @@ from graphprune.frontends import aten_rows, aten_views
 from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import UNKNOWN
+from graphprune.frontends.torch_kept import kept_number
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
@@ -330,6 +331,8 @@ class _Builder:
             or (stored[0] and ROWS.get(signature.op) in _LOOK_UPS and len(self.values[names[0] or ""].shape) > 2)
         ):  # from weights alone, or a matrix of weights for each index
             self.weightlike.update(name for name in results if name is not None)
+        if signature.op == _GAINED:  # gains follow what is stored, not what is computed
+            stored = tuple([name is not None and self.values[name].stored for name in names])
         made = (specs,) if isinstance(specs, Spec) else specs or ()
         made = tuple([None if name is None else spec for name, spec in zip(results, made, strict=True)])
         known = self._known(target, signature, plain, stored, taken, made)
@@ -387,7 +390,8 @@ class _Builder:
     ) -> None:
         rule, reason, summed, multiple, settings = known
         place = node.meta.get(LOCATION, "")
-        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings))
+        kept = kept_number(node) is not None
+        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings, kept))
 
     def _barrier(self, node: fx.Node, op: str, reason: str) -> None:
         operands = tuple(self.names[operand] for operand in node.all_input_nodes if operand in self.names)
@@ -431,6 +435,7 @@ SLICE = torch.ops.aten.slice.Tensor
 _GETITEM = operator.getitem
 # a rotary embedding of nothing, no register tokens
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
+_GAINED = "aten._weight_norm.default"
 _LOOK_UPS = (aten_views.index, aten_views.index_select)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 

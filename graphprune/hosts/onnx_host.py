@@ -15,7 +15,7 @@ import onnxruntime as ort
 from graphprune.backends.runtime import run_raw, run_session
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_graph import build_graph
-from graphprune.frontends.onnx_values import Inferred, operands_of
+from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
 from graphprune.hosts.onnx_double import run_double
@@ -27,7 +27,7 @@ from graphprune.hosts.onnx_masked import masked_model
 from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
-from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, other_sizes
+from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, input_sizes, other_sizes, unfit
 from graphprune.hosts.onnx_store import Store, inline_array, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
@@ -48,6 +48,7 @@ class OnnxHost:
         sources: Data files that weights are mapped from.
         original: The weightless model as loaded.
         given: Inputs that the user gives; the others are random.
+        assumed: The declared sizes of the inputs whose dynamic axes the user gave no sizes for.
         defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
             are inputs again in what is saved; the others are constants from then on.
     """
@@ -59,6 +60,7 @@ class OnnxHost:
     original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
     given: Arrays = field(default_factory=dict, repr=False)
     defaults: tuple[onnx.ValueInfoProto, ...] = ()
+    assumed: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def load(
@@ -79,10 +81,19 @@ class OnnxHost:
         """
         model, files = load_model(source)
         defaults = tuple(model.meta.get("defaults", ()))
+        foreign = model.meta.get("foreign_types", {})
         proto, store = weightless(model)
         proto = flat(proto)
+        for value in proto.graph.output:
+            if value.name in foreign:
+                value.type.CopyFrom(foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults)
+        assumed = {
+            name: declared
+            for name, declared in input_sizes(proto).items()
+            if name not in sizes and not all(isinstance(size, int) for size in declared)
+        }
+        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults, assumed)
 
     @property
     def kind(self) -> str:
@@ -126,7 +137,7 @@ class OnnxHost:
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
-        outside = outside_branches(self.proto.graph)
+        outside = outside_branches(self.proto.graph) - no_tensors(self.proto.graph)
         return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
 
     @property
@@ -149,14 +160,24 @@ class OnnxHost:
         return frozenset(used | {value.name for value in self.proto.graph.output})
 
     def _probe(self, names: list[str], bound: Mapping[str, tuple[int, ...]]) -> Probed:
-        """What values are in a run on example inputs; empty if the model does not run on them."""
+        """What values are in a run on example inputs; empty if the model does not run on them.
+
+        Raises:
+            ModelError: It does not, and sizes of the inputs were assumed.
+        """
         model = onnx.ModelProto()
         model.CopyFrom(self.proto)
         declared = {value.name for value in model.graph.output}
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
         try:
-            results = run_raw(session_of(model, self.store), self._inputs(bound, 0))
+            session = session_of(model, self.store)
         except ModelError:
+            return {}
+        try:
+            results = run_raw(session, self._inputs(bound, 0))
+        except ModelError as error:
+            if bound is self.bound:
+                self._require_fit(error, None)
             return {}
         return {
             name: (onnx.helper.np_dtype_to_tensor_dtype(result.dtype), tuple(result.shape))
@@ -167,6 +188,12 @@ class OnnxHost:
     @cached_property
     def _graph(self) -> Graph:
         return build_graph(self.proto, self.inferred)
+
+    def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
+        """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
+        given = {name: self.bound[name] if inputs is None else inputs[name].shape for name in self.assumed}
+        if given and all(shape == self.bound[name] for name, shape in given.items()):
+            raise ModelError(unfit(self.assumed, self.bound, error)) from error
 
     def graph(self) -> Graph:
         """The graph that the analysis reads."""
@@ -205,7 +232,8 @@ class OnnxHost:
                     return host
                 continue
             proto, constants = folded
-            complete = all(name in host.inferred.shapes for name in host._made & host._uses)
+            tensors = host._made & host._uses - no_tensors(host.proto.graph)
+            complete = all(name in host.inferred.shapes for name in tensors)
             values = {**host.inferred.values, **constants}
             host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
             if complete:
@@ -265,7 +293,14 @@ class OnnxHost:
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""
-        return run_double(self.proto, self.store, inputs) if double else run_session(self._session, inputs)
+        if double:
+            return run_double(self.proto, self.store, inputs)
+        session = self._session
+        try:
+            return run_session(session, inputs)
+        except ModelError as error:
+            self._require_fit(error, inputs)
+            raise
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node."""

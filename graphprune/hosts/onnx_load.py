@@ -61,6 +61,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         _make_dense(graph, where)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
+    untold = _without_foreign_types(proto, where)
     stored = {tensor.name for tensor in proto.graph.initializer}
     # before version 4 every initializer had to be an input, which says nothing
     defaults = [value for value in proto.graph.input if value.name in stored] if proto.ir_version >= 4 else []
@@ -75,7 +76,43 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
     _normalise(model, where)
     model.meta["quantization_annotation"] = annotations
     model.meta["defaults"] = defaults
+    model.meta["foreign_types"] = untold
     return model, files
+
+
+def _without_foreign_types(proto: onnx.ModelProto, where: str) -> dict[str, onnx.TypeProto]:
+    """Takes the declared types of outputs that are maps, or hold maps, which :mod:`onnx_ir` cannot read.
+
+    Classifiers of scikit-learn end like this (ZipMap): a map from class to probability for each row.
+
+    Returns:
+        The types by output.
+
+    Raises:
+        ModelError: An input is or holds a map.
+    """
+    for value in proto.graph.input:
+        if _holds_map(value.type):
+            raise ModelError(
+                f"input '{value.name}' of {where} is a map, expected a tensor; take what makes a tensor of it "
+                "(DictVectorizer, CastMap) out of the model"
+            )
+    for graph in _graphs(proto.graph):
+        told = [value for value in graph.value_info if not _holds_map(value.type)]
+        del graph.value_info[:]
+        graph.value_info.extend(told)
+    found = {value.name: onnx.TypeProto() for value in proto.graph.output if _holds_map(value.type)}
+    for value in proto.graph.output:
+        if value.name in found:
+            found[value.name].CopyFrom(value.type)
+            value.ClearField("type")
+    return found
+
+
+def _holds_map(kind: onnx.TypeProto) -> bool:
+    if kind.HasField("sequence_type"):
+        return _holds_map(kind.sequence_type.elem_type)
+    return kind.HasField("map_type") or (kind.HasField("optional_type") and _holds_map(kind.optional_type.elem_type))
 
 
 def _first_line(error: Exception) -> str:

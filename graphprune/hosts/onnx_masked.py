@@ -207,7 +207,7 @@ def _between(kind: int) -> int:
 
 # -- statistics --------------------------------------------------------------------------------------------------
 
-_EXACT = ("CumSum",)
+_EXACT = ("CumSum", "LpNormalization", "ai.onnx.ml::Normalizer")
 """Operators whose statistic is a sum, to which a masked unit adds nothing."""
 
 _ZERO_POINT: Mapping[str, int] = {

@@ -82,7 +82,10 @@ def stated(
     return {
         output.name: (onnx.TensorProto.DataType.Value(output.type[len("tensor(") : -1].upper()), tuple(output.shape))
         for output in outputs
-        if output.name in names and output.type.startswith("tensor(") and all(isinstance(n, int) for n in output.shape)
+        if output.name in names
+        and output.type.startswith("tensor(")
+        and output.shape  # empty where it knows nothing, too
+        and all(isinstance(n, int) for n in output.shape)
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto
 
-from graphprune.errors import OptionError
+from graphprune.errors import ModelError, OptionError
 from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
 from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
@@ -41,6 +41,8 @@ _INFERENCE_ERRORS = (
 )
 _SHAPE_KEEPING = ("GroupNormalization", "BatchNormalization", "MeanVarianceNormalization", "Celu", "Swish", "Mish")
 """Operators for which some versions of ONNX infer nothing, whose first result has the shape of the first operand."""
+_FLOATS_OF_SHAPE = ("Normalizer", "Scaler")
+"""Operators of classic models that make floats of the operand's shape, of which ONNX infers nothing."""
 
 
 Probed = Mapping[str, tuple[int, tuple[int, ...]]]
@@ -110,6 +112,26 @@ def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -
     for name, shape in given.items():
         bound.setdefault(name, tuple(shape))
     return bound
+
+
+def unfit(assumed: Mapping[str, tuple[int | str | None, ...]], bound: Shapes, error: ModelError) -> str:
+    """What to tell a user whose model does not run at the sizes that :func:`bind` assumed.
+
+    Args:
+        assumed: The declared sizes of the inputs whose dynamic axes were given sizes.
+        bound: Those sizes.
+        error: What the runtime said.
+    """
+    taken = ", ".join(f"'{name}' as {'x'.join(map(str, bound[name]))}" for name in assumed)
+    options = []
+    for name, sizes in assumed.items():
+        texts = [str(size) if isinstance(size, int) else f"<{size or f'axis {i}'}>" for i, size in enumerate(sizes)]
+        options.append(f"--shape {name}={'x'.join(texts)}")
+    reason = str(error).removeprefix("onnxruntime cannot run the model: ").partition("; give input shapes")[0]
+    return (
+        f"the model does not run at the sizes that are assumed for dynamic axes of its inputs ({taken}): {reason}; "
+        f"give sizes that it takes: {' '.join(options)}"
+    )
 
 
 def _default(axis: int, rank: int, symbol: str) -> int:
@@ -275,6 +297,10 @@ def _infer_node(
     unknown = node.output[0] not in inferred or _shape(inferred[node.output[0]]) is None
     if unknown and node.op_type in _SHAPE_KEEPING and node.input[0] in found:
         return {node.output[0]: found[node.input[0]]}
+    if unknown and node.domain == "ai.onnx.ml" and node.op_type in _FLOATS_OF_SHAPE:
+        shape = _shape(found.get(node.input[0], TypeProto()))
+        if shape is not None:
+            return {node.output[0]: onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, shape)}
     return inferred
 
 

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnx_ir as ir
 
-from graphprune.backends.runtime import run_raw
+from graphprune.backends.runtime import as_array, run_raw
 from graphprune.errors import ModelError
 from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_of
 from graphprune.hosts.onnx_runtime import session_of
@@ -47,7 +47,7 @@ def stretch(
     def run(values: Carried) -> tuple[dict[str, Any], dict[str, Array]]:
         results: dict[str, Any] = {} if session is None else run_raw(session, values)
         found = {**{name: values[name] for name in carried & given}, **results}
-        arrays = {name: np.asarray(values[name] if name in given else results[name]) for name in outputs}
+        arrays = {name: as_array(values[name] if name in given else results[name]) for name in outputs}
         return {name: found[name] for name in carried}, arrays
 
     return run

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
-from graphprune.frontends.onnx_values import nodes_of, subgraphs_of
+from graphprune.frontends.onnx_values import no_tensors, nodes_of, subgraphs_of
 from graphprune.pipeline.host import Array
 
 G_LOGGER.severity = G_LOGGER.ERROR
@@ -41,6 +41,10 @@ class Surgery:
             kept = [attribute for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
             del node.attribute[:]
             node.attribute.extend(kept)
+        foreign = no_tensors(proto.graph)
+        for value in bare.graph.output:
+            if value.name in foreign:
+                value.ClearField("type")  # graphsurgeon knows no maps
         self.before = {node.name: node for node in nodes_of(proto.graph)}
         self.graph: gs.Graph = gs.import_onnx(bare)
         self.nodes: dict[str, gs.Node] = {node.name: node for node in self.graph.nodes}

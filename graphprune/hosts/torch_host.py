@@ -7,7 +7,7 @@ module that users call is generated from them when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ from graphprune.frontends.torch_graph import (
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_runs, torch_steps
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
+from graphprune.hosts.torch_gains import lengthened, rescaled
 from graphprune.hosts.torch_runs import OtherRuns
 from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
@@ -263,6 +264,11 @@ class TorchHost:
             raise PlanError(f"the model has no stored tensor '{missing[0]}'; the plan belongs to another model")
         for tensor, cut in sliced(self.tensors, edits.slices).items():
             tensors.update((alias, cut) for alias in self.tied[tensor] if alias in tensors)
+        owners = {alias: owner for owner, aliases in self.tied.items() for alias in aliases}
+        program = self.program if self.draft.edited else self.draft.base
+        given = program, self.tensors, tensors, edits.slices, owners
+        for name, new in (*rescaled(*given), *lengthened(*given)):
+            tensors.update((alias, new) for alias in self.tied[owners[name]] if alias in tensors)
         values = set(names.values())
         if missing := [old for pair in edits.bypasses.items() for old in pair if old not in values]:
             raise PlanError(f"the model has no value '{missing[0]}' to bypass; the plan belongs to another model")
@@ -557,15 +563,24 @@ class TorchHost:
             total.args = (node, constant)
         return replace(self, draft=Draft(program), tensors=tensors)
 
-    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    def save_onnx(
+        self,
+        path: Path,
+        metadata: Mapping[str, str] | None = None,
+        proof: Callable[[Path], None] = lambda path: None,
+    ) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
+
+        Args:
+            path: The file.
+            metadata: Entries for ``metadata_props``.
+            proof: Judges the file before it is in its place.
 
         Raises:
             OutputError: It cannot be exported or written.
         """
-        torch_onnx.save(
-            self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), lambda _: metadata or {}
-        )
+        outputs, entries = self.output_names, metadata or {}
+        torch_onnx.save(self.module, self.example, self.dynamic_shapes, outputs, Path(path), lambda _: entries, proof)
 
     def export_onnx(self, path: Path, fingerprint: str) -> None:
         """Writes the unpruned model with the origins of its tensors, so that plans made on it apply to the file.

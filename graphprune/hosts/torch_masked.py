@@ -18,6 +18,8 @@ from torch import fx
 
 from graphprune.errors import ProofError
 from graphprune.frontends.torch_graph import argument, argument_position
+from graphprune.frontends.torch_kept import kept_number, sources
+from graphprune.hosts.torch_gains import stored_operands
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Masks
@@ -114,6 +116,9 @@ class MaskedInterpreter(Interpreter):
         """The node's result, masked."""
         node = self._nodes.get(n.name)
         result = super().run_node(n)
+        if (stored := stored_operands(n)) is not None:  # the weight as it was, whatever part of it stays
+            v, g, dim = stored
+            result = _ATEN._weight_norm.default(self._widened(self._tensors[v]), self._widened(self._tensors[g]), dim)
         if node is not None and _counts(node, self._masks):
             form = _FORMS.get(n.target) or _FORMS_BY_NAME.get(str(n.target))
             if form is None and n.target not in _NATURAL:
@@ -125,10 +130,23 @@ class MaskedInterpreter(Interpreter):
                 args, kwargs = self.fetch_args_kwargs_from_env(n)
                 shape = tuple(result.shape) if isinstance(result, torch.Tensor) else None
                 result = _like(result, form(_Call(n, args, kwargs), self._weights(node, args[0]), shape))
+        if kept_number(n) is not None:
+            result = self._stored_value(n)
         name = self._names.get(n)
         if name is not None and name in self._masks and isinstance(result, torch.Tensor):
             result = apply(result, self._masks[name])
         return result
+
+    def _stored_value(self, node: fx.Node) -> Any:
+        """What a node is that is made of stored tensors alone, all of them whole."""
+        values: dict[fx.Node, Any] = {}
+        for each in sources(node):
+            if each.op == "get_attr":
+                values[each] = self._widened(self._tensors[str(each.target)])
+            else:
+                args, kwargs = fx.map_arg((each.args, each.kwargs), values.__getitem__)
+                values[each] = self.call_function(each.target, args, kwargs)
+        return values[node]
 
     def _weights(self, node: Node, x: torch.Tensor) -> torch.Tensor:
         """One for each kept element of the first operand, zero for the others."""
@@ -375,5 +393,5 @@ _FORMS: dict[Any, _Form] = {
 _FORMS_BY_NAME: dict[str, _Form] = {"transformers.grouped_mm_fallback.default": _grouped_mm}
 """Operators that are registered by other libraries, if they are there."""
 
-_NATURAL = frozenset({_ATEN._weight_norm.default, _ATEN.cumsum.default})
+_NATURAL = frozenset({_ATEN._weight_norm.default, _ATEN.cosine_similarity.default, _ATEN.cumsum.default})
 """Operators whose statistic does not see zeros."""

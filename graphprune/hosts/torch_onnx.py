@@ -19,11 +19,15 @@ from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
 from graphprune.hosts.torch_quiet import quiet
+from graphprune.hosts.torch_sizes import name_sizes
 from graphprune.hosts.torch_trace import Example
 from graphprune.planning.transfer import Origin
 
 OPSET = 20
 """The newest opset whose files every runtime of the last years loads."""
+
+OPSET_OF_BFLOAT16 = 22
+"""The oldest opset in which convolutions take bfloat16."""
 
 LIMIT = 2**31 - 2**20
 """Bytes of weights above which they go into a file of their own: one protobuf message holds at most 2 GB."""
@@ -36,6 +40,7 @@ def save(
     output_names: Sequence[str],
     path: Path,
     metadata: Callable[[Any], Mapping[str, str]],
+    proof: Callable[[Path], None] = lambda path: None,
 ) -> None:
     """Exports, checks and writes, in this order; ``path`` appears whole or not at all.
 
@@ -46,18 +51,15 @@ def save(
         output_names: Names for the outputs.
         path: The file.
         metadata: Gives the entries of ``metadata_props`` for the exported model (an ``onnx_ir.Model``).
+        proof: Judges the file before it is in its place; raises if it must not get there.
 
     Raises:
         OutputError: The exporter, the checker or the file system refuses.
     """
     tensors = list(module.state_dict(keep_vars=True).values())
-    if any(tensor.dtype is torch.bfloat16 for tensor in tensors):
-        raise OutputError(
-            "the model holds bfloat16 weights, for which onnxruntime has hardly any operators; call model.float() "
-            "before pruning, or use the pruned module alone"
-        )
     if any(tensor.is_meta for tensor in tensors):
         raise OutputError("a model on the 'meta' device has no weights to write; load them first")
+    narrow = any(tensor.dtype is torch.bfloat16 for tensor in tensors)
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     try:
         with quiet(), torch.no_grad():
@@ -68,8 +70,8 @@ def save(
             exported = torch.onnx.export(
                 program.run_decompositions(table) if table else program,
                 dynamo=True,
-                optimize=True,
-                opset_version=OPSET,
+                optimize=not narrow,  # its rewriter makes float32 constants of what it folds into convolutions
+                opset_version=OPSET_OF_BFLOAT16 if narrow else OPSET,
                 custom_translation_table=_TRANSLATIONS,
                 output_names=list(output_names),
                 verbose=False,
@@ -83,6 +85,7 @@ def save(
         ) from error
     assert exported is not None
     _name_inputs(exported.model.graph, [str(node.target) for node in module.graph.nodes if node.op == "placeholder"])
+    name_sizes(exported.model, program, dynamic_shapes)
     exported.model.metadata_props.update(metadata(exported.model))
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -90,6 +93,7 @@ def save(
         with quiet():
             exported.save(folder / path.name, external_data=size > LIMIT)
             onnx.checker.check_model(str(folder / path.name), full_check=True)
+        proof(folder / path.name)
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
         for file in written:  # the model comes last: until then the old one is whole
             os.replace(file, path.parent / file.name)  # noqa: PTH105
@@ -139,16 +143,18 @@ def origins(model: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, Origin
         for axes in ways:
             if tuple(tensor.shape[i] for i in axes) in wanted:
                 array = tensor.detach().permute(axes).cpu().contiguous()
-                by_value.setdefault(_digest(array.numpy()), []).append(Origin(name, axes))
+                plain = array.view(torch.int16) if tensor.dtype is torch.bfloat16 else array  # as NumPy lacks it
+                name_of_type = str(tensor.dtype).removeprefix("torch.")
+                by_value.setdefault(_digest(plain.numpy(), name_of_type), []).append(Origin(name, axes))
     for name, constant in unknown:
-        candidates = by_value.get(_digest(constant.numpy()), [])
+        candidates = by_value.get(_digest(constant.numpy(), str(constant.numpy().dtype)), [])
         if len(candidates) == 1:
             found[name] = candidates[0]
     return found
 
 
-def _digest(array: Any) -> Hashable:
-    return array.shape, str(array.dtype), hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
+def _digest(array: Any, dtype: str) -> Hashable:
+    return array.shape, dtype, hashlib.sha256(np.ascontiguousarray(array).tobytes()).digest()
 
 
 def _grouped_mm(x: torch.Tensor, weight: torch.Tensor, offs: torch.Tensor, *_rest: Any, **_more: Any) -> torch.Tensor:

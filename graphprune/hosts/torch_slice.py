@@ -58,8 +58,16 @@ def sliced(tensors: Mapping[str, torch.Tensor], slices: Mapping[str, Mapping[int
         old = tensors[name]
         if new.dtype is not old.dtype:
             new = new.view(old.dtype)
+        for layout in (torch.channels_last, torch.channels_last_3d):
+            if _laid_out(old, layout) and not old.is_contiguous():
+                new = new.contiguous(memory_format=layout)
         found[name] = torch.nn.Parameter(new, old.requires_grad) if isinstance(old, torch.nn.Parameter) else new
     return found
+
+
+def _laid_out(tensor: torch.Tensor, layout: torch.memory_format) -> bool:
+    """Whether a tensor has the axes that a layout in memory is for, and lies so."""
+    return tensor.dim() == (4 if layout is torch.channels_last else 5) and tensor.is_contiguous(memory_format=layout)
 
 
 def _selected(tensor: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:

@@ -68,6 +68,7 @@ class Node:
         addends: For a sum: the operands that it equals where the other one is zero.
         multiple: Whether the result is a multiple of its computed operand where the others are stored.
         options: The attributes that carry no size, as text: they tell models apart that have the same shapes.
+        kept: Whether the result is a number of stored tensors that the host keeps as it is when they are cut.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Node:
     addends: tuple[int, ...] = ()
     multiple: bool = False
     options: str = ""
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Rule:
         compares: Whether the operands are compared for equality, which positions may be.
         choices: Factors among whose units the operator chooses or shares (softmax, top-k, maximum), with the reason
             why they stay whole, unless the units are experts: then removal shifts the choice, as for ``normalized``.
+            A factor that is in ``normalized`` too is one that only a maximum is taken of: that of the kept units.
         ordered: Factors whose units may be removed but not change places.
         least: Dimensions of which at least so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.

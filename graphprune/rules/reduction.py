@@ -9,7 +9,7 @@ from graphprune.ir.dims import factors_of
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.contraction import axes
 
-Statistic = Literal["sum", "mean", "choice", "other"]
+Statistic = Literal["sum", "mean", "extreme", "choice", "other"]
 
 
 def reduce(
@@ -17,8 +17,9 @@ def reduce(
 ) -> Rule:
     """A reduction over some axes (``None`` or empty: all).
 
-    A removed unit adds zero to a ``sum`` (or an L2 norm), shifts a ``mean`` (normalized), cannot be the ``choice`` of
-    a maximum (which may shift what is chosen), and makes anything else wrong (fixed).
+    A removed unit adds zero to a ``sum`` (or an L2 norm), shifts a ``mean`` (normalized) and an ``extreme`` (a maximum
+    or minimum, which is then that of what is kept: normalized too), takes its part out of a ``choice`` (what all have
+    a share of), and makes anything else wrong (fixed).
     """
     rank = len(operand)
     at = {i % rank for i in reduced} if reduced else set(range(rank))
@@ -30,6 +31,6 @@ def reduce(
         (dims, *(None for _ in range(n_operands - 1))),
         (result,),
         reason if statistic == "other" else {},
-        frozenset(inner) if statistic == "mean" else frozenset(),
-        choices=reason if statistic == "choice" else {},
+        frozenset(inner) if statistic in ("mean", "extreme") else frozenset(),
+        choices=reason if statistic in ("extreme", "choice") else {},
     )

@@ -1,0 +1,107 @@
+"""Normalisers that are made of several operators: what is summed over an axis scales the units of that axis.
+
+``x / norm(x)``, ``w * rsqrt((w * w).sum())``, ``exp(x) / exp(x).sum()``, a weight divided by its spectral norm: a
+removed unit adds nothing to the sum, so that a cut model equals the masked one, and yet the units that stay are scaled
+by something else than before. That is what a normalisation does to them, and they are called so.
+
+A sum that goes through a weight before it comes back (a squeeze-and-excitation gate) is a layer like any other. A
+parametrised weight is computed from stored tensors alone; there everything counts, products with stored vectors too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from graphprune.analysis.solver import Reason, Solver
+from graphprune.analysis.walk import Match
+from graphprune.ir.dims import Factor, Layout, factors_of
+from graphprune.ir.graph import Graph, Node
+
+_Sums = dict[tuple[Factor, str], str]
+"""By factor that was summed over, and a value that was: the node that summed."""
+
+
+def find_normalizers(
+    graph: Graph, layouts: Mapping[str, Layout], solver: Solver, matches: Mapping[str, Match]
+) -> dict[Factor, Reason]:
+    """The factors over which a sum is taken that scales what it was taken of, each with the reason that a user reads.
+
+    Args:
+        graph: The graph.
+        layouts: Of every value, in terms of the merged factors.
+        solver: Which factors are fixed.
+        matches: What the factors of each node's rule are.
+    """
+    return dict(_Flow(graph, layouts, solver, matches).found())
+
+
+class _Flow:
+    """What every value comes from, and what was summed on the way, in the order of execution."""
+
+    def __init__(
+        self, graph: Graph, layouts: Mapping[str, Layout], solver: Solver, matches: Mapping[str, Match]
+    ) -> None:
+        self.graph, self.layouts, self.solver, self.matches = graph, layouts, solver, matches
+        self.stored = {value.name for value in graph.stored}
+        self.origins: dict[str, frozenset[str]] = {name: frozenset((name,)) for name in graph.values}
+        self.sums: dict[str, _Sums] = {}
+        self.ops = {node.name: node.op for node in graph.nodes}
+
+    def found(self) -> Iterator[tuple[Factor, Reason]]:
+        for node in self.graph.nodes:
+            operands = [name for name in node.operands if name is not None]
+            results = [name for name in node.results if name is not None]
+            alone = bool(operands) and all(name in self.stored for name in operands)
+            if alone:
+                self.stored.update(results)
+            rule = node.rule
+            if rule is None or not operands:
+                continue
+            weighted = bool(rule.macs) and not alone
+            if not weighted:
+                yield from self._scaled(node, operands)
+            mixed = any(name in self.stored for name in operands)
+            origins = frozenset().union(*(self.origins[name] for name in operands))
+            if not alone:
+                origins = frozenset(name for name in origins if name not in self.stored)
+            sums: _Sums = {} if weighted else self._carried(operands)
+            if not (weighted and mixed):
+                reduced = self._reduced(node)
+                sums.update({(factor, name): node.name for factor in reduced for name in origins})
+            for name in results:
+                if not weighted:
+                    self.origins[name] = origins or frozenset((name,))
+                if sums and not node.kept:
+                    self.sums[name] = sums
+
+    def _carried(self, operands: list[str]) -> _Sums:
+        held = [self.sums[name] for name in operands if name in self.sums]
+        return held[0] if len(held) == 1 else {key: node for each in held for key, node in each.items()}
+
+    def _scaled(self, node: Node, operands: list[str]) -> Iterator[tuple[Factor, Reason]]:
+        """Factors of one operand over which another operand was summed, from the same source."""
+        for name in operands:
+            for (factor, source), summed in self.sums.get(name, {}).items():
+                for other in operands:
+                    if other == name or source not in self.origins[other]:
+                        continue
+                    if any(factor in factors_of(dim) for dim in self.layouts[other]):
+                        op = self.ops[summed]
+                        yield factor, Reason(f"'{op}' sums over this axis what then scales its other units", summed)
+
+    def _reduced(self, node: Node) -> set[Factor]:
+        """The free factors of axes that a node sums over: none of theirs is in a result."""
+        rule = node.rule
+        if rule is None or node.name not in self.matches:
+            return set()
+        made = {factor for name in node.results if name for dim in self.layouts[name] for factor in factors_of(dim)}
+        match = self.matches[node.name]
+        read = {f for dim in rule.reads.values() for f in factors_of(self.solver.resolve(match.of(dim)))}
+        found: set[Factor] = set()
+        for name, layout in zip(node.operands, rule.operands, strict=False):
+            for dim in self.layouts[name] if name is not None and layout is not None else ():
+                factors = {*factors_of(dim)}
+                if made.isdisjoint(factors):
+                    found |= factors
+        known = self.solver.fixed.keys() | self.solver.normalized.keys()
+        return found - read - known
