@@ -13,11 +13,12 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.backends.runtime import run_raw, run_session
-from graphprune.errors import ModelError
+from graphprune.errors import BoundError, ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_demand import require_affordable
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
@@ -28,7 +29,7 @@ from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, other_sizes
-from graphprune.hosts.onnx_store import Store, inline_array, weightless
+from graphprune.hosts.onnx_store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
@@ -99,6 +100,7 @@ class OnnxHost:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
         twice = doubled(self.proto, self.bound)
         first = infer(self.proto, self.bound)
+        require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
         found: Probed = {}
         found_twice: Probed = {}
         if fused := [name for name in self._unknown(first) if name in self._foreign]:
@@ -146,6 +148,8 @@ class OnnxHost:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
         try:
             results = run_raw(session_of(model, self.store), self._inputs(bound, 0))
+        except BoundError:
+            raise
         except ModelError:
             return {}
         return {
