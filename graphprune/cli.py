@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -22,10 +21,11 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
-from graphprune.files import output_folder, require_writable, write_text
+from graphprune.files import output_folder, require_writable, visible, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
+from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import explain_axis
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
@@ -45,8 +45,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes PyTorch and ONNX models smaller by removing whole channels, heads and neurons, and proves the result.",
 )
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
+out = SafeConsole(soft_wrap=False)
+err = SafeConsole(stderr=True)
 P = ParamSpec("P")
 
 Model = Annotated[
@@ -135,7 +135,7 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
             raise typer.Exit(2) from None
-        except typer.Exit:
+        except (typer.Exit, BrokenPipeError):
             raise
         except Exception as error:
             if kwargs.get("debug"):
@@ -726,7 +726,7 @@ def _require_distinct(read: tuple[str | Path, ...], *written: Path | None, model
 
 
 def _dump(text: str) -> None:
-    sys.stderr.write(text)
+    sys.stderr.write("\n".join(map(visible, text.split("\n"))))
 
 
 def _print_json(data: object) -> None:

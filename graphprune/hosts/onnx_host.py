@@ -100,7 +100,8 @@ class OnnxHost:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
         twice = doubled(self.proto, self.bound)
         first = infer(self.proto, self.bound)
-        require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
+        if self._unknown(first):
+            require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
         found: Probed = {}
         found_twice: Probed = {}
         if fused := [name for name in self._unknown(first) if name in self._foreign]:
@@ -115,6 +116,12 @@ class OnnxHost:
         return infer(
             self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
         )
+
+    @cached_property
+    def _affordable(self) -> bool:
+        """True, or the error of a model that takes too much memory; asked before anything runs."""
+        require_affordable(self.proto, self.inferred.shapes, self.inferred.types, n_bytes(self.proto))
+        return True
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
@@ -247,10 +254,11 @@ class OnnxHost:
     @property
     def _session(self) -> ort.InferenceSession:
         """A new one where random numbers are drawn: each session begins at the seed."""
-        return session_of(self.proto, self.store) if self._draws else self._kept_session
+        return session_of(self.proto, self.store) if self._affordable and self._draws else self._kept_session
 
     @cached_property
     def _kept_session(self) -> ort.InferenceSession:
+        assert self._affordable
         return session_of(self.proto, self.store)
 
     @cached_property
@@ -263,6 +271,7 @@ class OnnxHost:
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node."""
+        assert self._affordable
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
 
@@ -270,11 +279,13 @@ class OnnxHost:
 
     def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
+        assert self._affordable
         proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
         session = session_of(proto, self.store, threads=0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from math import prod
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def validate(proto: onnx.ModelProto, where: str, folder: Path | None) -> frozens
     """
     try:
         return _validated(proto, where, folder)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise ModelError(f"{where} holds a name or text that is not UTF-8; the file is damaged") from error
     except RecursionError as error:
         raise ModelError(f"{where} nests graphs or types too deeply; the file is damaged") from error
@@ -72,9 +73,11 @@ def _validated(proto: onnx.ModelProto, where: str, folder: Path | None) -> froze
             names.add(tensor.name)
         _check_values(graph, where)
     for node in nodes(proto):
-        if not node.op_type:
-            raise ModelError(f"a node of {where} ('{node.name}') has no operator; the file is damaged")
-        _check_branches(node, where)
+        _check_node(node, where)
+    _check_names(proto.graph, frozenset(), where)
+    for function in proto.functions:
+        _check_text(function.domain, function.name, *function.input, *function.output, *function.attribute)
+        _check_reads(function.node, {*function.input}, [*function.output], where)
     files = {_check_tensor(tensor, where, folder) for tensor in tensors(proto)}
     for sparse in sparse_tensors(proto):
         for part in (sparse.values, sparse.indices):
@@ -213,6 +216,42 @@ def _check_values(graph: onnx.GraphProto, where: str) -> None:
                 f"'{value.name}' of {where} has {len(dims)} axes of sizes {sizes[:8]}, expected at most {MAXIMUM_RANK} "
                 f"axes and {MAXIMUM_ELEMENTS} elements; the file is damaged"
             )
+
+
+def _check_text(*texts: str) -> None:
+    "".join(texts).encode()  # what is not UTF-8 comes out of the parser as something that cannot be encoded
+
+
+def _check_node(node: onnx.NodeProto, where: str) -> None:
+    _check_text(
+        node.op_type, node.domain, node.name, *node.input, *node.output, *(each.name for each in node.attribute)
+    )
+    if not node.op_type:
+        raise ModelError(f"a node of {where} ('{node.name}') has no operator; the file is damaged")
+    _check_branches(node, where)
+
+
+def _check_names(graph: onnx.GraphProto, outer: AbstractSet[str], where: str) -> None:
+    """Checks that all that is read is given by something: by an input, a stored tensor, a node, or an outer graph."""
+    given = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    given.update(sparse.values.name for sparse in graph.sparse_initializer)
+    _check_text(*given, *(value.name for value in graph.output))
+    _check_reads(graph.node, given | outer, [value.name for value in graph.output], where)
+
+
+def _check_reads(node_list: Sequence[onnx.NodeProto], given: set[str], outputs: list[str], where: str) -> None:
+    known = given | {name for node in node_list for name in node.output if name}
+    for node in node_list:
+        if lost := next((name for name in node.input if name and name not in known), None):
+            raise ModelError(
+                f"node '{node.name}' ({node.op_type}) of {where} reads '{lost}', which nothing gives; "
+                "the file is damaged"
+            )
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                _check_names(inner, known, where)
+    if lost := next((name for name in outputs if name not in known), None):
+        raise ModelError(f"'{lost}' is an output of {where}, and nothing gives it; the file is damaged")
 
 
 _BODIES = {"If": ("then_branch", "else_branch"), "Loop": ("body",), "Scan": ("body",)}
