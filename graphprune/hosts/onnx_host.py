@@ -180,10 +180,14 @@ class OnnxHost:
             return dequantized(self.proto.graph, tensor, array, self._stored)
         return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
+    @cached_property
+    def _headers(self) -> Mapping[str, onnx.TensorProto]:
+        return {entry.name: entry for entry in self.proto.graph.initializer}
+
     def _stored(self, tensor: str) -> Array:
         if tensor in self.store:
             return self.store[tensor].numpy()
-        header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
+        header = self._headers.get(tensor)
         if header is None:
             raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
         return inline_array(header)
