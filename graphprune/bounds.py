@@ -47,7 +47,7 @@ def present() -> Bounds:
 
 
 @contextmanager
-def bounds(**changes: int) -> Iterator[Bounds]:
+def bounded(**changes: int) -> Iterator[Bounds]:
     """Sets other bounds for what runs inside the block.
 
     Args:
@@ -57,7 +57,7 @@ def bounds(**changes: int) -> Iterator[Bounds]:
         OptionError: There is no such bound, or it is below 1.
 
     Example:
-        >>> with bounds(memory=8_000_000_000) as now:
+        >>> with bounded(memory=8_000_000_000) as now:
         ...     now.memory
         8000000000
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect as inspect_
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.bounds import parse_bound
 from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import output_folder, require_writable, visible, write_text
@@ -119,6 +121,15 @@ Evaluate = Annotated[
     ),
 ]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
+BoundOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bound",
+        metavar="NAME=N",
+        help="What a model may ask for: nodes, tensors, memory (bytes beyond its own), seconds (of one run), file "
+        "(bytes of a plan, say). Repeatable.",
+    ),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
@@ -128,8 +139,10 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        given: Any = kwargs.pop("bound", None)
         try:
-            command(*args, **kwargs)
+            with gp.bounded(**dict(map(parse_bound, given or ()))):
+                command(*args, **kwargs)
         except (GraphpruneError, KeyboardInterrupt) as error:
             if kwargs.get("debug"):
                 raise
@@ -144,6 +157,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
             raise typer.Exit(1) from None
 
+    own = inspect_.signature(command, eval_str=True)
+    bound = inspect_.Parameter("bound", inspect_.Parameter.KEYWORD_ONLY, default=None, annotation=BoundOptions)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), bound])  # type: ignore[attr-defined]
     return run
 
 
