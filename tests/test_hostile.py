@@ -229,7 +229,7 @@ def sparse(n: int) -> onnx.ModelProto:
             ),
             "GB at 'd2",
         ),
-        (tables(400), "GB at 't1"),
+        (tables(400), "GB at 't2"),
         (sparse(4), "dense, the sparse initializers take more than 1.5 GB; allow more with --bound memory=N"),
         (loop(60, "Concat"), "the model takes more than 1.5 GB beyond its own size on one input"),
     ],
