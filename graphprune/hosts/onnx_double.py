@@ -28,11 +28,12 @@ _NARROW = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.Tens
 
 
 class Loop(_Loop):
-    """ONNX's ``Loop``, which ends where it takes longer than a run may."""
+    """ONNX's ``Loop``, which ends where it takes longer than a run may, and runs where it has no condition."""
 
     op_domain = ""
 
-    def _run(self, *operands: Any, **given: Any) -> Any:
+    def _run(self, most: Any, condition: Any, *operands: Any, **given: Any) -> Any:  # type: ignore[override]
+        condition = np.ones((), np.bool_) if condition is None else condition
         end = time.process_time() + present().seconds
         step: Any = self._run_body  # type: ignore[has-type]
 
@@ -43,7 +44,7 @@ class Loop(_Loop):
 
         self._run_body = body
         try:
-            return super()._run(*operands, **given)  # type: ignore[no-untyped-call]
+            return super()._run(most, condition, *operands, **given)  # type: ignore[no-untyped-call]
         finally:
             self._run_body = step
 
