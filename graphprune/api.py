@@ -20,6 +20,7 @@ from graphprune.collector import frozen_heap
 from graphprune.compensation.sequential import adopted
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
+from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
@@ -136,6 +137,7 @@ class Result:
         save_state(self.module, self.plan, Path(folder))
 
 
+@blaming_models
 @frozen_heap()
 def prune(
     model: Any,
@@ -428,6 +430,7 @@ def _latency_model(
     return latency_model(profile, pieces)
 
 
+@blaming_models
 @frozen_heap()
 def profile(
     model: Any,
@@ -478,6 +481,7 @@ def profile(
     )
 
 
+@blaming_models
 @frozen_heap()
 def analyze(
     model: Any,
@@ -497,6 +501,7 @@ def analyze(
     return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 
+@blaming_models
 @frozen_heap()
 def apply(
     model: Any,
@@ -555,6 +560,7 @@ def apply(
     return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
 
 
+@blaming_models
 @frozen_heap()
 def verify(
     original: Any,

@@ -18,6 +18,7 @@ from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import write_text
+from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import Allocate, Analyze, Score, default_pipeline
 from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
@@ -32,6 +33,7 @@ PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
 
 
+@blaming_models
 @frozen_heap()
 def sensitivity(
     model: Any,

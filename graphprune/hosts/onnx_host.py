@@ -13,11 +13,12 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.backends.runtime import run_raw, run_session
-from graphprune.errors import ModelError
+from graphprune.errors import BoundError, ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_demand import require_affordable
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
@@ -28,7 +29,7 @@ from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, input_sizes, other_sizes, unfit
-from graphprune.hosts.onnx_store import Store, inline_array, weightless
+from graphprune.hosts.onnx_store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
@@ -110,6 +111,8 @@ class OnnxHost:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
         twice = doubled(self.proto, self.bound)
         first = infer(self.proto, self.bound)
+        if self._unknown(first):
+            require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
         found: Probed = {}
         found_twice: Probed = {}
         if fused := [name for name in self._unknown(first) if name in self._foreign]:
@@ -124,6 +127,12 @@ class OnnxHost:
         return infer(
             self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
         )
+
+    @cached_property
+    def _affordable(self) -> bool:
+        """True, or the error of a model that takes too much memory; asked before anything runs."""
+        require_affordable(self.proto, self.inferred.shapes, self.inferred.types, n_bytes(self.proto))
+        return True
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
@@ -165,6 +174,8 @@ class OnnxHost:
             return {}
         try:
             results = run_raw(session, self._inputs(bound, 0))
+        except BoundError:
+            raise
         except ModelError as error:
             if bound is self.bound:
                 self._require_fit(error, None)
@@ -196,10 +207,14 @@ class OnnxHost:
             return dequantized(self.proto.graph, tensor, array, self._stored)
         return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
+    @cached_property
+    def _headers(self) -> Mapping[str, onnx.TensorProto]:
+        return {entry.name: entry for entry in self.proto.graph.initializer}
+
     def _stored(self, tensor: str) -> Array:
         if tensor in self.store:
             return self.store[tensor].numpy()
-        header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
+        header = self._headers.get(tensor)
         if header is None:
             raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
         return inline_array(header)
@@ -271,10 +286,11 @@ class OnnxHost:
     @property
     def _session(self) -> ort.InferenceSession:
         """A new one where random numbers are drawn: each session begins at the seed."""
-        return session_of(self.proto, self.store) if self._draws else self._kept_session
+        return session_of(self.proto, self.store) if self._affordable and self._draws else self._kept_session
 
     @cached_property
     def _kept_session(self) -> ort.InferenceSession:
+        assert self._affordable
         return session_of(self.proto, self.store)
 
     @cached_property
@@ -294,6 +310,7 @@ class OnnxHost:
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node."""
+        assert self._affordable
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
 
@@ -301,11 +318,13 @@ class OnnxHost:
 
     def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
+        assert self._affordable
         proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
         session = session_of(proto, self.store, threads=0)
 

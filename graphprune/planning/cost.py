@@ -44,6 +44,7 @@ class CostFunction(Protocol):
         """How much of the cost at ``counts`` disappears with all units of ``group``."""
 
 
+_NO_ROWS = np.zeros(0, np.int64)
 _Terms = dict[tuple[int, ...], float]
 
 
@@ -58,9 +59,18 @@ class Polynomial:
         """The value at ``counts``, one number of kept units for each group."""
         return float(self.coefficients @ np.append(counts, 1.0)[self.powers].prod(axis=1))
 
+    @cached_property
+    def _touched(self) -> dict[int, NDArray[np.int64]]:
+        """For each group, the terms that it occurs in; found once for all, since models have thousands of both."""
+        flat = self.powers.ravel()
+        order = np.argsort(flat, kind="stable")
+        groups, begins = np.unique(flat[order], return_index=True)
+        rows = np.split(order // self.powers.shape[1], begins[1:])
+        return {int(group): np.unique(each) for group, each in zip(groups, rows, strict=True)}
+
     def share(self, group: int, counts: NDArray[np.float64]) -> float:
         """How much of the value at ``counts`` disappears with all units of ``group``."""
-        touched = (self.powers == group).any(axis=1)
+        touched = self._touched.get(group, _NO_ROWS)
         values = np.append(counts, 1.0)[self.powers[touched]].prod(axis=1)
         return float(self.coefficients[touched] @ values)
 

@@ -19,7 +19,7 @@ import numpy as np
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
-from graphprune.files import write_text
+from graphprune.files import read_json, write_text
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Graph
 
@@ -234,18 +234,7 @@ class PruningPlan:
         Raises:
             PlanError: The file is missing or is no plan.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PlanError(
-                f"cannot read plan '{path}': {error.strerror}; give the file that --plan-out wrote"
-            ) from error
-        except ValueError as error:
-            raise PlanError(f"plan '{path}' is no JSON: {error}; give the file that --plan-out wrote") from error
-        if not isinstance(data, dict):
-            raise PlanError(
-                f"plan '{path}' holds a {type(data).__name__}, expected an object; give the file that --plan-out wrote"
-            )
+        data = read_json(Path(path), PlanError, "plan", "give the file that --plan-out wrote")
         return PruningPlan.from_dict(data)
 
 
