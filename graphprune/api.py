@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
@@ -44,7 +45,7 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.allocation import Limits
-from graphprune.planning.cost import build_cost_model
+from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.planning.select import BLOCK_KINDS, protected_axes
@@ -357,7 +358,7 @@ def _require_met(result: Result, targets: Sequence[Target]) -> None:
     Biases that a refit has added are not counted: targets are about what is left of the model.
     """
     assert result.state.analysis is not None
-    added = _added(result.state, result.state.analysis)
+    added = _added(result.state, result.state.analysis, _planned(result.state, result.state.analysis))
     for target in targets:
         cost = next((cost for cost in result.report.costs if cost.metric == target.metric), None)
         if cost is None or cost.measured is not None:
@@ -797,8 +798,11 @@ def _notes(state: State) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _added(state: State, analysis: Analysis) -> dict[str, float]:
-    """What the biases cost that refits have given to consumers without one."""
+def _added(state: State, analysis: Analysis, planned: Mapping[str, float]) -> dict[str, float]:
+    """What refits cost: biases of consumers that had none, and equal constants that are not equal any more."""
+    held = state.host.stored_costs()
+    if held:
+        return {metric: max(0.0, held[metric] - planned[metric]) if state.compensated else 0.0 for metric in held}
     names = {row.bias for row in state.compensated if row.bias is not None} - analysis.graph.values.keys()
     values = state.host.graph().values if names else {}
     biases = [values[name] for name in sorted(names) if name in values]
@@ -808,21 +812,34 @@ def _added(state: State, analysis: Analysis) -> dict[str, float]:
     }
 
 
-def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
-    analysis = state.analysis
-    assert analysis is not None
-    model = build_cost_model(analysis, state.latency)
+def _counts(state: State, model: CostModel) -> NDArray[np.float64]:
+    """How many units are kept."""
     counts = model.full.copy()
     for i, group in enumerate(model.groups):
         if group.factor in state.kept:
             counts[i] = len(state.kept[group.factor])
-    before = model.costs()
-    left = model
-    if state.removed:
-        left = build_cost_model(analysis, state.latency, without=analysis.branches.unneeded(state.removed))
-    after = left.costs(counts)
-    for metric, value in _added(state, analysis).items():
-        after[metric] += value
+    return counts
+
+
+def _planned(state: State, analysis: Analysis) -> dict[str, float]:
+    """What the plan leaves, by metric."""
+    assert state.original is not None
+    without = analysis.branches.unneeded(state.removed) if state.removed else EVERYTHING_NEEDED
+    model = build_cost_model(analysis, state.latency, without=without, besides=state.original.stored_costs(inner=True))
+    return model.costs(_counts(state, model))
+
+
+def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
+    analysis = state.analysis
+    assert analysis is not None
+    assert state.original is not None
+    model = build_cost_model(analysis, state.latency, stated=state.original.source_costs)
+    counts, before, after = _counts(state, model), model.costs(), _planned(state, analysis)
+    if held := state.host.stored_costs():
+        after.update(held)
+    else:
+        for metric, value in _added(state, analysis, after).items():
+            after[metric] += value
     assert state.plan is not None
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}

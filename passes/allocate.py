@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.blocks import Block, Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
@@ -71,7 +71,13 @@ class Allocate(Pass):
         targets = parse_targets(self.targets) if self.targets or not removed else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
-        model = build_cost_model(analysis, state.latency)
+        assert state.original is not None
+        model = build_cost_model(
+            analysis,
+            state.latency,
+            stated=state.original.source_costs,
+            besides=state.original.stored_costs(inner=True),
+        )
         counts = model.full
         if targets:
             counts, removed = self._met(state, analysis, targets, model, removed)
@@ -140,7 +146,7 @@ class Allocate(Pass):
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
             try:
                 counts = share(
-                    build_cost_model(analysis, state.latency, without=unneeded) if going else original,
+                    self._left(state, analysis, unneeded) if going else original,
                     state.scores,
                     targets,
                     allocation=self.allocation,
@@ -158,6 +164,12 @@ class Allocate(Pass):
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None
         raise AssertionError("the last try returns or raises")
+
+    def _left(self, state: State, analysis: Analysis, unneeded: Unneeded) -> CostModel:
+        """What is left to pay for once some blocks are gone."""
+        assert state.original is not None
+        besides = state.original.stored_costs(inner=True)
+        return build_cost_model(analysis, state.latency, without=unneeded, besides=besides)
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""

@@ -18,10 +18,12 @@ from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_copies import Uses, merged, merged_names
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
+from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
 from graphprune.hosts.onnx_quantized import dequantized
@@ -50,6 +52,8 @@ class OnnxHost:
         given: Inputs that the user gives; the others are random.
         defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
             are inputs again in what is saved; the others are constants from then on.
+        uses: The tensors that the file stores once for several uses, and their copies.
+        held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
     """
 
     proto: onnx.ModelProto
@@ -59,6 +63,8 @@ class OnnxHost:
     original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
     given: Arrays = field(default_factory=dict, repr=False)
     defaults: tuple[onnx.ValueInfoProto, ...] = ()
+    uses: Uses = field(default_factory=dict, repr=False)
+    held: Mapping[str, float] | None = field(default=None, repr=False)
 
     @staticmethod
     def load(
@@ -78,11 +84,11 @@ class OnnxHost:
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
         model, files = load_model(source)
-        defaults = tuple(model.meta.get("defaults", ()))
+        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
         proto, store = weightless(model)
         proto = flat(proto)
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults)
+        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults, uses, held)
 
     @property
     def kind(self) -> str:
@@ -156,7 +162,7 @@ class OnnxHost:
 
     @cached_property
     def _graph(self) -> Graph:
-        return build_graph(self.proto, self.inferred)
+        return build_graph(self.proto, self.inferred, self.uses)
 
     def graph(self) -> Graph:
         """The graph that the analysis reads."""
@@ -180,7 +186,7 @@ class OnnxHost:
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
-        return replace(self, proto=proto, store=store)
+        return replace(self, proto=proto, store=store, held=None)
 
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants."""
@@ -326,7 +332,23 @@ class OnnxHost:
             return self
         return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
 
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """What the file holds that was loaded; what would be written, for a model that has been edited."""
+        return self.stored_costs() if self.held is None else self.held
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """What would be written holds: ``params`` and ``bytes``, equal copies once."""
+        proto = self.proto
+        if not inner and (renamed := merged_names(proto, self.store, self.uses)):
+            proto, _ = merged(proto, self.store, renamed)
+        return what_is_held(proto, inner=inner)
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
-        proto = with_defaults(self.proto, self.defaults)
-        save(proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)
+        proto, store = merged(self.proto, self.store, merged_names(self.proto, self.store, self.uses))
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
+        apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
+        proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original)
