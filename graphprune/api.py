@@ -48,7 +48,7 @@ from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
-from graphprune.planning.select import BLOCK_KINDS, protected_axes
+from graphprune.planning.select import block_kinds, protected_axes
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
@@ -259,7 +259,7 @@ def prune(
             calibrate = replace(calibrate, file=str(statistics))
         passes = default_pipeline(
             Analyze(protect),
-            Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
+            Score(criterion, seed, block_criterion if whole or block_kinds(only) else ""),
             Allocate(
                 tuple(map(str, parsed)),
                 allocation,
@@ -762,7 +762,7 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 
 def _notes(state: State) -> tuple[str, ...]:
-    notes = []
+    notes = list(dict.fromkeys(state.notes))
     if state.original is not None and state.original.pinned:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(

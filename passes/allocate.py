@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,13 +15,16 @@ from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
 from graphprune.importance.loss import Objective, gates_of
 from graphprune.ir.dims import Factor, Index
+from graphprune.passes.slice_groups import realised_costs
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
+from graphprune.planning.fill import undershoot
 from graphprune.planning.plan import make_plan
-from graphprune.planning.select import BLOCK_KINDS, block_candidates, chosen_groups, how_many, named_blocks
+from graphprune.planning.select import block_candidates, block_kinds, chosen_groups, how_many, named_blocks
+from graphprune.planning.selectors import doubts
 from graphprune.planning.share import SEARCHES, Fitness, share
 from graphprune.planning.target import Target, parse_targets
 
@@ -72,15 +75,13 @@ class Allocate(Pass):
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
         assert state.original is not None
-        model = build_cost_model(
-            analysis,
-            state.latency,
-            stated=state.original.source_costs,
-            besides=state.original.stored_costs(inner=True),
-        )
+        model = self._costs(state, analysis)
         counts = model.full
+        unclear = (*doubts(analysis, "only", self.only), *doubts(analysis, "protect", self.protect))
+        state = replace(state, notes=(*state.notes, *unclear))
         if targets:
-            counts, removed = self._met(state, analysis, targets, model, removed)
+            counts, removed, note = self._met(state, analysis, targets, model, removed)
+            state = replace(state, notes=(*state.notes, *([note] if note else [])))
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
@@ -122,12 +123,12 @@ class Allocate(Pass):
         targets: Sequence[Target],
         original: CostModel,
         removed: tuple[Block, ...],
-    ) -> tuple[NDArray[np.float64], tuple[Block, ...]]:
-        """Counts that meet the targets, and the blocks that go: where ``only`` names them, as few as need be."""
+    ) -> tuple[NDArray[np.float64], tuple[Block, ...], str | None]:
+        """Counts that meet the targets, the blocks that go (where ``only`` names them, as few as need be), a note."""
         limits = Limits(self.align, self.min_units, self.max_ratio)
         chosen = chosen_groups(analysis, self.only, self.protect)
         chosen = tuple(group for group in chosen if group.name not in state.protected)
-        kinds = [kind for kind in self.only if kind in BLOCK_KINDS]
+        kinds = block_kinds(self.only)
         gone = {block.name for block in removed}
         pool = [b for kind in kinds for b in self._ranked(analysis, state.block_scores, kind) if b.name not in gone]
         if not chosen and not pool and not removed:
@@ -144,9 +145,10 @@ class Allocate(Pass):
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
             allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
-            try:
-                counts = share(
-                    self._left(state, analysis, unneeded) if going else original,
+
+            def shared(model: CostModel, allowed: frozenset[str] = allowed) -> Counts:
+                return share(
+                    model,
                     state.scores,
                     targets,
                     allocation=self.allocation,
@@ -157,19 +159,59 @@ class Allocate(Pass):
                     seed=self.seed,
                     losses=state.losses,
                 )
-                return counts, going
+
+            try:
+                model, counts = self._written(state, analysis, shared, targets, original, going, unneeded)
             except TargetError as error:
                 if (n, tier) == tries[-1]:
                     raise TargetError(
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None
+                continue
+            note = undershoot(
+                model, counts, targets, limits=limits, allowed=allowed, original=original, groups=analysis.groups
+            )
+            return counts, going, note
         raise AssertionError("the last try returns or raises")
 
-    def _left(self, state: State, analysis: Analysis, unneeded: Unneeded) -> CostModel:
-        """What is left to pay for once some blocks are gone."""
+    def _written(
+        self,
+        state: State,
+        analysis: Analysis,
+        shared: Callable[[CostModel], Counts],
+        targets: Sequence[Target],
+        original: CostModel,
+        going: tuple[Block, ...],
+        unneeded: Unneeded,
+    ) -> tuple[CostModel, Counts]:
+        """Counts that meet the targets in what is written, and the costs by which they do.
+
+        A file may need a shape of its own for a use whose size changes, where one stood for several: a few bytes that
+        are only known once the cuts are made.
+        """
+        model = self._costs(state, analysis, unneeded)
+        counts = shared(model)
+        limit = min((t.limit(original.cost("bytes")) for t in targets if t.metric == "bytes"), default=None)
+        for _ in range(ROUNDS if limit is not None and state.host is state.original else 0):
+            kept = keep_counts(
+                analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
+            )
+            found = realised_costs(state.host, analysis, kept, going).get("bytes", 0.0)
+            if limit is None or found <= limit:
+                break
+            model = self._costs(state, analysis, unneeded, more=found - model.cost("bytes", counts))
+            counts = shared(model)
+        return model, counts
+
+    def _costs(
+        self, state: State, analysis: Analysis, unneeded: Unneeded = EVERYTHING_NEEDED, more: float = 0.0
+    ) -> CostModel:
+        """What is left to pay for once some blocks are gone; whole, what the file holds."""
         assert state.original is not None
-        besides = state.original.stored_costs(inner=True)
-        return build_cost_model(analysis, state.latency, without=unneeded, besides=besides)
+        besides = dict(state.original.stored_costs(inner=True))
+        besides["bytes"] = besides.get("bytes", 0.0) + more
+        stated = {} if unneeded is not EVERYTHING_NEEDED else state.original.source_costs
+        return build_cost_model(analysis, state.latency, without=unneeded, stated=stated, besides=besides)
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
@@ -196,6 +238,10 @@ class Allocate(Pass):
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
             "Raise the target or relax these"
         )
+
+
+ROUNDS = 3
+"""How often an allocation is repeated that turns out a few bytes too large in what is written."""
 
 
 PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})

@@ -126,9 +126,8 @@ def merged_names(proto: onnx.ModelProto, store: Store, uses: Uses) -> dict[str, 
             content = _content(origin, present[name], store)
             if content is not None:
                 alike.setdefault(content, []).append(name)
-        for i, equal in enumerate(alike.values()):
-            # a tensor whose first use is gone gives its name to the first of its copies
-            kept = origin if origin in equal or (i == 0 and origin not in present) else equal[0]
+        for equal in alike.values():
+            kept = origin if origin in equal else equal[0]
             renamed.update((name, kept) for name in equal if name != kept)
     return renamed
 

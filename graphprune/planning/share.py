@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import ORDERS, Counts, Limits, allocate, levels_of
 from graphprune.planning.cost import CostFunction, CostModel
+from graphprune.planning.fill import LARGE, fill
 from graphprune.planning.knapsack import allocate_by_error
 from graphprune.planning.target import Target
 
@@ -69,12 +71,20 @@ def share(
     """
     if allocation not in ALLOCATIONS:
         raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
+    original = original or model
+
+    def filled(found: Callable[[Limits], Counts], **options: Any) -> Counts:
+        return fill(found, model, scores, targets, limits=limits, allowed=allowed, original=original, **options)
+
     if allocation in ORDERS:
-        return allocate(
-            model, scores, targets, allocation=allocation, limits=limits, allowed=allowed, original=original
+        return filled(
+            lambda limits: allocate(
+                model, scores, targets, allocation=allocation, limits=limits, allowed=allowed, original=original
+            ),
+            alike=allocation == "uniform",
         )
     if allocation == "kwon":
-        return _kwon(model, scores, targets, limits=limits, allowed=allowed, original=original)
+        return filled(lambda limits: _kwon(model, scores, targets, limits=limits, allowed=allowed, original=original))
     if allocation == MEASURED and not losses:
         raise OptionError(
             "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
@@ -84,20 +94,26 @@ def share(
         name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name]) for name in allowed
     }
 
-    def dp(weights: Mapping[str, float]) -> Counts:
+    def dp(weights: Mapping[str, float], limits: Limits = limits) -> Counts:
         weighted = {name: curve * weights.get(name, 1.0) for name, curve in curves.items()}
         return allocate_by_error(model, weighted, targets, limits=limits, allowed=allowed, original=original)
 
-    if allocation in ("dp", MEASURED):
-        return dp({})
+    if allocation == MEASURED:  # what is smaller than it needs to be was measured to lose less
+        return filled(lambda limits: dp({}, limits), losses=curves, enough=LARGE)
+    if allocation == "dp":
+        return filled(lambda limits: dp({}, limits), enough=LARGE)
     if fitness is None:
         raise OptionError(
             f"allocation '{allocation}' runs the model and needs calibration data; give some (calibration=..., "
             "--calibration DATA)"
         )
+    rng = np.random.default_rng(seed)
     if allocation == "spdy":
-        return _spdy(dp, sorted(allowed), fitness, np.random.default_rng(seed))
-    return _evolution(model, dp({}), targets, limits, allowed, original or model, fitness, np.random.default_rng(seed))
+        best = _spdy(dp, sorted(allowed), fitness, rng)
+    else:
+        best = _evolution(model, dp({}), targets, limits, allowed, original, fitness, rng)
+    # a second search would take as long as the first: what pays for a step that is given back is found by dp
+    return filled(lambda tried: best if tried is limits else dp({}, tried), enough=LARGE)
 
 
 def error_curve(scores: NDArray[np.float64]) -> NDArray[np.float64]:
