@@ -43,7 +43,7 @@ def fill(
     allowed: frozenset[str],
     original: CostModel,
     alike: bool = False,
-    losses: Mapping[str, NDArray[np.float64]] | None = None,
+    lost: Callable[[Counts], float] | None = None,
     enough: float = FINE,
 ) -> Counts:
     """What an allocation finds, brought closer to the targets from below.
@@ -57,7 +57,7 @@ def fill(
         allowed: The names of the groups that may be pruned.
         original: The costs that fractions are of.
         alike: Whether groups that are alike must keep equally many units.
-        losses: What the outputs lose, by group, when so many units are kept: the sum may not rise.
+        lost: What the allocation makes small, and may not become larger; absent, it only orders units.
         enough: How far below the target needs no filling, as a fraction of it.
 
     Raises:
@@ -76,7 +76,7 @@ def fill(
             except TargetError:
                 continue
             left = slack(model, counts, targets, original)
-            if left < gap - 1e-9 and (losses is None or _lost(model, losses, counts) <= _lost(model, losses, best)):
+            if left < gap - 1e-9 and (lost is None or lost(counts) <= lost(best)):
                 found.append((left, _shares(model, scores, counts), tried, counts))
         if not found:
             return best
@@ -118,11 +118,6 @@ def _tries(
 def _above(group: Group, count: float, limits: Limits) -> int | None:
     """The next larger number of units that a group may keep, if it keeps fewer than all."""
     return min((n for n in levels_of(group, limits) if n > count), default=None)
-
-
-def _lost(model: CostModel, losses: Mapping[str, NDArray[np.float64]], counts: Counts) -> float:
-    kept = zip(model.groups, counts, strict=True)
-    return float(sum(losses[group.name][int(n)] for group, n in kept if group.name in losses))
 
 
 def _shares(model: CostModel, scores: Mapping[str, NDArray[np.float64]], counts: Counts) -> float:

@@ -98,10 +98,12 @@ def share(
         weighted = {name: curve * weights.get(name, 1.0) for name, curve in curves.items()}
         return allocate_by_error(model, weighted, targets, limits=limits, allowed=allowed, original=original)
 
-    if allocation == MEASURED:  # what is smaller than it needs to be was measured to lose less
-        return filled(lambda limits: dp({}, limits), losses=curves, enough=LARGE)
-    if allocation == "dp":
-        return filled(lambda limits: dp({}, limits), enough=LARGE)
+    def error(counts: Counts) -> float:
+        kept = zip(model.groups, counts, strict=True)
+        return float(sum(curves[group.name][int(n)] for group, n in kept if group.name in curves))
+
+    if allocation in ("dp", MEASURED):  # of two choices within the budget the one that loses less may be the smaller
+        return filled(lambda limits: dp({}, limits), lost=error, enough=LARGE)
     if fitness is None:
         raise OptionError(
             f"allocation '{allocation}' runs the model and needs calibration data; give some (calibration=..., "
@@ -113,7 +115,7 @@ def share(
     else:
         best = _evolution(model, dp({}), targets, limits, allowed, original, fitness, rng)
     # a second search would take as long as the first: what pays for a step that is given back is found by dp
-    return filled(lambda tried: best if tried is limits else dp({}, tried), enough=LARGE)
+    return filled(lambda tried: best if tried is limits else dp({}, tried), lost=fitness, enough=LARGE)
 
 
 def error_curve(scores: NDArray[np.float64]) -> NDArray[np.float64]:
