@@ -13,7 +13,6 @@ from graphprune.errors import PlanError
 from graphprune.planning.plan import PruningPlan
 
 FLOAT = TensorProto.FLOAT
-RNG = np.random.default_rng(0)
 
 
 def model_of(nodes, stored, inputs, outputs, **more):
@@ -23,8 +22,8 @@ def model_of(nodes, stored, inputs, outputs, **more):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-def weight(*shape):
-    return RNG.standard_normal(shape).astype("f4")
+def weight(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype("f4")
 
 
 def full(value, n):
@@ -78,8 +77,8 @@ def with_sparse_weight():
     return model
 
 
-def layers(n=3, width=32, hidden=64, heads=4):
-    """Pre-norm MLPs: unit scales and zero biases of all layers are one vector each; so are zero biases of the heads."""
+def layers(n=3, width=32, hidden=64):
+    """Pre-norm MLPs: unit scales and zero biases of all layers are one vector each, and one shape does for all."""
     stored = {
         "one": full(1, width),
         "zero": full(0, width),
@@ -88,7 +87,7 @@ def layers(n=3, width=32, hidden=64, heads=4):
     }
     nodes, x = [], "x"
     for i in range(n):
-        stored[f"up{i}"], stored[f"down{i}"] = weight(width, hidden), weight(hidden, width)
+        stored[f"up{i}"], stored[f"down{i}"] = weight(width, hidden, seed=i), weight(hidden, width, seed=9 + i)
         nodes += [
             helper.make_node("LayerNormalization", [x, "one", "zero"], [f"l{i}"]),
             helper.make_node("MatMul", [f"l{i}", f"up{i}"], [f"u{i}"]),
@@ -195,6 +194,14 @@ def test_report_target_and_plan_are_those_of_the_files(net, metric, tmp_path):
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
 
 
+def test_a_target_of_bytes_holds_though_uses_get_shapes_of_their_own(tmp_path):
+    model = layers()
+    result = gp.prune(model, target={"bytes": 0.508}, align=1, max_ratio=1, verify=False)
+    assert len({row.kept for row in result.report.groups if row.kept < row.size}) > 0
+    result.save_onnx(tmp_path / "out.onnx")
+    assert held(onnx.load(tmp_path / "out.onnx"))["bytes"] <= 0.508 * held(model)["bytes"]
+
+
 def test_a_target_is_met_to_one_unit_by_what_the_file_holds(tmp_path):
     model = convolutions(6, 64)
     result = gp.prune(model, target={"params": 0.5}, align=1)
@@ -220,7 +227,7 @@ def test_copies_that_are_equal_again_have_their_own_name(tmp_path):
 
 
 def test_copies_that_a_refit_makes_unequal_are_stored_apart_and_counted(tmp_path):
-    samples = [{"x": RNG.standard_normal((2, 3, 8, 8)).astype("f4")} for _ in range(4)]
+    samples = [{"x": weight(2, 3, 8, 8, seed=i)} for i in range(4)]
     result = gp.prune(
         convolutions(), target={"params": 0.7}, allocation="uniform", calibration=samples, compensation="bn", align=4
     )
