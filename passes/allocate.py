@@ -36,7 +36,8 @@ class Allocate(Pass):
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
     heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
     normalizer (residual width), and at last whole experts are added when ``only`` names them or when the targets cannot
-    be met without them.
+    be met without them; parts of heads also where the units of the others are so coarse that much less would remain
+    than the targets allow.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
@@ -140,13 +141,15 @@ class Allocate(Pass):
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         most = int(len(pool) * self.max_ratio + 1e-9)
         tries = [(n, tier) for n in range(most + 1) for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]]
+        exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not self.only else frozenset()
         fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
         for n, tier in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
-            allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
+            lost = {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
+            allowed, finer = tier - lost, (exact - tier - lost if tier <= exact else frozenset())
 
-            def shared(model: CostModel, allowed: frozenset[str] = allowed) -> Counts:
+            def shared(model: CostModel, allowed: frozenset[str] = allowed, finer: frozenset[str] = finer) -> Counts:
                 return share(
                     model,
                     state.scores,
@@ -154,6 +157,7 @@ class Allocate(Pass):
                     allocation=self.allocation,
                     limits=limits,
                     allowed=allowed,
+                    finer=finer,
                     original=original,
                     fitness=fitness,
                     seed=self.seed,
@@ -169,7 +173,13 @@ class Allocate(Pass):
                     ) from None
                 continue
             note = undershoot(
-                model, counts, targets, limits=limits, allowed=allowed, original=original, groups=analysis.groups
+                model,
+                counts,
+                targets,
+                limits=limits,
+                allowed=allowed | finer,
+                original=original,
+                groups=analysis.groups,
             )
             return counts, going, note
         raise AssertionError("the last try returns or raises")

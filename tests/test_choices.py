@@ -250,6 +250,12 @@ def test_an_end_of_several_scopes_is_refused():
 
 # -- coarse units ------------------------------------------------------------------------------------------------
 
+
+def remaining(result):
+    """Notes that explain why less remains than is allowed."""
+    return [note for note in result.report.notes if " remain, where target " in note]
+
+
 ORDERS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon")
 
 
@@ -260,25 +266,32 @@ def test_finer_units_pay_for_what_a_coarse_one_would_overshoot(allocation, metri
     result = gp.prune(opened(net), target={metric: share}, allocation=allocation, align=1, verify=False)
     cost = result.report.cost(metric)
     assert (1 - LARGE) * share < cost.fraction <= share
-    assert not [note for note in result.report.notes if "remain" in note]
+    assert remaining(result) == []
 
 
 def test_a_large_undershoot_is_explained():
-    result = gp.prune(opened(hidden=8), target="params=0.5", verify=False)
+    result = gp.prune(opened(hidden=8), target="params=0.5", only="kind:head", verify=False)
     assert [(row.kind, row.kept) for row in result.report.groups if row.kept < row.size] == [("head", 1)]
-    (note,) = [note for note in result.report.notes if "remain" in note]
     fraction = result.report.cost("params").fraction
-    assert note.startswith(
-        f"{fraction:.1%} of the parameters remain, where target 'params=0.5' allows 50.0%: the next step, "
+    assert fraction < 0.4
+    (note,) = remaining(result)
+    start, _, end = note.partition(" in place of 1, would leave ")
+    assert start == (
+        f"{fraction:.1%} of the parameters remain, where target 'params=0.5' allows 50.0%: the next step, 2 units of "
+        "'layers.0.attn.qkv.weight[0]' (kind head, 4 units)"
     )
-    assert "2 units of 'layers.0.attn.qkv.weight[0]' (kind head, 4 units) in place of 1, would leave " in note
-    assert "; to come closer, allow " in note
-    assert "groups that stay whole now, by their kinds in only (width, qk-dim" in note
+    assert end.partition("; ")[2] == (
+        "to come closer, allow groups that stay whole now, by their kinds in only (width, qk-dim, neuron)"
+    )
 
 
-def test_what_is_allowed_then_comes_closer():
-    result = gp.prune(opened(hidden=8), target="params=0.5", only=("head", "neuron", "qk-dim"), align=1, verify=False)
+@pytest.mark.parametrize("options", [{"align": 1}, {"only": ("kind:head", "neuron", "qk-dim"), "align": 1}])
+def test_parts_of_heads_pay_where_nothing_else_is_fine_enough(options):
+    result = gp.prune(opened(hidden=8), target="params=0.5", verify=False, **options)
     assert 0.475 < result.report.cost("params").fraction <= 0.5
+    assert {row.kind: row.kept for row in result.report.groups}["head"] > 1
+    assert not result.report.inexact
+    assert remaining(result) == []
 
 
 @pytest.mark.parametrize(("metric", "share"), [("params", 0.5), ("macs", 0.5), ("params", 0.7)])

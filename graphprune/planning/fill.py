@@ -3,7 +3,8 @@
 Units differ in what they cost: a head of four is a quarter of a layer, a neuron a thousandth. Where the units that an
 allocation takes first are coarse, its last step can fall far below the target while finer units stay whole. Then one
 step of a coarse group is given back for good, and the allocation is made again without it, so that others pay for it
-in the order that the allocation has for them. This goes on as long as it brings the cost closer to the target.
+in the order that the allocation has for them. This goes on as long as it brings the cost closer to the target. Where
+that ends far below, finer units that are otherwise left whole pay too (parts of heads), no more than they need to.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ MOST_TRIES = 12
 MOST_STEPS = 8
 """How many steps are given back at most."""
 
-Allocation = Callable[[Limits], Counts]
-"""An allocation, given its limits."""
+Allocation = Callable[[Limits, frozenset[str]], Counts]
+"""An allocation, given its limits and the names of the groups that may be pruned."""
 
 
 def fill(
@@ -41,6 +42,7 @@ def fill(
     *,
     limits: Limits,
     allowed: frozenset[str],
+    finer: frozenset[str],
     original: CostModel,
     alike: bool = False,
     lost: Callable[[Counts], float] | None = None,
@@ -55,6 +57,7 @@ def fill(
         targets: What must remain at most.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
+        finer: Those that may be pruned, too, where the result is far below the targets without them.
         original: The costs that fractions are of.
         alike: Whether groups that are alike must keep equally many units.
         lost: What the allocation makes small, and may not become larger; absent, it only orders units.
@@ -63,16 +66,17 @@ def fill(
     Raises:
         TargetError: A target cannot be met.
     """
-    best = allocation(limits)
+    best = allocation(limits, allowed)
     if any(target.metric == "latency" for target in targets):  # a staircase that is measured again anyway
         return best
-    gap = slack(model, best, targets, original)
-    for _ in range(MOST_STEPS):
+
+    def closer(best: Counts, limits: Limits, names: frozenset[str], steps: int) -> Counts:
+        gap = slack(model, best, targets, original)
         found: list[tuple[float, float, Limits, Counts]] = []
-        for floors in _tries(model, best, limits, allowed, alike=alike) if gap > enough else ():
+        for floors in _tries(model, best, limits, names, alike=alike) if gap > enough and steps else ():
             tried = replace(limits, floors={**limits.floors, **floors})
             try:
-                counts = allocation(tried)
+                counts = allocation(tried, names)
             except TargetError:
                 continue
             left = slack(model, counts, targets, original)
@@ -81,7 +85,13 @@ def fill(
         if not found:
             return best
         close = max(enough, min(left for left, *_ in found))
-        gap, _, limits, best = min((each for each in found if each[0] <= close), key=lambda each: each[1])
+        _, _, limits, counts = min((each for each in found if each[0] <= close), key=lambda each: each[1])
+        return closer(counts, limits, names, steps - 1)
+
+    best = closer(best, limits, allowed, MOST_STEPS)
+    if finer and slack(model, best, targets, original) > LARGE:
+        floors = {g.name: int(n) for g, n in zip(model.groups, best, strict=True) if g.name in allowed}
+        best = closer(best, replace(limits, floors=floors), allowed | finer, MOST_STEPS)
     return best
 
 
