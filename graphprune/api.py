@@ -184,15 +184,20 @@ def prune(
         allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`. The default is
             ``isomorphic`` without calibration data and ``measured`` with it (if there is a floating-point output).
         align: Widths stay multiples of this where the width allows.
-        protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole. A
+            word that is both in this model protects both, and a note says so; ``kind:head``, ``name:head`` and
+            ``group:fc.weight[0]`` (a group by its name) mean one of them.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
-        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned. Residual branches as a
-            whole are left out to meet a target only where ``block`` or ``layer`` is named here, as few as need be and
+        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned. A word is a kind where
+            the model has such units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and
+            ``name:head`` say which, and a note says where a word alone could mean two. Residual branches as a whole are
+            left out to meet a target only where ``block`` or ``layer`` is named here, as few as need be and
             after all other kinds that are named.
         blocks: How many residual branches (attention, MLP, convolutional blocks) are left out, those with the lowest
             scores: a number, or a fraction as a float or text with a percent sign. What they save counts for targets.
         layers: How many layers are left out, likewise: an attention and an MLP branch together, say.
-        remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``).
+        remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``, also
+            for ``model.layers.3``, if no other scope ends so).
         block_criterion: How blocks are scored: ``l2`` (the norm of a branch's last weights), ``random``, with
             calibration data ``bi`` (how far the stream turns) or ``ablation`` (what the outputs lose), or one that was
             registered.
@@ -825,6 +830,8 @@ def _planned(state: State, analysis: Analysis) -> dict[str, float]:
     """What the plan leaves, by metric."""
     assert state.original is not None
     without = analysis.branches.unneeded(state.removed) if state.removed else EVERYTHING_NEEDED
+    if state.original.source_costs:
+        without |= analysis.branches.idle
     model = build_cost_model(analysis, state.latency, without=without, besides=state.original.stored_costs(inner=True))
     return model.costs(_counts(state, model))
 

@@ -45,8 +45,8 @@ class Allocate(Pass):
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
-        only: Selectors of the groups that may be pruned; empty means all.
-        protect: Kinds of group that may not be pruned (patterns of tensors are the business of ``analyze``).
+        only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
+        protect: Kinds and groups that may not be pruned (patterns of tensors are the business of ``analyze``).
         criterion: Noted in the plan.
         blocks: How many residual branches are left out, those with the lowest scores: ``2``, ``0.25`` or ``25%``.
         layers: How many layers (attention and MLP together, say) are left out, likewise.
@@ -201,13 +201,13 @@ class Allocate(Pass):
         """
         model = self._costs(state, analysis, unneeded)
         counts = shared(model)
-        limit = min((t.limit(original.cost("bytes")) for t in targets if t.metric == "bytes"), default=None)
-        for _ in range(ROUNDS if limit is not None and state.host is state.original else 0):
+        limits = [target.limit(original.cost("bytes")) for target in targets if target.metric == "bytes"]
+        for _ in range(ROUNDS if limits and state.host is state.original and original.stated else 0):
             kept = keep_counts(
                 analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
             )
             found = realised_costs(state.host, analysis, kept, going).get("bytes", 0.0)
-            if limit is None or found <= limit:
+            if found <= min(limits):
                 break
             model = self._costs(state, analysis, unneeded, more=found - model.cost("bytes", counts))
             counts = shared(model)
@@ -220,8 +220,9 @@ class Allocate(Pass):
         assert state.original is not None
         besides = dict(state.original.stored_costs(inner=True))
         besides["bytes"] = besides.get("bytes", 0.0) + more
-        stated = {} if unneeded is not EVERYTHING_NEEDED else state.original.source_costs
-        return build_cost_model(analysis, state.latency, without=unneeded, stated=stated, besides=besides)
+        stated = state.original.source_costs
+        without = unneeded | analysis.branches.idle if stated else unneeded  # a file may hold what nothing needs
+        return build_cost_model(analysis, state.latency, without=without, stated=stated, besides=besides)
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""

@@ -49,7 +49,9 @@ def convolutions(n=3, width=16, more=()):
 
 
 def with_dead_weights():
-    return convolutions(more={"dead": weight(10, 10), "scale": np.float32(2), "table": np.arange(50)})
+    model = convolutions(more={"dead": weight(10, 10), "idle": weight(10, 10, seed=1), "table": np.arange(50)})
+    model.graph.node.append(helper.make_node("Relu", ["idle"], ["unread"]))
+    return model
 
 
 def with_constant_nodes():
@@ -126,6 +128,41 @@ def branches():
     return model_of(nodes, stored, {"x": [2, 8]}, {"y": [2, 4]})
 
 
+def loop():
+    """The body of a loop holds a table of its own."""
+    table = numpy_helper.from_array(weight(2, 16), "table")
+    body = [
+        helper.make_node("Constant", [], ["k"], value=table),
+        helper.make_node("Mul", ["state", "k"], ["next"]),
+        helper.make_node("Identity", ["on"], ["still"]),
+    ]
+    boolean = TensorProto.BOOL
+    inside = helper.make_graph(
+        body,
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", boolean, []),
+            helper.make_tensor_value_info("state", FLOAT, [2, 16]),
+        ],
+        [
+            helper.make_tensor_value_info("still", boolean, []),
+            helper.make_tensor_value_info("next", FLOAT, [2, 16]),
+        ],
+    )
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "zero"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v", "zero"], ["u"]),
+        helper.make_node("Relu", ["u"], ["s"]),
+        helper.make_node("Gemm", ["s", "out"], ["o"]),
+        helper.make_node("Loop", ["times", "yes", "o"], ["y"], body=inside),
+    ]
+    stored = {"w": weight(8, 32), "v": weight(32, 32), "zero": full(0, 32), "out": weight(32, 16)}
+    stored.update(times=np.array(2), yes=np.ones((), bool))
+    return model_of(nodes, stored, {"x": [2, 8]}, {"y": [2, 16]})
+
+
 NETS = {
     "convolutions": convolutions,
     "dead weights": with_dead_weights,
@@ -133,6 +170,7 @@ NETS = {
     "sparse weight": with_sparse_weight,
     "layers": layers,
     "branches": branches,
+    "loop": loop,
 }
 
 

@@ -3,8 +3,9 @@
 Exporters store equal-valued initializers of different layers (zero biases, unit norm weights) once, which would tie
 layers that have nothing to do with each other. So each use of such a tensor gets a copy of its own, which may be cut as
 the use asks for. The first use (by the name of its node) keeps the tensor; a copy is called ``TENSOR@RESULT:i``: what
-the node with the result ``RESULT`` reads as its operand ``i``. What is written and what is counted has copies that are
-still equal (the same number, so many times) once again, under the tensor's own name where that is among them.
+the node with the result ``RESULT`` reads as its operand ``i``, through a ``DequantizeLinear`` if need be. What is
+written and what is counted has copies that are still equal (the same number, so many times) once again, under the
+tensor's own name where that is among them.
 """
 
 from __future__ import annotations
@@ -85,7 +86,10 @@ def _copy_for_each_use(graph: ir.Graph, node: ir.Node) -> dict[str, str]:
     if result.is_graph_output() or any(value is not None and not value.is_initializer() for value in node.inputs):
         return {}
     readers: dict[str, str] = {}
-    for n, use in enumerate(sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))[1:], 1):
+    uses = sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))
+    if len(uses) > 1:
+        readers[result.name or ""] = _reader(uses[0].node, uses[0].idx, readers)
+    for n, use in enumerate(uses[1:], 1):
         copy = ir.Node(
             node.domain,
             node.op_type,

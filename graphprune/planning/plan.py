@@ -5,8 +5,9 @@ original numbering, so that anyone can replay or check a plan without graphprune
 
 A tensor that a file stores once for several uses, equal constants of different layers, may be cut otherwise for each of
 them. Then ``to_dict()["uses"][tensor]`` lists the uses that are cut: ``use`` is ``RESULT:i``, what the node with the
-result ``RESULT`` reads as its operand ``i`` (from 0), ``axes`` the kept positions as above, and ``name`` what this copy
-is called where groups, blocks and reports speak of it: ``TENSOR@RESULT:i``, or the tensor's own name for one of them.
+result ``RESULT`` reads as its operand ``i`` (from 0; through a ``DequantizeLinear`` if need be), ``axes`` the kept
+positions as above, and ``name`` what this copy is called where groups, blocks and reports speak of it:
+``TENSOR@RESULT:i``, or the tensor's own name for one of them.
 """
 
 from __future__ import annotations
