@@ -36,8 +36,8 @@ class Allocate(Pass):
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
     heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
     normalizer (residual width), and at last whole experts are added when ``only`` names them or when the targets cannot
-    be met without them; parts of heads also where the units of the others are so coarse that much less would remain
-    than the targets allow.
+    be met without them; parts of heads also where the units of the others are so coarse that a quarter less would
+    remain than the targets allow.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
@@ -177,7 +177,7 @@ class Allocate(Pass):
                 counts,
                 targets,
                 limits=limits,
-                allowed=allowed | finer,
+                allowed=allowed | {g.name for g, n in zip(model.groups, counts, strict=True) if n < g.size},
                 original=original,
                 groups=analysis.groups,
             )

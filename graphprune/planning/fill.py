@@ -25,6 +25,8 @@ FINE = 0.025
 """This much less than the target allows is close enough."""
 LARGE = 0.05
 """This much less is explained to the user."""
+FAR = 0.25
+"""This much less is worth ragged heads, which cost a module its class."""
 MOST_TRIES = 12
 """How many groups are tried for a step that is given back, those with the largest steps."""
 MOST_STEPS = 8
@@ -57,7 +59,7 @@ def fill(
         targets: What must remain at most.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
-        finer: Those that may be pruned, too, where the result is far below the targets without them.
+        finer: Those that may be pruned, too, where the result is :data:`FAR` below the targets without them.
         original: The costs that fractions are of.
         alike: Whether groups that are alike must keep equally many units.
         lost: What the allocation makes small, and may not become larger; absent, it only orders units.
@@ -89,7 +91,7 @@ def fill(
         return closer(counts, limits, names, steps - 1)
 
     best = closer(best, limits, allowed, MOST_STEPS)
-    if finer and slack(model, best, targets, original) > LARGE:
+    if finer and slack(model, best, targets, original) > FAR:
         floors = {g.name: int(n) for g, n in zip(model.groups, best, strict=True) if g.name in allowed}
         best = closer(best, replace(limits, floors=floors), allowed | finer, MOST_STEPS)
     return best
