@@ -767,7 +767,7 @@ def parity(host: Host, path: Path, inputs: Mapping[str, Any]) -> Check:
 
 
 def _notes(state: State) -> tuple[str, ...]:
-    notes = list(dict.fromkeys(state.notes))
+    notes = []
     if state.original is not None and state.original.pinned:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(
@@ -800,7 +800,7 @@ def _notes(state: State) -> tuple[str, ...]:
     if state.removed:
         names = ", ".join(f"'{block.name}'" for block in state.removed)
         notes.append(f"left out as a whole: {names}; the proof replaces what these branches add by zero")
-    return tuple(notes)
+    return (*notes, *dict.fromkeys(state.notes))
 
 
 def _added(state: State, analysis: Analysis, planned: Mapping[str, float]) -> dict[str, float]:

@@ -14,10 +14,13 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import OptionError
 from graphprune.ir.text import parse_graph
 from graphprune.opening import open_host
+from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
-from graphprune.planning.fill import LARGE
+from graphprune.planning.fill import LARGE, undershoot
 from graphprune.planning.select import block_candidates, chosen_groups, named_blocks, protected_axes
 from graphprune.planning.selectors import doubts
+from graphprune.planning.share import share
+from graphprune.planning.target import parse_targets
 
 
 class Attention(nn.Module):
@@ -260,12 +263,12 @@ ORDERS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon")
 
 
 @pytest.mark.parametrize("allocation", ORDERS)
-@pytest.mark.parametrize(("metric", "share"), [("params", 0.5), ("macs", 0.6)])
+@pytest.mark.parametrize(("metric", "fraction"), [("params", 0.5), ("macs", 0.6)])
 @pytest.mark.parametrize("net", [Classifier, Graphs])
-def test_finer_units_pay_for_what_a_coarse_one_would_overshoot(allocation, metric, share, net):
-    result = gp.prune(opened(net), target={metric: share}, allocation=allocation, align=1, verify=False)
+def test_finer_units_pay_for_what_a_coarse_one_would_overshoot(allocation, metric, fraction, net):
+    result = gp.prune(opened(net), target={metric: fraction}, allocation=allocation, align=1, verify=False)
     cost = result.report.cost(metric)
-    assert (1 - LARGE) * share < cost.fraction <= share
+    assert (1 - LARGE) * fraction < cost.fraction <= fraction
     assert remaining(result) == []
 
 
@@ -286,11 +289,11 @@ def test_a_large_undershoot_is_explained():
 
 
 @pytest.mark.parametrize(
-    ("share", "options"), [(0.85, {}), (0.5, {"only": ("kind:head", "neuron", "qk-dim"), "align": 1})]
+    ("fraction", "options"), [(0.85, {}), (0.5, {"only": ("kind:head", "neuron", "qk-dim"), "align": 1})]
 )
-def test_parts_of_heads_pay_where_nothing_else_is_fine_enough(share, options):
-    result = gp.prune(opened(hidden=8, heads=2), target={"params": share}, verify=False, **options)
-    assert 0.9 * share < result.report.cost("params").fraction <= share
+def test_parts_of_heads_pay_where_nothing_else_is_fine_enough(fraction, options):
+    result = gp.prune(opened(hidden=8, heads=2), target={"params": fraction}, verify=False, **options)
+    assert 0.9 * fraction < result.report.cost("params").fraction <= fraction
     assert 1 < {row.kind: row.kept for row in result.report.groups}["qk-dim"] < 32
     assert not result.report.inexact
 
@@ -302,33 +305,33 @@ def test_whole_heads_are_taken_where_that_is_close():
     assert note.endswith("groups that stay whole now, by their kinds in only (width, qk-dim)")
 
 
-@pytest.mark.parametrize(("metric", "share"), [("params", 0.5), ("macs", 0.5), ("params", 0.7)])
-def test_uniform_keeps_as_much_of_groups_that_are_alike(metric, share):
-    result = gp.prune(opened(depth=3), target={metric: share}, allocation="uniform", verify=False)
+@pytest.mark.parametrize(("metric", "fraction"), [("params", 0.5), ("macs", 0.5), ("params", 0.7)])
+def test_uniform_keeps_as_much_of_groups_that_are_alike(metric, fraction):
+    result = gp.prune(opened(depth=3), target={metric: fraction}, allocation="uniform", verify=False)
     for kind in ("neuron", "head"):
         assert len({row.kept for row in result.report.groups if row.kind == kind}) == 1
-    assert 0.9 * share < result.report.cost(metric).fraction <= share
+    assert 0.9 * fraction < result.report.cost(metric).fraction <= fraction
 
 
 def test_a_choice_that_loses_less_is_not_filled():
-    from graphprune.planning.allocation import Limits
-    from graphprune.planning.share import share
-    from graphprune.planning.target import parse_targets
-
     analysis = analysed()
     model = build_cost_model(analysis)
     names = {group.kind: group.name for group in analysis.groups}
     allowed = frozenset({names["head"], names["neuron"]})
     scores = {group.name: np.ones(group.size) for group in analysis.groups}
     losses = {names["head"]: np.zeros(5), names["neuron"]: 100.0 - np.arange(129) / 1.29}
+    targets = parse_targets("params=0.75")
     counts = share(
         model,
         scores,
-        parse_targets("params=0.75"),
+        targets,
         allocation="measured",
         limits=Limits(),
         allowed=allowed,
         losses=losses,
     )
     kept = {group.kind: int(n) for group, n in zip(model.groups, counts, strict=True)}
-    assert kept["neuron"] == 128
+    assert (kept["neuron"], kept["head"]) == (128, 1)
+    note = undershoot(model, counts, targets, limits=Limits(), allowed=allowed, original=model, groups=analysis.groups)
+    assert note is not None
+    assert note.endswith("where target 'params=0.75' allows 75.0%: more units were found to lose no less")

@@ -177,14 +177,19 @@ def undershoot(
     if not steps:
         return None
     remains, group, below, above = min(steps, key=lambda step: step[0])
+    said = (
+        f"{model.cost(target.metric, counts) / full:.1%} of the {METRICS[target.metric]} remain, where target "
+        f"'{target}' allows {target.limit(full) / full:.1%}: "
+    )
+    if remains * full <= target.limit(full):  # an allocation by losses leaves it at that
+        return f"{said}more units were found to lose no less"
     advice = []
     if any(step_of(each, limits.align) > each.multiple for each in model.groups if each.name in allowed):
         advice.append("align=1, for smaller steps")
     if whole := list(dict.fromkeys(each.kind for each in groups if each.name not in allowed)):
         advice.append(f"groups that stay whole now, by their kinds in only ({', '.join(whole)})")
     return (
-        f"{model.cost(target.metric, counts) / full:.1%} of the {METRICS[target.metric]} remain, where target "
-        f"'{target}' allows {target.limit(full) / full:.1%}: the next step, {above} units of '{group.name}' (kind "
-        f"{group.kind}, {group.size} units) in place of {below}, would leave {remains:.1%}"
+        f"{said}the next step, {above} units of '{group.name}' (kind {group.kind}, {group.size} units) in place of "
+        f"{below}, would leave {remains:.1%}"
         + (f"; to come closer, allow {' or '.join(advice)}" if advice else "; no finer units can be pruned")
     )
