@@ -320,7 +320,7 @@ def test_a_choice_that_loses_less_is_not_filled():
     allowed = frozenset({names["head"], names["neuron"]})
     scores = {group.name: np.ones(group.size) for group in analysis.groups}
     losses = {names["head"]: np.zeros(5), names["neuron"]: 100.0 - np.arange(129) / 1.29}
-    targets = parse_targets("params=0.75")
+    targets = parse_targets("params=0.8")
     counts = share(
         model,
         scores,
@@ -334,4 +334,4 @@ def test_a_choice_that_loses_less_is_not_filled():
     assert (kept["neuron"], kept["head"]) == (128, 1)
     note = undershoot(model, counts, targets, limits=Limits(), allowed=allowed, original=model, groups=analysis.groups)
     assert note is not None
-    assert note.endswith("where target 'params=0.75' allows 75.0%: more units were found to lose no less")
+    assert note.endswith("where target 'params=0.8' allows 80.0%: more units were found to lose no less")
