@@ -319,7 +319,7 @@ def test_a_choice_that_loses_less_is_not_filled():
     names = {group.kind: group.name for group in analysis.groups}
     allowed = frozenset({names["head"], names["neuron"]})
     scores = {group.name: np.ones(group.size) for group in analysis.groups}
-    losses = {names["head"]: np.zeros(5), names["neuron"]: 100.0 - np.arange(129) / 1.29}
+    losses = {names["head"]: np.arange(5.0), names["neuron"]: 100.0 - np.arange(129) / 1.29}
     targets = parse_targets("params=0.8")
     counts = share(
         model,
