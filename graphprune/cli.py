@@ -241,14 +241,22 @@ def prune(
     min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,
     max_ratio: Annotated[float, typer.Option(help="At most this fraction of a group's units is removed.")] = 0.9,
     protect: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors, scopes or kinds that stay whole. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Tensors, scopes or kinds that stay whole; kind:head or name:head, where a word is both. Repeatable.",
+        ),
     ] = None,
     protect_ratio: Annotated[
         float, typer.Option(help="This fraction of the groups stays whole: those that the outputs depend on most.")
     ] = 0.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
+        typer.Option(
+            metavar="KIND",
+            help="Prune nothing but these kinds, groups or tensors; kind:head or name:head, where a word is both. "
+            "Repeatable.",
+        ),
     ] = None,
     blocks: Annotated[
         str | None,
@@ -260,7 +268,9 @@ def prune(
     ] = None,
     remove_block: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
+        typer.Option(
+            metavar="NAME", help="Leave out the residual branches of this name or scope (layers.3). Repeatable."
+        ),
     ] = None,
     block_criterion: Annotated[
         str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")
@@ -492,8 +502,12 @@ def explain(
 
 Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]
 Plot = Annotated[str, typer.Option("--plot", metavar="FORMAT", help="png, svg or none.")]
-Protect = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole. Repeatable.")]
-Only = Annotated[list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these. Repeatable.")]
+Protect = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole, as for prune. Repeatable.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these, as for prune. Repeatable.")
+]
 Seed = Annotated[int, typer.Option(help="Of random scores, made-up inputs and the proof's inputs.")]
 
 

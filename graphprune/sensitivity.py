@@ -27,6 +27,7 @@ from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
+from graphprune.planning.selectors import doubts
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
 
 PARTIAL = "sensitivity.partial.json"
@@ -133,7 +134,9 @@ def sensitivity(
     rows = sorted((row for row in rows if row.group in order), key=lambda row: (order[row.group], row.ratio))
     if path is not None:
         path.unlink(missing_ok=True)
-    return Sensitivity(name, baseline, tuple(rows), evaluate is None and batches is not None and batches.random)
+    made_up = evaluate is None and batches is not None and batches.random
+    notes = (*doubts(analysis, "only", only), *doubts(analysis, "protect", protect))
+    return Sensitivity(name, baseline, tuple(rows), made_up, notes)
 
 
 def _digest(arrays: Iterable[NDArray[Any]]) -> str:

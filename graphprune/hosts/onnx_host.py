@@ -18,11 +18,13 @@ from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_copies import Uses, merged, merged_names
 from graphprune.hosts.onnx_demand import require_affordable
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
+from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
 from graphprune.hosts.onnx_quantized import dequantized
@@ -52,6 +54,8 @@ class OnnxHost:
         assumed: The declared sizes of the inputs whose dynamic axes the user gave no sizes for.
         defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
             are inputs again in what is saved; the others are constants from then on.
+        uses: The tensors that the file stores once for several uses, and their copies.
+        held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
     """
 
     proto: onnx.ModelProto
@@ -62,6 +66,8 @@ class OnnxHost:
     given: Arrays = field(default_factory=dict, repr=False)
     defaults: tuple[onnx.ValueInfoProto, ...] = ()
     assumed: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict, repr=False)
+    uses: Uses = field(default_factory=dict, repr=False)
+    held: Mapping[str, float] | None = field(default=None, repr=False)
 
     @staticmethod
     def load(
@@ -81,7 +87,7 @@ class OnnxHost:
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
         model, files = load_model(source)
-        defaults = tuple(model.meta.get("defaults", ()))
+        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
         foreign = model.meta.get("foreign_types", {})
         proto, store = weightless(model)
         proto = flat(proto)
@@ -94,7 +100,8 @@ class OnnxHost:
             for name, declared in input_sizes(proto).items()
             if name not in sizes and not all(isinstance(size, int) for size in declared)
         }
-        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults, assumed)
+        bound = bind(proto, sizes)
+        return OnnxHost(proto, store, bound, files, proto, given or {}, defaults, assumed, uses, held)
 
     @property
     def kind(self) -> str:
@@ -188,7 +195,7 @@ class OnnxHost:
 
     @cached_property
     def _graph(self) -> Graph:
-        return build_graph(self.proto, self.inferred)
+        return build_graph(self.proto, self.inferred, self.uses)
 
     def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
         """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
@@ -222,7 +229,7 @@ class OnnxHost:
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
-        return replace(self, proto=proto, store=store)
+        return replace(self, proto=proto, store=store, held=None)
 
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants."""
@@ -380,7 +387,23 @@ class OnnxHost:
             return self
         return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
 
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """What the file holds that was loaded; what would be written, for a model that has been edited."""
+        return self.stored_costs() if self.held is None else self.held
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """What would be written holds: ``params`` and ``bytes``, equal copies once."""
+        proto = self.proto
+        if not inner and (renamed := merged_names(proto, self.store, self.uses)):
+            proto, _ = merged(proto, self.store, renamed)
+        return what_is_held(proto, inner=inner)
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
-        proto = with_defaults(self.proto, self.defaults)
-        save(proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)
+        proto, store = merged(self.proto, self.store, merged_names(self.proto, self.store, self.uses))
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
+        apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
+        proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original)

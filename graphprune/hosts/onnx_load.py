@@ -20,16 +20,14 @@ from onnx_ir.passes import common as passes
 
 from graphprune.bounds import present
 from graphprune.errors import BoundError, ModelError
+from graphprune.hosts.onnx_copies import untie_constants
+from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_validate import DEFAULT_DOMAINS as _DEFAULT_DOMAINS
 from graphprune.hosts.onnx_validate import MAXIMUM_RANK, graphs, validate
 
 MINIMUM_OPSET = 9
 """The oldest opset whose operators the rules still describe; older models are converted to :data:`CONVERTED_OPSET`."""
 CONVERTED_OPSET = 11
-UNTIE_BYTES = 1 << 16
-"""Initializers up to this size are compared with a constant, to tell deduplicated zeros and ones from tied weights."""
-
-_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
 
 
 def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozenset[Path]]:
@@ -53,6 +51,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         proto = _read(path)
         where, folder = f"'{path}'", path.resolve().parent
     files = validate(proto, where, folder)
+    held = what_is_held(proto)
     made = 0
     for graph in graphs(proto):
         made = _make_dense(graph, where, made)
@@ -74,6 +73,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
     model.meta["quantization_annotation"] = annotations
     model.meta["defaults"] = defaults
     model.meta["foreign_types"] = untold
+    model.meta["held"] = held
     return model, files
 
 
@@ -210,7 +210,7 @@ def _normalise(model: ir.Model, where: str) -> None:
     model.ir_version = max(4, model.ir_version or 4)  # before version 4 initializers must be inputs
     _name_nodes(model)
     _bypass_identities(model)
-    _untie_constants(model)
+    untie_constants(model)
 
 
 def _name_nodes(model: ir.Model) -> None:
@@ -240,57 +240,3 @@ def _bypass_identities(model: ir.Model) -> None:
             continue
         result.replace_all_uses_with(source)
         model.graph.remove(node, safe=True)
-
-
-def _untie_constants(model: ir.Model) -> None:
-    """Gives each use of a deduplicated constant vector a copy of its own.
-
-    Exporters store equal-valued initializers of different layers (zero biases, unit norm weights) once, which would
-    tie layers that have nothing to do with each other. Weights that are tied on purpose hold more than one value.
-    """
-    for node in list(model.graph):
-        if node.op_type in ("DequantizeLinear", "QuantizeLinear") and _repeats(node.inputs[0]):
-            _copy_for_each_use(model.graph, node)
-    for value in list(model.graph.initializers.values()):
-        uses = value.uses()
-        if len(uses) < 2 or value.is_graph_output() or not _repeats(value):
-            continue
-        tensor = value.const_value
-        for n, use in enumerate(sorted(uses, key=lambda use: (use.node.name or "", use.idx))[1:], 1):
-            name = f"{value.name}__{n}"
-            while name in model.graph.initializers:
-                name += "_"
-            copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
-            model.graph.register_initializer(copy)
-            use.node.replace_input_with(use.idx, copy)
-
-
-def _repeats(value: ir.Value | None) -> bool:
-    """Whether a value is a stored tensor of one number, many times: small, of floats or quantised."""
-    tensor = None if value is None else value.const_value
-    if value is None or tensor is None or not value.is_initializer():
-        return False
-    if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES:
-        return False
-    if not (tensor.dtype.is_floating_point() or tensor.dtype in _QUANTISED):
-        return False
-    array = tensor.numpy().astype(np.float64).ravel()
-    return array.size > 0 and bool((array == array[0]).all())
-
-
-def _copy_for_each_use(graph: ir.Graph, node: ir.Node) -> None:
-    """Gives each use of a quantised constant a node of its own."""
-    result = node.outputs[0]
-    if result.is_graph_output() or any(value is not None and not value.is_initializer() for value in node.inputs):
-        return
-    for n, use in enumerate(sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))[1:], 1):
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            node.inputs,
-            list(node.attributes.values()),
-            name=f"{node.name}__{n}",
-            outputs=[ir.Value(name=f"{result.name}__{n}", shape=result.shape, type=result.type)],
-        )
-        graph.insert_after(node, copy)
-        use.node.replace_input_with(use.idx, copy.outputs[0])
