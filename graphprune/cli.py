@@ -29,7 +29,7 @@ from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
-from graphprune.report.explain import explain_axis
+from graphprune.report.explain import cut_along, explain_axis, layout_of
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
 from graphprune.report.terminal import (
     render_checks,
@@ -464,19 +464,22 @@ def explain(
     """Say why the dimensions of TENSOR are coupled to others, or why they stay whole."""
     with _progress(as_json):
         analysis = gp.analyze(model, shapes=_shapes(shape), trust=trust)
-    names = [value.name for value in analysis.graph.stored]
+    along = cut_along(analysis)
+    names = [*(value.name for value in analysis.graph.stored), *along]
     if tensor not in names:
         near = [name for name in names if tensor in name][:5] or names[:5]
         raise OptionError(
             f"no stored tensor '{tensor}' in '{model}'; there are {len(names)}, such as {', '.join(near)}"
         )
-    rank = len(analysis.layouts[tensor])
+    rank = len(layout_of(analysis, tensor))
     if axis is not None and not 0 <= axis < rank:
         raise OptionError(f"'{tensor}' has no axis {axis}; it has {rank} axes, from 0")
     facts = [explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
     if as_json:
         _print_json({"tensor": tensor, "axes": facts})
         return
+    if tensor in along:
+        out.print(f"read {along[tensor]} alone, and cut along", highlight=False)
     for fact in facts:
         out.print(
             f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}",

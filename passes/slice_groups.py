@@ -99,7 +99,8 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
                 size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
         if rule.pinned and _reshaped(node, shapes):
             pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept))
+    others = tuple(slice_edits(other, kept) for other in analysis.others)
+    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept), others=others)
 
 
 def _renumbered(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, Index]:

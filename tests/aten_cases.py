@@ -244,6 +244,7 @@ WEIGHTED = [
 NORMS = [
     case("_native_batch_norm_legit_no_training.default", F(2, 4, 5, 5), F(4), F(4), F(4), F(4), 0.1, 1e-5, used=(0,)),
     case("_native_batch_norm_legit.no_stats", F(2, 4, 5, 5), F(4), F(4), True, 0.1, 1e-5, used=(0,)),
+    case("_native_batch_norm_legit_functional.default", F(2, 4, 5), F(4), F(4), F(4), F(4), True, 0.1, 1e-5),
     case("batch_norm.default", F(3, 3, 5), F(3), F(3), F(3), F(3), False, 0.1, 1e-5, False),
     case("layer_norm.default", F(2, 3, 6), [6], F(6), F(6)),
     case("layer_norm.default", F(2, 3, 6), [3, 6], F(3, 6), None, note="two axes"),
@@ -296,7 +297,7 @@ def _binary(name: str) -> Case:
 
 
 BINARY = [
-    *(_binary(name) for name in (*aten_ops._BINARY, "eq.Tensor", "ne.Tensor")),
+    *(_binary(name) for name in (*aten_ops._BINARY, "copy_.default", "eq.Tensor", "ne.Tensor")),
     case("add.Tensor", F(4, 4, 4), F(4, 1), note="square"),
     case("add.Tensor", F(2, 3), 1.5, note="number"),
     case("dropout.default", F(2, 3, 4), 0.5, False),

@@ -7,9 +7,9 @@ the stored tensors' axes that it occurs in. Everything here works on names and s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
+from math import lcm, prod
 
 from graphprune.analysis import adapters
 from graphprune.analysis.adapters import find_adapters
@@ -95,6 +95,7 @@ class Analysis:
         positions: Stored tensors whose elements are positions of a dimension: they are numbered anew when it is cut.
         inside: Computed values whose elements are positions of a dimension that has their own axes in it (what a
             pooling took, counted over the whole tensor): what is removed points at what is removed.
+        others: Of the same model run in other ways, in terms of the same factors and without groups of their own.
     """
 
     graph: Graph
@@ -105,6 +106,7 @@ class Analysis:
     inside: frozenset[str]
     solver: Solver = field(repr=False)
     matches: Mapping[str, Match] = field(repr=False)
+    others: tuple[Analysis, ...] = ()
 
     @cached_property
     def branches(self) -> Branches:
@@ -158,6 +160,16 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
         for i, dim in enumerate(layouts[name]):
             if axis is None or i == axis:
                 solver.fix(dim, Reason(reason, kind="user"))
+    walk = _walked(graph, solver, layouts)
+    walk.finish()
+    others = tuple(_walk_other(other, walk) for other in graph.others)
+    if others:
+        walk.finish()
+    return _collect(graph, layouts, walk, others)
+
+
+def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> Walk:
+    """Visits all nodes of a graph, and fixes what adapters and outputs keep whole."""
     walk = Walk(graph, solver, layouts)
     for node in graph.nodes:
         walk.visit(node)
@@ -167,11 +179,42 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
     for name in graph.outputs:
         for dim in (*layouts[name], *walk.positions_of(name)):
             solver.fix(dim, Reason(f"axis of the model's output '{name}'", kind="interface"))
+    return walk
+
+
+def _walk_other(graph: Graph, main: Walk) -> Walk:
+    """Couples what the same model couples where it is run in another way; new reasons say in which."""
+    solver = main.solver
+    known, statistics = dict(solver.fixed), {id(reason) for reason in solver.normalized.values()}
+    layouts: dict[str, Layout] = {}
+    for value in graph.values.values():
+        shared = graph.shared.get(value.name, "")
+        if value.stored:
+            fresh = tuple(axis_of(value, axis) for axis in range(len(value.shape)))
+            layouts[value.name] = main.layouts.get(shared, fresh)
+    for name in graph.inputs:
+        value = graph.values[name]
+        layouts[name] = tuple(axis_of(value, axis) for axis in range(len(value.shape)))
+        for dim in layouts[name]:
+            solver.fix(dim, Reason(f"axis of the model's input '{name}'", kind="interface"))
+    walk = _walked(graph, solver, layouts)
     walk.finish()
-    return _collect(graph, layouts, walk)
+    for name, shared in graph.shared.items():
+        if name in walk.numbers:
+            main.numbers.setdefault(shared, walk.numbers[name])
+        if name in walk.points and shared in main.layouts:
+            solver.unify(main.points.setdefault(shared, walk.points[name]), walk.points[name], shared)
+    before = {factor: reason for whole, reason in known.items() for factor in factors_of(solver.resolve(whole))}
+    for factor, reason in solver.fixed.items():  # the first reason stays
+        text = f"{reason.text} {graph.label}".rstrip()
+        solver.fixed[factor] = before.get(factor) or replace(reason, text=text)
+    for factor, reason in tuple(solver.normalized.items()):  # what is exact is said of the main graph
+        if id(reason) not in statistics:
+            del solver.normalized[factor]
+    return walk
 
 
-def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
+def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk, others: tuple[Walk, ...] = ()) -> Analysis:
     solver = walk.solver
     layouts = solver.resolved(found)
     for factor, reason in find_normalizers(graph, layouts, solver, walk.matches).items():
@@ -187,6 +230,11 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
                     prunable.add(factor)
     kinds = Kinds(layouts, solver, walk.contracted)
     minimums, steps = walk.minimums(), walk.steps()
+    for other in others:
+        for factor, n in other.minimums().items():
+            minimums[factor] = max(n, minimums.get(factor, 1))
+        for factor, n in other.steps().items():
+            steps[factor] = lcm(n, steps.get(factor, 1))
     groups, taken = [], set[str]()
     for factor, where in sites.items():
         if factor not in prunable:
@@ -211,12 +259,24 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk) -> Analysis:
         )
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
-    inside = frozenset(
+    inside = _inside(walk, layouts)
+    rest = tuple(_without_groups(other) for other in others)
+    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside, solver, walk.matches, rest)
+
+
+def _inside(walk: Walk, layouts: Mapping[str, Layout]) -> frozenset[str]:
+    return frozenset(
         name
         for name, dim in walk.points.items()
-        if not {*factors_of(solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
+        if not walk.graph.values[name].stored
+        and not {*factors_of(walk.solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
     )
-    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside - stored.keys(), solver, walk.matches)
+
+
+def _without_groups(walk: Walk) -> Analysis:
+    solver, values, layouts = walk.solver, walk.graph.values, walk.solver.resolved(walk.layouts)
+    stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if values[name].stored}
+    return Analysis(walk.graph, (), layouts, {}, stored, _inside(walk, layouts), solver, walk.matches)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

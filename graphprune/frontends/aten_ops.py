@@ -91,6 +91,7 @@ ROWS: dict[str, Row] = {
     # normalisations
     "aten._native_batch_norm_legit_no_training.default": rows.batch_norm,
     "aten._native_batch_norm_legit.no_stats": rows.batch_norm,
+    "aten._native_batch_norm_legit_functional.default": rows.batch_norm_updating,
     "aten.batch_norm.default": rows.batch_norm,
     "aten.layer_norm.default": rows.layer_norm,
     "aten.native_layer_norm.default": rows.layer_norm,
@@ -103,6 +104,7 @@ ROWS: dict[str, Row] = {
     **_named(_UNARY, rows.elementwise),
     **_named(_BINARY, rows.elementwise),
     **_named(_COPIES, rows.copied),
+    "aten.copy_.default": rows.elementwise,  # what a forward writes into a buffer
     "aten.eq.Tensor": rows.compared,
     "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,

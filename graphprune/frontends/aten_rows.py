@@ -221,6 +221,14 @@ def _batch_statistics(call: Call) -> Rule:
     return replace(rule, normalized=frozenset(f for dim in (*dims[:1], *dims[2:]) for f in factors_of(dim)))
 
 
+def batch_norm_updating(call: Call) -> Rule:
+    """As :func:`batch_norm` with statistics of the batch, which it returns, and those that are stored from now on."""
+    rule = _batch_statistics(call)
+    assert rule.results[0] is not None
+    channels = (rule.results[0][1],)
+    return replace(rule, results=(rule.results[0], *(channels for _ in call.results[1:])))
+
+
 def layer_norm(call: Call) -> Rule:
     """``n c, c, c -> n c``, layer and RMS normalisation alike."""
     _only_first(call)

@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.hosts.torch_trace import Example, inference
+from graphprune.hosts.torch_untouched import untouched
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -87,7 +88,7 @@ def bypass_modules(
         if path in known
     ]
     try:
-        with inference(source):
+        with untouched(source, runs=True), inference(source):
             source(*example[0], **example[1])
     finally:
         for hook in hooks:

@@ -28,12 +28,14 @@ from graphprune.frontends.torch_graph import (
     spec_of,
     storage_key,
 )
-from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_steps
+from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_runs, torch_steps
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_gains import lengthened, rescaled
+from graphprune.hosts.torch_runs import OtherRuns
 from graphprune.hosts.torch_slice import sliced
-from graphprune.hosts.torch_trace import Example, draws, export, functional, normal_form, split_example
+from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
+from graphprune.hosts.torch_untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.planning.transfer import METADATA, write_origins
@@ -71,6 +73,7 @@ class TorchHost:
             one name only where the user has tied two.
         source: The user's module, if it was one; only read.
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
+        runs: The module run in other ways.
     """
 
     draft: Draft
@@ -82,6 +85,7 @@ class TorchHost:
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     source: torch.nn.Module | None = field(default=None, repr=False)
     decisive: tuple[torch.Tensor, ...] = field(default=(), repr=False)
+    runs: OtherRuns = field(default=OtherRuns(), repr=False)
 
     kind = "torch"
 
@@ -103,7 +107,6 @@ class TorchHost:
         Raises:
             ModelError: The model cannot be exported, or there is no example.
         """
-        pinned: tuple[torch.Tensor, ...] = ()
         if isinstance(model, ExportedProgram):
             example = split_example(example_inputs) if example_inputs is not None else model.example_inputs
             program = functional(model)
@@ -111,21 +114,41 @@ class TorchHost:
             if example_inputs is None:
                 raise ModelError("a module needs example inputs to be traced; pass a tuple or a mapping of tensors")
             example = split_example(example_inputs)
-            program, example, pinned = export(model, example, dynamic_shapes)
+            return cls._of_module(model, example, dynamic_shapes)
         if example is None:
             raise ModelError("the exported program holds no example inputs; pass example_inputs")
-        spec = program.call_spec
-        graph, tensors = normal_form(program, (example[0], dict(example[1])))
+        return replace(cls._of(Trace(program, example)), dynamic_shapes=dynamic_shapes)
+
+    @classmethod
+    def _of_module(cls, model: torch.nn.Module, example: Example, dynamic_shapes: Any) -> TorchHost:
+        """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
+        try:
+            with untouched(model) as looked, noticing(model, looked) as noticed:
+                host = cls._of(export(model, example, dynamic_shapes))
+        except ModelError:
+            again = torch_runs.second_call(model, example, dynamic_shapes, cls._of) if any(noticed) else None
+            if again is None:
+                raise
+            model, host = again
+            noticed = []
+        runs = torch_runs.other_runs(model, example, host, cls._of, caches=any(noticed))
+        return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
+
+    @classmethod
+    def _of(cls, trace: Trace) -> TorchHost:
+        """The host of a trace."""
+        program, spec = trace.program, trace.program.call_spec
+        example = (trace.example[0], dict(trace.example[1]))
+        graph, tensors = normal_form(program, example)
         return cls(
             Draft(graph),
             tensors,
-            (example[0], dict(example[1])),
-            dynamic_shapes,
+            example,
+            None,
             spec.in_spec,
             spec.out_spec,
             _shared(tensors, program.state_dict),
-            None if isinstance(model, ExportedProgram) else model,
-            pinned,
+            decisive=trace.pinned,
         )
 
     @property
@@ -152,8 +175,10 @@ class TorchHost:
     def _read(self) -> tuple[Graph, Mapping[fx.Node, str]]:
         """The graph for the analysis, and the value that each node stands for: of the base of a draft without edits."""
         if self.draft.edited:
-            return build_graph(self.program, self.tensors)
-        return build_graph(self.draft.base, self.tensors, self.draft.folding)
+            graph, names = build_graph(self.program, self.tensors)
+        else:
+            graph, names = build_graph(self.draft.base, self.tensors, self.draft.folding)
+        return replace(graph, others=self.runs.graphs(graph.values)), names
 
     @cached_property
     def _built(self) -> tuple[Graph, Mapping[fx.Node, str]]:
@@ -237,14 +262,18 @@ class TorchHost:
             table = torch.from_numpy(places)[tensors[tensor].cpu().long()].to(tensors[tensor])
             tensors.update((alias, table) for alias in self.tied[tensor] if alias in tensors)
         base = Draft(self.program) if self.draft.edited else self.draft
-        return replace(self, draft=replace(base, edits=edits, names=names), tensors=tensors)
+        runs = self.runs.edited(edits.others, tensors)
+        return replace(self, draft=replace(base, edits=edits, names=names), tensors=tensors, runs=runs)
 
     def folded(self) -> TorchHost:
         """A copy in which tables that depend on no input, parameter or buffer are constants."""
         if self.draft.folded and not self.draft.edited:
             return self
         folding, tensors = fold(self.program, self.tensors)
-        return replace(self, draft=Draft(self.program, folding), tensors=tensors) if folding.constants else self
+        runs = self.runs.folded() if self.runs.runs else self.runs
+        if not folding.constants:
+            return replace(self, runs=runs) if runs is not self.runs else self
+        return replace(self, draft=Draft(self.program, folding), tensors=tensors, runs=runs)
 
     def without_dead_nodes(self) -> TorchHost:
         """A copy without nodes and stored tensors that no output needs."""
@@ -458,7 +487,7 @@ class TorchHost:
             if isinstance(old, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             changed.update((alias, new) for alias in self.tied[name] if alias in changed)
-        host = replace(self, tensors=changed)
+        host = replace(self, tensors=changed, runs=self.runs.following(changed))
         vars(host).update({name: vars(self)[name] for name in _OF_THE_GRAPH if name in vars(self)})
         return host
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +16,9 @@ from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
 from graphprune.files import require_plain, temporary_folder
+from graphprune.hosts.torch_quiet import quiet
 from graphprune.hosts.torch_sizes import name_sizes
-from graphprune.hosts.torch_trace import Example, quiet
+from graphprune.hosts.torch_trace import Example
 from graphprune.planning.transfer import Origin
 
 OPSET = 20
@@ -61,7 +60,7 @@ def save(
     narrow = any(tensor.dtype is torch.bfloat16 for tensor in tensors)
     size = sum(tensor.untyped_storage().nbytes() for tensor in tensors)
     try:
-        with quiet(), torch.no_grad(), contextlib.redirect_stdout(open(os.devnull, "w")):  # noqa: PTH123
+        with quiet(), torch.no_grad():
             program = torch.export.export(
                 _without_numbers(module), *example, dynamic_shapes=dynamic_shapes, strict=False
             )

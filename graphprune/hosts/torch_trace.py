@@ -7,10 +7,8 @@ named (an axis that is cut down to size one must stay).
 
 from __future__ import annotations
 
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from keyword import iskeyword
@@ -27,6 +25,8 @@ from graphprune.errors import ModelError
 from graphprune.frontends.aten_ops import ROWS
 from graphprune.frontends.aten_rows import OPEN
 from graphprune.frontends.torch_graph import SLICE, SPEC, Spec, annotate, argument, attribute, has_example
+from graphprune.hosts.torch_quiet import quiet
+from graphprune.hosts.torch_untouched import untouched
 from graphprune.hosts.torch_values import GivenValues, read_values
 
 Example = tuple[tuple[Any, ...], dict[str, Any]]
@@ -57,25 +57,15 @@ def split_example(example: tuple[Any, ...] | Mapping[str, Any] | torch.Tensor) -
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps the exporters' warnings and logs from the user: what goes wrong is raised."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.export", "torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def inference(model: torch.nn.Module, *, training: bool = False) -> Iterator[None]:
+    """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after.
 
-
-@contextmanager
-def inference(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, in the forms that can be traced (:data:`_TRACEABLE`); all is put back after."""
-    training = [(module, module.training) for module in model.modules()]
+    Args:
+        model: The module.
+        training: The user's own layers in training mode instead; torch's own stay in evaluation mode, in which they
+            couple the same axes and draw no random numbers.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
     settings = [  # a config may hand a setting on to its sub-configs, which come after it
         (config, name, getattr(config, name))
@@ -88,15 +78,15 @@ def inference(model: torch.nn.Module) -> Iterator[None]:
     fast = mha.get_fastpath_enabled()
     try:
         mha.set_fastpath_enabled(False)
-        for module, _ in training:
-            module.training = False
+        for module, _ in modes:
+            module.training = training and not type(module).__module__.startswith("torch.")
         for config, name, old in settings:
             setattr(config, name, _TRACEABLE[name].get(old, old))
         with torch.no_grad():
             yield
     finally:
         mha.set_fastpath_enabled(fast)
-        for module, flag in training:
+        for module, flag in modes:
             module.training = flag
         for config, name, old in settings:
             setattr(config, name, old)
@@ -127,7 +117,7 @@ class Trace(NamedTuple):
     pinned: tuple[torch.Tensor, ...] = ()
 
 
-def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None) -> Trace:
+def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False) -> Trace:
     """Exports a module as a functional program.
 
     A model of transformers that cannot be traced as it is gets a second try with what transformers' own exporter puts
@@ -138,7 +128,7 @@ def export(model: torch.nn.Module, example: Example, dynamic_shapes: Any = None)
     Raises:
         ModelError: torch.export cannot trace it.
     """
-    with quiet(), inference(model):
+    with quiet(), inference(model, training=training):
         try:
             trace = Trace(_exported(model, example, dynamic_shapes), example)
             if any(node.target in _READS for node in trace.program.graph.nodes):
@@ -189,7 +179,8 @@ def _with_values(
     if dynamic_shapes is not None:  # values may depend on the sizes that are to stay open
         return None
     try:
-        noted = read_values(model, *example)
+        with untouched(model, runs=True):
+            noted = read_values(model, *example)
         noted = noted.constants() if constants else noted
         if not noted:
             return None

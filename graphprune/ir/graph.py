@@ -110,12 +110,26 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A model as the analysis sees it: nodes in execution order over named values."""
+    """A model as the analysis sees it: nodes in execution order over named values.
+
+    Attributes:
+        values: By name.
+        nodes: In execution order.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        others: The same model run in other ways. What they read and write of what this graph stores is coupled as well;
+            nothing is pruned that only they hold, and none of their nodes counts.
+        label: Of one of the others: how it is run (``in training mode``).
+        shared: Of one of the others: what its stored values are called in the graph that it is an other of.
+    """
 
     values: Mapping[str, Value]
     nodes: tuple[Node, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    others: tuple[Graph, ...] = ()
+    label: str = ""
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stored(self) -> tuple[Value, ...]:

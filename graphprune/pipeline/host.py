@@ -63,6 +63,7 @@ class Edits:
         bypasses: Values that give their place to another one, by the value that takes it in all their uses.
         renumbered: For each stored tensor whose elements are positions of a cut axis: the new position of each old
             one, -1 where it is gone (no element that stays is one of those).
+        others: What must change where the same model is run in other ways, in the order of ``Graph.others``.
     """
 
     slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
@@ -71,6 +72,7 @@ class Edits:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     bypasses: Mapping[str, str] = field(default_factory=dict)
     renumbered: Mapping[str, Index] = field(default_factory=dict)
+    others: tuple[Edits, ...] = ()
 
     def __str__(self) -> str:
         lines = [

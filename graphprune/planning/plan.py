@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +26,7 @@ from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
 from graphprune.files import read_json, write_text
-from graphprune.ir.dims import Factor, Index, positions
+from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Use
 
 FORMAT = 3
@@ -351,6 +351,8 @@ def make_plan(
             if site.axis not in axes:
                 axes[site.axis] = tuple(positions(site.dim, cut).tolist())
     shapes = {v.name: v.shape for v in analysis.graph.stored if v.kind == "parameter" or v.name in parameters}
+    for name, axes, shape in _cut_along(analysis, cut):
+        parameters[name], shapes[name] = axes, shape
     blocks = tuple(BlockPlan(block.name, block.kind, block.tensors) for block in removed)
     return PruningPlan(
         fingerprint(analysis.graph),
@@ -361,6 +363,21 @@ def make_plan(
         blocks,
         uses=_uses(analysis.graph, shapes),
     )
+
+
+def _cut_along(
+    analysis: Analysis, cut: Mapping[Factor, Index]
+) -> Iterator[tuple[str, dict[int, tuple[int, ...]], tuple[int, ...]]]:
+    """The stored tensors that only other ways to run the model read, and what stays of them."""
+    for other in analysis.others:
+        for value in other.graph.stored:
+            if value.name in analysis.graph.values or value.name in other.graph.shared:
+                continue
+            layout = other.layouts[value.name]
+            axes = {axis: dim for axis, dim in enumerate(layout) if not cut.keys().isdisjoint(factors_of(dim))}
+            if axes:
+                kept = {axis: tuple(positions(dim, cut).tolist()) for axis, dim in axes.items()}
+                yield value.name, kept, value.shape
 
 
 def fingerprint(graph: Graph) -> str:

@@ -1,0 +1,313 @@
+"""A user's module is as it was after it has been looked at, whatever its code keeps, counts or caches.
+
+Two things change a module that is only run: its own code (tables that are made on first use, counters, buffers), and
+tracing, which hands fake tensors to that code. All that can be reached from the module is noted before and put back
+after: attributes, contents of dicts, lists and sets, plain objects, tensors, and the namespaces of the user's classes.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import types
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+REACH = 1 << 17
+"""Objects that are followed from a module, the nearest first: what lies beyond is no state of a model."""
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size, np.ndarray)
+_NOT_THE_USERS = sys.stdlib_module_names | {"torch", "numpy"}
+_OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
+
+
+class _Tensor(NamedTuple):
+    """What a tensor is made of, apart from its elements."""
+
+    tensor: torch.Tensor
+    data: torch.Tensor
+    grad: torch.Tensor | None
+    requires_grad: bool
+
+
+class Looked:
+    """What was noted of a module.
+
+    Args:
+        module: The module.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.kept: list[tuple[Any, type, Any]] = []
+        self.tensors: list[_Tensor] = []
+        self.spaces = _namespaces(module)
+        self.variables = [(space, dict(vars(space))) for space in self.spaces]
+        self.cached = [(wrapper, wrapper.cache_info()) for wrapper in _cached_functions(self.spaces)]
+        containers = [value for space in self.spaces for value in list(vars(space).values()) if _is_container(value)]
+        self._walk([module, *containers])
+
+    def _walk(self, roots: Iterable[Any]) -> None:
+        seen: set[int] = set()
+        waiting = deque(roots)
+        while waiting and len(seen) < REACH:
+            value = waiting.popleft()
+            if isinstance(value, (*_ATOMS, *_OPAQUE)) or id(value) in seen:
+                continue
+            seen.add(id(value))
+            if isinstance(value, torch.Tensor):
+                if not torch.nn.parameter.is_lazy(value):
+                    grad = value.grad if value.is_leaf else None
+                    self.tensors.append(_Tensor(value, value.data, grad, value.requires_grad))
+            elif isinstance(value, types.MethodType):
+                waiting.append(value.__self__)
+            elif isinstance(value, tuple | frozenset):
+                waiting.extend(value)
+            else:
+                contents = _contents(value)
+                if contents is not None:
+                    self.kept.append((value, type(value), contents))
+                    waiting.extend(_children(contents))
+                if isinstance(value, dict | list | set | deque) and hasattr(value, "__dict__"):
+                    self.kept.append((value, type(value), _Attributes(vars(value))))
+
+    @property
+    def made(self) -> bool:
+        """Whether a tensor lies now where none was, or another one: a table that was made on first use."""
+        return any(_has_new_tensor(value, contents) for value, _, contents in self.kept)
+
+    def restore(self, *, traced: bool) -> None:
+        """Puts everything back.
+
+        Args:
+            traced: Whether fake tensors were about, which caches of functions have kept, if they have kept anything.
+        """
+        for value, kind, contents in self.kept:
+            _put_back(value, kind, contents)
+        for old in self.tensors:
+            if type(old.tensor) is not type(old.data) and not isinstance(old.tensor, nn.Parameter):
+                continue
+            if not _same_memory(old.tensor, old.data):
+                old.tensor.data = old.data
+            if old.tensor.is_leaf:
+                if old.tensor.requires_grad is not old.requires_grad:
+                    old.tensor.requires_grad_(old.requires_grad)
+                if old.tensor.grad is not old.grad:
+                    old.tensor.grad = old.grad
+        for space, before in self.variables:
+            _rebind(space, before)
+        for wrapper, info in self.cached if traced else ():
+            if wrapper.cache_info().misses != info.misses:
+                wrapper.cache_clear()
+
+
+@contextmanager
+def noticing(module: nn.Module, looked: Looked) -> Iterator[list[bool]]:
+    """Says of every call inside whether the module holds new tensors after it, which the exporter may take away."""
+    noticed: list[bool] = []
+    handle = module.register_forward_hook(lambda *_: noticed.append(looked.made), always_call=True)
+    try:
+        yield noticed
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
+    """Whatever happens to a module inside is undone; random numbers are drawn after as if nothing had been drawn.
+
+    Args:
+        module: The module.
+        runs: Whether it is run on real tensors (else it is traced), so that elements of its tensors may change.
+    """
+    looked = Looked(module)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if cast("Any", torch.cuda).is_initialized() else None
+    writes = _Writes(old.tensor for old in looked.tensors) if runs else None
+    try:
+        with writes or nullcontext():
+            yield looked
+    finally:
+        if writes is not None:
+            writes.undo()
+        looked.restore(traced=not runs)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies the memory of some tensors before it is written to."""
+
+    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.watched = {storage._cdata for storage in map(_storage, tensors) if storage is not None}
+        self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator."""
+        kwargs = kwargs or {}
+        schema = func._schema
+        if schema.is_mutable or "batch_norm" in schema.name:  # older ones write statistics without saying so
+            for tensor in pytree.tree_leaves((args, kwargs)):
+                storage = _storage(tensor) if isinstance(tensor, torch.Tensor) else None
+                if storage is not None and storage._cdata in self.watched and storage._cdata not in self.saved:
+                    self.saved[storage._cdata] = storage, cast("Any", storage).clone()
+        return func(*args, **kwargs)
+
+    def undo(self) -> None:
+        """Writes back what was there."""
+        for storage, before in self.saved.values():
+            if storage.nbytes() != before.nbytes():
+                storage.resize_(before.nbytes())
+            storage.copy_(before)
+
+
+def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
+    try:
+        return tensor.untyped_storage() if not tensor.is_meta else None
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
+    one, other = _storage(a), _storage(b)
+    if one is None or other is None:
+        return a.shape == b.shape and a.dtype == b.dtype
+    return (one._cdata, a.storage_offset(), a.shape, a.stride(), a.dtype) == (
+        other._cdata,
+        b.storage_offset(),
+        b.shape,
+        b.stride(),
+        b.dtype,
+    )
+
+
+# -- contents ----------------------------------------------------------------------------------------------------------
+
+
+class _Attributes(dict[str, Any]):
+    """The attributes of an object."""
+
+
+def _is_container(value: Any) -> bool:
+    return isinstance(value, dict | list | set | deque)
+
+
+def _kind_of(value: Any) -> Any:
+    """The plain container that an object is one of, past what its class makes of reading and writing."""
+    return next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(value, kind))
+
+
+def _contents(value: Any) -> Any:
+    """A copy of what an object holds; ``None`` for what cannot hold anything."""
+    if isinstance(value, dict):
+        return {key: dict.__getitem__(value, key) for key in _kind_of(value).__iter__(value)}
+    if _is_container(value):
+        kind = _kind_of(value)
+        return (set if kind is set else list)(kind.__iter__(value))
+    own = getattr(value, "__dict__", None)
+    return _Attributes(own) if isinstance(own, dict) else None
+
+
+def _now(value: Any, before: Any) -> Any:
+    """What an object holds now, read as ``before`` was."""
+    return dict(vars(value)) if isinstance(before, _Attributes) else _contents(value)
+
+
+def _children(contents: Any) -> Iterable[Any]:
+    return contents.values() if isinstance(contents, dict) else contents
+
+
+def _same(now: Any, before: Any) -> bool:
+    """Whether the same objects lie at the same places."""
+    if len(now) != len(before):
+        return False
+    if isinstance(before, set):
+        return {id(item) for item in now} == {id(item) for item in before}
+    if isinstance(before, dict):
+        return all(a is b and now[a] is before[b] for a, b in zip(now, before, strict=True))
+    return all(a is b for a, b in zip(now, before, strict=True))
+
+
+def _put_back(value: Any, kind: type, before: Any) -> None:
+    if type(value) is not kind:  # a lazy layer becomes a plain one
+        object.__setattr__(value, "__class__", kind)
+    if _same(_now(value, before), before):
+        return
+    holder = vars(value) if isinstance(before, _Attributes) else value
+    plain = _kind_of(holder)
+    plain.clear(holder)
+    if isinstance(before, dict):
+        for key, item in before.items():
+            plain.__setitem__(holder, key, item)
+    else:
+        (plain.update if plain is set else plain.extend)(holder, before)
+
+
+def _has_new_tensor(value: Any, before: Any) -> bool:
+    now = _now(value, before)
+    if _same(now, before):
+        return False
+    if isinstance(before, dict):  # while it is traced, a module's own tensors stand in for themselves
+        new = [item for key, item in now.items() if not _alike(item, before.get(key))]
+    else:
+        old = {id(item) for item in before}
+        new = [item for item in now if id(item) not in old]
+    return any(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(new))
+
+
+def _alike(now: Any, before: Any) -> bool:
+    """Whether an object is the one before, or a tensor like it: norms of weights compute one anew for every call."""
+    if isinstance(now, torch.Tensor) and isinstance(before, torch.Tensor):
+        return now.shape == before.shape and now.dtype == before.dtype
+    return now is before
+
+
+# -- namespaces --------------------------------------------------------------------------------------------------------
+
+
+def _namespaces(module: nn.Module) -> list[Any]:
+    """The classes of a module's layers and the Python modules that define them, but for torch's own."""
+    classes = dict.fromkeys(kind for layer in module.modules() for kind in type(layer).__mro__)
+    own = [kind for kind in classes if kind.__module__.partition(".")[0] not in ("torch", "builtins", "typing", "abc")]
+    files = dict.fromkeys(sys.modules[kind.__module__] for kind in own if kind.__module__ in sys.modules)
+    return [*own, *files]
+
+
+def _cached_functions(spaces: Iterable[Any]) -> list[Any]:
+    """The functions with a cache (``functools.lru_cache``) that the code of some namespaces may call."""
+    found: dict[int, Any] = {}
+    reached = [  # 'import tables' of a neighbour
+        value
+        for space in spaces
+        for value in (vars(space).values() if isinstance(space, types.ModuleType) else ())
+        if isinstance(value, types.ModuleType) and value.__name__.partition(".")[0] not in _NOT_THE_USERS
+    ]
+    for space in (*spaces, *reached):
+        for value in list(vars(space).values()):
+            function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+            if isinstance(function, functools._lru_cache_wrapper):
+                found[id(function)] = function
+    return list(found.values())
+
+
+def _rebind(space: Any, before: dict[str, Any]) -> None:
+    """Gives the variables of a namespace the objects that they stood for; modules imported since stay."""
+    now = dict(vars(space))
+    for name, value in now.items():
+        if name not in before and not isinstance(value, types.ModuleType) and not name.startswith("__"):
+            delattr(space, name)
+    for name, value in before.items():
+        if (name not in now or now[name] is not value) and not name.startswith("__"):
+            setattr(space, name, value)
