@@ -14,9 +14,11 @@ from __future__ import annotations
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
 from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
+from graphprune.bounds import Bounds, bounded
 from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
 from graphprune.calibration.preprocess import Preprocess
 from graphprune.errors import (
+    BoundError,
     GraphpruneError,
     ModelError,
     OptionError,
@@ -37,6 +39,8 @@ __all__ = [
     "SAMPLES",
     "Analysis",
     "Batches",
+    "BoundError",
+    "Bounds",
     "DependencyGraph",
     "GraphpruneError",
     "Group",
@@ -57,6 +61,7 @@ __all__ = [
     "__version__",
     "analyze",
     "apply",
+    "bounded",
     "export_onnx",
     "open_batches",
     "profile",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
@@ -20,6 +21,7 @@ from graphprune.collector import frozen_heap
 from graphprune.compensation.sequential import adopted
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
+from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
@@ -45,10 +47,10 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.allocation import Limits
-from graphprune.planning.cost import build_cost_model
+from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
-from graphprune.planning.select import BLOCK_KINDS, protected_axes
+from graphprune.planning.select import block_kinds, protected_axes
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
@@ -136,6 +138,7 @@ class Result:
         save_state(self.module, self.plan, Path(folder))
 
 
+@blaming_models
 @frozen_heap()
 def prune(
     model: Any,
@@ -199,15 +202,20 @@ def prune(
         allocation: How the budget is shared: a name of :data:`graphprune.planning.share.ALLOCATIONS`. The default is
             ``isomorphic`` without calibration data and ``measured`` with it (if there is a floating-point output).
         align: Widths stay multiples of this where the width allows.
-        protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole.
+        protect: Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group that stay whole. A
+            word that is both in this model protects both, and a note says so; ``kind:head``, ``name:head`` and
+            ``group:fc.weight[0]`` (a group by its name) mean one of them.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
-        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned. Residual branches as a
-            whole are left out to meet a target only where ``block`` or ``layer`` is named here, as few as need be and
+        only: Kinds of group, names of groups, or patterns of parameters; nothing else is pruned. A word is a kind where
+            the model has such units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and
+            ``name:head`` say which, and a note says where a word alone could mean two. Residual branches as a whole are
+            left out to meet a target only where ``block`` or ``layer`` is named here, as few as need be and
             after all other kinds that are named.
         blocks: How many residual branches (attention, MLP, convolutional blocks) are left out, those with the lowest
             scores: a number, or a fraction as a float or text with a percent sign. What they save counts for targets.
         layers: How many layers are left out, likewise: an attention and an MLP branch together, say.
-        remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``).
+        remove_blocks: Names of blocks to leave out, or patterns of the last weights of branches (``layers.3``, also
+            for ``model.layers.3``, if no other scope ends so).
         block_criterion: How blocks are scored: ``l2`` (the norm of a branch's last weights), ``random``, with
             calibration data ``bi`` (how far the stream turns) or ``ablation`` (what the outputs lose), or one that was
             registered.
@@ -274,7 +282,7 @@ def prune(
             calibrate = replace(calibrate, file=str(statistics))
         passes = default_pipeline(
             Analyze(protect),
-            Score(criterion, seed, block_criterion if whole or not BLOCK_KINDS.isdisjoint(only) else ""),
+            Score(criterion, seed, block_criterion if whole or block_kinds(only) else ""),
             Allocate(
                 tuple(map(str, parsed)),
                 allocation,
@@ -373,7 +381,7 @@ def _require_met(result: Result, targets: Sequence[Target]) -> None:
     Biases that a refit has added are not counted: targets are about what is left of the model.
     """
     assert result.state.analysis is not None
-    added = _added(result.state, result.state.analysis)
+    added = _added(result.state, result.state.analysis, _planned(result.state, result.state.analysis))
     for target in targets:
         cost = next((cost for cost in result.report.costs if cost.metric == target.metric), None)
         if cost is None or cost.measured is not None:
@@ -428,6 +436,7 @@ def _latency_model(
     return latency_model(profile, pieces)
 
 
+@blaming_models
 @frozen_heap()
 def profile(
     model: Any,
@@ -478,6 +487,7 @@ def profile(
     )
 
 
+@blaming_models
 @frozen_heap()
 def analyze(
     model: Any,
@@ -497,6 +507,7 @@ def analyze(
     return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 
+@blaming_models
 @frozen_heap()
 def apply(
     model: Any,
@@ -555,6 +566,7 @@ def apply(
     return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
 
 
+@blaming_models
 @frozen_heap()
 def verify(
     original: Any,
@@ -840,11 +852,14 @@ def _notes(state: State) -> tuple[str, ...]:
     if state.removed:
         names = ", ".join(f"'{block.name}'" for block in state.removed)
         notes.append(f"left out as a whole: {names}; the proof replaces what these branches add by zero")
-    return tuple(notes)
+    return (*notes, *dict.fromkeys(state.notes))
 
 
-def _added(state: State, analysis: Analysis) -> dict[str, float]:
-    """What the biases cost that refits have given to consumers without one."""
+def _added(state: State, analysis: Analysis, planned: Mapping[str, float]) -> dict[str, float]:
+    """What refits cost: biases of consumers that had none, and equal constants that are not equal any more."""
+    held = state.host.stored_costs()
+    if held:
+        return {metric: max(0.0, held[metric] - planned[metric]) if state.compensated else 0.0 for metric in held}
     names = {row.bias for row in state.compensated if row.bias is not None} - analysis.graph.values.keys()
     values = state.host.graph().values if names else {}
     biases = [values[name] for name in sorted(names) if name in values]
@@ -854,21 +869,36 @@ def _added(state: State, analysis: Analysis) -> dict[str, float]:
     }
 
 
-def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
-    analysis = state.analysis
-    assert analysis is not None
-    model = build_cost_model(analysis, state.latency)
+def _counts(state: State, model: CostModel) -> NDArray[np.float64]:
+    """How many units are kept."""
     counts = model.full.copy()
     for i, group in enumerate(model.groups):
         if group.factor in state.kept:
             counts[i] = len(state.kept[group.factor])
-    before = model.costs()
-    left = model
-    if state.removed:
-        left = build_cost_model(analysis, state.latency, without=analysis.branches.unneeded(state.removed))
-    after = left.costs(counts)
-    for metric, value in _added(state, analysis).items():
-        after[metric] += value
+    return counts
+
+
+def _planned(state: State, analysis: Analysis) -> dict[str, float]:
+    """What the plan leaves, by metric."""
+    assert state.original is not None
+    without = analysis.branches.unneeded(state.removed) if state.removed else EVERYTHING_NEEDED
+    if state.original.source_costs:
+        without |= analysis.branches.idle
+    model = build_cost_model(analysis, state.latency, without=without, besides=state.original.stored_costs(inner=True))
+    return model.costs(_counts(state, model))
+
+
+def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
+    analysis = state.analysis
+    assert analysis is not None
+    assert state.original is not None
+    model = build_cost_model(analysis, state.latency, stated=state.original.source_costs)
+    counts, before, after = _counts(state, model), model.costs(), _planned(state, analysis)
+    if held := state.host.stored_costs():
+        after.update(held)
+    else:
+        for metric, value in _added(state, analysis, after).items():
+            after[metric] += value
     assert state.plan is not None
     targets = state.plan.options.get("targets")
     requested = {t.metric: t.limit(before[t.metric]) for t in parse_targets(targets)} if targets else {}

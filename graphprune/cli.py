@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect as inspect_
 import json
 import re
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -20,12 +20,14 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.bounds import parse_bound
 from graphprune.compensation import NORMS, RUNGS
 from graphprune.errors import GraphpruneError, OptionError, ProofError
-from graphprune.files import output_folder, require_writable, write_text
+from graphprune.files import output_folder, require_writable, visible, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
+from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import cut_along, explain_axis, layout_of
 from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
@@ -45,8 +47,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Makes PyTorch and ONNX models smaller by removing whole channels, heads and neurons, and proves the result.",
 )
-out = Console(soft_wrap=False)
-err = Console(stderr=True)
+out = SafeConsole(soft_wrap=False)
+err = SafeConsole(stderr=True)
 P = ParamSpec("P")
 
 Model = Annotated[
@@ -119,6 +121,15 @@ Evaluate = Annotated[
     ),
 ]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
+BoundOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bound",
+        metavar="NAME=N",
+        help="What a model may ask for: nodes, tensors, memory (bytes beyond its own), seconds (of one run), file "
+        "(bytes of a plan, say). Repeatable.",
+    ),
+]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
@@ -128,14 +139,16 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        given: Any = kwargs.pop("bound", None)
         try:
-            command(*args, **kwargs)
+            with gp.bounded(**dict(map(parse_bound, given or ()))):
+                command(*args, **kwargs)
         except (GraphpruneError, KeyboardInterrupt) as error:
             if kwargs.get("debug"):
                 raise
             err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
             raise typer.Exit(2) from None
-        except typer.Exit:
+        except (typer.Exit, BrokenPipeError):
             raise
         except Exception as error:
             if kwargs.get("debug"):
@@ -144,6 +157,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
             raise typer.Exit(1) from None
 
+    own = inspect_.signature(command, eval_str=True)
+    bound = inspect_.Parameter("bound", inspect_.Parameter.KEYWORD_ONLY, default=None, annotation=BoundOptions)
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), bound])  # type: ignore[attr-defined]
     return run
 
 
@@ -225,14 +241,22 @@ def prune(
     min_units: Annotated[int, typer.Option(help="At least so many units stay in every group.")] = 1,
     max_ratio: Annotated[float, typer.Option(help="At most this fraction of a group's units is removed.")] = 0.9,
     protect: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors, scopes or kinds that stay whole. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Tensors, scopes or kinds that stay whole; kind:head or name:head, where a word is both. Repeatable.",
+        ),
     ] = None,
     protect_ratio: Annotated[
         float, typer.Option(help="This fraction of the groups stays whole: those that the outputs depend on most.")
     ] = 0.0,
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND", help="Prune nothing but these kinds, groups or tensors. Repeatable."),
+        typer.Option(
+            metavar="KIND",
+            help="Prune nothing but these kinds, groups or tensors; kind:head or name:head, where a word is both. "
+            "Repeatable.",
+        ),
     ] = None,
     blocks: Annotated[
         str | None,
@@ -244,7 +268,9 @@ def prune(
     ] = None,
     remove_block: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Leave out the residual branches of this name or scope. Repeatable."),
+        typer.Option(
+            metavar="NAME", help="Leave out the residual branches of this name or scope (layers.3). Repeatable."
+        ),
     ] = None,
     block_criterion: Annotated[
         str, typer.Option(help="How whole blocks are scored: l2, random; with calibration data: bi, ablation.")
@@ -479,8 +505,12 @@ def explain(
 
 Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]
 Plot = Annotated[str, typer.Option("--plot", metavar="FORMAT", help="png, svg or none.")]
-Protect = Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole. Repeatable.")]
-Only = Annotated[list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these. Repeatable.")]
+Protect = Annotated[
+    list[str] | None, typer.Option(metavar="PATTERN", help="What stays whole, as for prune. Repeatable.")
+]
+Only = Annotated[
+    list[str] | None, typer.Option(metavar="KIND", help="Prune nothing but these, as for prune. Repeatable.")
+]
 Seed = Annotated[int, typer.Option(help="Of random scores, made-up inputs and the proof's inputs.")]
 
 
@@ -729,7 +759,7 @@ def _require_distinct(read: tuple[str | Path, ...], *written: Path | None, model
 
 
 def _dump(text: str) -> None:
-    sys.stderr.write(text)
+    sys.stderr.write("\n".join(map(visible, text.split("\n"))))
 
 
 def _print_json(data: object) -> None:

@@ -15,6 +15,10 @@ class ModelError(GraphpruneError):
     """The model cannot be read, is malformed, or uses something that graphprune refuses."""
 
 
+class BoundError(ModelError):
+    """The model asks for more work or memory than :mod:`graphprune.bounds` allows."""
+
+
 class RuleError(GraphpruneError):
     """A coupling rule is malformed or does not fit the shapes of its operator."""
 

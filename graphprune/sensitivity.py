@@ -18,6 +18,7 @@ from graphprune.collector import frozen_heap
 from graphprune.errors import OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import write_text
+from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import Allocate, Analyze, Score, default_pipeline
 from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
@@ -26,12 +27,14 @@ from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
+from graphprune.planning.selectors import doubts
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
 
 PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
 
 
+@blaming_models
 @frozen_heap()
 def sensitivity(
     model: Any,
@@ -131,7 +134,9 @@ def sensitivity(
     rows = sorted((row for row in rows if row.group in order), key=lambda row: (order[row.group], row.ratio))
     if path is not None:
         path.unlink(missing_ok=True)
-    return Sensitivity(name, baseline, tuple(rows), evaluate is None and batches is not None and batches.random)
+    made_up = evaluate is None and batches is not None and batches.random
+    notes = (*doubts(analysis, "only", only), *doubts(analysis, "protect", protect))
+    return Sensitivity(name, baseline, tuple(rows), made_up, notes)
 
 
 def _digest(arrays: Iterable[NDArray[Any]]) -> str:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.blocks import Block, Unneeded
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.analysis.ties import find_ties
+from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
 from graphprune.importance.loss import Objective, gates_of
 from graphprune.ir.dims import Factor, Index
+from graphprune.passes.slice_groups import realised_costs
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
+from graphprune.planning.fill import undershoot
 from graphprune.planning.plan import make_plan
-from graphprune.planning.select import BLOCK_KINDS, block_candidates, chosen_groups, how_many, named_blocks
+from graphprune.planning.select import block_candidates, block_kinds, chosen_groups, how_many, named_blocks
+from graphprune.planning.selectors import doubts
 from graphprune.planning.share import SEARCHES, Fitness
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.ties import share_tied, tied_still
@@ -35,7 +38,8 @@ class Allocate(Pass):
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
     heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
     normalizer (residual width), and at last whole experts are added when ``only`` names them or when the targets cannot
-    be met without them.
+    be met without them; parts of heads also where the units of the others are so coarse that a quarter less would
+    remain than the targets allow.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
@@ -43,8 +47,8 @@ class Allocate(Pass):
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
-        only: Selectors of the groups that may be pruned; empty means all.
-        protect: Kinds of group that may not be pruned (patterns of tensors are the business of ``analyze``).
+        only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
+        protect: Kinds and groups that may not be pruned (patterns of tensors are the business of ``analyze``).
         criterion: Noted in the plan.
         blocks: How many residual branches are left out, those with the lowest scores: ``2``, ``0.25`` or ``25%``.
         layers: How many layers (attention and MLP together, say) are left out, likewise.
@@ -73,10 +77,14 @@ class Allocate(Pass):
         targets = parse_targets(self.targets) if self.targets or not removed else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
-        model = build_cost_model(analysis, state.latency)
+        assert state.original is not None
+        model = self._costs(state, analysis)
         counts = model.full
+        unclear = (*doubts(analysis, "only", self.only), *doubts(analysis, "protect", self.protect))
+        state = replace(state, notes=(*state.notes, *unclear))
         if targets:
-            counts, removed = self._met(state, analysis, targets, model, removed)
+            counts, removed, note = self._met(state, analysis, targets, model, removed)
+            state = replace(state, notes=(*state.notes, *([note] if note else [])))
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
@@ -118,12 +126,12 @@ class Allocate(Pass):
         targets: Sequence[Target],
         original: CostModel,
         removed: tuple[Block, ...],
-    ) -> tuple[NDArray[np.float64], tuple[Block, ...]]:
-        """Counts that meet the targets, and the blocks that go: where ``only`` names them, as few as need be."""
+    ) -> tuple[NDArray[np.float64], tuple[Block, ...], str | None]:
+        """Counts that meet the targets, the blocks that go (where ``only`` names them, as few as need be), a note."""
         limits = Limits(self.align, self.min_units, self.max_ratio)
         chosen = chosen_groups(analysis, self.only, self.protect)
         chosen = tuple(group for group in chosen if group.name not in state.protected)
-        kinds = [kind for kind in self.only if kind in BLOCK_KINDS]
+        kinds = block_kinds(self.only)
         gone = {block.name for block in removed}
         pool = [b for kind in kinds for b in self._ranked(analysis, state.block_scores, kind) if b.name not in gone]
         if not chosen and not pool and not removed:
@@ -141,32 +149,96 @@ class Allocate(Pass):
             for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]
             for tied in ([ties, ()] if ties else [()])
         ]
+        exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not self.only else frozenset()
         fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
         for n, tier, tied in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
-            allowed = tier - {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
-            try:
-                counts = share_tied(
-                    build_cost_model(analysis, state.latency, without=unneeded) if going else original,
-                    tied_still(tied, unneeded.tensors),
+            lost = {g.name for g in chosen if unneeded.tensors.issuperset(g.tensors)}
+            allowed, finer = tier - lost, (exact - tier - lost if tier <= exact else frozenset())
+
+            still = tied_still(tied, unneeded.tensors)
+
+            def shared(
+                model: CostModel,
+                allowed: frozenset[str] = allowed,
+                finer: frozenset[str] = finer,
+                still: tuple[Tie, ...] = still,
+            ) -> Counts:
+                return share_tied(
+                    model,
+                    still,
                     state.scores,
                     targets,
                     allocation=self.allocation,
                     limits=limits,
                     allowed=allowed,
+                    finer=finer,
                     original=original,
                     fitness=fitness,
                     seed=self.seed,
                     losses=state.losses,
                 )
-                return counts, going
+
+            try:
+                model, counts = self._written(state, analysis, shared, targets, original, going, unneeded)
             except TargetError as error:
                 if (n, tier, tied) == tries[-1]:
                     raise TargetError(
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None
+                continue
+            note = undershoot(
+                model,
+                counts,
+                targets,
+                limits=limits,
+                allowed=allowed | {g.name for g, n in zip(model.groups, counts, strict=True) if n < g.size},
+                original=original,
+                groups=analysis.groups,
+            )
+            return counts, going, note
         raise AssertionError("the last try returns or raises")
+
+    def _written(
+        self,
+        state: State,
+        analysis: Analysis,
+        shared: Callable[[CostModel], Counts],
+        targets: Sequence[Target],
+        original: CostModel,
+        going: tuple[Block, ...],
+        unneeded: Unneeded,
+    ) -> tuple[CostModel, Counts]:
+        """Counts that meet the targets in what is written, and the costs by which they do.
+
+        A file may need a shape of its own for a use whose size changes, where one stood for several: a few bytes that
+        are only known once the cuts are made.
+        """
+        model = self._costs(state, analysis, unneeded)
+        counts = shared(model)
+        limits = [target.limit(original.cost("bytes")) for target in targets if target.metric == "bytes"]
+        for _ in range(ROUNDS if limits and state.host is state.original and original.stated else 0):
+            kept = keep_counts(
+                analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
+            )
+            found = realised_costs(state.host, analysis, kept, going).get("bytes", 0.0)
+            if found <= min(limits):
+                break
+            model = self._costs(state, analysis, unneeded, more=found - model.cost("bytes", counts))
+            counts = shared(model)
+        return model, counts
+
+    def _costs(
+        self, state: State, analysis: Analysis, unneeded: Unneeded = EVERYTHING_NEEDED, more: float = 0.0
+    ) -> CostModel:
+        """What is left to pay for once some blocks are gone; whole, what the file holds."""
+        assert state.original is not None
+        besides = dict(state.original.stored_costs(inner=True))
+        besides["bytes"] = besides.get("bytes", 0.0) + more
+        stated = state.original.source_costs
+        without = unneeded | analysis.branches.idle if stated else unneeded  # a file may hold what nothing needs
+        return build_cost_model(analysis, state.latency, without=without, stated=stated, besides=besides)
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
@@ -193,6 +265,10 @@ class Allocate(Pass):
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
             "Raise the target or relax these"
         )
+
+
+ROUNDS = 3
+"""How often an allocation is repeated that turns out a few bytes too large in what is written."""
 
 
 PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
+from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Edits, PinEdit, SizeEdit
+from graphprune.pipeline.host import Edits, Host, PinEdit, SizeEdit
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 
@@ -33,6 +34,16 @@ class SliceGroups(Pass):
         if state.host is not state.original:
             _require_whole(state.host.graph(), analysis)
         return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
+
+
+def realised_costs(
+    host: Host, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
+) -> Mapping[str, float]:
+    """What the host would be written as holds without some units and blocks; empty where the graph says."""
+    smaller = host.edited(slice_edits(analysis, kept))
+    if removed:
+        smaller = smaller.edited(Edits(bypasses=analysis.branches.skips(removed)))
+    return smaller.without_dead_nodes().stored_costs()
 
 
 def _require_whole(graph: Graph, analysis: Analysis) -> None:

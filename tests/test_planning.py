@@ -406,7 +406,7 @@ def test_a_plan_for_another_model_is_refused():
     [
         ("{", "is no JSON"),
         ("[]", "holds a list, expected an object; give the file that --plan-out wrote"),
-        ('{"format": 99}', "the plan has format 99, this graphprune reads format 2; update one of them"),
+        ('{"format": 99}', "the plan has format 99, this graphprune reads format 3; update one of them"),
         ('{"format": 1}', "the plan is malformed (KeyError: 'fingerprint'); expected what --plan-out writes"),
         (
             '{"format":1,"fingerprint":"x","groups":[{"name":"g","kind":"channel","size":4,"kept":[2,1]}],"parameters":{}}',

@@ -156,7 +156,7 @@ def test_a_model_that_draws_random_numbers() -> None:
             h = F.relu(self.a(x))
             return self.out(self.mean(h) + self.spread(h).exp() * torch.randn(x.shape[0], 6))
 
-    result = gp.prune(Sampler(), X, target={"macs": 0.5})
+    result = gp.prune(Sampler(), X, target={"macs": 0.5}, align=1)
     assert isinstance(result.module, Sampler)
     assert [check.name for check in result.report.proof] == ["masked", "permutation"]
     assert result.report.notes == (

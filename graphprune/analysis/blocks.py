@@ -79,6 +79,10 @@ class Unneeded:
     nodes: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
 
+    def __or__(self, other: Unneeded) -> Unneeded:
+        """What either leaves out."""
+        return Unneeded(self.nodes | other.nodes, self.tensors | other.tensors)
+
 
 class Branches:
     """The blocks of a graph, and what goes with them.
@@ -148,6 +152,11 @@ class Branches:
         dead = self._dead(bypassed)
         names = frozenset(self._nodes[i].name for i in dead)
         return Unneeded(names, frozenset(self._unused(dead)))
+
+    @cached_property
+    def idle(self) -> Unneeded:
+        """The stored tensors that no output needs as it is."""
+        return Unneeded(tensors=frozenset(self._unused({*range(len(self._nodes))} - self._live)))
 
     def _unused(self, dead: AbstractSet[int]) -> Iterator[str]:
         """The stored tensors that only these nodes use."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import networkx as nx
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.files import write_text
+from graphprune.files import visible, write_text
 from graphprune.ir.dims import Factor, factors_of
 
 
@@ -95,7 +95,10 @@ class DependencyGraph:
         Raises:
             OutputError: The file cannot be written.
         """
-        write_text(Path(path), "\n".join(nx.generate_graphml(self.graph)) + "\n")
+        graph = nx.relabel_nodes(self.graph, {name: visible(name) for name in self.graph if visible(name) != name})
+        for data in (*(data for _, data in graph.nodes(data=True)), *(data for *_, data in graph.edges(data=True))):
+            data.update({key: visible(value) for key, value in data.items() if isinstance(value, str)})
+        write_text(Path(path), "\n".join(nx.generate_graphml(graph)) + "\n")
 
     def to_dot(self, groups: Iterable[Group] | None = None) -> str:
         """The graph (or the parts that some groups span) in Graphviz' DOT; stored tensors are boxes."""
@@ -115,4 +118,4 @@ def vertex(tensor: str, axis: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
+    return visible(text).replace("\\", "\\\\").replace('"', '\\"')

@@ -259,26 +259,24 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk, others: tupl
         )
     fixed = {factor: solver.fixed[factor] for factor in sites if factor in solver.fixed}
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
+    inside = _inside(walk, layouts)
     rest = tuple(_without_groups(other) for other in others)
-    inside = _inside(walk, layouts) - stored.keys()
     return Analysis(graph, tuple(groups), layouts, fixed, stored, inside, solver, walk.matches, rest)
 
 
 def _inside(walk: Walk, layouts: Mapping[str, Layout]) -> frozenset[str]:
-    solver = walk.solver
     return frozenset(
         name
         for name, dim in walk.points.items()
-        if not {*factors_of(solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
+        if not walk.graph.values[name].stored
+        and not {*factors_of(walk.solver.resolve(dim))}.isdisjoint(f for own in layouts[name] for f in factors_of(own))
     )
 
 
 def _without_groups(walk: Walk) -> Analysis:
-    solver, values = walk.solver, walk.graph.values
-    layouts = solver.resolved(walk.layouts)
+    solver, values, layouts = walk.solver, walk.graph.values, walk.solver.resolved(walk.layouts)
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if values[name].stored}
-    inside = _inside(walk, layouts) - stored.keys()
-    return Analysis(walk.graph, (), layouts, {}, stored, inside, solver, walk.matches)
+    return Analysis(walk.graph, (), layouts, {}, stored, _inside(walk, layouts), solver, walk.matches)
 
 
 def multiplicity(dim: Dim, factor: Factor) -> int:

@@ -38,6 +38,10 @@ class Match(dict[Factor, Dim]):
         return product(*parts) if isinstance(dim, Product) else concat(*parts)
 
 
+MOST_FACTORS = 4096
+"""More factors than this no axis of a model is built from: a file that doubles an axis again and again would be."""
+
+
 class Walk:
     """The walk over the nodes: couples axes, and follows the values whose elements are positions of an axis.
 
@@ -92,6 +96,8 @@ class Walk:
                 layouts[result] = self._whole(result, Reason(f"result of '{node.op}'", node.name))
             else:
                 layouts[result] = tuple([match.of(dim) for dim in layout])
+                if any(len(factors_of(dim)) > MOST_FACTORS for dim in layouts[result]):
+                    layouts[result] = self._simplified(result, node)
         self._follow(node, rule, match)
 
     def _note(self, node: Node, rule: Rule, match: Match) -> None:
@@ -139,6 +145,17 @@ class Walk:
         for dim in layout:
             self.solver.fix(dim, reason)
         return layout
+
+    def _simplified(self, name: str, node: Node) -> Layout:
+        """A layout with fixed axes in place of those that are built from too many factors."""
+        value, layout = self.graph.values[name], list(self.layouts[name])
+        reason = Reason(f"the axis is put together of more than {MOST_FACTORS} parts", node.name)
+        for axis, dim in enumerate(layout):
+            if len(factors_of(dim)) > MOST_FACTORS:
+                self.solver.fix(dim, reason)
+                layout[axis] = axis_of(value, axis)
+                self.solver.fix(layout[axis], reason)
+        return tuple(layout)
 
     def _follow(self, node: Node, rule: Rule, match: Match) -> None:
         """What becomes of elements that are positions: looked up, carried on, compared; as numbers they are fixed."""

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from graphprune.backends.watchdog import sized, watched
 from graphprune.errors import ModelError, first_line
 
 ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
@@ -37,9 +38,15 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.Inferen
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
+        found = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
+        return sized(found, sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file()))
     except Exception as error:  # onnxruntime's errors have no common base
         raise refused(error, f"'{path}'") from error
+
+
+def data_of(path: Path) -> Path:
+    """Where the weights of a file lie that is too large to hold them itself."""
+    return path.with_name(f"{path.name}.data")
 
 
 def refused(error: Exception, what: str) -> ModelError:
@@ -78,8 +85,12 @@ def run_raw(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -
     """As :func:`run_session`; outputs that are no tensors come as the runtime gives them."""
     wanted = {entry.name for entry in session.get_inputs()}
     names = [entry.name for entry in session.get_outputs()]
+    given = {name: array for name, array in inputs.items() if name in wanted}
     try:
-        results = session.run(names, {name: array for name, array in inputs.items() if name in wanted})
+        with watched(session, sum(array.nbytes for array in given.values())) as options:
+            results = session.run(names, given, options)
+    except ModelError:
+        raise
     except Exception as error:  # onnxruntime's errors have no common base
         raise ModelError(
             f"onnxruntime cannot run the model: {first_line(error)}; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -10,9 +12,16 @@ from graphprune import ops
 from graphprune.errors import RuleError
 from graphprune.frontends.algebra import addends, is_multiple, options
 from graphprune.frontends.onnx_ops import BARRIERS, ROWS
-from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, attributes_of, operands_of, uncuttable
+from graphprune.frontends.onnx_values import (
+    JOIN_DOMAIN,
+    Inferred,
+    attributes_of,
+    counts,
+    operands_of,
+    uncuttable,
+)
 from graphprune.ir.dims import factors_of
-from graphprune.ir.graph import Graph, Kind, Node, Value
+from graphprune.ir.graph import Graph, Kind, Node, Use, Value
 from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, Row, RuleBook
 from graphprune.rules.contraction import axes
@@ -20,15 +29,16 @@ from graphprune.rules.contraction import axes
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
-def build_graph(proto: onnx.ModelProto, inferred: Inferred) -> Graph:
+def build_graph(proto: onnx.ModelProto, inferred: Inferred, uses: Mapping[str, Use] | None = None) -> Graph:
     """Derives the graph of a normalised model (see ``graphprune.hosts.onnx_load``).
 
     Args:
         proto: The weightless model.
         inferred: Shapes and small values.
+        uses: Which tensors are copies of one that the file stores once (see ``graphprune.hosts.onnx_copies``).
     """
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    reader = _Reader(proto, inferred, opset)
+    reader = _Reader(proto, inferred, opset, uses or {})
     nodes = tuple(reader.node(node) for node in proto.graph.node)
     return Graph(
         reader.values(nodes),
@@ -39,8 +49,8 @@ def build_graph(proto: onnx.ModelProto, inferred: Inferred) -> Graph:
 
 
 class _Reader:
-    def __init__(self, proto: onnx.ModelProto, inferred: Inferred, opset: int) -> None:
-        self.proto, self.inferred, self.opset = proto, inferred, opset
+    def __init__(self, proto: onnx.ModelProto, inferred: Inferred, opset: int, uses: Mapping[str, Use]) -> None:
+        self.proto, self.inferred, self.opset, self.uses = proto, inferred, opset, uses
         self.rules = RuleBook()
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.used = {name for node in proto.graph.node for name in operands_of(node)}
@@ -83,7 +93,16 @@ class _Reader:
         kind: Kind = "parameter" if weight else "constant"
         known = self.inferred.values.get(tensor.name) if dtype in (ir.DataType.INT64, ir.DataType.INT32) else None
         elements = known.values.astype(np.int64) if known is not None and known.constant and known.values.size else None
-        return Value(tensor.name, tuple(tensor.dims), _dtype(dtype), kind, dtype.bitwidth / 8, elements=elements)
+        return Value(
+            tensor.name,
+            tuple(tensor.dims),
+            _dtype(dtype),
+            kind,
+            dtype.bitwidth / 8,
+            elements=elements,
+            use=self.uses.get(tensor.name),
+            counted=counts(dtype, len(tensor.dims)),
+        )
 
     def computed(self, name: str, kind: Kind) -> Value:
         dtype = ir.DataType(self.inferred.types.get(name, 0) or ir.DataType.FLOAT)

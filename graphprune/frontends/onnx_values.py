@@ -78,6 +78,14 @@ def uncuttable(data_type: int) -> str | None:
     return _UNCUTTABLE.get(dtype.name)
 
 
+def counts(dtype: ir.DataType, rank: int) -> bool:
+    """Whether elements of a stored tensor are parameters: floating-point numbers, and quantised weights.
+
+    A vector of 8-bit integers holds zero points.
+    """
+    return dtype.is_floating_point() or (dtype in (ir.DataType.INT8, ir.DataType.UINT8) and rank > 1)
+
+
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node of a graph and of its subgraphs."""
     for node in graph.node:

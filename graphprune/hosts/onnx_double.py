@@ -6,14 +6,18 @@ only where a single-precision comparison leaves doubt.
 
 from __future__ import annotations
 
+import time
 import warnings
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops.op_loop import Loop as _Loop
 
-from graphprune.errors import ModelError
+from graphprune.bounds import present
+from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_draws import seeded
 from graphprune.hosts.onnx_reference import OPERATORS
@@ -21,6 +25,28 @@ from graphprune.hosts.onnx_store import Store, fill_inline, inline_array, with_w
 from graphprune.pipeline.host import Array, Arrays
 
 _NARROW = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+
+class Loop(_Loop):
+    """ONNX's ``Loop``, which ends where it takes longer than a run may, and runs where it has no condition."""
+
+    op_domain = ""
+
+    def _run(self, most: Any, condition: Any, *operands: Any, **given: Any) -> Any:  # type: ignore[override]
+        condition = np.ones((), np.bool_) if condition is None else condition
+        end = time.process_time() + present().seconds
+        step: Any = self._run_body  # type: ignore[has-type]
+
+        def body(*inputs: Any, **more: Any) -> Any:
+            if time.process_time() > end:
+                raise BoundError(f"a loop runs for more than {present().seconds} seconds in float64")
+            return step(*inputs, **more)
+
+        self._run_body = body
+        try:
+            return super()._run(most, condition, *operands, **given)  # type: ignore[no-untyped-call]
+        finally:
+            self._run_body = step
 
 
 def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str, Array]:
@@ -41,7 +67,7 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            results = ReferenceEvaluator(wide, new_ops=list(OPERATORS)).run(None, feeds)
+            results = ReferenceEvaluator(wide, new_ops=[*OPERATORS, Loop]).run(None, feeds)
     except Exception as error:  # the evaluator raises whatever an operator's implementation raises
         raise ModelError(
             f"onnx's reference evaluator cannot run the model: {error}; prove it on the runtime"

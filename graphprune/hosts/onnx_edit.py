@@ -1,9 +1,9 @@
 """Edits of an ONNX model: slices of stored tensors, sizes in attributes and in operands, pinned attributes.
 
-A size may stand in an attribute, in a constant operand (which other nodes may share: it is copied for this use), or in
-an operand that is computed at run time. There the elements that come out right by themselves are left alone (a size
-that is read off a tensor that has been cut); a part that does not depend on the input is replaced by a constant; any
-other is scaled: ``batch * 12`` becomes ``batch * 12 * 6 / 12``.
+A size may stand in an attribute, in a constant operand (which other nodes may share: it is copied for the uses that
+change alike), or in an operand that is computed at run time. There the elements that come out right by themselves are
+left alone (a size that is read off a tensor that has been cut); a part that does not depend on the input is replaced by
+a constant; any other is scaled: ``batch * 12`` becomes ``batch * 12 * 6 / 12``.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ class _Editor:
             "" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in proto.opset_import
         }
         self.constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.patched: dict[tuple[str, bytes], gs.Constant] = {}
         # what the operands evaluate to now that tensors are cut
         self.values = evaluate_graph(proto.graph, self.shapes, inferred.dynamic)
 
@@ -190,14 +191,16 @@ class _Editor:
             node.inputs[i] = self._computed(operand, base, sizes)
 
     def _patched(self, name: str, base: str, sizes: Mapping[int | None, int]) -> gs.Constant:
-        """A copy of a constant for one use, with some elements replaced."""
+        """A copy of a constant, with some elements replaced."""
         tensor = self.constants[name]
         array = np.array(inline_array(tensor))
         for index, new in sizes.items():
             array.reshape(-1)[index or 0] = new
-        copy = inline_tensor(array, tensor)
-        copy.name = self.surgery.fresh(base)
-        return gs.Constant(copy.name, LazyValues(copy))
+        if (name, array.tobytes()) not in self.patched:  # uses that ask for the same share it
+            copy = inline_tensor(array, tensor)
+            copy.name = self.surgery.fresh(base)
+            self.patched[name, array.tobytes()] = gs.Constant(copy.name, LazyValues(copy))
+        return self.patched[name, array.tobytes()]
 
     def _computed(self, operand: Any, base: str, sizes: Mapping[int | None, tuple[int, int]]) -> Any:
         value = self.values.get(operand.name)

@@ -12,8 +12,10 @@ from math import prod
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
+from graphprune.backends.runtime import run_raw
+from graphprune.bounds import present
+from graphprune.errors import BoundError, ModelError
 from graphprune.frontends.onnx_values import Inferred, Partial, known, subgraphs_of
 from graphprune.hosts.onnx_draws import RANDOM
 from graphprune.hosts.onnx_runtime import session_of
@@ -82,6 +84,7 @@ def _tables(
         if tensor.name not in store and has_data(tensor) and _is_source(tensor, graph)
     }
     foldable: list[onnx.NodeProto] = []
+    left = present().memory // 6
     available = sources | done
     for node in proto.graph.node:
         if node.op_type in _NEVER or node.domain not in ("", "ai.onnx") or list(subgraphs_of(node)) or not node.output:
@@ -90,6 +93,10 @@ def _tables(
             continue
         if not all(_affordable(name, inferred) for name in node.output if name):
             continue
+        size = sum(_bytes(name, inferred) for name in node.output if name)
+        if size > left:
+            continue
+        left -= size
         foldable.append(node)
         available.update(name for name in node.output if name)
     names = {id(node) for node in foldable}
@@ -129,6 +136,10 @@ def _affordable(name: str, inferred: Inferred) -> bool:
     return shape is not None and not inferred.dynamic.get(name) and prod(shape) <= MAXIMUM_ELEMENTS
 
 
+def _bytes(name: str, inferred: Inferred) -> int:
+    return prod(inferred.shapes[name]) * 8
+
+
 def _computed(
     proto: onnx.ModelProto,
     inferred: Inferred,
@@ -158,7 +169,9 @@ def _computed(
     graph = onnx.helper.make_graph(kept, "constants", [], outputs, initializers)
     model = onnx.helper.make_model(graph, opset_imports=list(proto.opset_import), ir_version=proto.ir_version)
     try:
-        values = session_of(model).run(wanted, {})
-    except (ort.capi.onnxruntime_pybind11_state.Fail, RuntimeError, ValueError):
+        values = list(run_raw(session_of(model), {}).values())
+    except BoundError:
+        raise
+    except ModelError:
         return {}
     return dict(zip(wanted, (np.asarray(value) for value in values), strict=True))

@@ -13,22 +13,25 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.backends.runtime import run_raw, run_session
-from graphprune.errors import ModelError
+from graphprune.errors import BoundError, ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_copies import Uses, merged, merged_names
+from graphprune.hosts.onnx_demand import require_affordable
 from graphprune.hosts.onnx_double import run_double
 from graphprune.hosts.onnx_draws import draws
 from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
+from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_load import load_model
 from graphprune.hosts.onnx_masked import masked_model
 from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, input_sizes, other_sizes, unfit
-from graphprune.hosts.onnx_store import Store, inline_array, weightless
+from graphprune.hosts.onnx_store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx_surgery import Surgery
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
@@ -51,6 +54,8 @@ class OnnxHost:
         assumed: The declared sizes of the inputs whose dynamic axes the user gave no sizes for.
         defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
             are inputs again in what is saved; the others are constants from then on.
+        uses: The tensors that the file stores once for several uses, and their copies.
+        held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
     """
 
     proto: onnx.ModelProto
@@ -61,6 +66,8 @@ class OnnxHost:
     given: Arrays = field(default_factory=dict, repr=False)
     defaults: tuple[onnx.ValueInfoProto, ...] = ()
     assumed: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict, repr=False)
+    uses: Uses = field(default_factory=dict, repr=False)
+    held: Mapping[str, float] | None = field(default=None, repr=False)
 
     @staticmethod
     def load(
@@ -80,7 +87,7 @@ class OnnxHost:
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
         model, files = load_model(source)
-        defaults = tuple(model.meta.get("defaults", ()))
+        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
         foreign = model.meta.get("foreign_types", {})
         proto, store = weightless(model)
         proto = flat(proto)
@@ -93,7 +100,8 @@ class OnnxHost:
             for name, declared in input_sizes(proto).items()
             if name not in sizes and not all(isinstance(size, int) for size in declared)
         }
-        return OnnxHost(proto, store, bind(proto, sizes), files, proto, given or {}, defaults, assumed)
+        bound = bind(proto, sizes)
+        return OnnxHost(proto, store, bound, files, proto, given or {}, defaults, assumed, uses, held)
 
     @property
     def kind(self) -> str:
@@ -120,6 +128,8 @@ class OnnxHost:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
         twice = doubled(self.proto, self.bound)
         first = infer(self.proto, self.bound)
+        if self._unknown(first):
+            require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
         found: Probed = {}
         found_twice: Probed = {}
         if fused := [name for name in self._unknown(first) if name in self._foreign]:
@@ -134,6 +144,12 @@ class OnnxHost:
         return infer(
             self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
         )
+
+    @cached_property
+    def _affordable(self) -> bool:
+        """True, or the error of a model that takes too much memory; asked before anything runs."""
+        require_affordable(self.proto, self.inferred.shapes, self.inferred.types, n_bytes(self.proto))
+        return True
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
@@ -175,6 +191,8 @@ class OnnxHost:
             return {}
         try:
             results = run_raw(session, self._inputs(bound, 0))
+        except BoundError:
+            raise
         except ModelError as error:
             if bound is self.bound:
                 self._require_fit(error, None)
@@ -187,7 +205,7 @@ class OnnxHost:
 
     @cached_property
     def _graph(self) -> Graph:
-        return build_graph(self.proto, self.inferred)
+        return build_graph(self.proto, self.inferred, self.uses)
 
     def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
         """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
@@ -206,10 +224,14 @@ class OnnxHost:
             return dequantized(self.proto.graph, tensor, array, self._stored)
         return array if array.dtype.kind in "fiub" else array.astype(np.float32)
 
+    @cached_property
+    def _headers(self) -> Mapping[str, onnx.TensorProto]:
+        return {entry.name: entry for entry in self.proto.graph.initializer}
+
     def _stored(self, tensor: str) -> Array:
         if tensor in self.store:
             return self.store[tensor].numpy()
-        header = next((entry for entry in self.proto.graph.initializer if entry.name == tensor), None)
+        header = self._headers.get(tensor)
         if header is None:
             raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
         return inline_array(header)
@@ -217,7 +239,7 @@ class OnnxHost:
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
-        return replace(self, proto=proto, store=store)
+        return replace(self, proto=proto, store=store, held=None)
 
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants."""
@@ -281,10 +303,11 @@ class OnnxHost:
     @property
     def _session(self) -> ort.InferenceSession:
         """A new one where random numbers are drawn: each session begins at the seed."""
-        return session_of(self.proto, self.store) if self._draws else self._kept_session
+        return session_of(self.proto, self.store) if self._affordable and self._draws else self._kept_session
 
     @cached_property
     def _kept_session(self) -> ort.InferenceSession:
+        assert self._affordable
         return session_of(self.proto, self.store)
 
     @cached_property
@@ -304,6 +327,7 @@ class OnnxHost:
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node."""
+        assert self._affordable
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
 
@@ -311,11 +335,13 @@ class OnnxHost:
 
     def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
         """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
+        assert self._affordable
         proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
         session = session_of(proto, self.store, threads=0)
 
@@ -371,7 +397,23 @@ class OnnxHost:
             return self
         return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
 
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """What the file holds that was loaded; what would be written, for a model that has been edited."""
+        return self.stored_costs() if self.held is None else self.held
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """What would be written holds: ``params`` and ``bytes``, equal copies once."""
+        proto = self.proto
+        if not inner and (renamed := merged_names(proto, self.store, self.uses)):
+            proto, _ = merged(proto, self.store, renamed)
+        return what_is_held(proto, inner=inner)
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
-        proto = with_defaults(self.proto, self.defaults)
-        save(proto, self.store, Path(path), metadata, sources=self.sources, original=self.original)
+        proto, store = merged(self.proto, self.store, merged_names(self.proto, self.store, self.uses))
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
+        apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
+        proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original)

@@ -8,9 +8,6 @@ or in the file's own protobuf message.
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 
@@ -21,19 +18,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx_ir.external_data import set_base_dir
 from onnx_ir.passes import common as passes
 
-from graphprune.errors import ModelError
+from graphprune.bounds import present
+from graphprune.errors import BoundError, ModelError
+from graphprune.hosts.onnx_copies import untie_constants
+from graphprune.hosts.onnx_held import what_is_held
+from graphprune.hosts.onnx_validate import DEFAULT_DOMAINS as _DEFAULT_DOMAINS
+from graphprune.hosts.onnx_validate import MAXIMUM_RANK, graphs, validate
 
 MINIMUM_OPSET = 9
 """The oldest opset whose operators the rules still describe; older models are converted to :data:`CONVERTED_OPSET`."""
 CONVERTED_OPSET = 11
-MAXIMUM_ELEMENTS = 1 << 40
-MAXIMUM_DENSE_ELEMENTS = 1 << 28
-"""Largest sparse initializer that is made dense."""
-UNTIE_BYTES = 1 << 16
-"""Initializers up to this size are compared with a constant, to tell deduplicated zeros and ones from tied weights."""
-
-_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
-_DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozenset[Path]]:
@@ -57,8 +51,10 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         proto = _read(path)
         where, folder = f"'{path}'", path.resolve().parent
     files = validate(proto, where, folder)
-    for graph in _graphs(proto.graph):
-        _make_dense(graph, where)
+    held = what_is_held(proto)
+    made = 0
+    for graph in graphs(proto):
+        made = _make_dense(graph, where, made)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
     untold = _without_foreign_types(proto, where)
@@ -77,6 +73,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
     model.meta["quantization_annotation"] = annotations
     model.meta["defaults"] = defaults
     model.meta["foreign_types"] = untold
+    model.meta["held"] = held
     return model, files
 
 
@@ -97,7 +94,7 @@ def _without_foreign_types(proto: onnx.ModelProto, where: str) -> dict[str, onnx
                 f"input '{value.name}' of {where} is a map, expected a tensor; take what makes a tensor of it "
                 "(DictVectorizer, CastMap) out of the model"
             )
-    for graph in _graphs(proto.graph):
+    for graph in graphs(proto):
         told = [value for value in graph.value_info if not _holds_map(value.type)]
         del graph.value_info[:]
         graph.value_info.extend(told)
@@ -138,161 +135,31 @@ def _read(path: Path) -> onnx.ModelProto:
     return proto
 
 
-# -- validation --------------------------------------------------------------------------------------------------
+# -- sparse and old ------------------------------------------------------------------------------------------------
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for each in attribute.graphs:
-                    yield from _graphs(each)
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for each in _graphs(graph):
-        yield from each.initializer
-        for node in each.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.TENSOR:
-                    yield attribute.t
-                elif attribute.type == onnx.AttributeProto.TENSORS:
-                    yield from attribute.tensors
-
-
-def validate(proto: onnx.ModelProto, where: str, folder: Path | None) -> frozenset[Path]:
-    """Checks what a loader must not take on trust; reads no weight.
+def _make_dense(graph: onnx.GraphProto, where: str, made: int) -> int:
+    """Replaces sparse initializers by dense ones, which can be cut.
 
     Args:
-        proto: The model as parsed, external data not loaded.
-        where: What to call it in messages.
-        folder: The folder that external data may lie in; ``None`` for a model in memory, which may have none.
+        graph: The graph.
+        where: What to call the model in messages.
+        made: Bytes that those of other graphs take.
 
     Returns:
-        The external data files.
-
-    Raises:
-        ModelError: See the messages.
+        The same with those of this graph.
     """
-    opsets = {"" if entry.domain in _DEFAULT_DOMAINS else entry.domain: entry.version for entry in proto.opset_import}
-    newest = onnx.defs.onnx_opset_version()
-    opset = opsets.get("")
-    if opset is None:
-        raise ModelError(
-            f"{where} names no opset of the default domain; expected one from 1 to {newest}; export it again"
-        )
-    if not 1 <= opset <= newest:
-        raise ModelError(
-            f"{where} has opset {opset}, expected 1 to {newest}; convert it with onnx.version_converter or update onnx"
-        )
-    if not 3 <= proto.ir_version <= onnx.IR_VERSION:
-        raise ModelError(
-            f"{where} has IR version {proto.ir_version}, expected 3 to {int(onnx.IR_VERSION)}; "
-            "export it again or update onnx"
-        )
-    for graph in _graphs(proto.graph):
-        names: set[str] = set()
-        for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
-            if tensor.name in names:
-                raise ModelError(
-                    f"{where} has two initializers named '{tensor.name}'; expected unique names; rename one"
-                )
-            names.add(tensor.name)
-    files = {_check_tensor(tensor, where, folder) for tensor in _tensors(proto.graph)}
-    return frozenset(file for file in files if file is not None)
-
-
-def _check_tensor(tensor: onnx.TensorProto, where: str, folder: Path | None) -> Path | None:
-    """Checks the header of a tensor; returns its external data file, if any."""
-    place = f"tensor '{tensor.name}' of {where}"
-    try:
-        dtype = ir.DataType(tensor.data_type)
-    except ValueError:
-        dtype = ir.DataType.UNDEFINED
-    if dtype == ir.DataType.UNDEFINED:
-        raise ModelError(
-            f"{place} has the unknown element type {tensor.data_type}; update onnx or export the model again"
-        )
-    dims = list(tensor.dims)
-    if any(dim < 0 for dim in dims) or prod(dims) > MAXIMUM_ELEMENTS:
-        raise ModelError(
-            f"{place} has the shape {dims}, expected sizes of at least 0 and at most {MAXIMUM_ELEMENTS} elements; "
-            "the file is damaged"
-        )
-    if dtype == ir.DataType.STRING:
-        return None
-    n_bytes = -(-prod(dims) * dtype.bitwidth // 8)
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != n_bytes:
-            raise ModelError(
-                f"{place} holds {len(tensor.raw_data)} bytes, expected {n_bytes} for its shape {dims}; "
-                "the file is damaged"
-            )
-        return None
-    return _check_external(tensor, place, folder, n_bytes)
-
-
-def _check_external(tensor: onnx.TensorProto, place: str, folder: Path | None, n_bytes: int) -> Path:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    if folder is None:
-        raise ModelError(
-            f"{place} keeps its data in '{location}', which has no folder; give the path of the model's file"
-        )
-    advice = "external data must be a plain file in the model's folder"
-    relative = Path(location)
-    if not location or relative.is_absolute() or ".." in relative.parts or "\\" in location or "\0" in location:
-        raise ModelError(f"{place} keeps its data in '{location}', outside the model's folder; {advice}")
-    path = folder / relative
-    step = folder
-    for part in relative.parts:
-        step = step / part
-        if step.is_symlink():
-            raise ModelError(f"{place} keeps its data in '{location}', which is a symbolic link; {advice}")
-    try:
-        info = os.lstat(path)
-    except OSError as error:
-        raise ModelError(
-            f"{place} keeps its data in '{location}', which is missing; put it beside the model"
-        ) from error
-    if not stat.S_ISREG(info.st_mode) or info.st_nlink != 1:
-        raise ModelError(
-            f"{place} keeps its data in '{location}', which is a device, a folder or a hard link; {advice}"
-        )
-    try:
-        offset = int(entries.get("offset") or 0)
-        length = int(entries["length"]) if entries.get("length") else n_bytes
-    except ValueError as error:
-        raise ModelError(f"{place} has an offset or length that is no number; the file is damaged") from error
-    if length != n_bytes:
-        raise ModelError(
-            f"{place} has {length} bytes of external data, expected {n_bytes} for its shape {list(tensor.dims)}; "
-            "the file is damaged"
-        )
-    if offset < 0 or offset + length > info.st_size:
-        raise ModelError(
-            f"{place} lies at bytes {offset} to {offset + length} of '{location}', which has {info.st_size}; "
-            "the file is cut off or damaged"
-        )
-    return path
-
-
-def _make_dense(graph: onnx.GraphProto, where: str) -> None:
-    """Replaces sparse initializers by dense ones, which can be cut."""
+    left = present().memory - made
     for sparse in graph.sparse_initializer:
         place = f"sparse initializer '{sparse.values.name}' of {where}"
-        for part in (sparse.values, sparse.indices):
-            if part.data_location == onnx.TensorProto.EXTERNAL:
-                raise ModelError(f"{place} keeps its data in another file; store it in the model")
-            _check_tensor(part, place, None)
         shape = tuple(sparse.dims)
-        if any(size < 0 for size in shape) or prod(shape) > MAXIMUM_DENSE_ELEMENTS:
-            raise ModelError(
-                f"{place} has the shape {list(shape)}, expected at most {MAXIMUM_DENSE_ELEMENTS} elements; "
-                "make it dense"
+        if any(size < 0 for size in shape) or len(shape) > MAXIMUM_RANK:
+            raise ModelError(f"{place} has the shape {list(shape)[:8]}, which no tensor has; the file is damaged")
+        left -= prod(shape) * -(-ir.DataType(sparse.values.data_type).bitwidth // 8)
+        if left < 0:
+            raise BoundError(
+                f"{place} has the shape {list(shape)}; dense, the sparse initializers take more than "
+                f"{present().memory / 1e9:.1f} GB; allow more with --bound memory=N"
             )
         values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
         inside = indices.ndim in (1, 2) and len(indices) == len(values) and bool((indices >= 0).all())
@@ -306,6 +173,7 @@ def _make_dense(graph: onnx.GraphProto, where: str) -> None:
         dense[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)] = values
         graph.initializer.append(onnx.numpy_helper.from_array(dense, sparse.values.name))
     del graph.sparse_initializer[:]
+    return present().memory - left
 
 
 def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
@@ -342,7 +210,7 @@ def _normalise(model: ir.Model, where: str) -> None:
     model.ir_version = max(4, model.ir_version or 4)  # before version 4 initializers must be inputs
     _name_nodes(model)
     _bypass_identities(model)
-    _untie_constants(model)
+    untie_constants(model)
 
 
 def _name_nodes(model: ir.Model) -> None:
@@ -372,57 +240,3 @@ def _bypass_identities(model: ir.Model) -> None:
             continue
         result.replace_all_uses_with(source)
         model.graph.remove(node, safe=True)
-
-
-def _untie_constants(model: ir.Model) -> None:
-    """Gives each use of a deduplicated constant vector a copy of its own.
-
-    Exporters store equal-valued initializers of different layers (zero biases, unit norm weights) once, which would
-    tie layers that have nothing to do with each other. Weights that are tied on purpose hold more than one value.
-    """
-    for node in list(model.graph):
-        if node.op_type in ("DequantizeLinear", "QuantizeLinear") and _repeats(node.inputs[0]):
-            _copy_for_each_use(model.graph, node)
-    for value in list(model.graph.initializers.values()):
-        uses = value.uses()
-        if len(uses) < 2 or value.is_graph_output() or not _repeats(value):
-            continue
-        tensor = value.const_value
-        for n, use in enumerate(sorted(uses, key=lambda use: (use.node.name or "", use.idx))[1:], 1):
-            name = f"{value.name}__{n}"
-            while name in model.graph.initializers:
-                name += "_"
-            copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=tensor)
-            model.graph.register_initializer(copy)
-            use.node.replace_input_with(use.idx, copy)
-
-
-def _repeats(value: ir.Value | None) -> bool:
-    """Whether a value is a stored tensor of one number, many times: small, of floats or quantised."""
-    tensor = None if value is None else value.const_value
-    if value is None or tensor is None or not value.is_initializer():
-        return False
-    if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES:
-        return False
-    if not (tensor.dtype.is_floating_point() or tensor.dtype in _QUANTISED):
-        return False
-    array = tensor.numpy().astype(np.float64).ravel()
-    return array.size > 0 and bool((array == array[0]).all())
-
-
-def _copy_for_each_use(graph: ir.Graph, node: ir.Node) -> None:
-    """Gives each use of a quantised constant a node of its own."""
-    result = node.outputs[0]
-    if result.is_graph_output() or any(value is not None and not value.is_initializer() for value in node.inputs):
-        return
-    for n, use in enumerate(sorted(result.uses(), key=lambda use: (use.node.name or "", use.idx))[1:], 1):
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            node.inputs,
-            list(node.attributes.values()),
-            name=f"{node.name}__{n}",
-            outputs=[ir.Value(name=f"{result.name}__{n}", shape=result.shape, type=result.type)],
-        )
-        graph.insert_after(node, copy)
-        use.node.replace_input_with(use.idx, copy.outputs[0])

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.backends.runtime import refused
+from graphprune.backends.watchdog import sized
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_draws import seeded
@@ -56,16 +57,17 @@ def _session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # integer kernels round where a mask does not
-    if n_bytes(proto) < EXTERNAL_BYTES:
+    size = n_bytes(proto)
+    if size < EXTERNAL_BYTES:
         full = with_weights(proto, store, fill_inline)
         full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
-        return ort.InferenceSession(full.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return sized(ort.InferenceSession(full.SerializeToString(), options, providers=["CPUExecutionProvider"]), size)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         path = Path(folder) / "model.onnx"
         full = write_external(proto, store, path.with_suffix(".data"))
         full.ir_version = min(full.ir_version, MAXIMUM_IR_VERSION)
         path.write_bytes(full.SerializeToString())
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return sized(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]), size)
 
 
 def stated(

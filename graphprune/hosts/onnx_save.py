@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,7 +9,9 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import OutputError, first_line
+from graphprune.files import require_plain, temporary_folder
 from graphprune.hosts.onnx_branches import nested
+from graphprune.hosts.onnx_shapes import carries_little
 from graphprune.hosts.onnx_store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
 
 EXTERNAL_BYTES = (1 << 31) - (1 << 27)
@@ -59,7 +60,7 @@ def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onn
     result.CopyFrom(nested(proto))
     del result.graph.value_info[:]
     try:
-        inferred = onnx.shape_inference.infer_shapes(result, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(result, data_prop=carries_little(result.graph))
     except onnx.shape_inference.InferenceError:
         inferred = result  # the values stay undeclared, which every runtime accepts
     for value, known in zip(result.graph.output, inferred.graph.output, strict=True):
@@ -106,12 +107,11 @@ def save(
             raise OutputError(f"'{target}' holds the weights of the model that is being read; give another path")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write '{path}': no folder '{path.parent}'; give a path in a folder that exists")
-    if path.is_dir():
-        raise OutputError(f"cannot write '{path}': it is a folder; give the path of a file")
+    require_plain(data)
     model = described(proto, metadata)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-            temporary = Path(folder) / path.name
+        with temporary_folder(path) as folder:
+            temporary = folder / path.name
             external = n_bytes(model) >= EXTERNAL_BYTES
             if external:
                 full = write_external(model, store, temporary.with_name(data.name))

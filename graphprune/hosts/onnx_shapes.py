@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from onnx import TensorProto, TypeProto
 
 from graphprune.errors import ModelError, OptionError
 from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
+from graphprune.hosts.onnx_store import has_data, inline_array
 from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
 
@@ -228,7 +230,7 @@ def bound_model(proto: onnx.ModelProto, bound: Shapes) -> onnx.ModelProto:
 def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     model = bound_model(proto, bound)
     with suppress(onnx.shape_inference.InferenceError):  # then node by node, below
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=carries_little(model.graph))
     found: dict[str, TypeProto] = {}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         found[value.name] = value.type
@@ -254,6 +256,41 @@ def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[s
             shapes.setdefault(node.output[0], result.values.shape)
     types = {name: kind.tensor_type.elem_type for name, kind in found.items() if kind.HasField("tensor_type")}
     return shapes, types
+
+
+CARRIED_ELEMENTS = 1 << 20
+"""So many elements of small values, all together, inference may carry along; it keeps a message for each."""
+
+
+def carries_little(graph: onnx.GraphProto) -> bool:
+    """Whether the values that ONNX's inference follows (shapes, ranges, their concatenations) stay small.
+
+    Bounded from above, for a few nodes can double them as often: what is joined is added, all else is as large as its
+    largest operand, a range as long as its constants say.
+    """
+    values = {tensor.name: prod(tensor.dims) for tensor in graph.initializer if has_data(tensor)}
+    total = 0
+    for node in graph.node:
+        sizes = [values.get(name, 0) for name in node.input]
+        found = sum(sizes) if node.op_type == "Concat" else max(sizes, default=0)
+        match node.op_type:
+            case "Shape" | "Constant":
+                found = 64
+            case "Range":
+                found = _length(graph, node)
+        total += found
+        if total > CARRIED_ELEMENTS:
+            return False
+        values.update((name, found) for name in node.output if name)
+    return True
+
+
+def _length(graph: onnx.GraphProto, node: onnx.NodeProto) -> int:
+    stored = {tensor.name: tensor for tensor in graph.initializer if tensor.name in node.input and has_data(tensor)}
+    if len(stored) != len({*node.input}):
+        return 0
+    start, limit, delta = (float(inline_array(stored[name]).ravel()[0]) for name in node.input)
+    return int(min(max(0.0, (limit - start) / delta), CARRIED_ELEMENTS + 1)) if delta else 0
 
 
 def _certain(kind: TypeProto | None, sizes: tuple[int, ...]) -> list[int]:

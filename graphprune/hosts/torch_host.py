@@ -563,6 +563,15 @@ class TorchHost:
             total.args = (node, constant)
         return replace(self, draft=Draft(program), tensors=tensors)
 
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """Nothing that the graph does not say."""
+        return {}
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """Nothing that the graph does not say."""
+        return {}
+
     def save_onnx(
         self,
         path: Path,

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +15,7 @@ from torch import fx
 from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
+from graphprune.files import require_plain, temporary_folder
 from graphprune.hosts.torch_quiet import quiet
 from graphprune.hosts.torch_sizes import name_sizes
 from graphprune.hosts.torch_trace import Example
@@ -88,19 +86,18 @@ def save(
     name_sizes(exported.model, program, dynamic_shapes)
     exported.model.metadata_props.update(metadata(exported.model))
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with quiet():
-            exported.save(folder / path.name, external_data=size > LIMIT)
-            onnx.checker.check_model(str(folder / path.name), full_check=True)
-        proof(folder / path.name)
-        written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-        for file in written:  # the model comes last: until then the old one is whole
-            os.replace(file, path.parent / file.name)  # noqa: PTH105
+        with temporary_folder(path) as folder:
+            with quiet():
+                exported.save(folder / path.name, external_data=size > LIMIT)
+                onnx.checker.check_model(str(folder / path.name), full_check=True)
+            proof(folder / path.name)
+            written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
+            for file in written:  # the model comes last: until then the old one is whole
+                require_plain(path.parent / file.name)
+                file.replace(path.parent / file.name)
     except (OSError, onnx.checker.ValidationError, cast("Any", onnx).shape_inference.InferenceError) as error:
         raise OutputError(f"cannot write '{path}': {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _without_numbers(module: fx.GraphModule) -> fx.GraphModule:

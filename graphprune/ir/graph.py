@@ -20,6 +20,21 @@ MAXIMUM_POSITIONS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """One of several uses of a tensor that the model's file stores once, equal as it is for layers of their own.
+
+    Attributes:
+        tensor: The tensor's name in the file.
+        reader: What reads it: ``RESULT:i``, the node with this result as its operand ``i``.
+        former: What the copy for this use was called in plans of format 2; empty for the tensor itself.
+    """
+
+    tensor: str
+    reader: str
+    former: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """A tensor of the graph.
 
@@ -32,6 +47,8 @@ class Value:
         itemsize: Bytes of one element; sub-byte types have a fraction.
         dynamic: Axes whose size is not known before run time.
         elements: The whole numbers that a stored tensor holds, where they are known and may be positions.
+        use: Of what use a copy is, and of which tensor of the file; the tensor itself is for its first use.
+        counted: Whether the elements count as parameters of the model; ``None``: if it is a parameter.
     """
 
     name: str
@@ -41,6 +58,8 @@ class Value:
     itemsize: float = 4
     dynamic: frozenset[int] = frozenset()
     elements: Index | None = field(default=None, compare=False, repr=False)
+    use: Use | None = field(default=None, compare=False, repr=False)
+    counted: bool | None = field(default=None, compare=False, repr=False)
 
     @property
     def stored(self) -> bool:
@@ -51,6 +70,11 @@ class Value:
     def n_elements(self) -> int:
         """How many elements the tensor has."""
         return prod(self.shape)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the elements count as parameters of the model."""
+        return self.kind == "parameter" if self.counted is None else self.counted
 
 
 @dataclass(frozen=True, slots=True)

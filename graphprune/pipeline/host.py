@@ -278,6 +278,17 @@ class Host(Protocol):
             biases: For a node, the axis of its result along which the bias lies. The bias is a new stored tensor.
         """
 
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """What the file holds that the host was loaded from: ``params`` and ``bytes``; empty where the graph says."""
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """What the host would be written as holds; empty where the graph says.
+
+        Args:
+            inner: Count only what lies in bodies of operators, which the graph does not show.
+        """
+
     def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 

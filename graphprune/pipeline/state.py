@@ -67,6 +67,7 @@ class State:
         protected: Names of groups that were found to be sensitive and stay whole.
         progress: Told by long passes: their name, and how many steps of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
+        notes: Sentences for the user.
     """
 
     host: Host
@@ -86,6 +87,7 @@ class State:
     protected: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
     latency: LatencyModel | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def inexact(self) -> bool:

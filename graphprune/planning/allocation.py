@@ -3,9 +3,11 @@
 Every allocation is an order of *moves*. A move takes one group one alignment step down, always removing its least
 important units first. The order says which move comes first, the budget says how many are made: the shortest prefix
 that meets the target, after which the last moves are taken back as long as the target still holds. The result is
-therefore within one alignment step of the target, whatever the order.
+therefore within one alignment step of the target, whatever the order; where that is a large one,
+:mod:`graphprune.planning.fill` looks for a finer mix.
 
-- ``uniform``: the move that leaves its group with the largest fraction goes first, so that all shrink alike.
+- ``uniform``: the move that leaves its group with the largest fraction goes first, so that all shrink alike. Groups of
+  the same signature make their moves together, and so keep equally many units.
 - ``global``: the move that removes the least important units goes first (scores normalised by the group's mean).
 - ``zscore``: as ``global``, with scores as distances from the group's mean in standard deviations, so that groups whose
   units are alike are left alone (FLAP; methods.md §5.3 and §7).
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, gcd, lcm, log, log1p
 
 import numpy as np
@@ -41,11 +43,13 @@ class Limits:
         align: Widths (positions on an axis) stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
+        floors: By name of a group, at least so many units stay in it.
     """
 
     align: int = 8
     min_units: int = 1
     max_ratio: float = 0.9
+    floors: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.align < 1:
@@ -58,15 +62,28 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class _Moves:
-    """All moves of some groups, first to last: for each, its group and how many units it removes."""
+    """All moves of some groups, first to last: for each, its group and how many units it removes.
+
+    Attributes:
+        group: The index of the group.
+        removed: How many units go.
+        turn: Counts up from 0; moves of the same turn are made together. Of each group there is one at most.
+    """
 
     group: NDArray[np.int64]
     removed: NDArray[np.int64]
+    turn: NDArray[np.int64]
+
+    @property
+    def n_turns(self) -> int:
+        """How many turns there are."""
+        return int(self.turn[-1]) + 1 if len(self.turn) else 0
 
     def counts(self, full: Counts, n: int) -> Counts:
-        """The units kept after the first ``n`` moves."""
+        """The units kept after the first ``n`` turns."""
         counts = full.copy()
-        np.subtract.at(counts, self.group[:n], self.removed[:n])
+        end = int(np.searchsorted(self.turn, n))
+        np.subtract.at(counts, self.group[:end], self.removed[:end])
         return counts
 
 
@@ -86,7 +103,8 @@ def step_of(group: Group, align: int) -> int:
 def levels_of(group: Group, limits: Limits) -> list[int]:
     """The numbers of units that a group may keep, falling from all of them."""
     step = step_of(group, limits.align)
-    floor = max(limits.min_units, group.minimum, ceil(group.size * (1 - limits.max_ratio) - 1e-9), 1)
+    least = ceil(group.size * (1 - limits.max_ratio) - 1e-9)
+    floor = max(limits.min_units, group.minimum, least, limits.floors.get(group.name, 1), 1)
     first = (group.size - 1) // step * step if group.multiple == 1 else group.size - step
     return [group.size, *range(first, max(floor, step) - 1, -step)] if floor < group.size else [group.size]
 
@@ -126,10 +144,9 @@ def allocate(
         return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
 
     moves = ORDERS[allocation](_ladders(model, scores, limits, allowed))
-    n_moves = len(moves.group)
-    if not met(moves.counts(model.full, n_moves)):
-        raise TargetError(shortfall(model, bounds, moves.counts(model.full, n_moves), original))
-    low, high = 0, n_moves
+    if not met(moves.counts(model.full, moves.n_turns)):
+        raise TargetError(shortfall(model, bounds, moves.counts(model.full, moves.n_turns), original))
+    low, high = 0, moves.n_turns
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if met(moves.counts(model.full, middle)) else (middle + 1, high)
@@ -137,16 +154,17 @@ def allocate(
 
 
 def _give_back(moves: _Moves, counts: Counts, n: int, met: Callable[[Counts], bool]) -> Counts:
-    """Takes back the latest moves that are not needed; of each group only its last move can be."""
+    """Takes back the latest turns that are not needed; of each group only its last moves can be."""
     closed: set[int] = set()
-    for i in range(n - 1, -1, -1):
-        group = int(moves.group[i])
-        if group in closed:
+    starts = np.searchsorted(moves.turn, np.arange(n + 1))
+    for first, end in zip(starts[:-1][::-1], starts[1:][::-1], strict=True):
+        groups, removed = moves.group[first:end], moves.removed[first:end]
+        if not closed.isdisjoint(groups.tolist()):
             continue
-        counts[group] += moves.removed[i]
+        counts[groups] += removed
         if not met(counts):
-            counts[group] -= moves.removed[i]
-            closed.add(group)
+            counts[groups] -= removed
+            closed.update(groups.tolist())
     return counts
 
 
@@ -200,18 +218,35 @@ def _ladders(
     return ladders
 
 
-def _ordered(ladders: Sequence[_Ladder], keys: Sequence[NDArray[np.float64]]) -> _Moves:
-    """The moves of all ladders in the order of their keys, which rise within each ladder."""
+def _ordered(
+    ladders: Sequence[_Ladder], keys: Sequence[NDArray[np.float64]], classes: Sequence[int] | None = None
+) -> _Moves:
+    """The moves of all ladders in the order of their keys, which rise within each ladder.
+
+    Args:
+        ladders: The ladders.
+        keys: For each ladder, the keys of its moves.
+        classes: For each ladder, its class: moves of one class with the same key are made together.
+    """
     if not ladders:
-        return _Moves(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    group = np.concatenate([np.full(len(ladder.removed), ladder.index) for ladder in ladders])
+        return _Moves(*(np.zeros(0, np.int64) for _ in range(3)))
+    lengths = [len(ladder.removed) for ladder in ladders]
+    group = np.repeat([ladder.index for ladder in ladders], lengths)
     removed = np.concatenate([ladder.removed for ladder in ladders])
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return _Moves(group[order], removed[order])
+    key = np.concatenate(keys)
+    if classes is None:
+        order = np.argsort(key, kind="stable")
+        return _Moves(group[order], removed[order], np.arange(len(order)))
+    family = np.repeat(classes, lengths)
+    order = np.lexsort((family, key))
+    new = (np.diff(key[order]) > 0) | (np.diff(family[order]) != 0)
+    return _Moves(group[order], removed[order], np.concatenate([[0], np.cumsum(new)]))
 
 
 def _uniform(ladders: Sequence[_Ladder]) -> _Moves:
-    return _ordered(ladders, [ladder.fraction for ladder in ladders])
+    numbers: dict[object, int] = {}
+    classes = [numbers.setdefault(signature(ladder.group), len(numbers)) for ladder in ladders]
+    return _ordered(ladders, [ladder.fraction for ladder in ladders], classes)
 
 
 def _global(ladders: Sequence[_Ladder]) -> _Moves:

@@ -8,8 +8,8 @@ can ask thousands of times. Latency, where a profile gives it, is one more funct
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Protocol
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.blocks import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.ir.dims import Dim, Factor, Product
+from graphprune.ir.graph import Value
 from graphprune.planning.latency import LatencyModel
 
 METRICS = {
@@ -44,6 +45,7 @@ class CostFunction(Protocol):
         """How much of the cost at ``counts`` disappears with all units of ``group``."""
 
 
+_NO_ROWS = np.zeros(0, np.int64)
 _Terms = dict[tuple[int, ...], float]
 
 
@@ -58,11 +60,61 @@ class Polynomial:
         """The value at ``counts``, one number of kept units for each group."""
         return float(self.coefficients @ np.append(counts, 1.0)[self.powers].prod(axis=1))
 
+    @cached_property
+    def _touched(self) -> dict[int, NDArray[np.int64]]:
+        """For each group, the terms that it occurs in; found once for all, since models have thousands of both."""
+        flat = self.powers.ravel()
+        order = np.argsort(flat, kind="stable")
+        groups, begins = np.unique(flat[order], return_index=True)
+        rows = np.split(order // self.powers.shape[1], begins[1:])
+        return {int(group): np.unique(each) for group, each in zip(groups, rows, strict=True)}
+
+    def terms(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The terms at ``counts``, one by one."""
+        found: NDArray[np.float64] = self.coefficients * np.append(counts, 1.0)[self.powers].prod(axis=1)
+        return found
+
     def share(self, group: int, counts: NDArray[np.float64]) -> float:
         """How much of the value at ``counts`` disappears with all units of ``group``."""
-        touched = (self.powers == group).any(axis=1)
+        touched = self._touched.get(group, _NO_ROWS)
         values = np.append(counts, 1.0)[self.powers[touched]].prod(axis=1)
         return float(self.coefficients[touched] @ values)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What stored tensors cost: a polynomial, and copies that are stored once as long as they are of equal sizes.
+
+    Attributes:
+        own: The tensors that are stored anyway.
+        sizes: The terms of the sizes of all axes of all copies, one after the other.
+        terms: Where the terms of each axis begin.
+        axes: Where the axes of each copy begin.
+        radix: For each axis, what its size counts in a number that tells the sizes of copies of one tensor apart.
+        tensor: For each copy, a number that tells its tensor from the others, whatever the sizes.
+        scale: For each copy, what one element costs.
+    """
+
+    own: Polynomial
+    sizes: Polynomial
+    terms: NDArray[np.int64]
+    axes: NDArray[np.int64]
+    radix: NDArray[np.float64]
+    tensor: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    def __call__(self, counts: NDArray[np.float64]) -> float:
+        """The cost at ``counts``, one number of kept units for each group."""
+        sizes = np.add.reduceat(self.sizes.terms(counts), self.terms)
+        _, different = np.unique(self.tensor + np.add.reduceat(sizes * self.radix, self.axes), return_index=True)
+        costs = self.scale * np.multiply.reduceat(sizes, self.axes)
+        return self.own(counts) + float(costs[different].sum())
+
+    def share(self, group: int, counts: NDArray[np.float64]) -> float:
+        """How much of the cost at ``counts`` disappears with all units of ``group``."""
+        without = counts.copy()
+        without[group] = 0
+        return max(0.0, self(counts) - self(without))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +124,13 @@ class CostModel:
     Attributes:
         groups: The groups, in the order of the ``counts`` that the methods take.
         functions: One for each metric that is known, of :data:`METRICS`.
+        stated: What the unpruned model costs, where that is not what the functions say: a file may hold tensors that
+            nothing uses.
     """
 
     groups: tuple[Group, ...]
     functions: Mapping[str, CostFunction]
+    stated: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def full(self) -> NDArray[np.float64]:
@@ -83,7 +138,9 @@ class CostModel:
         return np.array([group.size for group in self.groups], dtype=np.float64)
 
     def cost(self, metric: str, counts: NDArray[np.float64] | None = None) -> float:
-        """The cost of keeping ``counts`` units of each group (absent: all)."""
+        """The cost of keeping ``counts`` units of each group (absent: of the unpruned model)."""
+        if counts is None and metric in self.stated:
+            return self.stated[metric]
         return self.functions[metric](self.full if counts is None else counts)
 
     def costs(self, counts: NDArray[np.float64] | None = None) -> dict[str, float]:
@@ -97,7 +154,12 @@ class CostModel:
 
 
 def build_cost_model(
-    analysis: Analysis, latency: LatencyModel | None = None, *, without: Unneeded = EVERYTHING_NEEDED
+    analysis: Analysis,
+    latency: LatencyModel | None = None,
+    *,
+    without: Unneeded = EVERYTHING_NEEDED,
+    stated: Mapping[str, float] | None = None,
+    besides: Mapping[str, float] | None = None,
 ) -> CostModel:
     """The cost model of an analysed graph. MACs count sums of products at the shapes of the example input.
 
@@ -105,6 +167,8 @@ def build_cost_model(
         analysis: The analysed graph.
         latency: What the model takes by a profile, if latency is to be one of the costs.
         without: Nodes and stored tensors that go with the blocks that are left out, and cost nothing.
+        stated: What the unpruned model costs, by metric, where it is known better than from the graph.
+        besides: What is stored outside the graph and stays whatever is cut, by metric.
 
     Raises:
         OptionError: Latency is to be a cost, nodes are left out, and the profile's segments have other names.
@@ -114,25 +178,72 @@ def build_cost_model(
     for node in analysis.graph.nodes:
         for monomial in node.rule.macs if node.rule is not None and node.name not in without.nodes else ():
             _accumulate(macs, [analysis.resolve(node, dim) for dim in monomial], index, 1.0)
-    params: _Terms = defaultdict(float)
-    size: _Terms = defaultdict(float)
-    for value in analysis.graph.stored:
-        if value.name in without.tensors:
-            continue
-        layout = analysis.layouts[value.name]
-        _accumulate(size, layout, index, value.itemsize)
-        if value.kind == "parameter":
-            _accumulate(params, layout, index, 1.0)
-    functions: dict[str, CostFunction] = {"macs": _pack(macs), "params": _pack(params), "bytes": _pack(size)}
+    stored = [value for value in analysis.graph.stored if value.name not in without.tensors]
+    functions: dict[str, CostFunction] = {
+        "macs": _pack(macs.items()),
+        "params": _stored(analysis, index, stored, lambda value: float(value.weighs), (besides or {}).get("params", 0)),
+        "bytes": _stored(analysis, index, stored, lambda value: value.itemsize, (besides or {}).get("bytes", 0)),
+    }
     if latency is not None:
         functions["latency"] = (latency.without(without.nodes) if without.nodes else latency).over(analysis.groups)
-    return CostModel(analysis.groups, functions)
+    return CostModel(analysis.groups, functions, stated or {})
+
+
+def _stored(
+    analysis: Analysis,
+    index: Mapping[Factor, int],
+    values: Iterable[Value],
+    scale: Callable[[Value], float],
+    besides: float,
+) -> CostFunction:
+    """What stored tensors cost; those that are copies of one, once for each size that they come to have."""
+    terms: _Terms = defaultdict(float)
+    terms[()] += besides
+    copies: dict[tuple[str, float, tuple[Dim, ...]], None] = {}
+    for value in values:
+        layout = analysis.layouts[value.name]
+        each = scale(value)
+        if value.use is None:
+            _accumulate(terms, layout, index, each)
+        elif each:
+            copies[value.use.tensor, each, tuple(layout)] = None
+    own = _pack(terms.items())
+    if not copies:
+        return own
+    return _with_copies(own, copies, index)
+
+
+def _with_copies(
+    own: Polynomial, copies: Iterable[tuple[str, float, tuple[Dim, ...]]], index: Mapping[Factor, int]
+) -> Stored:
+    """The cost with copies: for each its tensor, what an element costs, and its layout."""
+    listed = list(copies)
+    number = {name: i for i, name in enumerate(dict.fromkeys(name for name, *_ in listed))}
+    expanded = [_expand(dim, index) for *_, layout in listed for dim in layout]
+    radices = [np.cumprod([1.0, *(dim.size + 1 for dim in layout)]) for *_, layout in listed]
+    apart = max(radix[-1] for radix in radices)
+    return Stored(
+        own,
+        _pack([term for terms in expanded for term in terms.items()]),
+        _starts(map(len, expanded)),
+        _starts(len(layout) for *_, layout in listed),
+        np.concatenate([radix[:-1] for radix in radices]),
+        np.array([number[name] * apart for name, *_ in listed]),
+        np.array([each for _, each, _ in listed]),
+    )
+
+
+def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:
+    """Where each of several parts begins that lie one after the other."""
+    return np.concatenate([[0], np.cumsum(list(lengths))[:-1]]).astype(np.int64)
 
 
 def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:
     """What some nodes and stored tensors of the unpruned model cost, by metric."""
     graph = analysis.graph
-    stored = [graph.values[name] for name in part.tensors]
+    left = {v.use.tensor for v in graph.stored if v.use is not None and v.name not in part.tensors}
+    gone = {(v.use.tensor if v.use else name): v for name in part.tensors for v in [graph.values[name]]}
+    stored = [value for name, value in gone.items() if name not in left]  # a copy may be stored for others
     monomials = (
         monomial
         for node in graph.nodes
@@ -141,7 +252,7 @@ def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:
     )
     return {
         "macs": float(sum(prod(dim.size for dim in monomial) for monomial in monomials)),
-        "params": float(sum(value.n_elements for value in stored if value.kind == "parameter")),
+        "params": float(sum(value.n_elements for value in stored if value.weighs)),
         "bytes": float(sum(value.n_elements * value.itemsize for value in stored)),
     }
 
@@ -189,9 +300,9 @@ def _times(a: _Terms, b: _Terms) -> _Terms:
     return result
 
 
-def _pack(terms: _Terms) -> Polynomial:
-    width = max((len(powers) for powers in terms), default=0) or 1
+def _pack(terms: Collection[tuple[tuple[int, ...], float]]) -> Polynomial:
+    width = max((len(powers) for powers, _ in terms), default=0) or 1
     powers = np.full((len(terms), width), -1, dtype=np.int64)
-    for row, key in enumerate(terms):
+    for row, (key, _) in enumerate(terms):
         powers[row, : len(key)] = key
-    return Polynomial(np.array(list(terms.values()), dtype=np.float64), powers)
+    return Polynomial(np.array([coefficient for _, coefficient in terms], dtype=np.float64), powers)

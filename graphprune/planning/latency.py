@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import OptionError
-from graphprune.files import write_text
+from graphprune.files import read_json, write_text
 
 FORMAT = 1
 """The version of the JSON form."""
@@ -156,11 +156,7 @@ class Profile:
         Raises:
             OptionError: The file cannot be read or is no profile.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            why = (isinstance(error, OSError) and error.strerror) or error
-            raise OptionError(f"cannot read profile '{path}': {why}; make one with graphprune profile") from error
+        data = read_json(Path(path), OptionError, "profile", "make one with graphprune profile")
         return Profile.from_dict(data)
 
 

@@ -1,14 +1,20 @@
 """The plan: which units of which group stay. Frozen, JSON, by original index.
 
 ``plan.to_dict()["parameters"][name][str(axis)]`` lists the kept positions of every cut axis of a stored tensor in the
-original numbering, so that anyone can replay or check a plan without graphprune.
+original numbering, so that anyone can replay or check a plan without graphprune. The names are those of the file.
+
+A tensor that a file stores once for several uses, equal constants of different layers, may be cut otherwise for each of
+them. Then ``to_dict()["uses"][tensor]`` lists the uses that are cut: ``use`` is ``RESULT:i``, what the node with the
+result ``RESULT`` reads as its operand ``i`` (from 0; through a ``DequantizeLinear`` if need be), ``axes`` the kept
+positions as above, and ``name`` what this copy is called where groups, blocks and reports speak of it:
+``TENSOR@RESULT:i``, or the tensor's own name for one of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +25,12 @@ import numpy as np
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
-from graphprune.files import write_text
+from graphprune.files import read_json, write_text
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.ir.graph import Graph
+from graphprune.ir.graph import Graph, Use
 
-FORMAT = 2
-"""The version of the JSON form; a plan of format 1 had no blocks."""
+FORMAT = 3
+"""The version of the JSON form; a plan of format 1 had no blocks, one of format 2 called copies ``TENSOR__1``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class PruningPlan:
         options: How the plan was made (targets, criterion, ...), for the reader.
         blocks: The residual branches that are left out.
         made_on: ``torch`` or ``onnx``: what the fingerprint and the names are of.
+        uses: Which of the names in :attr:`parameters` and :attr:`shapes` are copies of one tensor of the file.
     """
 
     fingerprint: str
@@ -67,6 +74,43 @@ class PruningPlan:
     options: Mapping[str, Any] = field(default_factory=dict)
     blocks: tuple[BlockPlan, ...] = ()
     made_on: str = ""
+    uses: Mapping[str, Use] = field(default_factory=dict)
+
+    def on(self, graph: Graph) -> PruningPlan:
+        """The same plan with the present names of copies, where a plan of format 2 calls them otherwise."""
+        present = {
+            value.use.former: value
+            for value in graph.stored
+            if value.use is not None and value.use.former and value.use.former not in graph.values
+        }
+        listed = {*self.parameters, *self.shapes, *(name for block in self.blocks for name in block.tensors)}
+        listed.update(name for group in self.groups for name in present if group.name.startswith(f"{name}["))
+        if self.uses or present.keys().isdisjoint(listed):
+            return self
+
+        def new(name: str) -> str:
+            return present[name].name if name in present else name
+
+        def new_group(name: str) -> str:
+            tensor, bracket, rest = name.rpartition("[")
+            return f"{new(tensor)}{bracket}{rest}" if bracket else name
+
+        parameters = {new(name): axes for name, axes in self.parameters.items()}
+        shapes = {new(name): shape for name, shape in self.shapes.items()}
+        return replace(
+            self,
+            groups=tuple(replace(group, name=new_group(group.name)) for group in self.groups),
+            parameters=parameters,
+            shapes=shapes,
+            blocks=tuple(
+                replace(block, name=new(block.name), tensors=tuple(map(new, block.tensors))) for block in self.blocks
+            ),
+            options={
+                key: [new(name) for name in value] if key == "compensated" else value
+                for key, value in self.options.items()
+            },
+            uses=_uses(graph, {*parameters, *shapes}),
+        )
 
     def blocks_of(self, analysis: Analysis) -> tuple[Block, ...]:
         """The blocks of an analysed graph that are left out.
@@ -161,7 +205,14 @@ class PruningPlan:
                 mine[axis] = tuple(mine[axis][i] for i in index) if axis in mine else index
         blocks = (*self.blocks, *later.blocks)
         return PruningPlan(
-            self.fingerprint, tuple(groups.values()), parameters, shapes, later.options, blocks, self.made_on
+            self.fingerprint,
+            tuple(groups.values()),
+            parameters,
+            shapes,
+            later.options,
+            blocks,
+            self.made_on,
+            {**later.uses, **self.uses},
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,12 +223,22 @@ class PruningPlan:
             "made_on": self.made_on,
             "options": dict(self.options),
             "groups": [{"name": g.name, "kind": g.kind, "size": g.size, "kept": list(g.kept)} for g in self.groups],
-            "parameters": {
-                name: {str(axis): list(index) for axis, index in axes.items()} for name, axes in self.parameters.items()
+            "parameters": {name: _written(axes) for name, axes in self.parameters.items() if name not in self.uses},
+            **({"uses": uses} if (uses := self._uses()) else {}),
+            "shapes": {
+                self.uses[name].tensor if name in self.uses else name: list(shape)
+                for name, shape in self.shapes.items()
             },
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "blocks": [{"name": b.name, "kind": b.kind, "tensors": list(b.tensors)} for b in self.blocks],
         }
+
+    def _uses(self) -> dict[str, list[dict[str, Any]]]:
+        """What is kept of tensors that have several uses, for each use of which the plan speaks."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for name, use in self.uses.items():
+            axes = _written(self.parameters.get(name, {}))
+            found.setdefault(use.tensor, []).append({"name": name, "use": use.reader, "axes": axes})
+        return found
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> PruningPlan:
@@ -187,10 +248,21 @@ class PruningPlan:
             PlanError: Something is missing or of the wrong type, or the format is newer.
         """
         try:
-            if data["format"] not in (1, FORMAT):
+            if data["format"] not in (1, 2, FORMAT):
                 raise PlanError(
                     f"the plan has format {data['format']}, this graphprune reads format {FORMAT}; update one of them"
                 )
+            shapes = {str(name): tuple(map(int, shape)) for name, shape in data.get("shapes", {}).items()}
+            uses: dict[str, Use] = {}
+            cut: list[tuple[str, Mapping[str, Any]]] = []
+            for tensor, copies in data.get("uses", {}).items():
+                for copy in copies:
+                    name = str(copy["name"])
+                    uses[name] = Use(str(tensor), str(copy["use"]))
+                    shapes[name] = shapes[tensor]
+                    cut.extend([(name, copy["axes"])] if copy["axes"] else [])
+                if tensor not in uses:  # it is listed for its shape alone
+                    del shapes[tensor]
             return PruningPlan(
                 str(data["fingerprint"]),
                 tuple(
@@ -201,18 +273,19 @@ class PruningPlan:
                 ),
                 {
                     str(name): {
-                        int(axis): _indices(index, int(data["shapes"][name][int(axis)]), f"{name}[{axis}]")
+                        int(axis): _indices(index, int(shapes[name][int(axis)]), f"{name}[{axis}]")
                         for axis, index in axes.items()
                     }
-                    for name, axes in data["parameters"].items()
+                    for name, axes in (*data["parameters"].items(), *cut)
                 },
-                {str(name): tuple(map(int, shape)) for name, shape in data.get("shapes", {}).items()},
+                shapes,
                 dict(data.get("options", {})),
                 tuple(
                     BlockPlan(str(b["name"]), str(b["kind"]), tuple(map(str, b["tensors"])))
                     for b in data.get("blocks", ())
                 ),
                 str(data.get("made_on", "")),
+                uses,
             )
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise PlanError(
@@ -234,18 +307,7 @@ class PruningPlan:
         Raises:
             PlanError: The file is missing or is no plan.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise PlanError(
-                f"cannot read plan '{path}': {error.strerror}; give the file that --plan-out wrote"
-            ) from error
-        except ValueError as error:
-            raise PlanError(f"plan '{path}' is no JSON: {error}; give the file that --plan-out wrote") from error
-        if not isinstance(data, dict):
-            raise PlanError(
-                f"plan '{path}' holds a {type(data).__name__}, expected an object; give the file that --plan-out wrote"
-            )
+        data = read_json(Path(path), PlanError, "plan", "give the file that --plan-out wrote")
         return PruningPlan.from_dict(data)
 
 
@@ -256,6 +318,17 @@ def _indices(values: Any, size: int, name: str) -> tuple[int, ...]:
             f"the kept indices of '{name}' are not a rising sequence within 0..{size - 1}; make the plan anew"
         )
     return index
+
+
+def _written(axes: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:
+    return {str(axis): list(index) for axis, index in axes.items()}
+
+
+def _uses(graph: Graph, names: Collection[str]) -> dict[str, Use]:
+    """Which of these names are copies of a tensor, and for what use."""
+    found = ((value.name, value.use) for value in graph.stored if value.name in names)
+    # what a copy was called says nothing to whoever reads the plan
+    return {name: replace(use, former="") for name, use in found if use is not None}
 
 
 def make_plan(
@@ -281,7 +354,15 @@ def make_plan(
     for name, axes, shape in _cut_along(analysis, cut):
         parameters[name], shapes[name] = axes, shape
     blocks = tuple(BlockPlan(block.name, block.kind, block.tensors) for block in removed)
-    return PruningPlan(fingerprint(analysis.graph), groups, parameters, shapes, dict(options or {}), blocks)
+    return PruningPlan(
+        fingerprint(analysis.graph),
+        groups,
+        parameters,
+        shapes,
+        dict(options or {}),
+        blocks,
+        uses=_uses(analysis.graph, shapes),
+    )
 
 
 def _cut_along(
@@ -304,9 +385,11 @@ def fingerprint(graph: Graph) -> str:
     weights or of the sizes of the example input, so that a retrained model takes the same plan.
     """
     digest = hashlib.sha256()
+    former = {value.name: value.use.former for value in graph.stored if value.use is not None and value.use.former}
     for value in graph.stored:
-        digest.update(f"{value.name}:{value.dtype}:{list(value.shape)};".encode())
+        digest.update(f"{former.get(value.name, value.name)}:{value.dtype}:{list(value.shape)};".encode())
     for node in graph.nodes:
-        names = f"({','.join(map(str, node.operands))})->{','.join(map(str, node.results))}"
+        operands = ",".join(former.get(str(name), str(name)) for name in node.operands)
+        names = f"({operands})->{','.join(map(str, node.results))}"
         digest.update(f"{node.op}{names}{node.options};".encode())
     return digest.hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import ceil, inf, isnan
@@ -12,8 +11,17 @@ from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError
 from graphprune.ir.graph import Graph
-
-_SELECTOR = re.compile(r"(?P<pattern>.+?)(?:\[(?P<axis>\d+)\])?$", re.DOTALL)
+from graphprune.planning.selectors import (
+    BLOCK_KINDS,
+    Selector,
+    kind_groups,
+    matches,
+    means_blocks,
+    parts,
+    read_selector,
+    scopes,
+    selected,
+)
 
 
 def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int | None, str]]:
@@ -21,52 +29,69 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
 
     A pattern is matched against the names of stored tensors and of the scopes that hold them (``layer1`` protects
     ``layer1.0.conv1.weight``), with ``*`` and ``?``; ``[0]`` at its end names one axis. A word that is a kind of group
-    (``head``) protects the groups of that kind too, which is the business of :func:`chosen_groups`.
+    (``head``) protects the groups of that kind too, which is the business of :func:`chosen_groups`; ``name:head`` is a
+    pattern only, ``kind:head`` a kind only.
 
     Raises:
         OptionError: A pattern matches nothing, or no matching tensor has its axis.
     """
     found: list[tuple[str, int | None, str]] = []
     names = [value.name for value in graph.stored]
-    for pattern in protect:
-        text, axis = _parts(pattern)
-        hits = [name for name in names if _matches(name, text)]
+    for selector in map(read_selector, protect):
+        if not selector.may_be("name"):
+            continue
+        text, axis = parts(selector.word)
+        hits = [name for name in names if matches(name, text)]
         if axis is not None and hits and all(axis >= len(graph.values[name].shape) for name in hits):
             rank = max(len(graph.values[name].shape) for name in hits)
-            raise OptionError(f"protect pattern '{pattern}' names axis {axis}, '{hits[0]}' has {rank} axes, from 0")
-        if not hits and pattern not in KINDS:
+            raise OptionError(
+                f"protect pattern '{selector.text}' names axis {axis}, '{hits[0]}' has {rank} axes, from 0"
+            )
+        if not hits and selector.kind is None:
             near = ", ".join(f"'{name}'" for name in names[:3])
             raise OptionError(
-                f"protect pattern '{pattern}' matches no stored tensor and no kind of group; names look like {near}, "
-                f"kinds are {', '.join(KINDS)}"
+                f"protect pattern '{selector.text}' matches no stored tensor and no kind of group; names look like "
+                f"{near}, kinds are {', '.join(KINDS)}"
             )
-        found.extend((name, axis, f"protected by '{pattern}'") for name in hits)
+        found.extend((name, axis, f"protected by '{selector.text}'") for name in hits)
     return found
 
 
 def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str] = ()) -> tuple[Group, ...]:
-    """The groups that ``only`` selectors name, without kinds that ``protect`` names; all where ``only`` is empty.
+    """The groups that ``only`` names (all if it is empty), without the kinds and groups that ``protect`` names.
 
     A selector is a kind of group (``channel``), a group's name, or a pattern for the names of its tensors, with its
-    axis if one is meant (``*.mlp.up_proj.weight[0]``).
+    axis if one is meant (``*.mlp.up_proj.weight[0]``); see :mod:`graphprune.planning.selectors` for what goes first.
 
     Raises:
         OptionError: A selector names no group.
     """
-    kept = frozenset(protect) & KINDS.keys()
-    candidates = [group for group in analysis.groups if group.kind not in kept]
-    wanted = list(only)
-    selectors = [selector for selector in wanted if selector not in BLOCK_KINDS]
+    kept: set[str] = set()
+    for selector in map(read_selector, protect):
+        kept.update(group.name for group in kind_groups(selector, analysis))
+        if selector.reading == "group":
+            kept.update(_named(selector, analysis))
+    candidates = [group for group in analysis.groups if group.name not in kept]
+    wanted = [read_selector(text) for text in only]
+    selectors = [selector for selector in wanted if not means_blocks(selector, analysis)]
     if not selectors:
         return () if wanted else tuple(candidates)
-    chosen: dict[str, Group] = {}
+    chosen: set[str] = set()
     for selector in selectors:
-        hits = [group for group in candidates if _selects(selector, group)]
+        hits = {group.name for group in selected(selector, analysis)} - kept
         if not hits:
             kinds = ", ".join(dict.fromkeys(group.kind for group in analysis.groups)) or "none"
-            raise OptionError(f"'{selector}' of only selects no group; the kinds in this model are: {kinds}")
-        chosen.update((group.name, group) for group in hits)
+            raise OptionError(f"'{selector.text}' of only selects no group; the kinds in this model are: {kinds}")
+        chosen.update(hits)
     return tuple(group for group in candidates if group.name in chosen)
+
+
+def _named(selector: Selector, analysis: Analysis) -> list[str]:
+    names = [group.name for group in analysis.groups if group.name == selector.word]
+    if not names:
+        shown = ", ".join(f"'{group.name}'" for group in analysis.groups[:3]) or "none"
+        raise OptionError(f"'{selector.text}' of protect names no group of the model; groups are called {shown}")
+    return names
 
 
 def most_sensitive(values: Mapping[str, float], ratio: float) -> tuple[str, ...]:
@@ -75,38 +100,39 @@ def most_sensitive(values: Mapping[str, float], ratio: float) -> tuple[str, ...]
     return tuple(order[: ceil(ratio * len(order) - 1e-9)])
 
 
-BLOCK_KINDS = frozenset({"layer", "block"})
-"""Kinds of unit that are no groups."""
-
-
 def block_candidates(analysis: Analysis, kind: str, protect: Iterable[str] = ()) -> tuple[Block, ...]:
     """The blocks of a kind that may be chosen: for ``block`` those that hold no others; none that is protected."""
-    patterns = tuple(protect)
-    if kind in patterns:
+    selectors = [read_selector(text) for text in protect]
+    if any(selector.kind == kind for selector in selectors):
         return ()
     return tuple(
         block
         for block in analysis.blocks
         if block.kind == kind
         and (kind == "layer" or not block.parts)
-        and not any(_matches(name, _parts(pattern)[0]) for name in block.tensors for pattern in patterns)
+        and not any(selector.names(name) for name in block.tensors for selector in selectors)
     )
+
+
+def block_kinds(only: Iterable[str]) -> list[str]:
+    """The kinds of whole blocks that ``only`` names."""
+    kinds = [read_selector(text).kind for text in only]
+    return [kind for kind in kinds if kind is not None and kind in BLOCK_KINDS]
 
 
 def named_blocks(analysis: Analysis, selectors: Iterable[str]) -> tuple[Block, ...]:
     """The blocks that selectors name: a block's name, or a pattern for the last weight of a branch or for its scopes.
 
-    ``layers.3`` names all branches that end in ``layers.3``, and so the whole layer.
+    ``layers.3`` names all branches that end in ``layers.3``, and so the whole layer. Where no scope is called so, it is
+    the end of one: ``model.layers.3``.
 
     Raises:
-        OptionError: A selector names no block.
+        OptionError: A selector names no block, or the ends of several scopes.
     """
     chosen: dict[str, Block] = {}
     for selector in selectors:
         exact = analysis.branches.get(selector)
-        ends = {b.name for b in analysis.blocks if any(_matches(name, selector) for name in b.closing)}
-        hits = [b for b in analysis.blocks if (ends.issuperset(b.parts) if b.kind == "layer" else b.name in ends)]
-        hits = hits if exact is None else [exact]
+        hits = _ending_in(analysis, selector) if exact is None else [exact]
         if not hits and not analysis.blocks:
             raise OptionError(f"'{selector}' names no block: the model has none that can be removed")
         if not hits:
@@ -117,6 +143,28 @@ def named_blocks(analysis: Analysis, selectors: Iterable[str]) -> tuple[Block, .
             )
         chosen.update((block.name, block) for block in hits)
     return tuple(chosen.values())
+
+
+def _ending_in(analysis: Analysis, selector: str) -> list[Block]:
+    """The blocks whose last weight lies in a scope of this name, or else in one that ends so."""
+
+    def hits(pattern: str) -> list[Block]:
+        ends = {b.name for b in analysis.blocks if any(matches(name, pattern) for name in b.closing)}
+        return [b for b in analysis.blocks if (ends.issuperset(b.parts) if b.kind == "layer" else b.name in ends)]
+
+    found = hits(selector)
+    if found:
+        return found
+    closing = {scope for block in analysis.blocks for name in block.closing for scope in scopes(name)}
+    ends = sorted(scope for scope in closing if any(fnmatchcase(scope, f"*{at}{selector}") for at in "./"))
+    # a pattern, or the scopes within one that it ends, may well be several
+    before = {scope[: -len(selector)] for scope in ends}
+    if "*" not in selector and "?" not in selector and len(before) > 1:
+        shown = ", ".join(f"'{end}'" for end in ends[:4])
+        raise OptionError(
+            f"'{selector}' may be any of {shown}; write the whole name, or '*.{selector}' for all of them"
+        )
+    return [block for scope in ends for block in hits(scope)]
 
 
 def how_many(text: str, n: int, kind: str) -> int:
@@ -139,26 +187,3 @@ def how_many(text: str, n: int, kind: str) -> int:
             else f"the model has no {kind} that can be removed; see 'graphprune inspect'"
         )
     return count
-
-
-def _selects(selector: str, group: Group) -> bool:
-    if selector in (group.kind, group.name):
-        return True
-    pattern, axis = _parts(selector)
-    return any(_matches(site.tensor, pattern) and axis in (None, site.axis) for site in group.sites)
-
-
-def _parts(selector: str) -> tuple[str, int | None]:
-    """``fc.weight[0]`` as pattern and axis."""
-    found = _SELECTOR.match(selector)
-    if found is None or found["axis"] is None:
-        return selector, None
-    return found["pattern"], int(found["axis"])
-
-
-def _matches(name: str, pattern: str) -> bool:
-    scopes = [name]
-    for separator in (".", "/"):
-        parts = name.split(separator)
-        scopes.extend(separator.join(parts[:i]) for i in range(1, len(parts)))
-    return any(fnmatchcase(scope, pattern) for scope in scopes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import ORDERS, Counts, Limits, allocate, levels_of
 from graphprune.planning.cost import CostFunction, CostModel
+from graphprune.planning.fill import LARGE, fill
 from graphprune.planning.knapsack import allocate_by_error
 from graphprune.planning.target import Target
 
@@ -44,6 +46,7 @@ def share(
     allocation: str,
     limits: Limits,
     allowed: frozenset[str],
+    finer: frozenset[str] = frozenset(),
     original: CostModel | None = None,
     fitness: Fitness | None = None,
     seed: int = 0,
@@ -58,6 +61,7 @@ def share(
         allocation: One of :data:`ALLOCATIONS`.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
+        finer: Those that may be pruned, too, where the result is far below the targets without them.
         original: The costs that fractions are of, where ``model`` has lost blocks already.
         fitness: For :data:`SEARCHES`: what a choice does to the model.
         seed: For :data:`SEARCHES`.
@@ -69,35 +73,56 @@ def share(
     """
     if allocation not in ALLOCATIONS:
         raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
+    original = original or model
+
+    def filled(found: Callable[[Limits, frozenset[str]], Counts], **options: Any) -> Counts:
+        return fill(
+            found, model, scores, targets, limits=limits, allowed=allowed, finer=finer, original=original, **options
+        )
+
     if allocation in ORDERS:
-        return allocate(
-            model, scores, targets, allocation=allocation, limits=limits, allowed=allowed, original=original
+        return filled(
+            lambda limits, names: allocate(
+                model, scores, targets, allocation=allocation, limits=limits, allowed=names, original=original
+            ),
+            alike=allocation == "uniform",
         )
     if allocation == "kwon":
-        return _kwon(model, scores, targets, limits=limits, allowed=allowed, original=original)
+        return filled(
+            lambda limits, names: _kwon(model, scores, targets, limits=limits, allowed=names, original=original)
+        )
     if allocation == MEASURED and not losses:
         raise OptionError(
             "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
             "--calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"
         )
     curves = {
-        name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name]) for name in allowed
+        name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name])
+        for name in allowed | finer
     }
 
-    def dp(weights: Mapping[str, float]) -> Counts:
+    def dp(weights: Mapping[str, float], limits: Limits = limits, names: frozenset[str] = allowed) -> Counts:
         weighted = {name: curve * weights.get(name, 1.0) for name, curve in curves.items()}
-        return allocate_by_error(model, weighted, targets, limits=limits, allowed=allowed, original=original)
+        return allocate_by_error(model, weighted, targets, limits=limits, allowed=names, original=original)
 
-    if allocation in ("dp", MEASURED):
-        return dp({})
+    def error(counts: Counts) -> float:
+        kept = zip(model.groups, counts, strict=True)
+        return float(sum(curves[group.name][int(n)] for group, n in kept if group.name in curves))
+
+    if allocation in ("dp", MEASURED):  # of two choices within the budget the one that loses less may be the smaller
+        return filled(lambda limits, names: dp({}, limits, names), lost=error, enough=LARGE)
     if fitness is None:
         raise OptionError(
             f"allocation '{allocation}' runs the model and needs calibration data; give some (calibration=..., "
             "--calibration DATA)"
         )
+    rng = np.random.default_rng(seed)
     if allocation == "spdy":
-        return _spdy(dp, sorted(allowed), fitness, np.random.default_rng(seed))
-    return _evolution(model, dp({}), targets, limits, allowed, original or model, fitness, np.random.default_rng(seed))
+        best = _spdy(dp, sorted(allowed), fitness, rng)
+    else:
+        best = _evolution(model, dp({}), targets, limits, allowed, original, fitness, rng)
+    # a second search would take as long as the first: what pays for a step that is given back is found by dp
+    return filled(lambda tried, names: best if tried is limits else dp({}, tried, names), lost=fitness, enough=LARGE)
 
 
 def error_curve(scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -118,6 +118,7 @@ def share_tied(
     fitness: Fitness | None = None,
     seed: int = 0,
     losses: Mapping[str, Floats] | None = None,
+    finer: frozenset[str] = frozenset(),
 ) -> Counts:
     """As :func:`graphprune.planning.share.share`, where of tied groups the same fraction is kept.
 
@@ -137,6 +138,7 @@ def share_tied(
         fitness=None if fitness is None else lambda counts: fitness(joint.expanded(counts)),
         seed=seed,
         losses=None if losses is None else joint.curves(losses),
+        finer=joint.allowed(finer),
     )
     return joint.expanded(counts)
 

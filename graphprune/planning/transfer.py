@@ -72,7 +72,7 @@ def fitting(plan: PruningPlan, analysis: Analysis, metadata: Mapping[str, str] |
         PlanError: The plan belongs to another model, or what it says cannot be found in the file.
     """
     if metadata is None or plan.made_on != "torch" or fingerprint(analysis.graph) == plan.fingerprint:
-        return plan
+        return plan.on(analysis.graph)
     if METADATA in metadata:
         source, origins = read_origins(metadata[METADATA])
         if source != plan.fingerprint:
@@ -103,7 +103,8 @@ def _by_name(plan: PruningPlan, analysis: Analysis) -> dict[str, Origin]:
 def _transferred(plan: PruningPlan, analysis: Analysis, origins: Mapping[str, Origin]) -> PruningPlan:
     stored = {value.name: value.shape for value in analysis.graph.stored}
     # exporters store equal constants of several layers once; loading gives each use a copy, and the name to any of them
-    known = {name: origin for name, origin in origins.items() if name in stored and f"{name}__1" not in stored}
+    several = {value.use.tensor for value in analysis.graph.stored if value.use is not None}
+    known = {name: origin for name, origin in origins.items() if name in stored and name not in several}
     for name, origin in known.items():
         expected = plan.shapes.get(origin.name)
         if expected is not None and (len(expected), *(expected[i] for i in origin.axes)) != (

@@ -48,12 +48,14 @@ class Sensitivity:
         baseline: The measure of the original.
         rows: One for each group and ratio, groups in the order of the model.
         random: Whether the inputs were made up.
+        notes: Sentences for the user.
     """
 
     measure: str
     baseline: float
     rows: tuple[SensitivityRow, ...]
     random: bool = False
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The table of ``graphprune sensitivity``, as text."""
@@ -81,6 +83,7 @@ class Sensitivity:
             "random": self.random,
             "rows": [{**asdict(row), "value": finite(row.value)} for row in self.rows],
             "deviations": {name: finite(value) for name, value in self.deviations.items()},
+            "notes": list(self.notes),
         }
 
 

@@ -89,7 +89,9 @@ class Report:
     """What a compilation did.
 
     Attributes:
-        costs: MACs, parameters and bytes, requested (absolute) and realised.
+        costs: MACs, parameters and bytes, requested (absolute) and realised. Of ONNX files parameters and bytes are
+            what the files hold: all stored tensors, each once, where floating-point numbers (running statistics and
+            scalars, too) and quantised weights are parameters.
         groups: Every group.
         inexact: Whether groups that shift a normalizer lost units.
         proof: The checks that were run; all passed.

@@ -173,6 +173,7 @@ def render_sensitivity(result: Sensitivity, *, title: str) -> RenderableType:
         parts.append(f"... and {len(order) - _MOST_GROUPS} less sensitive groups (--json lists all)")
     if result.random:
         parts.append("[yellow]note:[/] the inputs are made up, so this says little; give real ones (--calibration)")
+    parts.extend(f"[yellow]note:[/] {escape(note)}" for note in result.notes)
     return Stack(*parts)
 
 
