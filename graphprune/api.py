@@ -743,19 +743,33 @@ def _finish(
                 )
     if attempts and state.latency is not None:
         notes = (*notes, *sentences(attempts, state.latency))
-    module = None
+    module, made = None, None
     if state.host.kind == "torch":
         progress("module")
         from graphprune.hosts.torch_module import pruned_module
 
-        module, note = pruned_module(state)
-        notes = (*notes, note) if note else notes
+        made = pruned_module(state)
+        module, notes = made.module, (*notes, *made.notes)
+        if verify:
+            state = replace(state, checks=(*state.checks, *made.checks))
+        if made.attributes:
+            plan = replace(
+                plan,
+                options={**plan.options, "attributes": {row.path: [row.before, row.after] for row in made.attributes}},
+            )
     metrics: tuple[Metric, ...] = ()
     if evaluation is not None:
         progress("evaluate")
         after = evaluation(Runner(state.host, module))
         metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
-    report = replace(_report(state, attempts), latency=rows, metrics=metrics, notes=notes, seconds=tuple(seconds))
+    report = replace(
+        _report(state, attempts),
+        latency=rows,
+        metrics=metrics,
+        notes=notes,
+        seconds=tuple(seconds),
+        attributes=made.attributes if made is not None else (),
+    )
     return Result(plan, report, state.host, state, module)
 
 

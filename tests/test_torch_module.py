@@ -68,8 +68,8 @@ IDS = (torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]),)
 
 def sliced(model: nn.Module, example: Any, only: set[str] | None = None) -> tuple[nn.Module | None, str, Proof]:
     proof = prove(model, example)
-    module, reason = sliced_module(model, proof.host, proof.pruned)
-    return module, reason, proof
+    made = sliced_module(model, proof.host, proof.pruned)
+    return made.module, " ".join(made.notes), proof
 
 
 def test_transformer_keeps_its_class_ties_and_training_flag() -> None:

@@ -82,7 +82,8 @@ class Cell(nn.Module):
 def test_recurrent_cells_lose_hidden_units_and_stay_cells(cell: type[nn.Module]) -> None:
     model = Cell(cell)
     proof = prove(model, torch.randn(2, 3, 8))
-    module, reason = sliced_module(model, proof.host, proof.pruned)
+    made = sliced_module(model, proof.host, proof.pruned)
+    module, reason = made.module, " ".join(made.notes)
     assert reason == ""
     assert (module.cell.hidden_size, module.cell.input_size) == (8, 8)
     assert tuple(module.cell.weight_hh.shape)[1] == 8
@@ -117,7 +118,8 @@ def test_normed_weights_keep_the_class(norm: Callable[[nn.Module], nn.Module], *
     if trained:
         model(x).sum().backward()
     proof = prove(model, x)
-    module, reason = sliced_module(model, proof.host, proof.pruned)
+    made = sliced_module(model, proof.host, proof.pruned)
+    module, reason = made.module, " ".join(made.notes)
     assert reason == ""
     assert isinstance(module, nn.Sequential)
     module(x).sum().backward()
@@ -137,7 +139,8 @@ def test_normed_weights_keep_the_class(norm: Callable[[nn.Module], nn.Module], *
 def test_layers_whose_sizes_show_in_no_tensor(layers: tuple[nn.Module, ...], x: tuple[int, ...]) -> None:
     model, example = nn.Sequential(*layers), torch.randn(x)
     proof = prove(model, example)
-    module, reason = sliced_module(model, proof.host, proof.pruned)
+    made = sliced_module(model, proof.host, proof.pruned)
+    module, reason = made.module, " ".join(made.notes)
     assert reason == ""
     assert module(example).shape == model(example).shape  # without a warning
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from graphprune.errors import OutputError, PlanError
 from graphprune.files import replaced
-from graphprune.hosts.torch_module import add_bias
+from graphprune.hosts.torch_own import add_bias
 from graphprune.planning.plan import PruningPlan
 
 STATE, PLAN = "model.safetensors", "plan.json"

@@ -58,6 +58,15 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
+class AttributeRow:
+    """A number that the user's own module keeps, by its path, in the original and in the pruned module."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """Median milliseconds in onnxruntime before and after, on so many threads."""
 
@@ -89,6 +98,8 @@ class Report:
         seconds: Time taken by each step.
         notes: Sentences for the user.
         blocks: The residual branches and layers that were left out.
+        attributes: The numbers in the attributes of the user's own module that had to change with its tensors; those
+            of torch's own layers, which follow their weights, are not listed.
     """
 
     costs: tuple[Cost, ...]
@@ -100,6 +111,7 @@ class Report:
     seconds: tuple[tuple[str, float], ...] = ()
     notes: tuple[str, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
+    attributes: tuple[AttributeRow, ...] = ()
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
