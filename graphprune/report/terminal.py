@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from io import StringIO
@@ -67,6 +68,8 @@ def render_report(report: Report, *, title: str) -> RenderableType:
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     parts: list[RenderableType] = [costs, ""]
     parts.extend([_cut_groups(report), ""])
+    if report.attributes:
+        parts.extend([_attributes(report), ""])
     if report.proof:
         parts.append(render_checks(report.proof))
     else:
@@ -100,6 +103,23 @@ def _cut_groups(report: Report) -> Table:
         units, kept = sum(row.size for row in rows), sum(row.kept for row in rows)
         cut = sum(row.kept < row.size for row in rows)
         table.add_row(kind, str(len(rows)), str(cut), str(units), f"{kept} ({kept / units:.0%})")
+    return table
+
+
+def _attributes(report: Report) -> Table:
+    """One row for alike modules: ``layers.*.heads``."""
+    alike: dict[tuple[str, str, str], int] = {}
+    for row in report.attributes:
+        key = re.sub(r"\d+", "*", row.path), str(row.before), str(row.after)
+        alike[key] = alike.get(key, 0) + 1
+    table = Table(title="attributes of the module that changed with its tensors", title_justify="left", show_edge=False)
+    table.add_column("attribute", overflow="fold")
+    for column in ("before", "after", "modules"):
+        table.add_column(column, justify="right")
+    for (path, before, after), n in list(alike.items())[:_MOST_GROUPS]:
+        table.add_row(escape(path), escape(before), escape(after), str(n))
+    if len(alike) > _MOST_GROUPS:
+        table.caption = f"... and {len(alike) - _MOST_GROUPS} more (--json lists all)"
     return table
 
 
