@@ -93,7 +93,8 @@ def decoder(family: str) -> nn.Module:
     """A small decoder with random weights, in evaluation mode."""
     name, options = DECODERS[family]
     torch.manual_seed(0)
-    model: nn.Module = getattr(transformers, f"{name}ForCausalLM")(getattr(transformers, f"{name}Config")(**options))
+    config = getattr(transformers, f"{name}Config")(**options)
+    model: nn.Module = transformers.AutoModelForCausalLM.from_config(config)
     return model.eval()
 
 

@@ -1,8 +1,8 @@
 """Which numbers of a user's module have to change with its tensors: as few as the module needs, none by coincidence.
 
 The copy starts with all its numbers unchanged. Where it fails one of its uses (the forward, decoding with a cache),
-the numbers that reach torch's functions in that use are tried with what the sizes that they equal have become; of what makes
-the use work, each change that the use can do without is taken back.
+the numbers that reach torch's functions in that use are tried with what the sizes that they equal have become; of what
+makes the use work, each change that the use can do without is taken back.
 """
 
 from __future__ import annotations

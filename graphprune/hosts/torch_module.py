@@ -2,8 +2,8 @@
 
 The graph module that torch.export gives is exact, but it has lost the methods of the user's class (``generate``) and
 its training behaviour (dropout). So a copy of the user's module gets the pruned tensors, and the numbers that it keeps
-in attributes (``num_heads``) change where the copy fails without it. Which number means which size cannot be known; it is
-tried and proven: a copy is handed out only if it computes what the pruned graph computes, with tensors of its own.
+in attributes (``num_heads``) change where the copy fails without it. Which number means which size cannot be known; it
+is tried and proven: a copy is handed out only if it computes what the pruned graph computes, with tensors of its own.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def sliced_module(
     forward = _forward(pruned)
     candidates = Candidates.of(source, original, pruned)
     changes, reason = _fitted(module, candidates, forward, decoding)
-    reason = reason or foreign_reads(module, source, pruned, forward.run)
+    reason = foreign_reads(module, source, pruned, forward.run) or reason
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
-    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(),))
+    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(module),))
 
 
 def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:

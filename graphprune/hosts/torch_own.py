@@ -1,8 +1,8 @@
 """Copies of a user's module, and the proof that a copy computes with tensors of its own.
 
 ``copy.deepcopy`` leaves functions as they are: a lambda, a nested function or a default argument that holds a layer
-goes on holding the layer of the original. So functions that reach the module's layers or tensors are made anew around the
-copies. What escapes that (a global, an attribute of a class) is found when the copy runs: every operator's operands are
+goes on holding the layer of the original. So functions that reach the module's layers or tensors are made anew around
+the copies. What escapes that (a global, an attribute of a class) is found when the copy runs: every operator's operands are
 held against the memory of the original's tensors, which is exact whatever an operand's effect on the outputs is.
 """
 
@@ -83,12 +83,15 @@ def foreign_reads(module: nn.Module, source: nn.Module, pruned: TorchHost, run: 
         run: Calls a module on the example.
     """
     theirs = {_memory(tensor): name for name, tensor in _named(source) if tensor.numel()}
-    mode = _Reads()
-    with mode:
-        run(module)
+    mode, failed = _Reads(), False
+    try:
+        with mode:
+            run(module)
+    except Exception:  # noqa: BLE001  # sizes do not fit, perhaps since layers of the original are among those used
+        failed = True
     if shared := sorted({theirs[place] for place in mode.seen & theirs.keys()}):
         return f"it computes with {_listed(shared)} of your own module, which its code reaches past the copy"
-    ours = dict(_named(module))
+    ours = {} if failed else dict(_named(module))
     used = (name for name in pruned.without_dead_nodes().tensors if name in ours)
     if unread := sorted(name for name in used if ours[name].numel() and _memory(ours[name]) not in mode.seen):
         return f"it does not compute with its own {_listed(unread)}, but with something that was made of the original's"
@@ -167,7 +170,22 @@ def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
         new.__defaults__ = tuple(map(own_copy, function.__defaults__)) if function.__defaults__ else None
         if function.__kwdefaults__:
             new.__kwdefaults__ = {name: own_copy(item) for name, item in function.__kwdefaults__.items()}
+    if functions:
+        _rebind(module, {function: memo[id(function)] for function in functions})
     return module
+
+
+def _rebind(module: nn.Module, functions: Mapping[Callable[..., Any], types.FunctionType]) -> None:
+    """Makes methods of the new functions, where a copy has bound the old ones to its own layers."""
+    for item in list(_reached([module])):
+        held = item if isinstance(item, dict | list) else getattr(item, "__dict__", None)
+        if not isinstance(held, dict | list) or isinstance(item, type):
+            continue
+        places: list[Any] = list(held) if isinstance(held, dict) else list(range(len(held)))
+        for place in places:
+            method = held[place]
+            if isinstance(method, types.MethodType) and method.__func__ in functions:
+                held[place] = types.MethodType(functions[method.__func__], method.__self__)
 
 
 def _held(item: Any) -> Iterable[Any]:
