@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +14,12 @@ from torch import nn
 from torch_proof import prove
 
 import graphprune as gp
+from graphprune.analysis.groups import analyze_graph
 from graphprune.hosts.torch_constructor import constructed_changes
+from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_module import Made, sliced_module
 from graphprune.hosts.torch_spots import Spot, find_spots, reaching
+from graphprune.passes.slice_groups import slice_edits
 
 IMAGE = (torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)),)
 ROWS = (torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0)),)
@@ -119,6 +123,31 @@ class Configured(nn.Module):
         return self.out(v.cumsum(1).flatten(2))
 
 
+class Reader(nn.Module):
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.value, self.out = nn.Linear(12, 12), nn.Linear(12, 12)
+
+    def forward(self, x):
+        b, s, _ = x.shape
+        return x + self.out(self.value(x).view(b, s, self.config.heads, -1).cumsum(1).flatten(2))
+
+
+class Readers(nn.Module):
+    """Layers read their sizes from one object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = Sizes()
+        self.layers = nn.ModuleList(Reader(self.config) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
 class Parts(nn.Module):
     """Sizes of parts in a list; a tuple beside it that nobody reads."""
 
@@ -220,6 +249,32 @@ def test_only_what_must_change_changes_and_is_listed(build: Any, example: Any, a
     assert ours == listed
     assert {path.rpartition(".")[2] for path in listed} <= allowed
     assert bool(listed) == bool(allowed)
+
+
+@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 3, 2)])
+def test_an_object_stays_shared_where_its_readers_agree(heads: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Readers().eval()
+    host = TorchHost.trace(model, ROWS).folded()
+    analysis = analyze_graph(host.graph())
+    kept = {}
+    for i, n in enumerate(heads):
+        (group,) = (
+            group
+            for group in analysis.groups
+            if group.size == 4 and any(site.tensor == f"layers.{i}.value.weight" for site in group.sites)
+        )
+        kept[group.factor] = np.arange(n)
+    pruned = host.edited(slice_edits(analysis, {factor: index for factor, index in kept.items() if len(index) < 4}))
+    result = sliced_module(model, host, pruned)
+    assert type(result.module) is Readers, result.notes
+    assert tuple(layer.config.heads for layer in result.module.layers) == heads
+    same = len(set(heads)) == 1
+    assert all((layer.config is result.module.config) == same for layer in result.module.layers[1:])
+    assert {str(row.path) for row in result.attributes} == (
+        {"config.heads"} if same else {f"layers.{i}.config.heads" for i in range(3) if heads[i] < 4}
+    )
+    assert (model.config.heads, model.layers[2].config is model.config) == (4, True)
 
 
 def test_other_methods_work() -> None:

@@ -8,9 +8,10 @@ makes the use work, each change that the use can do without is taken back.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from torch import nn
@@ -70,14 +71,14 @@ class Candidates:
         return cls(source, find_spots(source), layers, resized_sizes(original, pruned))
 
     def options(self, spot: Spot, *, reached: bool) -> list[Any]:
-        """The new values of a spot: those of sizes in its module first, then of the layers in it, then elsewhere."""
+        """The new values of a spot: those of sizes in its module first, then of torch's layers there, then of all."""
         layer = self.layers[spot.path]
         if is_torchs(layer) and not isinstance(layer, _SIZED_BY_HAND):
             return []
         pairs = _nearby(spot.path, self.layers, self.resized)
-        if reached:  # a config serves modules anywhere, a module its whole inside
+        if reached:
             prefix = f"{spot.path}." if spot.path else ""
-            inside = [path for path in self.resized if spot.chain or path.startswith(prefix)]
+            inside = [path for path in self.resized if path.startswith(prefix)]
             pairs = [*pairs, *(pair for path in inside for pair in self.resized[path])]
         elif spot.chain or spot.name.startswith("_"):
             return []
@@ -90,17 +91,21 @@ class Candidates:
         graph, so that layers of equal build may end up with different sizes.
         """
         found: dict[Alike, dict[Spot, list[Any]]] = {}
-        for spot in (*sorted(reached, key=list(self.spots).index), *others):
+        for spot in (*(spot for spot in self.spots if spot in reached), *others):
             options = self.options(spot, reached=spot in reached)
             if options:
                 pattern = re.sub(r"\d+", "*", spot.path)
                 key = (pattern, type(self.layers[spot.path]), spot.chain, spot.name, spot in reached)
                 found.setdefault(key, {})[spot] = options
+        readers = Counter(common for by_spot in found.values() for common in {spot.common for spot in by_spot})
         all_ways = []
         for by_spot in found.values():
             ways: list[Changes] = []
             for k in range(max(map(len, by_spot.values()))):
                 way = {spot: options[min(k, len(options) - 1)] for spot, options in by_spot.items()}
+                common, *others_kept = {spot.common for spot in way}
+                if not others_kept and readers[common] == 1 and len({str(value) for value in way.values()}) == 1:
+                    way = {common: next(iter(way.values()))}  # all readers agree, and go on sharing it
                 if way not in ways:
                     ways.append(way)
             all_ways.append([*ways, {}])
@@ -134,8 +139,8 @@ def fit(module: nn.Module, candidates: Candidates, uses: Sequence[Use], base: Ch
 
 def apply_changes(module: nn.Module, candidates: Candidates, old: Changes, new: Changes) -> None:
     """Takes some changes back and makes others."""
-    for spot in old.keys() - new.keys():
-        spot.write(module, candidates.spots[spot])
+    for spot in old:
+        spot.restore(module, candidates.spots[spot])
     for spot, value in new.items():
         spot.write(module, value)
 
@@ -147,16 +152,21 @@ def _search(module: nn.Module, candidates: Candidates, base: Changes, uses: Sequ
     others = [spot for spot in candidates.spots if spot not in reached and spot not in base]
     present = dict(base)
     likely, unlikely = candidates.ways(reached, ()), candidates.ways(reached, others)
-    for all_ways in (likely, unlikely) if len(unlikely) > len(likely) else (likely,):
-        for options in islice(fewest_first([len(ways) for ways in all_ways]), ATTEMPTS):
-            parts = [ways[k] for ways, k in zip(all_ways, options, strict=True)]
-            wanted = {**base, **{spot: value for part in parts for spot, value in part.items()}}
-            apply_changes(module, candidates, present, wanted)
-            present = wanted
-            if not _failing(module, uses):
-                return _shrunk(module, candidates, base, parts, uses)
+    trials = chain(*(_trials(ways) for ways in ((likely, unlikely) if len(unlikely) > len(likely) else (likely,))))
+    for parts in islice(trials, ATTEMPTS):
+        wanted = {**base, **{spot: value for part in parts for spot, value in part.items()}}
+        apply_changes(module, candidates, present, wanted)
+        present = wanted
+        if not _failing(module, uses):
+            return _shrunk(module, candidates, base, parts, uses)
     apply_changes(module, candidates, present, base)
     return None
+
+
+def _trials(all_ways: Sequence[Sequence[Changes]]) -> Iterator[list[Changes]]:
+    """One way for each of several numbers: all the likeliest, then one other, ..."""
+    for options in islice(fewest_first([len(ways) for ways in all_ways]), ATTEMPTS // 2):
+        yield [ways[k] for ways, k in zip(all_ways, options, strict=True)]
 
 
 def _shrunk(

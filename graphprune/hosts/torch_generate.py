@@ -21,7 +21,7 @@ from graphprune.hosts.torch_own import probe_of
 from graphprune.hosts.torch_trace import Example, quiet
 from graphprune.pipeline.state import Check
 
-N_PROMPT, N_NEW, N_PADDED = 6, 4, 2
+N_PROMPT, N_NEW, N_PADDED = 6, 3, 2
 """Tokens of the prompt, tokens decoded, and tokens of one prompt that are padding."""
 
 TOLERANCES = {8: 1e-10, 4: 1e-5, 2: 2e-2}

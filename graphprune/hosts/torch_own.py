@@ -2,8 +2,8 @@
 
 ``copy.deepcopy`` leaves functions as they are: a lambda, a nested function or a default argument that holds a layer
 goes on holding the layer of the original. So functions that reach the module's layers or tensors are made anew around
-the copies. What escapes that (a global, an attribute of a class) is found when the copy runs: every operator's operands are
-held against the memory of the original's tensors, which is exact whatever an operand's effect on the outputs is.
+the copies. What escapes that (a global, an attribute of a class) is found when the copy runs: every operator's operands
+are held against the memory of the original's tensors, which is exact whatever an operand's effect on the outputs is.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ every number knows the spot that it comes from; what is computed from such numbe
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,31 +28,54 @@ class Spot:
     """Where a number is kept.
 
     Attributes:
-        path: Of the module; of the first one where several keep the same object.
+        path: Of the module.
         chain: Names that lead from the module to the object that keeps it; empty for the module itself.
         name: Of the attribute, or key of the dictionary.
+        first: Where several modules keep the same object: path and chain of the first one, for all others.
     """
 
     path: str
     chain: tuple[str, ...]
     name: str
+    first: tuple[str, tuple[str, ...]] | None = None
 
     def __str__(self) -> str:
         """``layers.0.attention.config.heads``."""
         return ".".join(part for part in (self.path, *self.chain, self.name) if part)
 
+    @property
+    def common(self) -> Spot:
+        """The same number as the first module keeps it that shares the object."""
+        return self if self.first is None else Spot(*self.first, self.name)
+
     def write(self, module: nn.Module, value: Any) -> None:
         """Sets the value in a module that is built like the one where the spot was found.
 
-        It is set past whatever the class does when attributes are set, or forbids.
+        It is set past whatever the class does when attributes are set, or forbids. An object that several modules share
+        is changed by its first spot for all; by any other one, for that module alone, which gets a copy.
         """
-        keeper: Any = module.get_submodule(self.path)
-        for name in self.chain:
-            keeper = members(keeper)[name]
+        holder: Any = module.get_submodule(self.path)
+        if self.first is not None and vars(holder)[self.chain[0]] is _kept(module, *self.first):
+            vars(holder)[self.chain[0]] = copy.copy(vars(holder)[self.chain[0]])
+        keeper = _kept(module, self.path, self.chain)
         if type(keeper) is dict:
             keeper[self.name] = value
         else:
             object.__setattr__(keeper, self.name, value)
+
+    def restore(self, module: nn.Module, value: Any) -> None:
+        """Takes all changes back that were made by the spots of one object of a module."""
+        if self.first is None:
+            self.write(module, value)
+        else:
+            vars(module.get_submodule(self.path))[self.chain[0]] = _kept(module, *self.first)
+
+
+def _kept(module: nn.Module, path: str, chain: tuple[str, ...]) -> Any:
+    keeper: Any = module.get_submodule(path)
+    for name in chain:
+        keeper = members(keeper)[name]
+    return keeper
 
 
 def members(item: Any) -> Mapping[str, Any]:
@@ -72,16 +96,17 @@ def is_torchs(layer: nn.Module) -> bool:
 def find_spots(module: nn.Module) -> dict[Spot, Any]:
     """All spots of a module and their values, in the order of its parts."""
     found: dict[Spot, Any] = {}
-    seen: set[int] = set()
+    seen: dict[int, tuple[str, tuple[str, ...]]] = {}
     for path, layer in module.named_modules():
         stack: list[tuple[tuple[str, ...], Mapping[str, Any]]] = [((), own_attributes(layer))]
         while stack:
             chain, keeper = stack.pop()
+            first = seen[id(_kept(module, path, chain))] if chain else (path, chain)
             for name, value in keeper.items():
                 if is_size(value):
-                    found[Spot(path, chain, name)] = value
-                elif len(chain) < _DEPTH and _keeps_numbers(value) and id(value) not in seen:
-                    seen.add(id(value))
+                    found[Spot(path, chain, name, None if first == (path, chain) else first)] = value
+                elif len(chain) < _DEPTH and _keeps_numbers(value) and (id(value) not in seen or not chain):
+                    seen.setdefault(id(value), (path, (*chain, name)))
                     inner = members(value)
                     stack.append(((*chain, name), {key: each for key, each in inner.items() if type(key) is str}))
     return found
