@@ -63,16 +63,17 @@ class Chunked(nn.Module):
 
 
 class Indexed(nn.Module):
-    """A block's index equals the number of heads."""
+    """A block's index equals the number of heads, and so does the length of the parts that the forward works in."""
 
     def __init__(self, index: int) -> None:
         super().__init__()
-        self.index, self.heads, self.head_dim = index, 4, 3
+        self.index, self.heads, self.head_dim, self.chunk = index, 4, 3, 4
         self.value, self.out = nn.Linear(12, 12), nn.Linear(12, 12)
 
     def forward(self, x, states):
         b, s, _ = x.shape
         v = self.value(x).view(b, s, self.heads, self.head_dim)
+        v = torch.cat([part * part.sigmoid() for part in v.split(self.chunk, 1)], 1)
         states[self.index] = v.cumsum(1).reshape(b, s, -1)
         return x + self.out(states[self.index])
 
@@ -251,7 +252,7 @@ def test_only_what_must_change_changes_and_is_listed(build: Any, example: Any, a
     assert bool(listed) == bool(allowed)
 
 
-@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 3, 2)])
+@pytest.mark.parametrize("heads", [(2, 2, 2), (4, 3, 2), (2, 4, 2)])
 def test_an_object_stays_shared_where_its_readers_agree(heads: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = Readers().eval()
@@ -270,7 +271,7 @@ def test_an_object_stays_shared_where_its_readers_agree(heads: tuple[int, ...]) 
     assert type(result.module) is Readers, result.notes
     assert tuple(layer.config.heads for layer in result.module.layers) == heads
     same = len(set(heads)) == 1
-    assert all((layer.config is result.module.config) == same for layer in result.module.layers[1:])
+    assert [layer.config is result.module.config for layer in result.module.layers] == [same or n == 4 for n in heads]
     assert {str(row.path) for row in result.attributes} == (
         {"config.heads"} if same else {f"layers.{i}.config.heads" for i in range(3) if heads[i] < 4}
     )

@@ -111,6 +111,40 @@ def test_transformers_are_proven_with_both_caches() -> None:
     }
 
 
+SMALL = {
+    "vocab_size": 19, "hidden_size": 24, "num_hidden_layers": 5, "num_attention_heads": 4, "initializer_range": 0.3,
+    "max_position_embeddings": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+FAMILIES = {
+    "GPT2": {},
+    "Phi3": {"intermediate_size": 20, "num_key_value_heads": 2},
+    "Mamba2": {"num_heads": 4, "head_dim": 12, "state_size": 4, "n_groups": 2, "chunk_size": 4, "num_hidden_layers": 3},
+}
+"""Where a number of layers, heads or a chunk equals a size that changes; ``tools/decoders.py`` has all families."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_decode_with_their_cache(family: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SMALL | FAMILIES[family])
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    result = gp.prune(model, {"input_ids": IDS}, target="params=0.7", verify=False)
+    assert type(result.module) is type(model), result.report.notes
+    names = ("layer_idx", "chunk_size", "sliding_window", "vocab_size")
+    for path, part in model.named_modules():
+        pruned = result.module.get_submodule(path)
+        assert [getattr(pruned, name, None) for name in names] == [getattr(part, name, None) for name in names]
+    found = [
+        result.module.generate(
+            IDS, max_new_tokens=6, do_sample=False, use_cache=cached, output_logits=True, return_dict_in_generate=True
+        )
+        for cached in (True, False)
+    ]
+    cached, whole = (torch.stack(each.logits) for each in found)
+    assert float((cached - whole).abs().max() / whole.abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize(("build", "example"), [(Decoder, ((IDS,), {})), (llama, ((), {"input_ids": IDS}))])
 def test_a_planted_index_is_caught(build: Any, example: Any) -> None:
     model = build().eval()

@@ -60,7 +60,8 @@ DECODERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoX", _GENERAL),
     "gpt2": ("GPT2", {**_GENERAL, "n_inner": 96}),
     "opt": ("OPT", {**_GENERAL, "ffn_dim": 96, "word_embed_proj_dim": 64}),
-    "bloom": ("Bloom", {**_GENERAL, "n_layer": N_LAYERS, "n_head": 8}),
+    "starcoder2": ("Starcoder2", _GROUPED),
+    "granite": ("Granite", _GROUPED),
     "falcon": ("Falcon", {**_GENERAL, "num_kv_heads": 4, "new_decoder_architecture": True, "alibi": False}),
     "deepseek_v3": (
         "DeepseekV3",

@@ -97,14 +97,15 @@ class Candidates:
                 pattern = re.sub(r"\d+", "*", spot.path)
                 key = (pattern, type(self.layers[spot.path]), spot.chain, spot.name, spot in reached)
                 found.setdefault(key, {})[spot] = options
-        readers = Counter(common for by_spot in found.values() for common in {spot.common for spot in by_spot})
+        readers = Counter(spot.common for spot in reached)
         all_ways = []
         for by_spot in found.values():
             ways: list[Changes] = []
             for k in range(max(map(len, by_spot.values()))):
                 way = {spot: options[min(k, len(options) - 1)] for spot, options in by_spot.items()}
-                common, *others_kept = {spot.common for spot in way}
-                if not others_kept and readers[common] == 1 and len({str(value) for value in way.values()}) == 1:
+                common = next(iter(way)).common
+                agree = len({(spot.common, str(value)) for spot, value in way.items()}) == 1
+                if agree and readers[common] == len(way):
                     way = {common: next(iter(way.values()))}  # all readers agree, and go on sharing it
                 if way not in ways:
                     ways.append(way)
