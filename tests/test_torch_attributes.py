@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -296,6 +297,21 @@ def test_a_constructor_that_says_nothing_changes_nothing() -> None:
     cut.block = Widened(7)
     cut.block.dim = 12
     assert constructed_changes(model, cut) == {Spot("block", (), "dim"): 7}
+
+
+def test_building_anew_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    class Loud(Widened):
+        def __init__(self, dim: int) -> None:
+            super().__init__(dim)
+            print(random.random(), np.random.rand(), torch.rand(1))
+
+    model, cut = Loud(12), Loud(7)
+    cut.dim = 12
+    capsys.readouterr()
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    assert constructed_changes(model, cut) == {Spot("", (), "dim"): 7}
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    assert capsys.readouterr().out == ""
 
 
 def test_numbers_are_followed_through_what_is_computed_of_them() -> None:

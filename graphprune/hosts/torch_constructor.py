@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import copy
 import inspect
+import random
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from itertools import islice, product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -133,13 +137,25 @@ def _build(layer: nn.Module, arguments: Mapping[str, Any]) -> _Built | None:
     small = sum(tensor.numel() for tensor in layer.parameters()) <= _SMALL
     for device in ("meta", "cpu") if small else ("meta",):
         try:
-            with torch.device(device), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with torch.device(device), _unseen():
                 made = type(layer)(**copy.deepcopy(dict(arguments)))
         except Exception:  # noqa: BLE001  # the user's code refuses sizes in any way
             continue
         return _Built(_shapes(made), _numbers(made))
     return None
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Leaves no trace of what a constructor prints, warns of, and draws."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any]) -> dict[str, Any] | None:

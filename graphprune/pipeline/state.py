@@ -25,7 +25,7 @@ class Check:
     """One comparison of the proof.
 
     Attributes:
-        name: ``masked``, ``permutation`` or ``onnxruntime``.
+        name: ``masked``, ``permutation``, ``onnxruntime``, or ``cached`` for decoders.
         difference: The largest difference of any output, relative to the largest value of that output.
         tolerance: What is accepted.
         note: What was compared, for the reader.
