@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -303,7 +304,7 @@ def test_building_anew_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> No
     class Loud(Widened):
         def __init__(self, dim: int) -> None:
             super().__init__(dim)
-            print(random.random(), np.random.rand(), torch.rand(1))
+            sys.stdout.write(f"{random.random()} {np.random.rand()} {torch.rand(1)}")
 
     model, cut = Loud(12), Loud(7)
     cut.dim = 12
