@@ -186,16 +186,24 @@ class Branches(nn.Module):
         return fused
 
 
+class Grouped(Branches):
+    """Arguments that the block does not keep, or keeps under other names."""
+
+    def __init__(self, inner: int, out_chs: int, size: int = 3, group_size: int = 0) -> None:
+        super().__init__(inner, out_chs, inner // group_size if group_size else 1, size)
+
+
 class Fusible(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.depthwise, self.last = Branches(3, 8), Branches(8, 8, groups=8), Branches(8, 6)
+        self.grouped = Grouped(8, 8, 5, group_size=1)
 
     def forward(self, x):
-        return self.last(F.relu(self.depthwise(F.relu(self.first(x)))))
+        return self.last(F.relu(self.grouped(self.depthwise(F.relu(self.first(x))))))
 
     def fused(self, x):
-        return self.last.fuse()(F.relu(self.depthwise.fuse()(F.relu(self.first.fuse()(x)))))
+        return self.last.fuse()(F.relu(self.grouped.fuse()(self.depthwise.fuse()(F.relu(self.first.fuse()(x))))))
 
 
 class Widened(nn.Module):

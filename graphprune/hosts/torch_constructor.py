@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from itertools import islice, product
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -54,14 +54,15 @@ def constructed_changes(source: nn.Module, module: nn.Module) -> dict[Spot, Any]
         module: The copy, whose tensors are cut.
     """
     found: dict[Spot, Any] = {}
+    budget = _Budget()
     cut = dict(module.named_modules(remove_duplicate=False))
     for path, layer in source.named_modules():
         if not is_torchs(layer) and type(layer) is type(cut[path]):
-            found.update((Spot(path, (), name), value) for name, value in _followers(layer, cut[path]).items())
+            found.update((Spot(path, (), name), value) for name, value in _followers(layer, cut[path], budget).items())
     return found
 
 
-def _followers(layer: nn.Module, cut: nn.Module) -> dict[str, Any]:
+def _followers(layer: nn.Module, cut: nn.Module, budget: _Budget) -> dict[str, Any]:
     """The numbers of one module that its constructor ties to sizes that have changed."""
     old, new = _shapes(layer), _shapes(cut)
     if old.keys() != new.keys():
@@ -72,10 +73,10 @@ def _followers(layer: nn.Module, cut: nn.Module) -> dict[str, Any]:
             if a != b and b not in became.setdefault(a, []):
                 became[a].append(b)
     numbers, parts = _numbers(layer), sum(1 for _ in layer.modules())
-    equal = [each for value in numbers.values() for each in (value if isinstance(value, list | tuple) else [value])]
-    if became.keys().isdisjoint(equal) or parts > _MOST_PARTS:
+    equal = {name: value for name, value in numbers.items() if not became.keys().isdisjoint(_flat([value]))}
+    if not equal or parts > _MOST_PARTS:
         return {}
-    arguments = _arguments(layer, old, numbers)
+    arguments = _arguments(layer, old, equal, budget)
     if arguments is None:
         return {}
     leaves = [(leaf, value) for leaf, value in _leaves(arguments) if value in became]
@@ -83,11 +84,12 @@ def _followers(layer: nn.Module, cut: nn.Module) -> dict[str, Any]:
     best: tuple[int, dict[str, Any]] = (0, {})
     for chosen in islice(fewest_first(list(map(len, values))), min(_MOST_BUILDS, _MOST_BUILT // parts)):
         moved = {leaf: (value, ways[k]) for (leaf, value), ways, k in zip(leaves, values, chosen, strict=True) if k}
-        built = _build(layer, _replaced(arguments, {leaf: n for leaf, (_, n) in moved.items()})) if moved else None
+        new_arguments = _replaced(arguments, {leaf: n for leaf, (_, n) in moved.items()})
+        built = _build(layer, new_arguments, budget) if moved else None
         if built is None or built.shapes.keys() != old.keys():
             continue
         if built.shapes == new:  # all is explained
-            return {name: value for name, value in built.numbers.items() if value != numbers.get(name, value)}
+            return {name: built.numbers[name] for name in equal if built.numbers.get(name, equal[name]) != equal[name]}
         matched = _direct(old, built.shapes, new, set(moved.values()))
         if matched > best[0]:
             best = (
@@ -95,7 +97,7 @@ def _followers(layer: nn.Module, cut: nn.Module) -> dict[str, Any]:
                 {
                     name: value
                     for name, value in built.numbers.items()
-                    if name in numbers and _moved(numbers[name], value, set(moved.values()))
+                    if name in equal and _moved(equal[name], value, set(moved.values()))
                 },
             )
     return best[1]
@@ -132,8 +134,18 @@ def _numbers(layer: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in own_attributes(layer).items() if is_size(value)}
 
 
-def _build(layer: nn.Module, arguments: Mapping[str, Any]) -> _Built | None:
-    """A new module of a layer's class; ``None`` where its constructor refuses the arguments."""
+@dataclass
+class _Budget:
+    """How many parts may still be built, for all modules together."""
+
+    parts: int = 8192
+
+
+def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _Built | None:
+    """A new module of a layer's class; ``None`` where its constructor refuses the arguments, or the budget is spent."""
+    budget.parts -= sum(1 for _ in layer.modules())
+    if budget.parts < 0:
+        return None
     small = sum(tensor.numel() for tensor in layer.parameters()) <= _SMALL
     for device in ("meta", "cpu") if small else ("meta",):
         try:
@@ -158,31 +170,44 @@ def _unseen() -> Iterator[None]:
         np.random.set_state(states[1])
 
 
-def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The arguments that a layer was made with, as it keeps them under their names; ``None`` if that is not enough."""
+def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any], budget: _Budget) -> dict[str, Any] | None:
+    """The arguments that a layer was made with: as it keeps them under their names, the others by trial.
+
+    Args:
+        layer: The layer.
+        shapes: Of its tensors; what is built anew must have the same.
+        numbers: Those of its numbers that matter; likewise.
+        budget: What may be built.
+
+    Returns:
+        ``None`` if no arguments are found that make such a layer.
+    """
     try:
         parameters = list(inspect.signature(type(layer)).parameters.values())
     except (TypeError, ValueError):
         return None
+    sizes = list(dict.fromkeys([*(n for shape in shapes.values() for n in shape), *_flat(numbers.values())]))
     known: dict[str, Any] = {}
-    unknown: list[str] = []
+    guessed: dict[str, list[Any]] = {}
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         if parameter.kind is parameter.POSITIONAL_ONLY:
             return None
-        kept = vars(layer)
+        kept, default = vars(layer), parameter.default
         name = next((each for each in (parameter.name, f"_{parameter.name}") if each in kept), "")
         if name and not isinstance(kept[name], nn.Module | torch.Tensor):
             known[parameter.name] = kept[name]
-        elif parameter.default is parameter.empty:
-            unknown.append(parameter.name)
-    sizes = dict.fromkeys([*(n for shape in shapes.values() for n in shape), *_flat(numbers.values())])
-    for values in islice(product(sizes, repeat=len(unknown)), _MOST_BUILDS if len(unknown) <= 2 else 0):
-        arguments = {**known, **dict(zip(unknown, values, strict=True))}
-        built = _build(layer, arguments)
-        if built is not None and built.shapes == shapes and built.numbers == numbers:
-            return arguments
+        elif default is parameter.empty:
+            guessed[parameter.name] = sizes
+        elif type(default) in (int, bool):
+            others = [not default] if type(default) is bool else [size for size in (1, *sizes) if size != default]
+            guessed[parameter.name] = list(dict.fromkeys([default, *others]))
+    for chosen in islice(fewest_first(list(map(len, guessed.values()))), _MOST_BUILDS):
+        guess = {name: ways[k] for (name, ways), k in zip(guessed.items(), chosen, strict=True)}
+        built = _build(layer, {**known, **guess}, budget)
+        if built and built.shapes == shapes and all(built.numbers.get(name) == n for name, n in numbers.items()):
+            return {**known, **guess}
     return None
 
 
