@@ -212,7 +212,7 @@ def step(module: nn.Module, **kwargs: Any) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.net.__name__)
 def test_what_runs_at_other_times_is_cut_along(row: Row) -> None:
     model = row.net()
-    result = gp.prune(model, (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(model, (IMAGE,), target="params=0.4", align=1, verify=False)
     assert [run.label for run in result.host.runs.runs] == [row.label]
     assert type(result.module) is row.net
     assert result.report.notes == ()
@@ -305,7 +305,7 @@ def test_budgets_and_files_do_not_hold_what_only_training_reads(tmp_path: Any) -
     plain, model = gp.analyze(Stem(), (IMAGE,)), Auxiliary()
     analysis = gp.analyze(model, (IMAGE,))
     assert [(g.name, g.size, g.exact) for g in analysis.groups] == [(g.name, g.size, g.exact) for g in plain.groups]
-    result = gp.prune(model, (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(model, (IMAGE,), target="params=0.4", align=1, verify=False)
     assert result.report.cost("params").before == sum(p.numel() for p in Stem().parameters())
     result.save_onnx(tmp_path / "net.onnx")
     result.save_state(tmp_path / "state")
