@@ -222,12 +222,12 @@ def test_what_runs_at_other_times_is_cut_along(row: Row) -> None:
         for axis, kept in result.plan.parameters[name].items():
             assert tensors[name].shape[axis] == len(kept) < before[name].shape[axis]
     step(result.module, **dict(row.kwargs))
-    again = gp.apply(model, result.plan, (IMAGE,), verify=False)
+    again = gp.apply(model, result.plan, (IMAGE,), align=1, verify=False)
     assert {n: t.shape for n, t in again.module.state_dict().items()} == {n: t.shape for n, t in tensors.items()}
 
 
 def test_numbers_that_only_training_reads_follow() -> None:
-    result = gp.prune(Viewed(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Viewed(), (IMAGE,), target="params=0.4", align=1, verify=False)
     assert type(result.module) is Viewed
     assert result.report.notes == ()
     assert (result.module.width, result.module.stride) == (result.module.a.out_channels, 16)
@@ -235,7 +235,7 @@ def test_numbers_that_only_training_reads_follow() -> None:
 
 
 def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None:
-    result = gp.prune(Features(), (IMAGE,), target="params=0.6", verify=False)
+    result = gp.prune(Features(), (IMAGE,), target="params=0.6", align=1, verify=False)
     assert type(result.module) is Features
     analysis = result.state.analysis
     assert analysis is not None
@@ -251,7 +251,7 @@ def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None
 
 
 def test_a_training_mode_that_does_not_run_is_said() -> None:
-    result = gp.prune(Denoising(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Denoising(), (IMAGE,), target="params=0.4", align=1, verify=False)
     assert type(result.module) is Denoising
     assert result.report.notes == (
         "no run of the example reads 'noise.weight', 'noise.bias': they stay as they are, and what they are for fails "
@@ -261,7 +261,7 @@ def test_a_training_mode_that_does_not_run_is_said() -> None:
 
 
 def test_parameters_that_no_run_reads_are_named() -> None:
-    result = gp.prune(TwoTowers(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(TwoTowers(), (IMAGE,), target="params=0.4", align=1, verify=False)
     (note,) = result.report.notes
     assert note == (
         "no run of the example reads 'spare', 'text.weight', 'text.bias': they stay as they are, and what they are for "
@@ -296,7 +296,7 @@ def test_a_wrong_cut_of_what_only_training_reads_is_noticed(monkeypatch: pytest.
         return following(module, run)
 
     monkeypatch.setattr(torch_other_ways, "outputs_in", shifted)
-    result = gp.prune(Segmentation(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Segmentation(), (IMAGE,), target="params=0.4", align=1, verify=False)
     (note,) = result.report.notes
     assert note.startswith("in training mode, the module returns values that differ by ")
 
