@@ -5,6 +5,7 @@ Read from the message itself, before anything is normalised.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from graphprune.hosts.onnx_contents import DEFAULT_DOMAINS, graphs_of
 
 OWN_METADATA = ("graphprune.version", "graphprune.targets", "graphprune.fingerprint")
 """What graphprune notes for itself; everything else in the metadata is for those who use the file."""
+
+_MADE_UP = r"s\d+"
+"""Names that ``torch.export`` gives to dynamic axes, another one in each version."""
 
 _FIELDS = {
     onnx.AttributeProto.FLOAT: "f",
@@ -50,13 +54,13 @@ class Interface:
     notes: tuple[str, ...]
 
 
-def interface(file: onnx.ModelProto, plan: onnx.ModelProto, *, named_axes: bool) -> Interface:
+def interface(file: onnx.ModelProto, plan: onnx.ModelProto, *, made_up: bool) -> Interface:
     """Compares the interface of a file with that of the model that the plan makes.
 
     Args:
         file: The file, as parsed.
         plan: What graphprune writes, as parsed.
-        named_axes: Whether the names of dynamic axes are the model's own; those that an exporter makes up may differ.
+        made_up: Whether an exporter may have made up names of dynamic axes (``s77``), which may differ then.
     """
     wrong: list[str] = []
     written: list[str] = []
@@ -76,12 +80,14 @@ def interface(file: onnx.ModelProto, plan: onnx.ModelProto, *, named_axes: bool)
             (written if open_only else wrong).extend(f"{what} '{one.name}' {each}" for each in found)
     renamed = [f"'{a}' (was '{b}')" for a, b in axes if a != b]
     if renamed and len({a for a, _ in axes}) == len({b for _, b in axes}) == len(axes):
-        (written if named_axes else notes).append(f"dynamic axes are named {', '.join(renamed)}")
+        invented = made_up and all(re.fullmatch(_MADE_UP, b) for a, b in axes if a != b)
+        (notes if invented else written).append(f"dynamic axes are named {', '.join(renamed)}")
     elif renamed:
         wrong.append(f"dynamic axes are tied otherwise: {', '.join(renamed)}")
     for domain, (mine_at, theirs_at) in _opsets(file, plan).items():
         if mine_at != theirs_at:
-            written.append(f"operators of domain '{domain or 'ai.onnx'}' are of opset {mine_at} instead of {theirs_at}")
+            place = f"operators of domain '{domain or 'ai.onnx'}'"
+            written.append(f"{place} are of opset {mine_at or 'none'} instead of {theirs_at or 'none'}")
     _metadata(file, plan, wrong, written, notes)
     return Interface(tuple(wrong), tuple(written), tuple(notes))
 

@@ -26,6 +26,9 @@ from graphprune.hosts.onnx_contents import (
     stated_attributes,
 )
 
+_COMMUTATIVE = ("Add", "Mul")
+"""Operators of two operands whose order changes no bit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -225,6 +228,10 @@ class _Walk:
                     f"{shown(other, name)}"
                 )
         self.restyled += stated_attributes(one).keys() != stated_attributes(other).keys()
+        if one.op_type in _COMMUTATIVE and one.domain in DEFAULT_DOMAINS:
+            kinds = [_kind(self.file, name) for name in operands]
+            if kinds == [_kind(self.plan, name) for name in others[::-1]] and kinds[0] != kinds[-1]:
+                others = others[::-1]
         self.pending.extend(zip(operands, others, strict=True))
         for key, body in bodies.items():
             results = ([value.name for value in each.output] for each in (body, their_bodies[key]))
@@ -257,6 +264,16 @@ class _Walk:
         theirs = self.plan.digests().keys() - self.plan.read()
         allowed = {self.plan.digest(name) for name in theirs}
         return [name for name in self.file.digests().keys() - self.file.read() if self.file.digest(name) not in allowed]
+
+
+def _kind(side: Side, name: str) -> tuple[str, ...]:
+    """What makes a value, roughly: tells the operands of a sum apart that another exporter writes in another order."""
+    source = side.source(name)
+    if source.kind == "stored":
+        return "stored", side.digest(source.name)
+    if source.kind == "result":
+        return "result", side.nodes[source.node].op_type
+    return source.kind, *(map(str, source.place) if source.kind == "formal" else [source.name])
 
 
 def _operands(node: onnx.NodeProto) -> list[str]:

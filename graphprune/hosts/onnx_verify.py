@@ -70,11 +70,21 @@ def file_checks(
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         wanted = Path(folder) / "plan.onnx"
         replayed.save_onnx(wanted, metadata)
-        return _Comparison(path, wanted, replayed, refits, seed, graph).checks()
+        return Comparison(path, wanted, replayed, refits, seed, graph).checks()
 
 
-class _Comparison:
-    def __init__(self, path: Path, wanted: Path, replayed: Host, refits: Refits, seed: int, graph: str) -> None:
+class Comparison:
+    """A file beside the one that graphprune writes; see :func:`file_checks`, whose arguments these are.
+
+    Attributes:
+        file: The file.
+        plan: What graphprune writes.
+        walk: How their graphs differ.
+    """
+
+    def __init__(
+        self, path: Path, wanted: Path, replayed: Host, refits: Refits, seed: int = 0, graph: str = "auto"
+    ) -> None:
         self.path, self.wanted, self.replayed, self.refits, self.seed = path, wanted, replayed, refits, seed
         self.graph = graph
         self.file, self.plan = Side(Contents.load(path)), Side(Contents.load(wanted))
@@ -82,23 +92,24 @@ class _Comparison:
         self.walk: Sameness = compared(self.file, self.plan)
 
     def checks(self) -> tuple[Check, ...]:
+        """The checks, in their order."""
         raw = [onnx.load_model(str(each), load_external_data=False) for each in (self.path, self.wanted)]
-        found = interface(raw[0], raw[1], named_axes=self.replayed.kind == "onnx")
+        found = interface(raw[0], raw[1], made_up=self.replayed.kind == "torch")
         odd = sorted(set(oddities(raw[0])) - set(oddities(raw[1])))
         del raw
         comparable = not any("puts are" in each for each in found.differences)
         judged = None
         if self.walk.graph and comparable and self.graph != "exact":
-            judged = rewriting(self.walk, (self.file, self.plan), self.hosts(), anyhow=self.graph == "numeric")
-        foreign_style = not self.walk.graph and self.restyled() and self.graph != "exact"
+            judged = rewriting(self.walk, (self.file, self.plan), self._hosts(), anyhow=self.graph == "numeric")
+        foreign_style = not self.walk.graph and self._restyled() and self.graph != "exact"
         rewritten = foreign_style or (judged is not None and not judged.refused)
-        checks = [self.interface_check(found, odd, rewritten=rewritten), self.graph_check(judged)]
-        checks.append(self.tensor_check(rewritten=rewritten, judged=judged))
+        checks = [self._interface_check(found, odd, rewritten=rewritten), self._graph_check(judged)]
+        checks.append(self._tensor_check(rewritten=rewritten, judged=judged))
         if all(check.passed for check in checks) and (self.refits.complete or any(check.partial for check in checks)):
-            checks.append(self.number_check(partial=any(check.partial for check in checks)))
+            checks.append(self._number_check(partial=any(check.partial for check in checks)))
         return tuple(checks)
 
-    def restyled(self) -> bool:
+    def _restyled(self) -> bool:
         """Whether another exporter has written the same graph: attributes that differ only in how they are written."""
         worded = sum(
             bool(stated_attributes(self.file.nodes[a]) or stated_attributes(self.plan.nodes[b]))
@@ -106,7 +117,7 @@ class _Comparison:
         )
         return self.walk.restyled > 0 and 2 * self.walk.restyled >= worded
 
-    def hosts(self) -> tuple[OnnxHost, OnnxHost]:
+    def _hosts(self) -> tuple[OnnxHost, OnnxHost]:
         """The file and the plan's model, to be run."""
         shapes = {name: array.shape for name, array in self.inputs.items()}
         found = []
@@ -119,7 +130,7 @@ class _Comparison:
                 found.append(OnnxHost.load(path))
         return found[0], found[1]
 
-    def interface_check(self, found: Interface, odd: Sequence[str], *, rewritten: bool) -> Check:
+    def _interface_check(self, found: Interface, odd: Sequence[str], *, rewritten: bool) -> Check:
         wrong = [*found.differences, *odd]
         said = list(found.notes)
         (said if rewritten else wrong).extend(found.written)
@@ -131,7 +142,7 @@ class _Comparison:
         )
         return Check("interface", float(len(wrong)), 0.0, note, partial=bool(rewritten and found.written))
 
-    def graph_check(self, judged: Rewriting | None) -> Check:
+    def _graph_check(self, judged: Rewriting | None) -> Check:
         n = len(self.walk.pairs)
         if not self.walk.graph:
             return Check("graph", 0.0, 0.0, f"{_count(n, 'node')} one by one, with attributes and connections")
@@ -151,18 +162,20 @@ class _Comparison:
         )
         return Check("graph", 0.0, 0.0, note, partial=True)
 
-    def tensor_check(self, *, rewritten: bool, judged: Rewriting | None) -> Check:
+    def _tensor_check(self, *, rewritten: bool, judged: Rewriting | None) -> Check:
         if self.refits.wrong:
             return Check("tensors", float("inf"), 0.0, self.refits.wrong)
         extra = [f"tensor '{name}' is stored and never read" for name in sorted(self.walk.unread)]
         if judged is not None and not judged.refused:
-            return self.tensors_anywhere()
+            return self._tensors_anywhere()
         wrong, folded = [], []
         for mine, theirs in self.walk.tensors:
-            if self.refits.exported.get(theirs) == self.file.digest(mine) or (rewritten and self.rounded(mine, theirs)):
+            if self.refits.exported.get(theirs) == self.file.digest(mine) or (
+                rewritten and self._rounded(mine, theirs)
+            ):
                 folded.append(mine)
             else:
-                wrong.append(self.described(mine, theirs))
+                wrong.append(self._described(mine, theirs))
         n = len(self.file.read())
         note = f"{_count(n, 'tensor')} bit for bit"
         by_rounding = [name for name in folded if self.file.digest(name) not in self.refits.exported.values()]
@@ -174,7 +187,7 @@ class _Comparison:
         partial = bool(by_rounding) or self.refits.unknown
         return Check("tensors", float(len(problems)), 0.0, _told(problems) or note, partial=partial)
 
-    def described(self, mine: str, theirs: str) -> str:
+    def _described(self, mine: str, theirs: str) -> str:
         one, other = self.file.header(mine), self.plan.header(theirs)
         if one.data_type != other.data_type or list(one.dims) != list(other.dims):
             names = [
@@ -185,18 +198,18 @@ class _Comparison:
         a, b = self.file.contents.array(one), self.plan.contents.array(other)
         return f"tensor '{mine}' differs in {int((a != b).sum()) or 'the bits of some'} of {a.size} elements"
 
-    def rounded(self, mine: str, theirs: str) -> bool:
+    def _rounded(self, mine: str, theirs: str) -> bool:
         """Whether two tensors differ by rounding: never of a table, where each row is read alone."""
         one, other = self.file.header(mine), self.plan.header(theirs)
         a, b = self.file.contents.tensor(one), self.plan.contents.tensor(other)
         if a.dtype != b.dtype or list(one.dims) != list(other.dims) or dtype_name(a.dtype) not in _FOLDED:
             return False
-        if theirs in self.tables():
+        if theirs in self._tables():
             return False
         x, y = (np.asarray(each.numpy()).astype(np.float64) for each in (a, b))
         return bool(np.abs(x - y).max(initial=0.0) <= ROUNDING * np.abs(y).max(initial=0.0))
 
-    def tables(self) -> set[str]:
+    def _tables(self) -> set[str]:
         """Tensors of the plan's model of which single rows are looked up: inputs hardly ever reach all of them."""
         headers = self.plan.contents.headers
         looked_up = {
@@ -204,14 +217,14 @@ class _Comparison:
         } & headers.keys()
         return {name for name in looked_up if dtype_name(self.plan.contents.tensor(headers[name]).dtype) in _FOLDED}
 
-    def tensors_anywhere(self) -> Check:
+    def _tensors_anywhere(self) -> Check:
         """Which tensors of the plan's model the file has, wherever they stand; tables must be there."""
         held, own = _flat(self.file), _flat(self.plan)
         there = {digest for digests in held.values() for digest in digests}
         known = {digest for digests in own.values() for digest in digests}
         missing = sorted(name for name, digests in own.items() if there.isdisjoint(digests))
         added = sorted(name for name, digests in held.items() if known.isdisjoint(digests))
-        lost = [name for name in missing if name in self.tables()]
+        lost = [name for name in missing if name in self._tables()]
         note = f"{len(own) - len(missing)} of {_count(len(own), 'tensor')} were found bit for bit"
         if missing:
             note += f"; not {_listed(missing)}, which the tool may have folded into others"
@@ -222,8 +235,8 @@ class _Comparison:
         wrong = [f"the table '{name}' is not in the file, or not bit for bit" for name in lost]
         return Check("tensors", float(len(wrong)), 0.0, _told(wrong) or note, partial=bool(missing or added))
 
-    def number_check(self, *, partial: bool) -> Check:
-        file, plan = self.hosts()
+    def _number_check(self, *, partial: bool) -> Check:
+        file, plan = self._hosts()
         numbers = side_by_side((self.path, file), (self.wanted, plan), self.inputs, self.seed)
         tolerance = max((TOLERANCES[size] for size in _float_sizes(plan)), default=TOLERANCES[4])
         note = f"{_count(numbers.runs, 'input')} at {_count(numbers.sizes, 'set')} of sizes, outputs by name"
