@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,10 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from edited_files import HARMFUL, HARMLESS, MODELS, Inapplicable, clipped, model
+from edited_files import HARMFUL, HARMLESS, MODELS, Inapplicable, model
 from torch import nn
-from typer.testing import CliRunner
 
 import graphprune as gp
-from graphprune.cli import app
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx_refits import Refits
 from graphprune.hosts.onnx_verify import Comparison

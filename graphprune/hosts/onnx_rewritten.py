@@ -169,30 +169,32 @@ def _apart(
     by_digest: dict[str, str] = {}
     for name, digest in digests[1].items():
         by_digest.setdefault(digest, name)
-    ends = [
-        pair
-        for pair in sameness.gaps
-        if all(side.source(n).kind == "result" for side, n in zip(sides, pair, strict=True))
-    ]
-    if not ends or len(ends) < len(sameness.gaps):
-        return None
-    mine = _border(file, digests[0], common, [a for a, _ in ends])
-    theirs = _border(plan, digests[1], common, [b for _, b in ends])
-    if mine is None or theirs is None:
+    ends = list(sameness.gaps)
+    names = [[pair[i] for pair in ends] for i in range(2)]
+    made, fixed = [], []
+    for side, each in zip(sides, names, strict=True):
+        sources = {name: side.source(name) for name in each}
+        if any(source.kind not in ("result", "stored") for source in sources.values()):
+            return None
+        made.append([name for name, source in sources.items() if source.kind == "result"])
+        headers = {name: side.header(source.name) for name, source in sources.items() if source.kind == "stored"}
+        fixed.append({name: side.contents.array(header) for name, header in headers.items()})
+    mine, theirs = _border(file, digests[0], common, made[0]), _border(plan, digests[1], common, made[1])
+    if mine is None or theirs is None or not ends:
         return None
     given = {digests[0][name]: name for name in mine}
     need = {digest: by_digest[digest] for digest in {*given, *(digests[1][name] for name in theirs)}}
+    wanted, found = [], []
     try:
         flowing = _values(hosts[1], list(need.values()))
-        run_file = hosts[0].stretch([*given.values()], [a for a, _ in ends])
-        run_plan = hosts[1].stretch([*need.values()], [b for _, b in ends])
-        wanted, found = [], []
+        run_file = hosts[0].stretch([*given.values()], made[0])
+        run_plan = hosts[1].stretch([*need.values()], made[1])
         for values in _varied(flowing):
-            want = run_plan(values)[1]
+            want = {**run_plan(values)[1], **fixed[1]}
             if all(_finite(array) for array in want.values()):
-                got = run_file({name: values[need[digest]] for digest, name in given.items()})[1]
-                wanted.append(want)
-                found.append({b: got[a] for a, b in ends})
+                got = {**run_file({name: values[need[digest]] for digest, name in given.items()})[1], **fixed[0]}
+                wanted.append({str(i): want[b] for i, (_, b) in enumerate(ends)})
+                found.append({str(i): got[a] for i, (a, _) in enumerate(ends)})
     except ModelError:
         return None
     if not wanted:
