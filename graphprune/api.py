@@ -613,7 +613,13 @@ def verify(
     checks = (*checks, *file_checks(path, sliced, metadata_of(plan), refits=refits, seed=seed, graph=graph))
     if not all(check.passed for check in checks) or not refits.complete:
         return checks
-    return (*checks, replace(parity(sliced, path, host.example_inputs(seed)), note="file = plan replayed"))
+    return (
+        *checks,
+        replace(
+            parity(sliced, path, host.example_inputs(seed)),
+            note=f"file = plan replayed{refits.note and '; '}{refits.note}",
+        ),
+    )
 
 
 def restore(

@@ -17,6 +17,8 @@ from graphprune.hosts.onnx_contents import DEFAULT_DOMAINS, graphs_of
 OWN_METADATA = ("graphprune.version", "graphprune.targets", "graphprune.fingerprint")
 """What graphprune notes for itself; everything else in the metadata is for those who use the file."""
 
+_OWN = "graphprune."
+
 _MADE_UP = r"s\d+"
 """Names that ``torch.export`` gives to dynamic axes, another one in each version."""
 
@@ -54,13 +56,12 @@ class Interface:
     notes: tuple[str, ...]
 
 
-def interface(file: onnx.ModelProto, plan: onnx.ModelProto, *, made_up: bool) -> Interface:
+def interface(file: onnx.ModelProto, plan: onnx.ModelProto) -> Interface:
     """Compares the interface of a file with that of the model that the plan makes.
 
     Args:
         file: The file, as parsed.
         plan: What graphprune writes, as parsed.
-        made_up: Whether an exporter may have made up names of dynamic axes (``s77``), which may differ then.
     """
     wrong: list[str] = []
     written: list[str] = []
@@ -80,7 +81,7 @@ def interface(file: onnx.ModelProto, plan: onnx.ModelProto, *, made_up: bool) ->
             (written if open_only else wrong).extend(f"{what} '{one.name}' {each}" for each in found)
     renamed = [f"'{a}' (was '{b}')" for a, b in axes if a != b]
     if renamed and len({a for a, _ in axes}) == len({b for _, b in axes}) == len(axes):
-        invented = made_up and all(re.fullmatch(_MADE_UP, b) for a, b in axes if a != b)
+        invented = all(re.fullmatch(_MADE_UP, b) for a, b in axes if a != b)
         (notes if invented else written).append(f"dynamic axes are named {', '.join(renamed)}")
     elif renamed:
         wrong.append(f"dynamic axes are tied otherwise: {', '.join(renamed)}")
@@ -165,7 +166,9 @@ def _metadata(
 ) -> None:
     mine, theirs = ({each.key: each.value for each in model.metadata_props} for model in (file, plan))
     for key in sorted(theirs.keys() - set(OWN_METADATA)):
-        if key not in mine:
+        if key not in mine and key.startswith(_OWN):
+            notes.append(f"the metadata lack '{key}'")
+        elif key not in mine:
             written.append(f"the metadata lack '{key}'")
         elif mine[key] != theirs[key]:
             wrong.append(f"the metadata '{key}' differ")

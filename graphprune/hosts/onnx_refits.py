@@ -59,7 +59,7 @@ def with_refits(
 
     Raises:
         ModelError: The file cannot be read.
-        PlanError: The plan has no digests, and the file has no tensor of the name and shape of a refitted one.
+        PlanError: The file has no tensor of the shape of a refitted one.
     """
     names = tuple(plan.options.get("compensated", ()))
     if not names:
@@ -77,6 +77,7 @@ def with_refits(
         return sliced, Refits(note=plain)
     host = adopted(found, dense, sliced, analysis, kept, rung)
     if missing and not exported:
+        _require_shapes(path, host, missing)
         return host, Refits(
             wrong=f"no tensor of the file is the refitted '{missing[0]}' of the plan, to the last bit", complete=False
         )
@@ -96,6 +97,14 @@ def _unknown(name: str) -> PlanError:
         f"the plan says that tensor '{name}' was refitted, and the file has no such tensor of that shape; "
         "files exported from PyTorch name and turn tensors otherwise, so verify them where they were made"
     )
+
+
+def _require_shapes(path: Path, host: Host, names: list[str]) -> None:
+    shapes = {tuple(sorted(header.dims)) for header in Contents.load(path).proto.graph.initializer}
+    values = host.graph().values
+    for name in names:
+        if name not in values or tuple(sorted(values[name].shape)) not in shapes:
+            raise _unknown(name)
 
 
 def _only_cut(path: Path, sliced: Host, names: list[str]) -> str:
