@@ -110,10 +110,18 @@ MODELS = {
             >
             g = Mul(s, gain)
             z = MatMul(g, w2:24x4)
-            y, all = Loop(steps, , z) <
+            l, all = Loop(steps, , z) <
                 body = turn (int64 i, bool go, float[n,4] h) => (bool go1, float[n,4] h1, float[n,4] h2) {
                     go1 = Identity(go)
                     t = Tanh(h)
+                    h1 = Add(t, h)
+                    h2 = Identity(h1)
+                }
+            >
+            y, all2 = Loop(steps, , l) <
+                body = turn (int64 i, bool go, float[n,4] h) => (bool go1, float[n,4] h1, float[n,4] h2) {
+                    go1 = Identity(go)
+                    t = Sin(h)
                     h1 = Add(t, h)
                     h2 = Identity(h1)
                 }

@@ -320,6 +320,12 @@ def test_numbers_alone_are_called_so(pruned, tmp_path):
     checks = pruned("block").checks_of(proto, tmp_path, graph="numeric")
     assert not failed(checks)
     assert checks[1].partial
+    tagger = onnx.load(pruned("tagger").path)
+    scaled_a_little(tagger)
+    HARMFUL["one_row"](tagger)  # which no input may look up
+    checks = pruned("tagger").checks_of(tagger, tmp_path, graph="numeric")
+    assert failed(checks) == ["tensors"]
+    assert checks[2].note == "the table 'table' is not in the file, or not bit for bit"
     with pytest.raises(OptionError, match="^graph is 'some'; expected one of auto, exact, numeric$"):
         gp.verify(pruned("block").original, pruned("block").path, pruned("block").plan, graph="some")
 

@@ -19,7 +19,7 @@ from graphprune.errors import ModelError
 from graphprune.hosts.onnx_contents import DEFAULT_DOMAINS, Contents, attributes_of, bodies_of
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.onnx_numbers import differing
-from graphprune.hosts.onnx_sameness import Sameness, Side, is_identity, likeness
+from graphprune.hosts.onnx_sameness import MAIN, Sameness, Side, is_identity, likeness
 from graphprune.pipeline.host import Array
 
 ALIKE = 0.5
@@ -169,7 +169,9 @@ def _apart(
     by_digest: dict[str, str] = {}
     for name, digest in digests[1].items():
         by_digest.setdefault(digest, name)
-    ends = list(sameness.gaps)
+    ends = [(a, b) for (here, a), (there, b) in sameness.gaps if here == there == MAIN]
+    if len(ends) < len(sameness.gaps):
+        return None
     names = [[pair[i] for pair in ends] for i in range(2)]
     made, fixed = [], []
     for side, each in zip(sides, names, strict=True):

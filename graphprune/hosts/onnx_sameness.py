@@ -10,7 +10,7 @@ of stored tensors: they are the same if their bytes are.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -25,6 +25,11 @@ from graphprune.hosts.onnx_contents import (
     shown,
     stated_attributes,
 )
+
+MAIN = 0
+"""The graph that is in no other one."""
+Place = tuple[int, str]
+"""A graph and the name of a value that is read there."""
 
 _COMMUTATIVE = ("Add", "Mul")
 """Operators of two operands whose order changes no bit."""
@@ -60,42 +65,71 @@ class Side:
         self.contents = contents
         self.nodes: list[onnx.NodeProto] = []
         self.twice: list[str] = []
-        self._sources: dict[str, Source] = {}
+        self._homes: list[int] = []  # the graph of each node
+        self._frames: dict[int, tuple[dict[str, Source], int]] = {}  # names of each graph, and the graph around it
+        self._inside: dict[tuple[int, str, int], int] = {}  # the graphs that a node holds
         self._digests: dict[str, str] = {}
         self._headers = contents.headers
         graph = contents.proto.graph
+        self._frames[MAIN] = ({}, MAIN)
         for value in graph.input:
-            self._add(Source("input", value.name))
+            self._add(MAIN, Source("input", value.name))
         for name in self._headers:
-            self._add(Source("stored", name))
-        for each in graphs_of(graph):
+            self._add(MAIN, Source("stored", name))
+        pending = [(graph, MAIN)]
+        while pending:
+            each, frame = pending.pop(0)
             for node in each.node:
-                self._take(node)
+                pending.extend(self._take(node, frame))
 
-    def _take(self, node: onnx.NodeProto) -> None:
+    def _take(self, node: onnx.NodeProto, frame: int) -> Iterator[tuple[onnx.GraphProto, int]]:
+        """Notes a node and what it makes; the bodies that it holds."""
         at = len(self.nodes)
         self.nodes.append(node)
+        self._homes.append(frame)
         for i, name in enumerate(node.output):
             if name:
-                self._add(Source("result", name, at, (i,)))
+                self._add(frame, Source("result", name, at, (i,)))
         for (attribute, n), body in bodies_of(node).items():
+            inner = self._inside[at, attribute, n] = len(self._frames)
+            self._frames[inner] = ({}, frame)
             for i, value in enumerate(body.input):
-                self._add(Source("formal", value.name, at, (attribute, n, i)))
+                self._add(inner, Source("formal", value.name, at, (attribute, n, i)))
+            yield body, inner
 
-    def _add(self, source: Source) -> None:
-        if source.name in self._sources:
+    def _add(self, frame: int, source: Source) -> None:
+        names = self._frames[frame][0]
+        if source.name in names:
             self.twice.append(source.name)
-        self._sources[source.name] = source
+        names[source.name] = source
 
-    def source(self, name: str) -> Source:
-        """What makes a value, seen through ``Identity`` nodes."""
+    def home(self, node: int) -> int:
+        """The graph that a node stands in."""
+        return self._homes[node]
+
+    def inside(self, node: int, body: tuple[str, int]) -> int:
+        """A graph that a node holds."""
+        return self._inside[(node, *body)]
+
+    def source(self, name: str, frame: int = MAIN) -> Source:
+        """What makes a value that is read in a graph, seen through ``Identity`` nodes."""
         seen = set()
-        while name not in seen:
-            seen.add(name)
-            found = self._sources.get(name, Source("nothing", name))
+        while (frame, name) not in seen:
+            seen.add((frame, name))
+            found = self._look_up(name, frame)
             if found.kind != "result" or not is_identity(self.nodes[found.node]):
                 return found
-            name = self.nodes[found.node].input[0]
+            name, frame = self.nodes[found.node].input[0], self._homes[found.node]
+        return Source("nothing", name)
+
+    def _look_up(self, name: str, frame: int) -> Source:
+        while name:
+            names, around = self._frames[frame]
+            if name in names:
+                return names[name]
+            if frame == around:
+                break
+            frame = around
         return Source("nothing", name)
 
     def digest(self, name: str) -> str:
@@ -130,7 +164,8 @@ class Sameness:
 
     Attributes:
         attributes: Nodes that are partners but for an attribute, as sentences.
-        gaps: Values (of the file, of the plan's model) that are made by other operators or from other operands.
+        gaps: Values (of the file, of the plan's model) that are made by other operators or from other operands, with
+            the graph that they are read in.
         structure: The same as sentences, and nodes without a partner.
         tensors: Stored tensors (of the file, of the plan's model) in the same place with other bytes.
         pairs: The partner of each node of the file.
@@ -139,7 +174,7 @@ class Sameness:
     """
 
     attributes: tuple[str, ...]
-    gaps: tuple[tuple[str, str], ...]
+    gaps: tuple[tuple[Place, Place], ...]
     structure: tuple[str, ...]
     tensors: tuple[tuple[str, str], ...]
     pairs: Mapping[int, int] = field(repr=False)
@@ -164,12 +199,14 @@ class _Walk:
         self.back: dict[int, int] = {}
         self.attributes: list[str] = []
         self.structure: list[str] = []
-        self.gaps: list[tuple[str, str]] = []
+        self.gaps: list[tuple[Place, Place]] = []
         self.tensors: dict[tuple[str, str], None] = {}
         self.restyled = 0
         outputs = [[value.name for value in side.contents.proto.graph.output] for side in (file, plan)]
-        self.pending: list[tuple[str, str]] = list(zip(*outputs, strict=False))
-        self.done: set[tuple[str, str]] = set()
+        self.pending: list[tuple[Place, Place]] = [
+            ((MAIN, a), (MAIN, b)) for a, b in zip(outputs[0], outputs[1], strict=False)
+        ]
+        self.done: set[tuple[Place, Place]] = set()
 
     def result(self) -> Sameness:
         while self.pending:
@@ -177,7 +214,8 @@ class _Walk:
             if pair not in self.done:
                 self.done.add(pair)
                 self._values(*pair)
-        self.structure.extend(f"the name '{name}' is given twice" for name in self.file.twice)
+        twice = sorted(set(self.file.twice) - set(self.plan.twice))
+        self.structure.extend(f"the name '{name}' is given twice" for name in twice)
         self.structure.extend(self._left())
         return Sameness(
             tuple(self.attributes),
@@ -189,18 +227,18 @@ class _Walk:
             tuple(self._unread()),
         )
 
-    def _values(self, mine: str, theirs: str) -> None:
-        a, b = self.file.source(mine), self.plan.source(theirs)
+    def _values(self, mine: Place, theirs: Place) -> None:
+        a, b = self.file.source(mine[1], mine[0]), self.plan.source(theirs[1], theirs[0])
         same = a.kind == b.kind
         if same and a.kind == "stored":
             if self.file.digest(a.name) != self.plan.digest(b.name):
                 self.tensors[a.name, b.name] = None
             return
         if same and a.kind in ("formal", "result"):
-            same = a.place == b.place
+            same = a.place == b.place and (a.kind == "result" or self.there.get(a.node) == b.node)
         if same and a.kind == "input":
             same = a.name == b.name
-        if not same or (a.kind in ("formal", "result") and not self._nodes(a, b)):
+        if not same or (a.kind == "result" and not self._nodes(a, b)):
             self.gaps.append((mine, theirs))
             self.structure.append(f"{self._made(self.file, a)} where the plan's model has {self._made(self.plan, b)}")
 
@@ -229,14 +267,18 @@ class _Walk:
                 )
         self.restyled += stated_attributes(one).keys() != stated_attributes(other).keys()
         if one.op_type in _COMMUTATIVE and one.domain in DEFAULT_DOMAINS:
-            kinds = [_kind(self.file, name) for name in operands]
-            if kinds == [_kind(self.plan, name) for name in others[::-1]] and kinds[0] != kinds[-1]:
+            kinds = [_kind(self.file, name, self.file.home(a.node)) for name in operands]
+            their_kinds = [_kind(self.plan, name, self.plan.home(b.node)) for name in others]
+            if kinds == their_kinds[::-1] and kinds != their_kinds:
                 others = others[::-1]
-        self.pending.extend(zip(operands, others, strict=True))
+        self._later(operands, others, self.file.home(a.node), self.plan.home(b.node))
         for key, body in bodies.items():
-            results = ([value.name for value in each.output] for each in (body, their_bodies[key]))
-            self.pending.extend(zip(*results, strict=True))
+            mine_out, their_out = ([value.name for value in each.output] for each in (body, their_bodies[key]))
+            self._later(mine_out, their_out, self.file.inside(a.node, key), self.plan.inside(b.node, key))
         return True
+
+    def _later(self, mine: Iterable[str], theirs: Iterable[str], frame: int, other: int) -> None:
+        self.pending.extend(((frame, a), (other, b)) for a, b in zip(mine, theirs, strict=True))
 
     @staticmethod
     def _made(side: Side, source: Source) -> str:
@@ -266,9 +308,9 @@ class _Walk:
         return [name for name in self.file.digests().keys() - self.file.read() if self.file.digest(name) not in allowed]
 
 
-def _kind(side: Side, name: str) -> tuple[str, ...]:
+def _kind(side: Side, name: str, frame: int) -> tuple[str, ...]:
     """What makes a value, roughly: tells the operands of a sum apart that another exporter writes in another order."""
-    source = side.source(name)
+    source = side.source(name, frame)
     if source.kind == "stored":
         return "stored", side.digest(source.name)
     if source.kind == "result":
