@@ -364,6 +364,12 @@ def all_nan(m: onnx.ModelProto) -> None:
     put(tensor, numpy_helper.to_array(tensor) * np.float32("nan"))
 
 
+def zeroed(m: onnx.ModelProto) -> None:
+    """All weights of the last layer: beside large outputs, small ones may be anything."""
+    tensor = [each for each in m.graph.initializer if len(each.dims) >= 2 and each.data_type == T.FLOAT][-1]
+    put(tensor, numpy_helper.to_array(tensor) * 0)
+
+
 def two_units(m: onnx.ModelProto) -> None:
     """Two units change places in one tensor."""
     tensor = stored(m, rank=2)
@@ -622,7 +628,7 @@ HARMFUL: dict[str, Edit] = {
     f.__name__: f
     for f in (
         *(rename_output, rename_input, swap_outputs, swap_names, drop_output, bake_batch, fix_axis, open_axis),
-        *(rename_axis, untie_axes, output_type, one_row, one_weight, one_bit, sign_of_zero, all_nan, two_units),
+        *(rename_axis, untie_axes, output_type, one_row, one_weight, one_bit, sign_of_zero, all_nan, zeroed, two_units),
         *(quantised_weight, quantisation_scale, zero_point, weight_type, backdoor, where_backdoor, clipped, scaled),
         *(scaled_a_little, identity_scaled, bias_added, duplicated, twin_read, relu_gone, epsilon, pads, axis, perm),
         *(transposed, new_attribute, dropout, argmax_head, operands_swapped, metadata, opset, body, branch),
