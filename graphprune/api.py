@@ -18,11 +18,12 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
-from graphprune.compensation.sequential import adopted
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx_refits import exported_digests, with_refits
+from graphprune.hosts.onnx_verify import file_checks
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
 from graphprune.opening import Shapes, open_host, require_seed
@@ -578,8 +579,14 @@ def verify(
     dynamic_shapes: Any = None,
     trust: bool = False,
     seed: int = 0,
+    graph: str = "auto",
 ) -> tuple[Check, ...]:
     """Proves that an ONNX file is what a plan makes of a model, whoever pruned it.
+
+    Beside the oracles, in this order: ``interface``, ``graph`` (node by node) and ``tensors`` (bit for bit) must be
+    those of the model that the plan makes, written as :meth:`Result.save_onnx` writes it; then ``numbers`` and
+    ``onnxruntime`` run both. Of a file that another tool has written in its own way, a check compares what it can and
+    is ``partial``: such a file is not proven, whether or not it has passed.
 
     Args:
         original: The model before, as for :func:`prune`.
@@ -590,9 +597,11 @@ def verify(
         dynamic_shapes: For PyTorch originals: those that the plan was made with.
         trust: Whether a ``.pt2`` file may be loaded.
         seed: Of the inputs.
+        graph: What becomes of a file whose graph differs: ``auto`` refuses it where it looks edited and compares
+            numbers where another tool has written it, ``exact`` always refuses, ``numeric`` always compares numbers.
 
     Returns:
-        The checks, passed or not.
+        The checks, passed or not; those that come after one that has failed may be missing.
 
     Raises:
         PlanError: The plan belongs to another model.
@@ -608,15 +617,21 @@ def verify(
     analysis = analyze_graph(host.graph())
     plan = fitting(plan, analysis, _metadata_in(host))
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
-    state = State(host, host, analysis, kept=kept, removed=removed)
-    sliced = RemoveBlocks().run(SliceGroups().run(state)).host
+    path = Path(pruned)
+    state = State(host, host, analysis, kept=kept, removed=removed, plan=plan)
+    sliced = run_pipeline([SliceGroups(), RemoveBlocks(), RemoveDeadNodes()], state).host
     checks = run_oracles(host, sliced, analysis, kept, removed, seed=seed)
-    file = open_host(Path(pruned))  # a broken file gets its own clear error
-    note = "file = plan replayed"
-    if refitted := tuple(plan.options.get("compensated", ())):
-        sliced = adopted(file, host, sliced, analysis, kept, plan.options["compensation"], refitted)
-        note = f"file = plan replayed, but for {len(refitted)} refitted tensors, which are taken from the file"
-    return (*checks, replace(parity(sliced, Path(pruned), host.example_inputs(seed)), note=note))
+    sliced, refits = with_refits(path, plan, host, sliced, analysis, kept)
+    checks = (*checks, *file_checks(path, sliced, metadata_of(plan), refits=refits, seed=seed, graph=graph))
+    if not all(check.passed for check in checks) or not refits.complete:
+        return checks
+    return (
+        *checks,
+        replace(
+            parity(sliced, path, host.example_inputs(seed)),
+            note=f"file = plan replayed{refits.note and '; '}{refits.note}",
+        ),
+    )
 
 
 def restore(
@@ -728,6 +743,8 @@ def _finish(
                     raise
                 reason = str(error).replace(f"cannot write '{smaller}': ", "")
                 notes = (*notes, f"there is no ONNX file, and onnxruntime has not checked the result: {reason}")
+            if state.host.kind == "torch" and plan.options.get("compensated") and smaller.exists():
+                plan = replace(plan, options={**plan.options, "exported": exported_digests(smaller)})
             seconds.append(("export", time.perf_counter() - begin))
             inputs = state.original.example_inputs(seed)
             if verify and smaller.exists():

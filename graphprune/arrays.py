@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from math import prod
@@ -114,3 +115,16 @@ def cut(array: NDArray[Any], axes: Mapping[int, NDArray[np.int64]], out: NDArray
             block = block.take(axes[axis], axis)
         block.take(axes[last], last, out=out[start:end], mode="clip")
     return out
+
+
+def digest_of(dtype: str, shape: Sequence[int], data: bytes) -> str:
+    """A hash of a stored tensor: of its type, its shape and its bytes, so that one bit more or less is another one.
+
+    Args:
+        dtype: The element type as NumPy names it (``float32``, ``bfloat16``, ...).
+        shape: The shape.
+        data: The elements in row-major order, little-endian, as ONNX stores them.
+    """
+    digest = hashlib.sha256(f"{dtype}:{list(map(int, shape))}:".encode())
+    digest.update(data)
+    return digest.hexdigest()

@@ -38,6 +38,7 @@ from graphprune.report.terminal import (
     render_profile,
     render_report,
     render_sensitivity,
+    render_verdict,
 )
 from graphprune.userland import is_object_name
 
@@ -386,18 +387,30 @@ def verify(
     plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan.")],
     shape: ShapeOptions = None,
     seed: Annotated[int, typer.Option(help="Of the inputs.")] = 0,
+    graph: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|exact|numeric",
+            help="A graph that differs: refuse it unless another tool has clearly written it, always, or never (then "
+            "only numbers are compared, and nothing is proven).",
+        ),
+    ] = "auto",
     trust: Trust = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Prove that PRUNED is what a plan makes of ORIGINAL."""
+    """Prove that PRUNED is what a plan makes of ORIGINAL, node by node and bit for bit."""
     with _progress(as_json):
-        checks = gp.verify(original, pruned, plan, shapes=_shapes(shape), trust=trust, seed=seed)
+        checks = gp.verify(original, pruned, plan, shapes=_shapes(shape), trust=trust, seed=seed, graph=graph)
+    failed = [check.name for check in checks if not check.passed]
+    partial = [check.name for check in checks if check.partial]
     if as_json:
-        _print_json({"checks": [{**vars(check), "passed": check.passed} for check in checks]})
+        rows = [{**vars(check), "passed": check.passed} for check in checks]
+        _print_json({"proven": not failed and not partial, "checks": rows})
     else:
         out.print(render_checks(checks))
-    if failed := [check.name for check in checks if not check.passed]:
+        out.print(render_verdict(str(pruned), original, failed, partial), soft_wrap=True, highlight=False)
+    if failed:
         raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
 
 

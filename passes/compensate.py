@@ -10,6 +10,7 @@ from graphprune.compensation.ladder import NORMS, RUNGS
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
+from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import PruningPlan
@@ -57,7 +58,7 @@ class Compensate(Pass):
                 state.batches,
                 progress=lambda done, total: state.progress(self.name, done, total),
             )
-            return replace(state, host=host, plan=self._noted(state.plan, changed))
+            return replace(state, host=host, plan=self._noted(state.plan, host, changed))
         host, rows = compensate(
             state.original,
             state.host,
@@ -69,7 +70,11 @@ class Compensate(Pass):
             progress=lambda done, total: state.progress(self.name, done, total),
         )
         tensors = {name for row in rows for name in (row.weight, row.bias) if name is not None}
-        return replace(state, host=host, plan=self._noted(state.plan, tensors), compensated=rows)
+        return replace(state, host=host, plan=self._noted(state.plan, host, tensors), compensated=rows)
 
-    def _noted(self, plan: PruningPlan, tensors: Iterable[str]) -> PruningPlan:
-        return replace(plan, options={**plan.options, "compensation": self.rung, "compensated": sorted(tensors)})
+    def _noted(self, plan: PruningPlan, host: Host, tensors: Iterable[str]) -> PruningPlan:
+        """The plan with the names of what was refitted, and what each tensor is now, to the last bit."""
+        names = sorted(tensors)
+        digests = {name: host.digest(name) for name in names}
+        noted = {"compensation": self.rung, "compensated": names, "digests": digests}
+        return replace(plan, options={**plan.options, **noted})

@@ -212,7 +212,7 @@ def step(module: nn.Module, **kwargs: Any) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.net.__name__)
 def test_what_runs_at_other_times_is_cut_along(row: Row) -> None:
     model = row.net()
-    result = gp.prune(model, (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(model, (IMAGE,), target="params=0.4", align=1, verify=False)
     assert [run.label for run in result.host.runs.runs] == [row.label]
     assert type(result.module) is row.net
     assert result.report.notes == ()
@@ -227,7 +227,7 @@ def test_what_runs_at_other_times_is_cut_along(row: Row) -> None:
 
 
 def test_numbers_that_only_training_reads_follow() -> None:
-    result = gp.prune(Viewed(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Viewed(), (IMAGE,), target="params=0.4", align=1, verify=False)
     assert type(result.module) is Viewed
     assert result.report.notes == ()
     assert (result.module.width, result.module.stride) == (result.module.a.out_channels, 16)
@@ -235,7 +235,7 @@ def test_numbers_that_only_training_reads_follow() -> None:
 
 
 def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None:
-    result = gp.prune(Features(), (IMAGE,), target="params=0.6", verify=False)
+    result = gp.prune(Features(), (IMAGE,), target="params=0.6", align=1, verify=False)
     assert type(result.module) is Features
     analysis = result.state.analysis
     assert analysis is not None
@@ -251,7 +251,7 @@ def test_features_that_only_training_hands_out_stay_whole_for_a_reason() -> None
 
 
 def test_a_training_mode_that_does_not_run_is_said() -> None:
-    result = gp.prune(Denoising(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Denoising(), (IMAGE,), target="params=0.4", align=1, verify=False)
     assert type(result.module) is Denoising
     assert result.report.notes == (
         "no run of the example reads 'noise.weight', 'noise.bias': they stay as they are, and what they are for fails "
@@ -261,7 +261,7 @@ def test_a_training_mode_that_does_not_run_is_said() -> None:
 
 
 def test_parameters_that_no_run_reads_are_named() -> None:
-    result = gp.prune(TwoTowers(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(TwoTowers(), (IMAGE,), target="params=0.4", align=1, verify=False)
     (note,) = result.report.notes
     assert note == (
         "no run of the example reads 'spare', 'text.weight', 'text.bias': they stay as they are, and what they are for "
@@ -296,7 +296,7 @@ def test_a_wrong_cut_of_what_only_training_reads_is_noticed(monkeypatch: pytest.
         return following(module, run)
 
     monkeypatch.setattr(torch_other_ways, "outputs_in", shifted)
-    result = gp.prune(Segmentation(), (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(Segmentation(), (IMAGE,), target="params=0.4", align=1, verify=False)
     (note,) = result.report.notes
     assert note.startswith("in training mode, the module returns values that differ by ")
 
@@ -305,7 +305,7 @@ def test_budgets_and_files_do_not_hold_what_only_training_reads(tmp_path: Any) -
     plain, model = gp.analyze(Stem(), (IMAGE,)), Auxiliary()
     analysis = gp.analyze(model, (IMAGE,))
     assert [(g.name, g.size, g.exact) for g in analysis.groups] == [(g.name, g.size, g.exact) for g in plain.groups]
-    result = gp.prune(model, (IMAGE,), target="params=0.4", verify=False)
+    result = gp.prune(model, (IMAGE,), target="params=0.4", align=1, verify=False)
     assert result.report.cost("params").before == sum(p.numel() for p in Stem().parameters())
     result.save_onnx(tmp_path / "net.onnx")
     result.save_state(tmp_path / "state")

@@ -23,7 +23,7 @@ from graphprune.compensation.stage import Compensated, Stage
 from graphprune.compensation.weights import weight_stages
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of
-from graphprune.pipeline.host import Array, Arrays, Host
+from graphprune.pipeline.host import Arrays, Host
 
 RIDGES = (1e-2, 1e-1, 1.0)
 """Damping of the least squares, of each input, relative to its variance: what is tried on batches held apart."""
@@ -86,29 +86,21 @@ def compensate(
 
 
 def adopted(
-    source: Host,
-    dense: Host,
-    pruned: Host,
-    analysis: Analysis,
-    kept: Mapping[Factor, Index],
-    rung: str,
-    names: Iterable[str],
+    values: Arrays, dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], rung: str
 ) -> Host:
-    """The sliced model with the refitted tensors of another copy of it, such as a file that was written.
+    """The sliced model with refitted tensors, such as a file holds that was written.
 
     Raises:
         PlanError: The copy has no such tensor, or one of another shape.
     """
     _, pruned = _stages(dense, pruned, analysis, kept, rung)
-    mine, theirs = pruned.graph().values, source.graph().values
-    values: dict[str, Array] = {}
-    for name in names:
-        if name not in theirs or name not in mine or theirs[name].shape != mine[name].shape:
+    mine = pruned.graph().values
+    for name, value in values.items():
+        if name not in mine or value.shape != mine[name].shape:
             raise PlanError(
                 f"the plan says that tensor '{name}' was refitted, and the file has no such tensor of that shape; "
                 "files exported from PyTorch name and turn tensors otherwise, so verify them where they were made"
             )
-        values[name] = source.read(name)
     return pruned.replaced(values)
 
 

@@ -18,6 +18,7 @@ from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_contents import Contents, digest
 from graphprune.hosts.onnx_copies import Uses, merged, merged_names
 from graphprune.hosts.onnx_demand import require_affordable
 from graphprune.hosts.onnx_double import run_double
@@ -235,6 +236,10 @@ class OnnxHost:
         if header is None:
             raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
         return inline_array(header)
+
+    def digest(self, tensor: str) -> str:
+        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
+        return digest(Contents(self.proto, self.store).named(tensor))
 
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""

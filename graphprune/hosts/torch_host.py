@@ -19,6 +19,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from graphprune.arrays import digest_of
 from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError, first_line
 from graphprune.frontends.torch_graph import (
     SPEC,
@@ -219,6 +220,15 @@ class TorchHost:
         if stored.is_meta:
             self._valued()
         return to_numpy(stored)
+
+    def digest(self, tensor: str) -> str:
+        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
+        stored = self.tensor(tensor)
+        if stored.is_meta:
+            self._valued()
+        held = stored.detach().cpu().contiguous().reshape(-1)
+        data = held.view(torch.uint8).numpy().tobytes() if held.numel() else b""
+        return digest_of(str(stored.dtype).removeprefix("torch."), tuple(stored.shape), data)
 
     @cached_property
     def is_meta(self) -> bool:

@@ -197,6 +197,9 @@ class Host(Protocol):
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
 
+    def digest(self, tensor: str) -> str:
+        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
+
     def edited(self, edits: Edits) -> Host:
         """A copy with the edits made."""
 

@@ -25,12 +25,15 @@ class Check:
     """One comparison of the proof.
 
     Attributes:
-        name: ``masked``, ``permutation``, ``onnxruntime``, or ``cached`` for decoders.
+        name: ``masked``, ``permutation``, ``onnxruntime``, or ``cached`` for decoders; of a file against a plan also
+            ``interface``, ``graph``, ``tensors`` and ``numbers``.
         difference: The largest difference of any output, relative to the largest value of that output.
         tolerance: What is accepted.
         note: What was compared, for the reader.
         informative: Whether the outputs vary at all on the example input: a saturated or constant output would agree
             with anything.
+        partial: Whether part of what the check is for could not be compared; the note says which. What has passed so
+            is not proven.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Check:
     tolerance: float
     note: str = ""
     informative: bool = True
+    partial: bool = False
 
     @property
     def passed(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 
 from rich.console import Console, RenderableType
@@ -86,9 +86,22 @@ def render_checks(checks: Iterable[Check]) -> Table:
     table.add_column("accepted", justify="right")
     table.add_column("")
     for check in checks:
-        word = "[green]passed[/]" if check.passed else "[red]FAILED[/]"
+        passed = "[yellow]in part[/]" if check.partial else "[green]passed[/]"
+        word = passed if check.passed else "[red]FAILED[/]"
         table.add_row(check.name, f"{check.difference:.2g}", f"{check.tolerance:g}", f"{word}  {escape(check.note)}")
     return table
+
+
+def render_verdict(pruned: str, original: str, failed: Sequence[str], partial: Sequence[str]) -> str:
+    """What the checks of a file come to: of these some have failed, or could be made in part."""
+    if failed:
+        return "checks that need those that failed were not run"
+    if partial:
+        return escape(
+            f"'{pruned}' agrees with what the plan makes of '{original}' as far as it could be compared, but is not "
+            f"proven: {', '.join(partial)} only in part"
+        )
+    return escape(f"'{pruned}' is what the plan makes of '{original}'")
 
 
 def _cut_groups(report: Report) -> Table:
