@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.markup import escape
@@ -132,6 +132,9 @@ BoundOptions = Annotated[
     ),
 ]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
+AcceptUnproven = Annotated[
+    bool, typer.Option("--accept-unproven", help="Take a result whose proof cannot see anything on the example input.")
+]
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
 
@@ -290,6 +293,7 @@ def prune(
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Check the model after every pass.")] = False,
     seed: Annotated[int, typer.Option(help="Of random scores and of the proof's inputs.")] = 0,
     no_verify: NoVerify = False,
+    accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -329,7 +333,7 @@ def prune(
             verify_each=verify_each,
             seed=seed,
             trust=trust,
-            verify=not no_verify,
+            verify=_proof(no_verify, accept_unproven),
             latency=not no_latency,
             progress=progress,
         )
@@ -353,6 +357,7 @@ def apply(
     preprocess: PreprocessOptions = None,
     shape: ShapeOptions = None,
     no_verify: NoVerify = False,
+    accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
     as_json: Json = False,
@@ -370,13 +375,20 @@ def apply(
             samples=samples,
             shapes=_shapes(shape),
             trust=trust,
-            verify=not no_verify,
+            verify=_proof(no_verify, accept_unproven),
             latency=not no_latency,
             progress=progress,
         )
         progress("write")
         result.save_onnx(output)
     _show(result, output, as_json, False)
+
+
+def _proof(no_verify: bool, accept_unproven: bool) -> bool | Literal["accept-unproven"]:
+    """What the two options ask for."""
+    if no_verify and accept_unproven:
+        raise OptionError("--accept-unproven is about the proof that --no-verify skips; leave one of them out")
+    return "accept-unproven" if accept_unproven else not no_verify
 
 
 @app.command()

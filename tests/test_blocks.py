@@ -27,12 +27,14 @@ from graphprune.importance.blocks import BLOCK_CRITERIA, block_criterion, regist
 from graphprune.importance.evidence import Evidence
 from graphprune.ir.text import parse_graph, print_graph
 from graphprune.passes import Allocate, RemoveBlocks, RemoveDeadNodes, Score, SliceGroups
-from graphprune.passes.verify import compare, masks, require, verify
+from graphprune.passes.verify import verify
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import Entry, Machine, Profile
 from graphprune.profiling.profile import cut, latency_model
 from graphprune.profiling.refine import predicted_ms
+from graphprune.proof.compare import compare, require
+from graphprune.proof.oracles import masks
 
 
 class Mlp(nn.Module):

@@ -22,8 +22,9 @@ from graphprune.hosts import onnx_masked, onnx_save
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import masks, verify
+from graphprune.passes.verify import verify
 from graphprune.pipeline.host import Edits, SizeEdit
+from graphprune.proof.oracles import masks
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

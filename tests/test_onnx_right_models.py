@@ -19,7 +19,8 @@ from graphprune.frontends import onnx_ops, onnx_spatial
 from graphprune.hosts import onnx_masked
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import compare, masks
+from graphprune.proof.compare import compare
+from graphprune.proof.oracles import masks
 
 Array = NDArray[Any]
 

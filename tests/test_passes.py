@@ -19,8 +19,9 @@ from graphprune.passes import (
     all_passes,
 )
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import compare, masks, require
 from graphprune.pipeline.passes import parse_pipeline
+from graphprune.proof.compare import compare, require
+from graphprune.proof.oracles import masks
 
 
 def test_slice_edits_of_a_residual_block():
@@ -103,25 +104,26 @@ def f32(*values):
 def test_compare_takes_the_largest_relative_difference(expected, got, difference):
     check = compare("masked", expected, got)
     assert check.difference == pytest.approx(difference)
-    assert check.passed == (difference == 0.0)
+    assert (check.difference <= check.tolerance) == (difference == 0.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_what_masks_write_in_place_of_infinity_is_no_scale(dtype):
     hidden = np.finfo(dtype).min
     logits = np.array([hidden, 1, 2], dtype)
-    assert compare("masked", {"y": logits}, {"y": np.array([hidden, 1, 1.5], dtype)}).difference == 0.25
+    check = compare("masked", {"y": logits}, {"y": np.array([hidden, 1, 1.5], dtype)})
+    assert (check.difference, check.where) == (pytest.approx(0.25), "output 'y' at [2]")
     assert compare("masked", {"y": logits}, {"y": np.array([-1, 1, 2], dtype)}).difference > 1e4
     double = np.array([np.finfo(np.float32).min, 1, 2])
-    assert compare("masked", {"y": double}, {"y": np.add(double, [0, 0, 0.5])}).difference == 0.25
+    assert compare("masked", {"y": double}, {"y": np.add(double, [0, 0, 0.5])}).difference == pytest.approx(0.25)
 
 
 def test_a_failed_check_is_an_error():
     with pytest.raises(ProofError) as error:
         require((compare("masked", {"y": f32(1, 2)}, {"y": f32(1, 1)}, note="a = b"),))
     assert str(error.value) == (
-        "the proof 'masked' failed (a = b): largest relative difference 0.5, accepted 1e-05; nothing was written. "
-        "Please report this with the model"
+        "the proof 'masked' failed (a = b): largest relative difference 0.5 in output 'y' at [1], accepted 1e-05; "
+        "nothing was written. Please report this with the model"
     )
 
 

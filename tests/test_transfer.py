@@ -21,9 +21,9 @@ from torch import nn
 import graphprune as gp
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.torch_trace import quiet
-from graphprune.passes.verify import compare
 from graphprune.planning.plan import GroupPlan
 from graphprune.planning.transfer import METADATA, Origin, read_origins, write_origins
+from graphprune.proof.compare import compare
 from graphprune.report.data import inspect_analysis
 
 transformers = pytest.importorskip("transformers")

@@ -13,9 +13,8 @@ from graphprune.analysis.groups import Analysis, Group, analyze_graph
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.ir.dims import Factor, Index
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.passes.verify import compare, masks, permutations
-
-TOLERANCE = 1e-5
+from graphprune.proof.oracles import Pair, masked, masks, permutations, permuted_alike, precision_of
+from graphprune.proof.watch import watched
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,20 @@ def prove(model: torch.nn.Module, example: Any, dynamic_shapes: Any = None, *, s
     analysis = analyze_graph(host.graph())
     rng = np.random.default_rng(seed)
     inputs = host.example_inputs()
-    original = host.run(inputs)
     for _ in range(n):
         kept = {
             group.factor: np.sort(rng.choice(group.size, group.at_least(group.size // 2), replace=False))
             for group in analysis.groups
         }
         pruned = host.edited(slice_edits(analysis, kept))
-        masked = compare("masked", host.run_masked(inputs, masks(analysis, kept)), pruned.run(inputs))
-        assert masked.difference <= TOLERANCE, masked
+        inside = watched(analysis, kept, pruned.graph())
+        pair = Pair(host, pruned, masks(analysis, kept), inside)
+        check, _ = masked(pair, inputs, precision_of(analysis), note="")
+        assert check.difference <= check.tolerance, check
         for name, value in pruned.graph().values.items():  # the shapes that the edits left are the true ones
             if value.stored:
                 assert value.shape == tuple(pruned.tensor(name).shape)
     permuted = host.edited(slice_edits(analysis, permutations(analysis, seed)))
-    permutation = compare("permutation", original, permuted.run(inputs))
-    assert permutation.difference <= TOLERANCE, permutation
+    permutation, _ = permuted_alike(host, permuted, inputs, precision_of(analysis))
+    assert permutation.difference <= permutation.tolerance, permutation
     return Proof(host, analysis, kept, pruned)

@@ -124,13 +124,15 @@ def redraw(model: Any) -> None:
 def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shapes: Any = None, *, onnx: bool) -> None:
     """Takes a module through all stages; what was reached stands in ``record``."""
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.api import parity
     from graphprune.collector import frozen_heap
+    from graphprune.hosts.parity import file_parity as parity
     from graphprune.hosts.torch_host import TorchHost
     from graphprune.importance import Evidence, criterion
     from graphprune.passes.slice_groups import slice_edits
-    from graphprune.passes.verify import compare, judged, masks, verify
+    from graphprune.passes.verify import verify
     from graphprune.planning.blockers import list_blockers
+    from graphprune.proof.oracles import Pair, masked, masks, precision_of
+    from graphprune.proof.watch import watched
 
     record.update(model=type(model).__name__, stage="built", params=sum(p.numel() for p in model.parameters()))
     begin = time.perf_counter()
@@ -166,15 +168,11 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
     smaller.run(feeds)
     record["stage"] = "pruned"
     checks = {check.name: check for check in verify(host, pruned, analysis, half)}
-    removed = masks(analysis, best)
-    checks["masked l2"] = judged(
-        lambda *, double: compare(
-            "masked l2", host.run_masked(feeds, removed, double=double), smaller.run(feeds, double=double)
-        )
-    )
+    pair = Pair(host, smaller, masks(analysis, best), watched(analysis, best, smaller.graph()))
+    checks["masked l2"], _ = masked(pair, feeds, precision_of(analysis), note="")
     record["constant"] = any(not check.informative for check in checks.values())
     record["proof"] = {name: float(f"{check.difference:.2g}") for name, check in checks.items()}
-    failed = [name for name, check in checks.items() if not check.passed]
+    failed = [name for name, check in checks.items() if check.difference > check.tolerance]
     if not failed:
         record["stage"] = "proven"
     if onnx:

@@ -22,13 +22,15 @@ ort.set_default_logger_severity(4)  # errors come as exceptions; its own log rep
 CPU = "CPUExecutionProvider"
 
 
-def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.InferenceSession:
+def session(path: Path, *, threads: int = 1, provider: str = CPU, floating: bool = False) -> ort.InferenceSession:
     """A session, on the CPU unless another provider is asked for.
 
     Args:
         path: The ONNX file.
         threads: Threads within an operator; 0 means all cores.
         provider: The execution provider that comes first.
+        floating: Whether quantised operators run as they are written, in floating point between two roundings, and not
+            in integer kernels, which round elsewhere.
 
     Raises:
         ModelError: onnxruntime refuses the file.
@@ -37,6 +39,8 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU) -> ort.Inferen
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    if floating:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         found = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
         return sized(found, sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file()))
@@ -63,13 +67,13 @@ def refused(error: Exception, what: str) -> ModelError:
     return ModelError(f"onnxruntime cannot load {what}: {reason}; {advice}")
 
 
-def run_file(path: Path, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Runs a file once; outputs by name, in order.
+def run_file(path: Path, inputs: Mapping[str, NDArray[Any]], *, floating: bool = False) -> dict[str, NDArray[Any]]:
+    """Runs a file once; outputs by name, in order. See :func:`session` for ``floating``.
 
     Raises:
         ModelError: onnxruntime refuses the file or the inputs.
     """
-    return run_session(session(path), inputs)
+    return run_session(session(path, floating=floating), inputs)
 
 
 def run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,30 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.ops.op_loop import Loop as _Loop
 
+from graphprune.backends.runtime import run_session
 from graphprune.bounds import present
 from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.onnx_branches import nested
 from graphprune.hosts.onnx_draws import seeded
 from graphprune.hosts.onnx_reference import OPERATORS
+from graphprune.hosts.onnx_runtime import session_of
 from graphprune.hosts.onnx_store import Store, fill_inline, inline_array, with_weights
 from graphprune.pipeline.host import Array, Arrays
 
-_NARROW = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+_HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """The type that takes the place of narrower ones."""
+
+    kind: int
+    dtype: type
+    narrow: frozenset[int]
+
+
+_DOUBLE = _Wide(onnx.TensorProto.DOUBLE, np.float64, _HALF | {onnx.TensorProto.FLOAT})
+_SINGLE = _Wide(onnx.TensorProto.FLOAT, np.float32, _HALF)
 
 
 class Loop(_Loop):
@@ -57,7 +73,7 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     """
     wide = with_weights(seeded(nested(proto)), store, fill_inline)
     del wide.graph.value_info[:]
-    _widen(wide.graph)
+    _widen(wide.graph, _DOUBLE)
     wanted = {value.name for value in wide.graph.input}
     feeds = {
         name: array.astype(np.float64) if array.dtype.kind == "f" else array
@@ -75,30 +91,48 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     return {value.name: np.asarray(result) for value, result in zip(wide.graph.output, results, strict=True)}
 
 
-def _widen(graph: onnx.GraphProto) -> None:
-    """Makes every narrow float of a graph, and of its subgraphs, a double."""
+def run_single(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str, Array]:
+    """Runs a weightless model of half precision in single precision, in onnxruntime; outputs by name, in order.
+
+    Raises:
+        ModelError: onnxruntime cannot run it.
+    """
+    wide = with_weights(proto, store, fill_inline)
+    del wide.graph.value_info[:]
+    _widen(wide.graph, _SINGLE)
+    feeds = {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in inputs.items()}
+    return run_session(session_of(wide), feeds)
+
+
+def _widen(graph: onnx.GraphProto, wide: _Wide) -> None:
+    """Makes every narrow float of a graph, and of its subgraphs, a wide one."""
     for tensor in graph.initializer:
-        _widen_tensor(tensor)
+        _widen_tensor(tensor, wide)
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in _NARROW:
-            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+        if value.type.tensor_type.elem_type in wide.narrow:
+            value.type.tensor_type.elem_type = wide.kind
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i in _NARROW:
-                attribute.i = onnx.TensorProto.DOUBLE
+            if attribute.name in ("to", "dtype") and attribute.i in wide.narrow:
+                attribute.i = wide.kind
             if attribute.HasField("t"):
-                _widen_tensor(attribute.t)
+                _widen_tensor(attribute.t, wide)
             if attribute.HasField("g"):
-                _widen(attribute.g)
+                _widen(attribute.g, wide)
             for inner in attribute.graphs:
-                _widen(inner)
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name in ("value_float", "value_floats"):
+                _widen(inner, wide)
+        if (
+            wide is _DOUBLE
+            and node.op_type == "Constant"
+            and node.attribute
+            and node.attribute[0].name in ("value_float", "value_floats")
+        ):
             held = node.attribute[0]
             value = np.asarray(onnx.helper.get_attribute_value(held), dtype=np.float64)
             node.attribute[0].CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(value)))
 
 
-def _widen_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type in _NARROW:
-        array = inline_array(tensor).astype(np.float64)
+def _widen_tensor(tensor: onnx.TensorProto, wide: _Wide) -> None:
+    if tensor.data_type in wide.narrow:
+        array: Array = inline_array(tensor).astype(wide.dtype)
         tensor.CopyFrom(ir.serde.serialize_tensor(ir.Tensor(array, name=tensor.name)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,13 +27,14 @@ from graphprune.hosts.onnx_edit import apply_edits
 from graphprune.hosts.onnx_fold import fold
 from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_load import load_model
-from graphprune.hosts.onnx_masked import masked_model
+from graphprune.hosts.onnx_masked import mask_stored, masked_model
 from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
 from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, input_sizes, other_sizes, unfit
 from graphprune.hosts.onnx_store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx_surgery import Surgery
+from graphprune.hosts.onnx_trace import traced
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 
@@ -330,11 +331,34 @@ class OnnxHost:
             self._require_fit(error, inputs)
             raise
 
+    def zeroed(self, masks: Masks) -> OnnxHost:
+        """A copy with zeros in the stored tensors where units are removed; nothing else changes."""
+        proto, store = mask_stored(self.proto, self.store, masks)
+        return replace(self, proto=proto, store=store)
+
+    def run_integer(self, inputs: Arrays) -> dict[str, Array]:
+        """Runs the model as onnxruntime does by default: quantised operators in integer kernels."""
+        return run_session(session_of(self.proto, self.store, integer=True), inputs)
+
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the model rounds values to integers on the way."""
+        return any("Quantize" in node.op_type or "QLinear" in node.op_type for node in self.proto.graph.node)
+
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
         """Runs the model with the removed units zeroed after every node."""
         assert self._affordable
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
+
+    def shown(
+        self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
+    ) -> Iterator[tuple[str, Array]]:
+        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        proto, store = self.proto, self.store
+        if masks is not None:
+            proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
 
     # -- step by step ------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def masked_model(
     Raises:
         ProofError: A node normalizes over a masked axis and has no masked form.
     """
-    masked, changed = _mask_stored(proto, store, masks)
+    masked, changed = mask_stored(proto, store, masks)
     surgery = Surgery(masked)
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     stored = {tensor.name for tensor in proto.graph.initializer}
@@ -93,7 +93,8 @@ def _rename(produced: gs.Variable, result: gs.Variable) -> None:
     node.outputs[0] = result
 
 
-def _mask_stored(proto: onnx.ModelProto, store: Store, masks: Masks) -> tuple[onnx.ModelProto, dict[str, Stored]]:
+def mask_stored(proto: onnx.ModelProto, store: Store, masks: Masks) -> tuple[onnx.ModelProto, dict[str, Stored]]:
+    """The model with zeros in stored tensors where units are removed."""
     result = onnx.ModelProto()
     result.CopyFrom(proto)
     changed = dict(store)

@@ -28,8 +28,12 @@ VOCABULARY = 8
 _FOLLOWED = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Transpose", "Concat", "Expand")
 
 
-def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: int = 1) -> ort.InferenceSession:
+def session_of(
+    proto: onnx.ModelProto, store: Store | None = None, *, threads: int = 1, integer: bool = False
+) -> ort.InferenceSession:
     """A session of a weightless model with its weights, on so many threads (0: all cores).
+
+    Quantised operators run in floating point between two roundings, as they are written, unless ``integer``.
 
     A model on which onnxruntime's own optimiser fails (it gives some names twice) runs as it is.
 
@@ -39,24 +43,25 @@ def session_of(proto: onnx.ModelProto, store: Store | None = None, *, threads: i
     store = store or {}
     proto = seeded(nested(proto))
     try:
-        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, integer)
     except Exception:  # noqa: BLE001  (onnxruntime's errors have no common base)
         pass
     try:
-        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL, integer)
     except Exception as error:
         raise refused(error, "the model") from error
 
 
 def _session(
-    proto: onnx.ModelProto, store: Store, threads: int, level: ort.GraphOptimizationLevel
+    proto: onnx.ModelProto, store: Store, threads: int, level: ort.GraphOptimizationLevel, integer: bool
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # integer kernels round where a mask does not
+    if not integer:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # those kernels round where a mask does not
     size = n_bytes(proto)
     if size < EXTERNAL_BYTES:
         full = with_weights(proto, store, fill_inline)

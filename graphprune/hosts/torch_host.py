@@ -7,7 +7,7 @@ module that users call is generated from them when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -402,10 +402,32 @@ class TorchHost:
         except GraphpruneError:
             raise
         except Exception as error:  # an operator raises what it likes
-            raise ModelError(
-                f"the traced model does not run: {first_line(error)}; "
-                "give example inputs of the types and values that the model takes"
-            ) from error
+            raise _does_not_run(error) from error
+
+    def shown(
+        self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
+    ) -> Iterator[tuple[str, Array]]:
+        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        self._valued()
+        graph, values = self._built
+        interpreter = (
+            torch_masked.Interpreter(self.program, self.tensors, double=double)
+            if masks is None
+            else torch_masked.MaskedInterpreter(self.program, self.tensors, graph, values, masks, double=double)
+        )
+        asked = frozenset(names)
+        wanted = {node: name for node, name in values.items() if name in asked and node.op == "call_function"}
+        flat = self._flat(inputs)
+        try:
+            for node, result in interpreter.steps(flat, wanted):
+                if node in wanted:
+                    yield wanted[node], to_numpy(result)
+                else:
+                    yield from ((f">{name}", each) for name, each in self._named(result).items())
+        except GraphpruneError:
+            raise
+        except Exception as error:  # an operator raises what it likes
+            raise _does_not_run(error) from error
 
     # -- step by step ------------------------------------------------------------------------------------------------
 
@@ -656,6 +678,13 @@ def _assign(module: torch.nn.Module, name: str, tensor: Any) -> None:
         owner._parameters[last] = tensor  # a plain setattr refuses to change a buffer
     else:
         owner._buffers[last] = tensor
+
+
+def _does_not_run(error: Exception) -> ModelError:
+    return ModelError(
+        f"the traced model does not run: {first_line(error)}; "
+        "give example inputs of the types and values that the model takes"
+    )
 
 
 # -- names and examples ----------------------------------------------------------------------------------------------

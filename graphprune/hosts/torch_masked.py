@@ -6,7 +6,7 @@ no such form is an error, never an approximation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
@@ -37,17 +37,46 @@ class Interpreter(fx.Interpreter):
         self._double = double
 
     @contextmanager
-    def precision(self) -> Iterator[None]:
-        """Makes tensors without a type of their own float64 where asked, and random numbers alike in every run."""
+    def precision(self, state: torch.Tensor | None = None) -> Iterator[None]:
+        """Makes tensors without a type of their own float64 where asked, and random numbers alike in every run.
+
+        Args:
+            state: Of the random numbers, where a run goes on.
+        """
         default = torch.get_default_dtype()
         try:
             if self._double:
                 torch.set_default_dtype(torch.float64)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+                if state is None:
+                    torch.manual_seed(0)
+                else:
+                    torch.set_rng_state(state)
                 yield
         finally:
             torch.set_default_dtype(default)
+
+    def steps(self, inputs: Sequence[Any], wanted: Collection[fx.Node]) -> Iterator[tuple[fx.Node, Any]]:
+        """Runs the graph, and stops after each wanted node and after the last one, which holds the outputs.
+
+        Between two stops, other runs may go on: random numbers and the default type are those of this run only while
+        it works.
+        """
+        self.env, self.args_iter = {}, iter(inputs)
+        nodes, state = list(self.graph.nodes), None
+        at = 0
+        while at < len(nodes):
+            with torch.no_grad(), self.precision(state):
+                while True:
+                    node = nodes[at]
+                    result = self.env[node] = self.run_node(node)
+                    for done in self.user_to_last_uses.get(node, ()):
+                        del self.env[done]
+                    at += 1
+                    if node in wanted or at == len(nodes):
+                        break
+                state = torch.get_rng_state()
+            yield node, result
 
     def _widened(self, value: Any) -> Any:
         if not self._double:

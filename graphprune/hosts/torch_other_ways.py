@@ -15,9 +15,9 @@ from graphprune.hosts.torch_attributes import Use
 from graphprune.hosts.torch_host import TorchHost, to_numpy
 from graphprune.hosts.torch_runs import OtherRun, outputs_in, train_step
 from graphprune.ir.dims import factors_of
-from graphprune.passes.verify import masks
 from graphprune.pipeline.host import Array
 from graphprune.pipeline.state import State
+from graphprune.proof.oracles import masks
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest value of an output: there is no second run in float64."""

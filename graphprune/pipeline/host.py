@@ -6,7 +6,7 @@ shared until they are cut. Edits are data (:class:`Edits`), so that they can be 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -241,6 +241,25 @@ class Host(Protocol):
 
         Raises:
             ProofError: A node normalizes over a masked axis and the host has no masked form of it.
+        """
+
+    def shown(
+        self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
+    ) -> Iterator[tuple[str, Array]]:
+        """A run that shows values on the way, one after the other: only what is being looked at is held.
+
+        Args:
+            inputs: As for :meth:`run`.
+            names: Values of :meth:`graph` that are wanted, in any order; not those of branches that need not run.
+            masks: As for :meth:`run_masked`.
+            double: As for :meth:`run`.
+
+        Yields:
+            The values by name, and after them the outputs, as ``>name``, in order.
+
+        Raises:
+            ModelError: As for :meth:`run`.
+            ProofError: As for :meth:`run_masked`.
         """
 
     def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:

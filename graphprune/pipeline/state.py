@@ -27,13 +27,17 @@ class Check:
     Attributes:
         name: ``masked``, ``permutation``, ``onnxruntime``, or ``cached`` for decoders; of a file against a plan also
             ``interface``, ``graph``, ``tensors`` and ``numbers``.
-        difference: The largest difference of any output, relative to the largest value of that output.
+        difference: The largest difference of any element, relative to the slices of its value that it lies in, or to
+            the rounding that was measured there; ``tolerance`` where it is as large as is accepted.
         tolerance: What is accepted.
         note: What was compared, for the reader.
-        informative: Whether the outputs vary at all on the example input: a saturated or constant output would agree
-            with anything.
+        informative: Whether the outputs vary at all on the example input, or else what was compared inside: a
+            saturated or constant output would agree with anything.
         partial: Whether part of what the check is for could not be compared; the note says which. What has passed so
             is not proven.
+        where: Which output (or value inside) has the largest difference, and at which indices.
+        unproven: Names of the groups whose units cannot be told apart in some of what reads them.
+        excused: Whether a check that saw nothing passes: the user has asked for that.
     """
 
     name: str
@@ -42,11 +46,14 @@ class Check:
     note: str = ""
     informative: bool = True
     partial: bool = False
+    where: str = ""
+    unproven: tuple[str, ...] = ()
+    excused: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within the tolerance (NaN is not)."""
-        return self.difference <= self.tolerance
+        """Whether the difference is within the tolerance (NaN is not), and something was seen."""
+        return self.difference <= self.tolerance and (self.informative or self.excused)
 
 
 @dataclass(frozen=True)
