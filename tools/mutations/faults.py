@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
+from zlib import crc32
 
 import numpy as np
 
@@ -23,6 +24,11 @@ from graphprune.pipeline.host import Edits, Host
 from mutations.models import Case
 
 Dice = np.random.Generator
+
+
+def dice_of(model: str, fault: str, seed: int) -> Dice:
+    """The draws of a trial."""
+    return np.random.default_rng([seed, crc32(f"{model}/{fault}".encode())])
 
 
 @dataclass(frozen=True)
@@ -236,7 +242,7 @@ VALUED: Mapping[str, Callable[[Case, Host, Dice], tuple[Host, Planted] | None]] 
 @contextmanager
 def planted_in_host(case: Case, name: str, seed: int) -> Iterator[Planted | None]:
     """While this is open, ``slice-groups`` hands on a host with a fault; ``None`` where there is nothing to plant."""
-    dice = np.random.default_rng([seed, *name.encode()])
+    dice = dice_of(case.name, name, seed)
     edits = slice_edits(case.analysis, case.kept)
     right = case.host.edited(edits)
     planted: Planted | None = None
@@ -394,7 +400,7 @@ def planted_in_module(case: Case, name: str, seed: int) -> Iterator[list[str]]:
     def wrong(value: Any, memo: Any = None, *rest: Any) -> Any:
         copied = right(value, memo, *rest)
         if value is case.source and case.source is not None:
-            text = MODULES[name](copied, case.source, np.random.default_rng([seed, *name.encode()]))
+            text = MODULES[name](copied, case.source, dice_of(case.name, name, seed))
             texts.extend([text] if text else [])
         return copied
 

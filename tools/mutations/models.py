@@ -23,8 +23,12 @@ from mutations import onnx_models
 INEXACT = 0.3
 """How often a group is cut whose removal shifts a normalisation, and how often any other one."""
 EXACT = 0.8
-WHOLE = dict.fromkeys(("llama", "llama-fp16"), ("rotary-pair", "value-dim"))
-"""Kinds that are left whole: the class has one head size for queries, keys and values."""
+WHOLE = {
+    **dict.fromkeys(("llama", "llama-fp16"), ("rotary-pair", "value-dim")),
+    "moe": ("expert",),
+    "tied": ("width",),
+}
+"""Kinds that are left whole, for which the class has no attribute: it would not be kept, and its faults not tried."""
 
 
 @dataclass(frozen=True, eq=False)

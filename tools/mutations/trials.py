@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
 import graphprune as gp
@@ -138,7 +137,7 @@ def _file(chosen: Case, fault: str, seed: int) -> tuple[str, str, str]:
     right = onnx.load_model_from_string(_written(chosen.name, plan_seed(seed)))
     wrong = onnx.ModelProto()
     wrong.CopyFrom(right)
-    what = files.FILES[fault](wrong, np.random.default_rng([seed, *fault.encode()]))
+    what = files.FILES[fault](wrong, faults.dice_of(chosen.name, fault, seed))
     if what is None or wrong.SerializeToString(deterministic=True) == right.SerializeToString(deterministic=True):
         return NOTHING, "", ""
     with tempfile.TemporaryDirectory() as folder:
