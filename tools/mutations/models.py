@@ -26,7 +26,7 @@ EXACT = 0.8
 WHOLE = {
     **dict.fromkeys(("llama", "llama-fp16"), ("rotary-pair", "value-dim")),
     "moe": ("expert",),
-    "tied": ("width",),
+    "tied": ("width", "qk-dim"),
 }
 """Kinds that are left whole, for which the class has no attribute: it would not be kept, and its faults not tried."""
 

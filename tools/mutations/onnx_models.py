@@ -211,7 +211,7 @@ def requantised(model: onnx.ModelProto) -> onnx.ModelProto:
     noted.CopyFrom(model)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
-    fresh: dict[str, np.ndarray] = {"q.s": np.float32(0.03), "q.z": np.int8(0)}
+    fresh: dict[str, np.ndarray] = {"q.s": np.float32(0.03), "q.z": np.uint8(128)}
     for node in model.graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm") and node.input[1] in stored:
             copy = onnx.NodeProto()
