@@ -245,7 +245,7 @@ def planted_in_host(case: Case, name: str, seed: int) -> Iterator[Planted | None
     dice = dice_of(case.name, name, seed)
     edits = slice_edits(case.analysis, case.kept)
     right = case.host.edited(edits)
-    planted: Planted | None = None
+    wrong, planted = right, None
     if name in EDITED:
         plan = EDITED[name](case, edits, dice)
         if plan is not None:
@@ -254,11 +254,19 @@ def planted_in_host(case: Case, name: str, seed: int) -> Iterator[Planted | None
         wrong, planted = found
     if planted is not None and planted.tensors and all(_equal(right, wrong, tensor) for tensor in planted.tensors):
         planted = None  # equal values stood in both places
+    if name.startswith("pin") and planted is not None and _runs_alike(case, right, wrong):
+        planted = None  # the new size implies the same scale
     if planted is None:
         yield None
         return
     with patch.object(SliceGroups, "run", lambda self, state: replace(state, host=wrong)):
         yield planted
+
+
+def _runs_alike(case: Case, a: Host, b: Host) -> bool:
+    inputs = case.host.example_inputs(0)
+    found = (host.run(inputs, double=True) for host in (a, b))
+    return all(np.array_equal(x, y) for x, y in zip(*(each.values() for each in found), strict=True))
 
 
 def _equal(a: Host, b: Host, tensor: str) -> bool:

@@ -173,13 +173,18 @@ def _rule(place: str, fault: str, seed: int) -> tuple[str, str, str]:
     return verdict, what, answer
 
 
+EXPORTED = ("unet", "residual")
+"""Modules whose files are edited as well: the original of the file is then a module."""
+
+
 def keys(seeds: int) -> list[str]:
     """All trials, rules first: of every fault on every model, so many seeds each; what is dear comes last."""
     found = [f"{place}/{name}/{seed}" for seed in range(seeds) for name in rules.WRONG for place in rules.PLACES]
     for seed in range(seeds):
         for model in MODELS:
             names = [*faults.EDITED, *faults.VALUED]
-            names += files.FILES if model.endswith(".onnx") else faults.MODULES
+            names += files.FILES if model.endswith(".onnx") or model in EXPORTED else ()
+            names += () if model.endswith(".onnx") else faults.MODULES
             found += [f"{model}/{name}/{seed}" for name in names]
     return found
 
