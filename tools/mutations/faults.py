@@ -401,13 +401,18 @@ MODULES: Mapping[str, Altered] = {
 
 @contextmanager
 def planted_in_module(case: Case, name: str, seed: int) -> Iterator[list[str]]:
-    """While this is open, every deep copy of the case's module comes with a fault; the list says which."""
+    """While this is open, every copy of the case's module with other tensors comes with a fault; the list says which.
+
+    Those are the copies for which ``deepcopy`` is told what stands in the place of some objects; the copies that a proof
+    makes of the original itself are left right.
+    """
     texts: list[str] = []
     right = copy.deepcopy
 
     def wrong(value: Any, memo: Any = None, *rest: Any) -> Any:
+        sliced = value is not None and value is case.source and any(id(new) != old for old, new in (memo or {}).items())
         copied = right(value, memo, *rest)
-        if value is case.source and case.source is not None:
+        if sliced:
             text = MODULES[name](copied, case.source, dice_of(case.name, name, seed))
             texts.extend([text] if text else [])
         return copied
