@@ -28,7 +28,7 @@ FAULTS = (
     "hidden.onnx/order/1",
     "hidden.onnx/statistics/0",
     "detector.onnx/zeroed/0",
-    "detector.onnx/size/0",
+    "hidden.onnx/size/0",
     "two-outputs.onnx/element/0",
     "qdq.onnx/bit/0",
     "lstm.onnx/first/0",
@@ -43,8 +43,8 @@ FAULTS = (
     "qdq.onnx/file-bit/0",
     "attention.onnx/file-reshape/0",
     # a copy of the user's class
-    "residual/module-shared/0",
-    "residual/module-buffer/0",
+    "unet/module-shared/0",
+    "lstm/module-closure/0",
 )
 
 
