@@ -60,7 +60,7 @@ def test_without_a_proof_the_same_faults_are_missed(key: str, monkeypatch: pytes
     assert trials.run(key).verdict == trials.MISSED
 
 
-@pytest.mark.parametrize("key", right.keys(100, 8))
+@pytest.mark.parametrize("key", [*right.keys(100, 8), "right/float16/82", "right/float16/2062"])
 def test_a_right_result_is_not_refused(key: str) -> None:
     trial = right.run(key)
     assert trial.verdict != right.REFUSED, trial

@@ -80,7 +80,7 @@ def _exported(name: str) -> Callable[[int], Any]:
     return build
 
 
-def _demo(seed: int) -> Any:  # noqa: ARG001  (a trained model is what it is)
+def _demo(seed: int) -> Any:
     import onnx
 
     import graphprune.demo
@@ -147,7 +147,7 @@ def planned(name: str, host: Host, analysis: Analysis, source: Any, seed: int, *
         rng = np.random.default_rng([seed, crc32(group.name.encode())])
         if alike not in counts:
             chance = (1.0 if all_exact else EXACT) if group.exact else (0.0 if all_exact else INEXACT)
-            n = group.at_least(max(1, int(round(group.size * rng.uniform(0.4, 0.8)))))
+            n = group.at_least(max(1, round(group.size * rng.uniform(0.4, 0.8))))
             counts[alike] = n if rng.random() < chance else group.size
         n = group.at_least(counts[alike])
         if n < group.size:

@@ -37,7 +37,9 @@ class Drawing:
         self.nodes.append(helper.make_node(op, list(inputs), names, f"{op}_{names[0]}", **attributes))
         return names[0]
 
-    def linear(self, x: str, name: str, before: int, after: int, *, bias: bool = True, scale: float | None = None) -> str:
+    def linear(
+        self, x: str, name: str, before: int, after: int, *, bias: bool = True, scale: float | None = None
+    ) -> str:
         y = self.add("MatMul", [x, self.weight(f"{name}.w", before, after, scale=scale)], f"{name}.m")
         return self.add("Add", [y, self.weight(f"{name}.b", after, scale=0.1)], f"{name}.y") if bias else y
 
@@ -224,9 +226,7 @@ def requantised(model: onnx.ModelProto) -> onnx.ModelProto:
             parts = [f"q{at}.w", f"q{at}.s", f"q{at}.z"]
             nodes.append(helper.make_node("DequantizeLinear", parts, [f"q{at}.d"], f"q{at}.dequantize"))
             nodes.append(helper.make_node("QuantizeLinear", [x, "q.s", "q.z"], [f"q{at}.xq"], f"q{at}.x"))
-            nodes.append(
-                helper.make_node("DequantizeLinear", [f"q{at}.xq", "q.s", "q.z"], [f"q{at}.xd"], f"q{at}.xd")
-            )
+            nodes.append(helper.make_node("DequantizeLinear", [f"q{at}.xq", "q.s", "q.z"], [f"q{at}.xd"], f"q{at}.xd"))
             copy.input[0], copy.input[1] = f"q{at}.xd", f"q{at}.d"
             nodes.append(copy)
         else:

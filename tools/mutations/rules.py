@@ -92,8 +92,7 @@ def _sliced(net: Drawing, x: str) -> str:
 
 def _padded(net: Drawing, x: str) -> str:
     y = net.add("MatMul", [x, net.weight("narrow", WIDTH, WIDTH - 4)], "narrow.y")
-    y = net.add("Pad", [y, net.store("pads", np.array([0, 3, 0, 1]))], "op")
-    return y
+    return net.add("Pad", [y, net.store("pads", np.array([0, 3, 0, 1]))], "op")
 
 
 def _softmax(net: Drawing, x: str) -> str:
@@ -172,9 +171,7 @@ WRONG: Mapping[str, WrongRule] = {
     "rule-sort": WrongRule("TopK", _sorted, _text("n c -> n c, n c; size K[0]=c")),
     "rule-response": WrongRule("LRN", _response, _IMAGE),
     "rule-grouped": WrongRule("Conv", _grouped, _text("n (c g) h w, (d g) c i j -> n (d g) h w; size group=g", g=3)),
-    "rule-depth": WrongRule(
-        "DepthToSpace", _deep, _text("n (c a b) h w -> n c (h a) (w b); fixed a b", a=2, b=2)
-    ),
+    "rule-depth": WrongRule("DepthToSpace", _deep, _text("n (c a b) h w -> n c (h a) (w b); fixed a b", a=2, b=2)),
     "rule-mean": WrongRule("ReduceMean", _mean, _text("n c -> n 1")),
     "rule-reverse": WrongRule("ReverseSequence", _reverse_sequence, _SAME),
 }
@@ -271,4 +268,7 @@ def harms(case: Case) -> bool:
         want, got = host.replaced(zeroed).run(inputs, double=True), pruned.run(inputs, double=True)
     except Exception:  # noqa: BLE001  (what does not even run does harm)
         return True
-    return any(a.shape != b.shape or bool((np.abs(a - b) > 1e-9).any()) for a, b in zip(want.values(), got.values()))
+    return any(
+        a.shape != b.shape or bool((np.abs(a - b) > 1e-9).any())
+        for a, b in zip(want.values(), got.values(), strict=True)
+    )

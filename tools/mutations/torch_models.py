@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 Built = tuple[nn.Module, Any]
 
@@ -27,9 +27,9 @@ class Block(nn.Module):
         b, n, _ = x.shape
         y = self.norm1(x)
         q, k, v = (f(y).view(b, n, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1)
+        y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1)
         x = x + self.gamma1 * self.out(y)
-        return x + self.gamma2 * self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.gamma2 * self.down(functional.gelu(self.up(self.norm2(x))))
 
 
 class Vit(nn.Module):
@@ -71,9 +71,9 @@ class Bottleneck(nn.Module):
                 self.bn3.bias.mul_(1e-6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(x + self.bn3(self.conv3(y)))
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = functional.relu(self.bn2(self.conv2(y)))
+        return functional.relu(x + self.bn3(self.conv3(y)))
 
 
 class Residual(nn.Module):
@@ -86,7 +86,7 @@ class Residual(nn.Module):
         self.head = nn.Linear(12, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.blocks(F.relu(self.stem(x))).mean((2, 3)))
+        return self.head(self.blocks(functional.relu(self.stem(x))).mean((2, 3)))
 
 
 class Unet(nn.Module):
@@ -100,9 +100,9 @@ class Unet(nn.Module):
         self.c, self.d = nn.Conv2d(16, 10, 3, padding=1), nn.Conv2d(10, 2, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        first = F.relu(self.a(x))
-        deep = F.silu(self.norm(self.b(first)))
-        return self.d(F.relu(self.c(torch.cat([first, self.up(deep)], 1))))
+        first = functional.relu(self.a(x))
+        deep = functional.silu(self.norm(self.b(first)))
+        return self.d(functional.relu(self.c(torch.cat([first, self.up(deep)], 1))))
 
 
 class Experts(nn.Module):
@@ -121,7 +121,7 @@ class Experts(nn.Module):
         x = self.embed(ids)
         gates, chosen = self.router(x).softmax(-1).topk(2, -1)
         weights = torch.zeros(*x.shape[:2], 4, dtype=x.dtype).scatter(-1, chosen, gates)
-        hidden = F.silu(torch.einsum("bsc,ech->bseh", x, self.up))
+        hidden = functional.silu(torch.einsum("bsc,ech->bseh", x, self.up))
         mixed = torch.einsum("bseh,ehc,bse->bsc", hidden, self.down, weights)
         return self.head(x + mixed + self.shared(x))
 

@@ -17,7 +17,7 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.api import Result
 from graphprune.errors import GraphpruneError
 from graphprune.hosts.onnx_host import OnnxHost
-from mutations import faults, files, rules
+from mutations import copies, faults, files, rules
 from mutations.models import MODELS, Case, case, opened, planned
 
 CAUGHT, CRASHED, DECLARED, MISSED, NOTHING = "caught", "crashed", "declared", "MISSED", "no fault"
@@ -61,7 +61,7 @@ def run(key: str) -> Trial:
         verdict, what, answer = _rule(model, fault, int(seed))
     else:
         chosen = case(model, 0, plan_seed(int(seed)))
-        kind = _file if fault in files.FILES else _module if fault in faults.MODULES else _host
+        kind = _file if fault in files.FILES else _module if fault in copies.MODULES else _host
         verdict, what, answer = kind(chosen, fault, int(seed))
     return Trial(key, verdict, what, answer.replace("\n", " ")[:300], round(time.process_time() - begin, 2))
 
@@ -111,15 +111,15 @@ def _module(chosen: Case, fault: str, seed: int) -> tuple[str, str, str]:
     right = _right(chosen.name, plan_seed(seed))
     if type(right.module) is not type(chosen.source):
         return NOTHING, "", f"no module of the class: {right.report.notes}"
-    with faults.planted_in_module(chosen, fault, seed) as texts:
+    with copies.planted_in_module(chosen, fault, seed) as texts:
         verdict, answer, result = _judged(lambda: gp.apply(chosen.host, chosen.plan))
     if not texts:
         return NOTHING, "", ""
     if result is not None:
-        a, b = (faults.signature(module, chosen.source) for module in (right.module, result.module))
+        a, b = (copies.signature(module, chosen.source) for module in (right.module, result.module))
         if type(result.module) is not type(chosen.source):
             verdict, answer = CAUGHT, " ".join(result.report.notes)
-        elif faults.same(a, b):
+        elif copies.same(a, b):
             verdict, answer = CAUGHT, "mended"
         elif declared(right, chosen, ()):
             verdict = DECLARED
@@ -184,7 +184,7 @@ def keys(seeds: int) -> list[str]:
         for model in MODELS:
             names = [*faults.EDITED, *faults.VALUED]
             names += files.FILES if model.endswith(".onnx") or model in EXPORTED else ()
-            names += () if model.endswith(".onnx") else faults.MODULES
+            names += () if model.endswith(".onnx") else copies.MODULES
             found += [f"{model}/{name}/{seed}" for name in names]
     return found
 
