@@ -10,9 +10,9 @@
 A fault is planted in the pruned side only: a wrong slice, size, scale or value in what ``slice-groups`` hands on
 (``faults.py``), a wrong copy of the user's class before it is proven (``copies.py``), an edit of the file that was
 written, which ``verify`` is shown (``files.py``), or a wrong coupling rule in a net where something hides its effect
-(``rules.py``). Each trial first sees to it that the fault is one: values that differ, a rule that does harm. It is *caught* if
-graphprune refuses (or, for a module, hands out another one than the faulty copy), *declared* if the proof of the right
-result had said that it sees nothing there, and *MISSED* otherwise. Everything follows from the seeds.
+(``rules.py``). Each trial first sees to it that the fault is one: values that differ, a rule that does harm. It is
+*caught* if graphprune refuses (or, for a module, hands out another one than the faulty copy), *declared* if the proof
+of the right result had said that it sees nothing there, and *MISSED* otherwise. Everything follows from the seeds.
 """
 
 from __future__ import annotations
