@@ -199,7 +199,7 @@ def wrong_values(change: Values, only: Callable[[str, tuple[int, ...]], bool] = 
         names = [
             value.name
             for value in values.values()
-            if value.stored and value.dtype in ("float32", "float16", "float64") and value.shape
+            if value.stored and value.dtype in ("float32", "float16", "float64", "bfloat16") and value.shape
             if value.name in case.analysis.graph.values and only(value.name, value.shape)
         ]
         if not names:
