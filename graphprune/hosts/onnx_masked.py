@@ -315,11 +315,14 @@ class _Masked:
             self.node.outputs[i] = gs.Variable(self.surgery.fresh(f"{self.node.name}:sum"))
         return self.node.outputs[i]
 
-    def number(self, value: Array | float) -> gs.Constant:
+    def number(self, value: Array | np.float32 | float) -> gs.Variable | gs.Constant:
+        """A constant of the type of the operand; one that float64 has in full where the model is run in that."""
         kind = self.inferred.types.get(self.source, onnx.TensorProto.FLOAT)
-        return self.surgery.constant(
-            f"{self.node.name}:number", np.asarray(value, onnx.helper.tensor_dtype_to_np_dtype(kind))
-        )
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
+        if dtype.itemsize > 2:
+            return self.surgery.constant(f"{self.node.name}:number", np.asarray(value, dtype))
+        exact = self.surgery.constant(f"{self.node.name}:number", np.asarray(value, np.float64))
+        return self.op("Cast", exact, to=kind)
 
     def integers(self, values: list[int]) -> gs.Constant:
         return self.surgery.constant(f"{self.node.name}:integers", np.array(values, dtype=np.int64))
@@ -377,7 +380,7 @@ def _normalized(
     epsilon: float = 1e-5,
 ) -> gs.Variable:
     """``(x - mean) / sqrt(variance + epsilon)``, statistics of what is kept; without the mean if not ``centred``."""
-    small = m.number(m.attribute("epsilon", epsilon))
+    small = m.number(np.float32(m.attribute("epsilon", epsilon)))  # as the attribute has it
     if centred:
         x = m.keep(m.op("Sub", x, m.mean(x, axes, ratio)), mask)
     variance = m.mean(m.op("Mul", x, x), axes, ratio)

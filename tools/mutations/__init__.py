@@ -1,0 +1,1 @@
+"""Plants faults in pruned models and counts which of them the proof lets pass; counts right results that it refuses."""

@@ -1,0 +1,89 @@
+"""Plants faults in pruned models and counts which of them the proof lets pass; counts right results that it refuses.
+
+    python tools/mutations                        every fault on every model, one seed each
+    python tools/mutations --seeds 3 --json FILE  three seeds each; what FILE holds is not run again
+    python tools/mutations --only llama/module-layer-index/0
+    python tools/mutations --faults unit,order --models vit,llama
+    python tools/mutations --right 1000           right results; every refusal is printed with what makes it again
+    python tools/mutations --time ../base         proof time against that of another checkout
+
+A fault is planted in the pruned side only: a wrong slice, size, scale or value in what ``slice-groups`` hands on
+(``faults.py``), a wrong copy of the user's class before it is proven (``copies.py``), an edit of the file that was
+written, which ``verify`` is shown (``files.py``), or a wrong coupling rule in a net where something hides its effect
+(``rules.py``). Each trial first sees to it that the fault is one: values that differ, a rule that does harm. It is
+*caught* if graphprune refuses (or, for a module, hands out another one than the faulty copy), *declared* if the proof
+of the right result had said that it sees nothing there, and *MISSED* otherwise. Everything follows from the seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections import Counter, defaultdict
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+warnings.filterwarnings("ignore")
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
+
+from mutations import right, timing, trials  # noqa: E402  (a folder of tools is no package of the project)
+
+
+def table(records: list[dict]) -> str:
+    """Verdicts by fault and model, as text; the misses by key below it."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        counts[record["key"].split("/")[1]][record["verdict"]] += 1
+    columns = trials.CAUGHT, trials.CRASHED, trials.DECLARED, trials.MISSED, trials.NOTHING
+    lines = [f"{'fault':24}" + "".join(f"{column:>10}" for column in columns)]
+    for name, row in counts.items():
+        lines.append(f"{name:24}" + "".join(f"{row[column] or '':>10}" for column in columns))
+    total = sum(counts.values(), Counter())
+    lines.append(f"{'total':24}" + "".join(f"{total[column]:>10}" for column in columns))
+    missed = [record for record in records if record["verdict"] == trials.MISSED]
+    lines += [f"MISSED {record['key']}: {record['what']} ({record['answer']})" for record in missed]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Runs what was asked for; 1 if a fault was missed or a right result refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="how many faults of each kind on each model")
+    parser.add_argument("--count", type=int, help="at most so many trials")
+    parser.add_argument("--only", help="one key, model/fault/seed, or right/...")
+    parser.add_argument("--models", default="", help="names, separated by commas")
+    parser.add_argument("--faults", default="", help="names or beginnings of names, separated by commas")
+    parser.add_argument("--json", type=Path, help="records; trials that it holds are not run again")
+    parser.add_argument("--right", type=int, help="so many right results instead")
+    parser.add_argument("--from", dest="first", type=int, default=0, help="the first right result")
+    parser.add_argument("--time", type=Path, metavar="DIR", help="proof time against that of another checkout")
+    options = parser.parse_args()
+    if options.time is not None:
+        return timing.compared(options.time)
+    keys = right.keys(options.first, options.right) if options.right is not None else trials.keys(options.seeds)
+    if options.only:
+        keys = [options.only]
+    models, names = ([part for part in text.split(",") if part] for text in (options.models, options.faults))
+    keys = [key for key in keys if not models or key.split("/")[0] in models]
+    keys = [key for key in keys if not names or key.split("/")[1].startswith(tuple(names))]
+    records: list[dict] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
+    known = {record["key"] for record in records}
+    keys = [key for key in keys if key not in known][: options.count]
+    for i, key in enumerate(keys):
+        trial = right.run(key) if key.startswith("right/") else trials.run(key)
+        records.append(trial.to_dict())
+        if trial.verdict in (trials.MISSED, right.REFUSED) or options.only:
+            print(f"{trial.verdict} {trial.key}: {trial.what} ({trial.answer})", flush=True)
+        if options.json and (i % 20 == 19 or i == len(keys) - 1):
+            options.json.write_text(json.dumps(records, indent=0) + "\n")
+    print(right.table(records) if options.right is not None else table(records))
+    return int(any(record["verdict"] in (trials.MISSED, right.REFUSED) for record in records))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
