@@ -728,26 +728,25 @@ def values_described(m: onnx.ModelProto) -> None:
     del m.graph.value_info[:]
 
 
-def one_less_copy(m: onnx.ModelProto) -> None:
-    """Equal stored tensors are stored once."""
+def one_more_copy(m: onnx.ModelProto) -> None:
+    """A stored tensor that several nodes read is stored once for each of two."""
     inputs = {value.name for value in m.graph.input}
-    seen: dict[bytes, str] = {}
     for tensor in list(m.graph.initializer):
-        key = numpy_helper.to_array(tensor).tobytes() + str(tensor.dims).encode() + bytes([tensor.data_type])
-        if tensor.name in inputs:
+        readers = [node for node in m.graph.node if tensor.name in node.input]
+        if tensor.name in inputs or len(readers) < 2:
             continue
-        if key not in seen:
-            seen[key] = tensor.name
-            continue
-        for node in nodes(m):
-            node.input[:] = [seen[key] if name == tensor.name else name for name in node.input]
-        m.graph.initializer.remove(tensor)
+        copy = m.graph.initializer.add()
+        copy.CopyFrom(tensor)
+        copy.name = f"{tensor.name}_again"
+        readers[-1].input[:] = [copy.name if name == tensor.name else name for name in readers[-1].input]
+        return
+    raise Inapplicable
 
 
 HARMLESS: dict[str, Edit] = {
     f.__name__: f
     for f in (
         *(documented, produced, renamed_inside, constants, reordered, typed_data, identities, default_spelled),
-        *(domain_unused, metadata_added, values_described, one_less_copy),
+        *(domain_unused, metadata_added, values_described, one_more_copy),
     )
 }

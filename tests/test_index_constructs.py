@@ -397,4 +397,5 @@ def test_grouped_experts_become_a_file_and_a_module() -> None:
         "masked",
         "permutation",
         "onnxruntime",
+        "cached",
     }

@@ -20,7 +20,7 @@ FAULTS = (
     "scaled/rule-concat/0",
     "zeroed/rule-reshape/0",
     "saturated/rule-softmax/0",
-    "summed/rule-mean/0",
+    "summed/rule-flip/0",
     "scaled/rule-grouped/0",
     "zeroed/rule-norm/0",
     # one tensor of the pruned model that is not what the plan says
@@ -45,6 +45,9 @@ FAULTS = (
     # a copy of the user's class
     "unet/module-shared/0",
     "lstm/module-closure/0",
+    "residual/module-buffer/0",
+    "vit/module-bias/0",
+    "tied/module-untied/0",
 )
 
 

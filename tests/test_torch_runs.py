@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import graphprune as gp
 from graphprune import cli
-from graphprune.hosts import torch_other_ways, torch_runs
+from graphprune.hosts import torch_module, torch_other_ways, torch_runs
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.report.explain import cut_along, explain_axis
 
@@ -296,6 +296,7 @@ def test_a_wrong_cut_of_what_only_training_reads_is_noticed(monkeypatch: pytest.
         return following(module, run)
 
     monkeypatch.setattr(torch_other_ways, "outputs_in", shifted)
+    monkeypatch.setattr(torch_module, "wrong_contents", lambda *_: "")
     result = gp.prune(Segmentation(), (IMAGE,), target="params=0.4", align=1, verify=False)
     (note,) = result.report.notes
     assert note.startswith("in training mode, the module returns values that differ by ")

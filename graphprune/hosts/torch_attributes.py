@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.hosts.torch_host import TorchHost
-from graphprune.hosts.torch_layers import Resized, renamed, resized_sizes
+from graphprune.hosts.torch_layers import Resized, own_literals, renamed, resized_sizes
 from graphprune.hosts.torch_own import probe_of
 from graphprune.hosts.torch_spots import Spot, fewest_first, find_spots, is_torchs, reaching
 
@@ -57,21 +57,27 @@ class Candidates:
         spots: Its spots and their values.
         layers: Its modules by path.
         resized: The sizes that changed, by path of module.
+        literals: What each module's own code gives to operators, and what became of it.
     """
 
     source: nn.Module
     spots: Mapping[Spot, Any]
     layers: Mapping[str, nn.Module]
     resized: Mapping[str, Sequence[Resized]]
+    literals: Mapping[str, Sequence[Resized]]
 
     @classmethod
     def of(cls, source: nn.Module, original: TorchHost, pruned: TorchHost) -> Candidates:
         """All candidates of a module."""
         layers = dict(source.named_modules(remove_duplicate=False))
-        return cls(source, find_spots(source), layers, resized_sizes(original, pruned))
+        sizes, literals = resized_sizes(original, pruned), own_literals(original, pruned)
+        return cls(source, find_spots(source), layers, sizes, literals)
 
     def options(self, spot: Spot, *, reached: bool) -> list[Any]:
-        """The new values of a spot: those of sizes in its module first, then of torch's layers there, then of all."""
+        """The new values of a spot: those of sizes in its module first, then of torch's layers there, then of all.
+
+        Where the code of its module gives the number to an operator that keeps it, it most likely stays what it is.
+        """
         layer = self.layers[spot.path]
         if is_torchs(layer) and not isinstance(layer, _SIZED_BY_HAND):
             return []
@@ -79,7 +85,9 @@ class Candidates:
         if reached:
             prefix = f"{spot.path}." if spot.path else ""
             inside = [path for path in self.resized if path.startswith(prefix)]
-            pairs = [*pairs, *(pair for path in inside for pair in self.resized[path])]
+            value, told = self.spots[spot], self.literals.get(spot.path, ())
+            stays = [(value, value)] if (value, value) in told and not any(a == value != b for a, b in told) else []
+            pairs = [*stays, *pairs, *(pair for path in inside for pair in self.resized[path])]
         elif spot.chain or spot.name.startswith("_"):
             return []
         return _options(self.spots[spot], list(dict.fromkeys(pairs)))
@@ -107,9 +115,11 @@ class Candidates:
                 agree = len({(spot.common, str(value)) for spot, value in way.items()}) == 1
                 if agree and readers[common] == len(way):
                     way = {common: next(iter(way.values()))}  # all readers agree, and go on sharing it
-                if way not in ways:
+                way = {spot: value for spot, value in way.items() if value != self.spots[spot]}
+                if way and way not in ways:
                     ways.append(way)
-            all_ways.append([*ways, {}])
+            if ways:
+                all_ways.append([*ways, {}])
         return all_ways
 
 

@@ -67,15 +67,7 @@ def resized_sizes(
 ) -> dict[str, list[Resized]]:
     """For each module that a node stands in: the literals that pruning changed, in the order of the graph."""
     found: dict[str, list[Resized]] = {}
-    pairs = (
-        (node, new_nodes.get(node.name))
-        for before, after in host_pairs(original, pruned)
-        for new_nodes in ({node.name: node for node in after.program.nodes},)
-        for node in before.program.nodes
-    )
-    for node, other in pairs:
-        if other is None or node.op != "call_function":
-            continue
+    for path, node, other in _pairs(original, pruned):
         if attributes is None:
             changed = list(_changes(node, other))
         else:
@@ -85,10 +77,29 @@ def resized_sizes(
                     changed.append((argument(node, name), argument(other, name)))
                 except KeyError:
                     continue
-        stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-        for path in stack[-1:]:
-            found.setdefault(path, []).extend(pair for pair in changed if pair[0] != pair[1])
+        found.setdefault(path, []).extend(pair for pair in changed if pair[0] != pair[1])
     return found
+
+
+def own_literals(original: TorchHost, pruned: TorchHost) -> dict[str, list[Resized]]:
+    """For each module: the literals that its own code gives to operators, changed or not, and what became of them."""
+    found: dict[str, list[Resized]] = {}
+    for path, node, other in _pairs(original, pruned):
+        found.setdefault(path, []).extend(
+            zip(_numbers((node.args, node.kwargs)), _numbers((other.args, other.kwargs)), strict=False)
+        )
+    return found
+
+
+def _pairs(original: TorchHost, pruned: TorchHost) -> Iterator[tuple[str, fx.Node, fx.Node]]:
+    """The path of a module, a node of its own code, and the same node of the pruned graph."""
+    for before, after in host_pairs(original, pruned):
+        new_nodes = {node.name: node for node in after.program.nodes}
+        for node in before.program.nodes:
+            other = new_nodes.get(node.name)
+            stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
+            if other is not None and node.op == "call_function" and stack:
+                yield stack[-1], node, other
 
 
 def _changes(old: fx.Node, new: fx.Node) -> Iterator[Resized]:

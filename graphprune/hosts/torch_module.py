@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, first_line
+from graphprune.hosts.torch_alike import wrong_contents
 from graphprune.hosts.torch_attention import adapt_attention
 from graphprune.hosts.torch_attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
 from graphprune.hosts.torch_batch import graph_module, wrong_in_batches
@@ -134,6 +135,7 @@ def sliced_module(
     for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
         changes, _ = fit(module, candidates, (*uses, use), changes)
     reason = foreign_reads(module, source, pruned, forward.run) or reason
+    reason = reason or wrong_contents(module, source, original, pruned, changes)
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
     return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(module),))

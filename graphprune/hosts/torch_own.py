@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.hosts.torch_runs import replaced_tensors
+from graphprune.hosts.torch_untouched import untouched
 
 _MOST_OBJECTS = 200_000
 """Objects that are looked at in search of functions: a module may hold a data set."""
@@ -82,7 +83,7 @@ def foreign_reads(module: nn.Module, source: nn.Module, pruned: TorchHost, run: 
     theirs = {_memory(tensor): name for name, tensor in _named(source) if tensor.numel()}
     mode, failed = _Reads(), False
     try:
-        with mode:
+        with untouched(module, runs=True), mode:
             run(module)
     except Exception:  # noqa: BLE001  # sizes do not fit, perhaps since layers of the original are among those used
         failed = True

@@ -171,6 +171,8 @@ def signature(module: Any, source: Any) -> dict[str, Any]:
         found[f"{name} shared"] = tensor.untyped_storage().data_ptr() in theirs
     for path, layer in module.named_modules():
         for name, value in vars(layer).items():
+            if name == "_flat_weight_refs":  # each copy has its own
+                continue
             if type(value) in (int, float, bool, str) or isinstance(value, tuple | list):
                 found[f"{path}.{name}"] = repr(value)
             elif id(getattr(value, "__self__", None)) in layers:
