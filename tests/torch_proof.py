@@ -56,7 +56,7 @@ def prove(model: torch.nn.Module, example: Any, dynamic_shapes: Any = None, *, s
             for group in analysis.groups
         }
         pruned = host.edited(slice_edits(analysis, kept))
-        inside = watched(analysis, kept, pruned.graph())
+        inside = watched(analysis, kept, pruned.graph(), adjusted=host.adjusted)
         pair = Pair(host, pruned, masks(analysis, kept), inside)
         check, _ = masked(pair, inputs, precision_of(analysis), note="")
         assert check.difference <= check.tolerance, check

@@ -287,6 +287,11 @@ class OnnxHost:
         return self._inputs(self.bound, seed)
 
     @property
+    def adjusted(self) -> Mapping[str, frozenset[str]]:
+        """None: a file's weights are what they are."""
+        return {}
+
+    @property
     def pinned(self) -> tuple[str, ...]:
         """None: a file computes its sizes from the inputs that it is given."""
         return ()

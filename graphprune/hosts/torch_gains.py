@@ -31,6 +31,17 @@ def stored_operands(node: fx.Node) -> tuple[str, str, int] | None:
     return str(v.target), str(g.target), dim
 
 
+def adjusted(graph: fx.Graph) -> dict[str, frozenset[str]]:
+    """The stored tensors that a cut may give other values (gains, vectors), and those that they follow."""
+    found: dict[str, frozenset[str]] = {}
+    for node in graph.nodes:
+        if (operands := stored_operands(node)) is not None:
+            found[operands[1]] = frozenset({operands[0]})
+        elif (vector := kept_number(node)) is not None:
+            found[str(vector.target)] = frozenset(str(each.target) for each in sources(node) if each.op == "get_attr")
+    return found
+
+
 def rescaled(
     graph: fx.Graph,
     before: Mapping[str, Any],

@@ -32,7 +32,7 @@ from graphprune.frontends.torch_graph import (
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_runs, torch_steps
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
-from graphprune.hosts.torch_gains import lengthened, rescaled
+from graphprune.hosts.torch_gains import adjusted, lengthened, rescaled
 from graphprune.hosts.torch_runs import OtherRuns
 from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
@@ -594,6 +594,13 @@ class TorchHost:
             node.replace_all_uses_with(total)
             total.args = (node, constant)
         return replace(self, draft=Draft(program), tensors=tensors)
+
+    @cached_property
+    def adjusted(self) -> Mapping[str, frozenset[str]]:
+        """Gains of weight norms and vectors of spectral norms, and the weights that they follow."""
+        owners = {alias: owner for owner, aliases in self.tied.items() for alias in aliases}
+        found = adjusted(self.program)
+        return {owners.get(n, n): frozenset(owners.get(each, each) for each in of) for n, of in found.items()}
 
     @property
     def source_costs(self) -> Mapping[str, float]:

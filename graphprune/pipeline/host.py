@@ -213,6 +213,12 @@ class Host(Protocol):
         """Inputs to try the model on: the user's example, or random ones that fit."""
 
     @property
+    def adjusted(self) -> Mapping[str, frozenset[str]]:
+        """Stored tensors to which a cut may give other values than those that stay, so that weights which are computed
+        of them stay what they were, and the stored tensors that they follow.
+        """
+
+    @property
     def pinned(self) -> tuple[str, ...]:
         """Names of the inputs that must have the example's values, since sizes or branches were taken from them."""
 

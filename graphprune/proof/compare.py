@@ -77,6 +77,9 @@ def deviation(want: Array, have: Array, rounding: Rounding, noise: Array | None 
     """
     if want.size == 0:
         return Deviation(0.0)
+    if want.ndim == 0:
+        found = deviation(want[None], have[None], rounding, None if noise is None else noise[None])
+        return Deviation(found.excess)
     limit = _AS_INFINITE[want.dtype.itemsize]
     if want.dtype.itemsize == 2:
         want, have = want.astype(np.float32), have.astype(np.float32)
@@ -102,8 +105,8 @@ def deviation(want: Array, have: Array, rounding: Rounding, noise: Array | None 
     accepted = np.maximum(rounding.tolerance * scale, rounding.residue * whole)
     np.maximum(accepted, np.minimum(rounding.floor * whole, SEEN * scale), out=accepted)
     if noise is not None and rounding.noise:
-        found = np.where(np.isfinite(noise), noise, 0).astype(np.float64)
-        measured = _spread(slices(found, noise=True), size.shape, float(found.max(initial=0.0)))
+        moved = np.where(np.isfinite(noise), noise, 0).astype(np.float64)
+        measured = _spread(slices(moved, noise=True), size.shape, float(moved.max(initial=0.0)))
         measured = rounding.noise * measured
         np.maximum(accepted, np.minimum(measured, rounding.most * scale) if rounding.most else measured, out=accepted)
     if not vectors or not size.any():

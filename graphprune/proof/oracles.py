@@ -257,7 +257,7 @@ def prove(
     inputs, removed = original.example_inputs(seed), tuple(removed)
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
-    inside = watched(analysis, kept, pruned.graph(), lambda node: not original.optional(node))
+    inside = watched(analysis, kept, pruned.graph(), lambda node: not original.optional(node), original.adjusted)
     pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
     check, blind = masked(pair, inputs, precision, note=note, noise=noise)
@@ -392,9 +392,10 @@ def _concluded(
 def wrong_tensor(pair: Pair, analysis: Analysis, kept: Mapping[Factor, Index]) -> str:
     """The first stored tensor of the pruned model that is not, bit for bit, what is kept of the original's; or ``""``.
 
-    Units that are zero on the example input cannot be told apart by running.
+    Units that are zero on the example input cannot be told apart by running. What a cut adjusts is judged by what is
+    computed of it.
     """
-    natural = analysis.positions.keys() | analysis.inside
+    natural = analysis.positions.keys() | analysis.inside | pair.original.adjusted.keys()
     for value in pair.pruned.graph().stored:
         layout = analysis.layouts.get(value.name)
         before = analysis.graph.values.get(value.name)

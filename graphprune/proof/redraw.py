@@ -32,10 +32,11 @@ def redrawn(
     """
     rng = np.random.default_rng(0)
     found: dict[str, tuple[Array, Array]] = {}
+    adjusted = frozenset(host.adjusted).union(*host.adjusted.values())
     for value in analysis.graph.stored:
         layout = analysis.layouts[value.name]
         factors = {factor for dim in layout for factor in factors_of(dim)}
-        if value.kind != "parameter" or value.n_elements < 2 or "float" not in value.dtype:
+        if value.name in adjusted or value.kind != "parameter" or value.n_elements < 2 or "float" not in value.dtype:
             continue
         if only is not None and factors.isdisjoint(only):
             continue

@@ -7,7 +7,7 @@ each value is compared at its own scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,7 +71,11 @@ def _apart(value: Array, axis: int, index: Index) -> bool:
 
 
 def watched(
-    analysis: Analysis, kept: Mapping[Factor, Index], left: Graph, runs: Callable[[str], bool] = lambda node: True
+    analysis: Analysis,
+    kept: Mapping[Factor, Index],
+    left: Graph,
+    runs: Callable[[str], bool] = lambda node: True,
+    adjusted: Collection[str] = (),
 ) -> tuple[Watched, ...]:
     """What is compared inside: values with cut axes where units are contracted or joined, and what comes out there.
 
@@ -80,6 +84,8 @@ def watched(
         kept: The units that stay.
         left: The graph of the pruned model; what it no longer needs is not compared.
         runs: Whether a node is one that always runs.
+        adjusted: Stored tensors that a cut gives other values; what is made of them and of weights alone is compared
+            where an input meets it.
     """
     alive = needed(left)
     telling = _telling(analysis)
@@ -90,6 +96,7 @@ def watched(
     graph, outputs = analysis.graph, {*analysis.graph.outputs}
     found = []
     made = {name for node in graph.nodes if runs(node.name) for name in node.results if name is not None}
+    made -= _made_of(graph, adjusted)
     for name in names:
         value = graph.values[name]
         if name not in alive or name in outputs or name not in made or "float" not in value.dtype:
@@ -100,6 +107,19 @@ def watched(
         taken = {axis: positions(dim, kept) for axis, dim in enumerate(layout) if _touched(dim, kept)}
         found.append(Watched(name, taken, _units(layout, kept, telling.get(name, frozenset()))))
     return tuple(found)
+
+
+def _made_of(graph: Graph, adjusted: Collection[str]) -> set[str]:
+    """The values that are made of adjusted tensors, and of stored tensors alone."""
+    constant = {value.name for value in graph.stored}
+    found = {*adjusted}
+    for node in graph.nodes if adjusted else ():
+        operands = {name for name in node.operands if name is not None}
+        if operands <= constant:
+            results = {name for name in node.results if name is not None}
+            constant |= results
+            found |= results if operands & found else set()
+    return found
 
 
 def needed(graph: Graph) -> frozenset[str]:
