@@ -18,6 +18,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
+from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx_blame import blaming_models
@@ -27,7 +28,7 @@ from graphprune.hosts.onnx_verify import file_checks
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
-from graphprune.opening import Shapes, open_host, require_seed
+from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.passes import (
     Allocate,
     Analyze,
@@ -241,7 +242,6 @@ def prune(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    progress("open")
     protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
     if pipeline is not None:
         _require_none_beside(
@@ -260,27 +260,24 @@ def prune(
             remove_blocks=remove_blocks,
         )
     require_seed(seed)
+    require_samples(samples, calibration)
     require_evaluation(evaluate, metric)
     find_block_criterion(block_criterion)
     if profile is not None and not isinstance(profile, Profile):
         profile = Profile.load(profile)
     whole = bool(blocks is not None or layers is not None or remove_blocks)
     parsed = () if target is None and (whole or pipeline is not None) else parse_targets(target or ())
-    start = time.perf_counter()
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
-    opened = time.perf_counter() - start
-    passes: Sequence[Pass]
-    if pipeline is None:
-        measured = calibration is not None
-        criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
-        allocation = allocation or (MEASURED_ALLOCATION if measured and _has_loss(host) else ALLOCATION)
-        rung = compensation or ("affine" if measured else "none")
+    measured = calibration is not None
+    criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
+    rung = compensation or ("affine" if measured else "none")
+
+    def default(allocation: str) -> Sequence[Pass]:
         calibrate = measuring(criterion, allocation)
         if statistics is not None:
             if calibrate is None:
                 raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
             calibrate = replace(calibrate, file=str(statistics))
-        passes = default_pipeline(
+        return default_pipeline(
             Analyze(protect),
             Score(criterion, seed, block_criterion if whole or block_kinds(only) else ""),
             Allocate(
@@ -302,9 +299,20 @@ def prune(
             Compensate(rung) if rung != "none" else None,
             MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
         )
+
+    passes: Sequence[Pass]
+    if pipeline is None:
+        passes = default(allocation or ALLOCATION)
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
         passes = tuple(_targeted(each, parsed) for each in passes)
+    require_options(passes, calibrated=measured)
+    progress("open")
+    start = time.perf_counter()
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    opened = time.perf_counter() - start
+    if pipeline is None and allocation is None and measured and _has_loss(host):
+        passes = default(MEASURED_ALLOCATION)
     wanted = set(dump_after)
     if unknown := wanted - {each.name for each in passes}:
         raise OptionError(
@@ -315,8 +323,12 @@ def prune(
         named = wanted & {each.name for each in part}
         return run_pipeline(part, state, dump_after=named, dump=dump, verify_each=verify_each, progress=progress)
 
-    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
-    state = State(host, seconds=(("open", opened),), batches=batches, progress=counted(progress))
+    n = n_leading(passes)
+    state = run(passes[:n], State(host, seconds=(("open", opened),), progress=counted(progress)))
+    require_selected(state, passes)  # before any data are read
+    passes = passes[n:]
+    if calibration is not None:
+        state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
     evaluation = None
     if evaluate is not None:
         progress("evaluate the original")
@@ -532,6 +544,7 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     progress("open")
+    require_samples(samples, calibration)
     plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     folded = host.folded()

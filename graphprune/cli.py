@@ -99,7 +99,9 @@ Calibration = Annotated[
         help="Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.",
     ),
 ]
-Samples = Annotated[int, typer.Option("--samples", help="At most so many calibration samples.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help=f"At most so many calibration samples (default {gp.SAMPLES}).")
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples of a batch, where it may have any.")]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="PATH", help="For texts: tokenizer.json, or a tokenizer's folder.")
@@ -199,17 +201,24 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
 def _data(
     calibration: str | None,
     evaluate: str | None,
-    samples: int,
+    samples: int | None,
     batch_size: int | None,
     tokenizer: str | None,
     preprocess: list[str] | None,
+    *,
+    needed: bool = True,
 ) -> tuple[gp.Inputs | None, Any]:
     """What ``--calibration`` and ``--eval`` name, and how they are read."""
     read = evaluate is not None and not is_object_name(evaluate)
     if calibration is None and not read:
-        options = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
+        options: dict[str, Any] = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
         if unused := next((name for name, value in options.items() if value is not None), None):
             raise OptionError(f"{unused} says how data are read, and there are none; give some with --calibration")
+    if calibration is None and samples is not None and needed:
+        raise OptionError(
+            "--samples says how many calibration inputs are used, and there are none; did you mean "
+            f"'--calibration DATA --samples {samples}'?"
+        )
     inputs = None if calibration is None else gp.Inputs(calibration, samples, batch_size, tokenizer, preprocess)
     return inputs, gp.Inputs(evaluate, None, batch_size, tokenizer, preprocess) if read else evaluate
 
@@ -228,7 +237,7 @@ def prune(
         ),
     ] = None,
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
@@ -351,7 +360,7 @@ def apply(
     plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")],
     output: Output,
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
@@ -372,7 +381,6 @@ def apply(
             model,
             plan,
             calibration=inputs,
-            samples=samples,
             shapes=_shapes(shape),
             trust=trust,
             verify=_proof(no_verify, accept_unproven),
@@ -548,7 +556,7 @@ def sweep(
         list[str], typer.Option("--target", metavar="METRIC=VALUE", help="One point, as for prune. Repeatable.")
     ],
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
@@ -635,7 +643,7 @@ def sensitivity(
 ) -> None:
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     _require_plot(plot if output is not None else "none")
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, needed=False)
     with output_folder(output) if output is not None else nullcontext(), _progress(as_json) as progress:
         if output is not None:
             require_writable(output / "sensitivity.json")

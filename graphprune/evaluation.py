@@ -16,6 +16,7 @@ from graphprune.calibration.specs import Array, specs_of
 from graphprune.calibration.text import role_of
 from graphprune.errors import OptionError
 from graphprune.pipeline.host import Arrays, Host
+from graphprune.suggest import meant
 from graphprune.userland import is_object_name, load_object
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
@@ -136,7 +137,9 @@ def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Ev
     if isinstance(source, Evaluation):
         return source
     if metric is not None and metric not in METRICS:
-        raise OptionError(f"unknown metric '{metric}'; expected one of {', '.join(METRICS)}, or give a function")
+        raise OptionError(
+            f"unknown metric {meant(metric, METRICS)}; expected one of {', '.join(METRICS)}, or give a function"
+        )
     if isinstance(source, str) and is_object_name(source):
         found = load_object(
             source,

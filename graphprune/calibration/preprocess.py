@@ -9,6 +9,7 @@ import numpy as np
 
 from graphprune.calibration.specs import Array, InputSpec
 from graphprune.errors import OptionError
+from graphprune.suggest import meant
 
 _CHOICES = {
     "fit": ("crop", "stretch", "pad"),
@@ -82,7 +83,9 @@ def parse_preprocess(options: Iterable[str] | Mapping[str, object] | Preprocess 
     values = {}
     for key, value in pairs:
         if key not in known:
-            raise OptionError(f"unknown preprocessing option '{key}'; expected one of {', '.join(known)}")
+            raise OptionError(
+                f"unknown preprocessing option {meant(str(key), known)}; expected one of {', '.join(known)}"
+            )
         values[key] = _read(key, value, known[key])
     made = Preprocess(**values)  # type: ignore[arg-type]
     if not all(made.std):
