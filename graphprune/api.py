@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.calibration.classes import told
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
 from graphprune.early import n_leading, require_options, require_selected
@@ -60,7 +61,7 @@ from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.proof.compare import compare, require
 from graphprune.proof.oracles import masks
-from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
+from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch_host import TorchHost
@@ -798,7 +799,9 @@ def _finish(
     if evaluation is not None:
         progress("evaluate")
         after = evaluation(Runner(state.host, module))
-        metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+        metrics = tuple(metric_row(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+        if evaluation.classes:
+            notes = (*notes, told(evaluation.classes, evaluation.where))
     report = replace(
         _report(state, attempts),
         latency=rows,
@@ -806,6 +809,7 @@ def _finish(
         notes=notes,
         seconds=tuple(seconds),
         attributes=made.attributes if made is not None else (),
+        classes=evaluation.classes if evaluation is not None else {},
     )
     return Result(plan, report, state.host, state, module)
 

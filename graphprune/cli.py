@@ -123,6 +123,13 @@ Evaluate = Annotated[
         help="Your metric before and after: package.module:function, or labelled data (as --calibration, with labels).",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Which folder of images is which class: JSON, or a text with one name a line. Default: by number or name.",
+    ),
+]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
 BoundOptions = Annotated[
     list[str] | None,
@@ -205,6 +212,7 @@ def _data(
     batch_size: int | None,
     tokenizer: str | None,
     preprocess: list[str] | None,
+    labels: Path | None,
     *,
     needed: bool = True,
 ) -> tuple[gp.Inputs | None, Any]:
@@ -212,6 +220,7 @@ def _data(
     read = evaluate is not None and not is_object_name(evaluate)
     if calibration is None and not read:
         options: dict[str, Any] = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
+        options["--labels"] = labels
         if unused := next((name for name, value in options.items() if value is not None), None):
             raise OptionError(f"{unused} says how data are read, and there are none; give some with --calibration")
     if calibration is None and samples is not None and needed:
@@ -219,8 +228,9 @@ def _data(
             "--samples says how many calibration inputs are used, and there are none; did you mean "
             f"'--calibration DATA --samples {samples}'?"
         )
-    inputs = None if calibration is None else gp.Inputs(calibration, samples, batch_size, tokenizer, preprocess)
-    return inputs, gp.Inputs(evaluate, None, batch_size, tokenizer, preprocess) if read else evaluate
+    how = (batch_size, tokenizer, preprocess)
+    inputs = None if calibration is None else gp.Inputs(calibration, samples, *how, None if read else labels)
+    return inputs, gp.Inputs(evaluate, None, *how, labels) if read else evaluate
 
 
 @app.command()
@@ -247,6 +257,7 @@ def prune(
     ] = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     criterion: Criterion = None,
     allocation: Allocation = None,
     compensation: Compensation = None,
@@ -310,7 +321,7 @@ def prune(
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
     _require_distinct((model, *_files(profile, statistics)), plan_out, model=output)
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     for path in _files(output, plan_out):
         require_writable(path)
     with _progress(as_json) as progress:
@@ -374,7 +385,7 @@ def apply(
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
     _require_distinct((model, plan), model=output)
-    inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess)
+    inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess, None)
     require_writable(output)
     with _progress(as_json) as progress:
         result = gp.apply(
@@ -562,6 +573,7 @@ def sweep(
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     criterion: Criterion = None,
     allocation: Allocation = None,
     compensation: Compensation = None,
@@ -581,7 +593,7 @@ def sweep(
 ) -> None:
     """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
     _require_plot(plot)
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     with output_folder(output), _progress(as_json) as progress:
         require_writable(output / "front.json")
         front = gp.sweep(
@@ -628,6 +640,7 @@ def sensitivity(
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     ratios: Annotated[
         str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
     ] = "0.25,0.5,0.75",
@@ -643,7 +656,7 @@ def sensitivity(
 ) -> None:
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     _require_plot(plot if output is not None else "none")
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, needed=False)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels, needed=False)
     with output_folder(output) if output is not None else nullcontext(), _progress(as_json) as progress:
         if output is not None:
             require_writable(output / "sensitivity.json")

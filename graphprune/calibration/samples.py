@@ -33,6 +33,7 @@ class Samples:
         where: What they come from, for messages.
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
+        classes: Where labels are numbers of folders: the names of these, in order.
     """
 
     count: int
@@ -40,6 +41,7 @@ class Samples:
     where: str
     fixed: Mapping[str, Array] = field(default_factory=dict)
     labels: Array | None = None
+    classes: tuple[str, ...] = ()
 
 
 def of_arrays(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: str) -> Samples:
