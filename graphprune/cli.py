@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
@@ -30,7 +31,7 @@ from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
 from graphprune.report.explain import cut_along, explain_axis, layout_of
-from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
+from graphprune.report.plots import FORMATS, drawn, plot_front, plot_sensitivity
 from graphprune.report.terminal import (
     render_checks,
     render_front,
@@ -40,6 +41,7 @@ from graphprune.report.terminal import (
     render_sensitivity,
     render_verdict,
 )
+from graphprune.suggest import meant, nearest
 from graphprune.userland import is_object_name
 
 app = typer.Typer(
@@ -511,7 +513,7 @@ def explain(
     along = cut_along(analysis)
     names = [*(value.name for value in analysis.graph.stored), *along]
     if tensor not in names:
-        near = [name for name in names if tensor in name][:5] or names[:5]
+        near = [name for name in names if tensor in name][:5] or list(nearest(tensor, names)) or names[:5]
         raise OptionError(
             f"no stored tensor '{tensor}' in '{model}'; there are {len(names)}, such as {', '.join(near)}"
         )
@@ -619,7 +621,8 @@ def sweep(
         )
     write_text(output / "front.json", json.dumps(front.to_dict(), indent=1))
     if plot != "none":
-        plot_front(front, output / f"front.{plot}")
+        path = output / f"front.{plot}"
+        front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, path), path)))
     if as_json:
         _print_json(front.to_dict())
     else:
@@ -679,7 +682,8 @@ def sensitivity(
     if output is not None:
         write_text(output / "sensitivity.json", json.dumps(found.to_dict(), indent=1))
         if plot != "none":
-            plot_sensitivity(found, output / f"sensitivity.{plot}")
+            path, whole = output / f"sensitivity.{plot}", found
+            found = replace(found, notes=(*found.notes, *drawn(lambda: plot_sensitivity(whole, path), path)))
     if as_json:
         _print_json(found.to_dict())
     else:
@@ -695,9 +699,9 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 def _require_plot(plot: str) -> None:
     if plot not in (*FORMATS, "none"):
-        raise OptionError(f"unknown format '{plot}' of --plot; expected {', '.join(FORMATS)} or none")
-    if plot != "none":
-        require_matplotlib()
+        raise OptionError(
+            f"unknown format {meant(plot, (*FORMATS, 'none'))} of --plot; expected {', '.join(FORMATS)} or none"
+        )
 
 
 @app.command("profile")
