@@ -7,7 +7,7 @@ import inspect as inspect_
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
+from graphprune.report.envelope import described, enveloped, failure
 from graphprune.report.explain import cut_along, explain_axis, layout_of
 from graphprune.report.plots import FORMATS, drawn, plot_front, plot_sensitivity
 from graphprune.report.terminal import (
@@ -42,9 +43,11 @@ from graphprune.report.terminal import (
     render_verdict,
 )
 from graphprune.suggest import meant, nearest
+from graphprune.usage import JsonErrors
 from graphprune.userland import is_object_name
 
 app = typer.Typer(
+    cls=JsonErrors,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -149,6 +152,10 @@ AcceptUnproven = Annotated[
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
 
+class _ToldError(ProofError):
+    """An error that the JSON output has told already."""
+
+
 def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turns errors into one message and an exit status: 2 for what a user can mend, 1 for a bug."""
 
@@ -162,6 +169,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             if kwargs.get("debug"):
                 raise
             err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
+            if kwargs.get("as_json") and not isinstance(error, _ToldError):
+                _print_json(failure(error))
             raise typer.Exit(2) from None
         except (typer.Exit, BrokenPipeError):
             raise
@@ -170,6 +179,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
             err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
+            if kwargs.get("as_json"):
+                _print_json(failure(error))
             raise typer.Exit(1) from None
 
     own = inspect_.signature(command, eval_str=True)
@@ -326,6 +337,7 @@ def prune(
     inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     for path in _files(output, plan_out):
         require_writable(path)
+    files = described(model=model, profile=profile) if as_json else {}
     with _progress(as_json) as progress:
         result = gp.prune(
             model,
@@ -363,7 +375,8 @@ def prune(
         result.save_onnx(output)
         if plan_out is not None:
             result.plan.save(plan_out)
-    _show(result, output, as_json, time_passes)
+    files |= described(output=output, plan=plan_out) if as_json else {}
+    _show(result, output, files if as_json else None, time_passes)
 
 
 @app.command()
@@ -389,6 +402,7 @@ def apply(
     _require_distinct((model, plan), model=output)
     inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess, None)
     require_writable(output)
+    files = described(model=model, plan=plan) if as_json else {}
     with _progress(as_json) as progress:
         result = gp.apply(
             model,
@@ -402,7 +416,8 @@ def apply(
         )
         progress("write")
         result.save_onnx(output)
-    _show(result, output, as_json, False)
+    files |= described(output=output) if as_json else {}
+    _show(result, output, files if as_json else None, False)
 
 
 def _proof(no_verify: bool, accept_unproven: bool) -> bool | Literal["accept-unproven"]:
@@ -437,14 +452,18 @@ def verify(
         checks = gp.verify(original, pruned, plan, shapes=_shapes(shape), trust=trust, seed=seed, graph=graph)
     failed = [check.name for check in checks if not check.passed]
     partial = [check.name for check in checks if check.partial]
+    message = f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed"
+    wrong = ProofError(message) if failed else None
     if as_json:
         rows = [{**vars(check), "passed": check.passed} for check in checks]
-        _print_json({"proven": not failed and not partial, "checks": rows})
+        told = failure(wrong) if wrong is not None else {}
+        files = described(model=original, output=pruned, plan=plan)
+        _print_json({"proven": not failed and not partial, "checks": rows, **told}, files)
     else:
         out.print(render_checks(checks))
         out.print(render_verdict(str(pruned), original, failed, partial), soft_wrap=True, highlight=False)
-    if failed:
-        raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
+    if wrong is not None:
+        raise _ToldError(message) if as_json else wrong
 
 
 @app.command()
@@ -491,7 +510,7 @@ def inspect(
         if graphml is not None:
             graph.save_graphml(graphml)
     if as_json:
-        _print_json(inspection.to_dict())
+        _print_json(inspection.to_dict(), described(model=model))
     else:
         out.print(render_inspection(inspection, title=model))
 
@@ -522,7 +541,7 @@ def explain(
         raise OptionError(f"'{tensor}' has no axis {axis}; it has {rank} axes, from 0")
     facts = [explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
     if as_json:
-        _print_json({"tensor": tensor, "axes": facts})
+        _print_json({"tensor": tensor, "axes": facts}, described(model=model))
         return
     if tensor in along:
         out.print(f"read {along[tensor]} alone, and cut along", highlight=False)
@@ -624,7 +643,7 @@ def sweep(
         path = output / f"front.{plot}"
         front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, path), path)))
     if as_json:
-        _print_json(front.to_dict())
+        _print_json(front.to_dict(), described(model=model, output=output / "front.json"))
     else:
         out.print(render_front(front, title=model))
 
@@ -685,7 +704,8 @@ def sensitivity(
             path, whole = output / f"sensitivity.{plot}", found
             found = replace(found, notes=(*found.notes, *drawn(lambda: plot_sensitivity(whole, path), path)))
     if as_json:
-        _print_json(found.to_dict())
+        written = None if output is None else output / "sensitivity.json"
+        _print_json(found.to_dict(), described(model=model, output=written))
     else:
         out.print(render_sensitivity(found, title=model))
 
@@ -739,7 +759,7 @@ def profile_(
         )
     made.save(output)
     if as_json:
-        _print_json({"output": str(output), **made.to_dict()})
+        _print_json({"output": str(output), **made.to_dict()}, described(model=model, output=output))
     else:
         out.print(render_profile(made, title=str(output)))
 
@@ -759,7 +779,7 @@ def demo(
     with _progress(as_json) as progress:
         outcome = run_demo(out_dir, progress)
     if as_json:
-        _print_json(outcome.to_dict())
+        _print_json(outcome.to_dict(), described(output=outcome.output))
     else:
         out.print(outcome.render())
 
@@ -771,9 +791,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> None:
-    if as_json:
-        _print_json({"output": str(output), **result.report.to_dict()})
+def _show(result: gp.Result, output: Path, files: Mapping[str, Any] | None, time_passes: bool) -> None:
+    """Prints the report; as JSON where the files that it is of are given."""
+    if files is not None:
+        _print_json({"output": str(output), **result.report.to_dict()}, files)
         return
     out.print(render_report(result.report, title=str(output)))
     if time_passes:
@@ -812,8 +833,8 @@ def _dump(text: str) -> None:
     sys.stderr.write("\n".join(map(visible, text.split("\n"))))
 
 
-def _print_json(data: object) -> None:
-    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+def _print_json(data: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    sys.stdout.write(json.dumps(enveloped(data, files), indent=1) + "\n")
 
 
 def main() -> None:

@@ -23,9 +23,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError as error:
-        raise OptionError(
-            "plots need matplotlib; pip install matplotlib, or leave them out (--plot none)"
-        ) from error
+        raise OptionError("plots need matplotlib; pip install matplotlib, or leave them out (--plot none)") from error
 
 
 def drawn(plot: Callable[[], None], path: Path) -> tuple[str, ...]:
