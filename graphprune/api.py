@@ -92,6 +92,9 @@ class Result:
     state: State = field(repr=False)
     module: Any = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
+
     def __str__(self) -> str:
         """The report's tables."""
         return str(self.report)

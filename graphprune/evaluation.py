@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.calibration.data import Batches, open_batches
 from graphprune.calibration.specs import Array, specs_of
 from graphprune.calibration.text import role_of
@@ -39,6 +40,8 @@ class Runner:
         module: The PyTorch module, in evaluation mode, the user's own before pruning; ``None`` for ONNX files.
     """
 
+    __repr__ = brief
+
     host: Host
     module: Any = None
 
@@ -58,6 +61,8 @@ class Evaluation:
         host: The original model.
         classes: Where labels come from the names of folders: the class of each.
     """
+
+    __repr__ = brief
 
     function: Function
     name: str

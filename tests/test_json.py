@@ -60,7 +60,7 @@ def test_every_command_does(made, tmp_path):
     [
         (("inspect", "none.onnx"), "ModelError", "no file 'none.onnx'"),
         (("prune", "none.onnx", "-o", "out.onnx", "--target", "speed=1"), "TargetError", "unknown target 'speed'"),
-        (("prune", "none.onnx", "-o", "out.onnx", "--align", "x"), "UsageError", "'x' is not a valid integer"),
+        (("prune", "none.onnx", "-o", "out.onnx", "--align", "x"), "UsageError", "Invalid value for '--align'"),
         (("inspect",), "UsageError", "Missing argument 'MODEL'"),
         (("inspect", "none.onnx", "--bound", "fuel=3"), "OptionError", "there is no bound 'fuel'"),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.brief import brief, written
 from graphprune.calibration.classes import class_of_each, read_labels
 from graphprune.calibration.images import of_folder
 from graphprune.calibration.preprocess import Preprocess, parse_preprocess
@@ -40,6 +41,8 @@ class Inputs:
         preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
         labels: For images in one folder for each class: which is which, see :func:`open_batches`.
     """
+
+    __repr__ = brief
 
     source: Any
     samples: int | None = None
@@ -90,6 +93,12 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
+
+    def __repr__(self) -> str:
+        return written(
+            self, source=self.source, samples=self.samples, batch_size=self.batch_size,
+            inputs=tuple(map(str, self._specs)), labels=self.labels is not None, random=self.random,
+        )  # fmt: skip
 
     def __getitem__(self, index: int) -> dict[str, Array]:
         """One batch, by number from 0."""

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.calibration.specs import Array, InputSpec, Model, constant, converted, joined
 from graphprune.errors import OptionError
 
@@ -35,6 +36,8 @@ class Samples:
         labels: What is right for each sample, if known.
         classes: Where labels are numbers of folders: the names of these, in order.
     """
+
+    __repr__ = brief
 
     count: int
     read: Callable[[Rows], dict[str, Array]]

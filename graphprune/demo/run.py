@@ -14,6 +14,7 @@ from rich.table import Table
 
 from graphprune.api import Result, prune
 from graphprune.backends.runtime import run_session, session
+from graphprune.brief import brief
 from graphprune.demo import PIXEL_MEAN, PIXEL_STD
 from graphprune.files import made_folder
 from graphprune.report.terminal import render_report
@@ -33,6 +34,8 @@ class DemoOutcome:
         result: The compilation.
         output: The file written.
     """
+
+    __repr__ = brief
 
     before: float
     after: float

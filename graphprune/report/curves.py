@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from graphprune.brief import brief
 from graphprune.planning.select import most_sensitive
 
 OUTPUT_ERROR = "output error"
@@ -31,6 +32,8 @@ class SensitivityRow:
         value: The measure without them.
     """
 
+    __repr__ = brief
+
     group: str
     kind: str
     units: int
@@ -50,6 +53,8 @@ class Sensitivity:
         random: Whether the inputs were made up.
         notes: Sentences for the user.
     """
+
+    __repr__ = brief
 
     measure: str
     baseline: float
@@ -101,6 +106,8 @@ class FrontPoint:
         files: What was written for it.
     """
 
+    __repr__ = brief
+
     target: str
     costs: Mapping[str, float]
     latency: Mapping[int, float]
@@ -118,6 +125,8 @@ class Front:
         points: The original first, then the targets from the largest to the smallest result.
         notes: Sentences for the user.
     """
+
+    __repr__ = brief
 
     points: tuple[FrontPoint, ...]
     notes: tuple[str, ...] = ()

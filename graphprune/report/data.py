@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief, written
 from graphprune.measured import Interval, Measured, difference
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
@@ -42,6 +43,8 @@ class Cost:
 class GroupRow:
     """What became of one group."""
 
+    __repr__ = brief
+
     name: str
     kind: str
     size: int
@@ -52,6 +55,8 @@ class GroupRow:
 @dataclass(frozen=True)
 class BlockRow:
     """A residual branch or layer that was left out as a whole, and the stored tensors that went with it."""
+
+    __repr__ = brief
 
     name: str
     kind: str
@@ -153,6 +158,12 @@ class Report:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
         return next(cost for cost in self.costs if cost.metric == metric)
 
+    def __repr__(self) -> str:
+        kept = {cost.metric: f"{cost.fraction:.1%} kept" for cost in self.costs}
+        numbers = {row.name: f"{row.before:.4g} -> {row.after:.4g}" for row in self.metrics[:3]}
+        passed = f"{sum(check.passed for check in self.proof)} of {len(self.proof)} checks passed"
+        return written(self, **kept, **numbers, proof=passed, groups=self.groups, notes=self.notes)
+
     def __str__(self) -> str:
         """The tables of ``graphprune prune``, as text."""
         from graphprune.report.terminal import as_text, render_report
@@ -187,6 +198,8 @@ class Inspection:
         blocks: For each residual branch and layer that can be left out as a whole its name, kind, weights, parts, and
             the shares of MACs and parameters that go with it alone.
     """
+
+    __repr__ = brief
 
     costs: Mapping[str, float]
     prunable: float
