@@ -88,7 +88,7 @@ def inside(value, path, seen, depth=0):
 def test_all_of_it_is_short(objects):
     seen = {}
     found = [pair for name, value in objects.items() for pair in inside(value, name, seen)]
-    assert len(found) > 300
+    assert len(found) > 100
     assert {path: len(repr(value)) for path, value in found if len(repr(value)) >= LIMIT} == {}
 
 

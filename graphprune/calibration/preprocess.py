@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from graphprune.calibration.specs import Array, InputSpec
+from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.suggest import meant
 
@@ -38,6 +39,8 @@ class Preprocess:
         layout: ``nchw`` or ``nhwc``; empty means by the shape.
         length: Tokens of a sequence where that axis is dynamic; 0 means as in the example.
     """
+
+    __repr__ = brief
 
     fit: str = "crop"
     resize: int = 0
