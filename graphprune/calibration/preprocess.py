@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from graphprune.calibration.specs import Array, InputSpec
 from graphprune.brief import brief
+from graphprune.calibration.specs import Array, InputSpec
 from graphprune.errors import OptionError
 from graphprune.suggest import meant
 
