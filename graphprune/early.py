@@ -55,6 +55,34 @@ def require_options(passes: Sequence[Pass], *, calibrated: bool) -> None:
         raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
 
 
+def require_choices(
+    *,
+    criterion: str | None = None,
+    allocation: str | None = None,
+    compensation: str | None = None,
+    only: str | Sequence[str] = (),
+    protect: str | Sequence[str] = (),
+    protect_ratio: float = 0.0,
+    **others: object,
+) -> None:
+    """Refuses options of :func:`graphprune.prune` that no pass takes, where many prunes are to follow.
+
+    Raises:
+        OptionError: A value is wrong.
+    """
+    only, protect = ((each,) if isinstance(each, str) else tuple(each) for each in (only, protect))
+    limits = {name: others[name] for name in ("align", "min_units", "max_ratio") if name in others}
+    Limits(**limits)  # type: ignore[arg-type]
+    if criterion is not None:
+        _require_values(Score(criterion))
+    if allocation is not None:
+        require_allocation(allocation)
+    if compensation is not None:
+        require_rung(compensation)
+    require_ratio(protect_ratio)
+    _read((*only, *protect))
+
+
 def require_selected(state: State, passes: Sequence[Pass]) -> None:
     """Refuses what the passes to come say about groups, blocks and costs of a model that has others.
 

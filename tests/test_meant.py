@@ -211,3 +211,16 @@ def test_nearest():
     assert nearest("L2", ["l1", "l2"]) == ("l2",)
     assert nearest("zz", ["l1", "l2"]) == ()
     assert meant("zz", ["l1"]) == "'zz'"
+
+
+def test_a_sweep_and_a_sensitivity_begin_with_right_options():
+    seen = []
+    for wrong in ({"criterion": "obss"}, {"only": "kind:chanel"}):
+        with pytest.raises(OptionError, match="did you mean"):
+            gp.sensitivity(DEMO, progress=seen.append, **wrong)
+        with pytest.raises(OptionError, match="did you mean"):
+            gp.sweep(DEMO, targets=["macs=0.5"], progress=seen.append, **wrong)
+    for wrong in ({"allocation": "isomorfic"}, {"compensation": "affin"}, {"max_ratio": 3.0}, {"samples": 9}):
+        with pytest.raises(OptionError):
+            gp.sweep(DEMO, targets=["macs=0.5"], progress=seen.append, **wrong)
+    assert seen == []

@@ -96,3 +96,13 @@ def test_of_a_function_nothing_is_known(tmp_path):
     (row,) = result.report.metrics
     assert (row.n, row.before_interval, row.difference_interval, row.by_chance) == (None, None, None, None)
     assert "interval" not in str(result.report)
+
+
+def test_a_sweep_says_it_for_each_point(tmp_path):
+    images, labels = demo_data()
+    data = {"image": images[:60], "labels": labels[:60]}
+    front = gp.sweep(DEMO, targets=["macs=0.9", "macs=0.5"], evaluate=data, verify=False, latency=False)
+    for point in front.points:
+        assert point.samples == {"accuracy": 60}
+        assert point.intervals["accuracy"] == hits(round(point.metrics["accuracy"] * 60), 60).interval
+    assert sum("95 % intervals" in note for note in front.notes) == 2

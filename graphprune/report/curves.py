@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphprune.brief import brief
@@ -104,6 +104,8 @@ class FrontPoint:
         metrics: What the user's evaluation gives.
         error: Why there is no result, or nothing.
         files: What was written for it.
+        intervals: Where each metric of labelled data lies, 95 times of 100.
+        samples: Of how many samples it is the mean.
     """
 
     __repr__ = brief
@@ -115,6 +117,8 @@ class FrontPoint:
     metrics: Mapping[str, float]
     error: str = ""
     files: tuple[str, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
