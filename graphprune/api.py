@@ -62,6 +62,7 @@ from graphprune.profiling.refine import Attempt, latency_target, refine, sentenc
 from graphprune.proof.compare import compare, require
 from graphprune.proof.oracles import masks
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
+from graphprune.suggest import meant
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch_host import TorchHost
@@ -317,11 +318,9 @@ def prune(
     opened = time.perf_counter() - start
     if pipeline is None and allocation is None and measured and _has_loss(host):
         passes = default(MEASURED_ALLOCATION)
-    wanted = set(dump_after)
-    if unknown := wanted - {each.name for each in passes}:
-        raise OptionError(
-            f"cannot dump after '{min(unknown)}'; the passes are {', '.join(each.name for each in passes)}"
-        )
+    wanted, present = set(dump_after), [each.name for each in passes]
+    if unknown := wanted.difference(present):
+        raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
 
     def run(part: Sequence[Pass], state: State) -> State:
         named = wanted & {each.name for each in part}

@@ -200,6 +200,8 @@ def test_a_model_whose_name_has_no_suffix_is_opened(tmp_path, monkeypatch):
     [
         (["--preprocess", "resise=8", "--calibration", "random"], "'resise' (did you mean 'resize'?)"),
         (["--shape", "imge=1x1x28x28"], "'imge' (did you mean 'image'?)"),
+        (["--preprocess", "fit=crp", "--calibration", "random"], "'fit=crp' (did you mean 'fit=crop'?)"),
+        (["--dump-after", "slice-group"], "'slice-group' (did you mean 'slice-groups'?)"),
         (["--bound", "memry=8G"], "'memry' (did you mean 'memory'?)"),
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.brief import brief
 from graphprune.calibration.specs import Array, InputSpec
 from graphprune.errors import OptionError
-from graphprune.suggest import meant
+from graphprune.suggest import meant, nearest
 
 _CHOICES = {
     "fit": ("crop", "stretch", "pad"),
@@ -100,8 +100,9 @@ def _read(key: str, value: object, default: object) -> object:
     try:
         if key in _CHOICES:
             if str(value).lower() not in _CHOICES[key]:
+                near = [f"{key}={choice}" for choice in nearest(str(value), _CHOICES[key])]
                 raise OptionError(
-                    f"cannot read preprocessing option '{key}={value}'; expected one of "
+                    f"cannot read preprocessing option {meant(f'{key}={value}', near)}; expected one of "
                     f"{', '.join(choice for choice in _CHOICES[key] if choice)}"
                 )
             return str(value).lower()
