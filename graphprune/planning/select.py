@@ -50,7 +50,8 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
             )
         if not hits and selector.kind is None:
             near = ", ".join(f"'{name}'" for name in names[:3])
-            pattern = meant(selector.text, [*KINDS, *(scope for name in names for scope in scopes(name))])
+            known = [] if selector.reading else [*KINDS, *(scope for name in names for scope in scopes(name))]
+            pattern = meant(selector.text, known)
             raise OptionError(
                 f"protect pattern {pattern} matches no stored tensor and no kind of group; names look like "
                 f"{near}, kinds are {', '.join(KINDS)}"
@@ -83,7 +84,7 @@ def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str
         hits = {group.name for group in selected(selector, analysis)} - kept
         if not hits:
             kinds = ", ".join(dict.fromkeys(group.kind for group in analysis.groups)) or "none"
-            present = [*KINDS, *(group.name for group in analysis.groups)]
+            present = [] if selector.reading else [*KINDS, *(group.name for group in analysis.groups)]
             raise OptionError(
                 f"{meant(selector.text, present)} of only selects no group; the kinds in this model are: {kinds}"
             )
