@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
+from graphprune.calibration.classes import told
 from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.collector import frozen_heap
+from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx_blame import blaming_models
@@ -27,7 +29,7 @@ from graphprune.hosts.onnx_verify import file_checks
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
-from graphprune.opening import Shapes, open_host, require_seed
+from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.passes import (
     Allocate,
     Analyze,
@@ -59,7 +61,8 @@ from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.proof.compare import compare, require
 from graphprune.proof.oracles import masks
-from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report
+from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
+from graphprune.suggest import meant
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch_host import TorchHost
@@ -89,6 +92,9 @@ class Result:
     host: Host = field(repr=False)
     state: State = field(repr=False)
     module: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
 
     def __str__(self) -> str:
         """The report's tables."""
@@ -241,7 +247,6 @@ def prune(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    progress("open")
     protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
     if pipeline is not None:
         _require_none_beside(
@@ -260,27 +265,24 @@ def prune(
             remove_blocks=remove_blocks,
         )
     require_seed(seed)
+    require_samples(samples, calibration)
     require_evaluation(evaluate, metric)
     find_block_criterion(block_criterion)
     if profile is not None and not isinstance(profile, Profile):
         profile = Profile.load(profile)
     whole = bool(blocks is not None or layers is not None or remove_blocks)
     parsed = () if target is None and (whole or pipeline is not None) else parse_targets(target or ())
-    start = time.perf_counter()
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
-    opened = time.perf_counter() - start
-    passes: Sequence[Pass]
-    if pipeline is None:
-        measured = calibration is not None
-        criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
-        allocation = allocation or (MEASURED_ALLOCATION if measured and _has_loss(host) else ALLOCATION)
-        rung = compensation or ("affine" if measured else "none")
+    measured = calibration is not None
+    criterion = criterion or (MEASURED_CRITERION if measured else CRITERION)
+    rung = compensation or ("affine" if measured else "none")
+
+    def default(allocation: str) -> Sequence[Pass]:
         calibrate = measuring(criterion, allocation)
         if statistics is not None:
             if calibrate is None:
                 raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
             calibrate = replace(calibrate, file=str(statistics))
-        passes = default_pipeline(
+        return default_pipeline(
             Analyze(protect),
             Score(criterion, seed, block_criterion if whole or block_kinds(only) else ""),
             Allocate(
@@ -302,21 +304,34 @@ def prune(
             Compensate(rung) if rung != "none" else None,
             MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
         )
+
+    passes: Sequence[Pass]
+    if pipeline is None:
+        passes = default(allocation or ALLOCATION)
     else:
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
         passes = tuple(_targeted(each, parsed) for each in passes)
-    wanted = set(dump_after)
-    if unknown := wanted - {each.name for each in passes}:
-        raise OptionError(
-            f"cannot dump after '{min(unknown)}'; the passes are {', '.join(each.name for each in passes)}"
-        )
+    require_options(passes, calibrated=measured)
+    progress("open")
+    start = time.perf_counter()
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    opened = time.perf_counter() - start
+    if pipeline is None and allocation is None and measured and _has_loss(host):
+        passes = default(MEASURED_ALLOCATION)
+    wanted, present = set(dump_after), [each.name for each in passes]
+    if unknown := wanted.difference(present):
+        raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
 
     def run(part: Sequence[Pass], state: State) -> State:
         named = wanted & {each.name for each in part}
         return run_pipeline(part, state, dump_after=named, dump=dump, verify_each=verify_each, progress=progress)
 
-    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
-    state = State(host, seconds=(("open", opened),), batches=batches, progress=counted(progress))
+    n = n_leading(passes)
+    state = run(passes[:n], State(host, seconds=(("open", opened),), progress=counted(progress)))
+    require_selected(state, passes)  # before any data are read
+    passes = passes[n:]
+    if calibration is not None:
+        state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
     evaluation = None
     if evaluate is not None:
         progress("evaluate the original")
@@ -532,6 +547,7 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     progress("open")
+    require_samples(samples, calibration)
     plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     folded = host.folded()
@@ -785,7 +801,9 @@ def _finish(
     if evaluation is not None:
         progress("evaluate")
         after = evaluation(Runner(state.host, module))
-        metrics = tuple(Metric(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+        metrics = tuple(metric_row(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
+        if evaluation.classes:
+            notes = (*notes, told(evaluation.classes, evaluation.where))
     report = replace(
         _report(state, attempts),
         latency=rows,
@@ -793,6 +811,7 @@ def _finish(
         notes=notes,
         seconds=tuple(seconds),
         attributes=made.attributes if made is not None else (),
+        classes=evaluation.classes if evaluation is not None else {},
     )
     return Result(plan, report, state.host, state, module)
 

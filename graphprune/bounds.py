@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 
 from graphprune.errors import OptionError
+from graphprune.suggest import meant
 
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -64,7 +65,7 @@ def bounded(**changes: int) -> Iterator[Bounds]:
     names = [each.name for each in fields(Bounds)]
     for name, value in changes.items():
         if name not in names:
-            raise OptionError(f"there is no bound '{name}'; expected one of {', '.join(names)}")
+            raise OptionError(f"there is no bound {meant(name, names)}; expected one of {', '.join(names)}")
         if value < 1:
             raise OptionError(f"the bound '{name}' is {value}; expected 1 or more")
     token = _present.set(replace(_present.get(), **changes))

@@ -7,8 +7,9 @@ import inspect as inspect_
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
@@ -29,8 +30,9 @@ from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.console import SafeConsole
 from graphprune.report.data import inspect_analysis
+from graphprune.report.envelope import described, enveloped, failure
 from graphprune.report.explain import cut_along, explain_axis, layout_of
-from graphprune.report.plots import FORMATS, plot_front, plot_sensitivity, require_matplotlib
+from graphprune.report.plots import FORMATS, drawn, plot_front, plot_sensitivity
 from graphprune.report.terminal import (
     render_checks,
     render_front,
@@ -40,9 +42,12 @@ from graphprune.report.terminal import (
     render_sensitivity,
     render_verdict,
 )
+from graphprune.suggest import meant, nearest
+from graphprune.usage import JsonErrors
 from graphprune.userland import is_object_name
 
 app = typer.Typer(
+    cls=JsonErrors,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -99,7 +104,9 @@ Calibration = Annotated[
         help="Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.",
     ),
 ]
-Samples = Annotated[int, typer.Option("--samples", help="At most so many calibration samples.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", help=f"At most so many calibration samples (default {gp.SAMPLES}).")
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples of a batch, where it may have any.")]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", metavar="PATH", help="For texts: tokenizer.json, or a tokenizer's folder.")
@@ -121,6 +128,13 @@ Evaluate = Annotated[
         help="Your metric before and after: package.module:function, or labelled data (as --calibration, with labels).",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Which folder of images is which class: JSON, or a text with one name a line. Default: by number or name.",
+    ),
+]
 MetricName = Annotated[str | None, typer.Option("--metric", help="Of labelled data: accuracy, mse, perplexity.")]
 BoundOptions = Annotated[
     list[str] | None,
@@ -138,6 +152,10 @@ AcceptUnproven = Annotated[
 NoLatency = Annotated[bool, typer.Option("--no-latency", help="Skip the latency measurement.")]
 
 
+class _ToldError(ProofError):
+    """An error that the JSON output has told already."""
+
+
 def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     """Turns errors into one message and an exit status: 2 for what a user can mend, 1 for a bug."""
 
@@ -151,6 +169,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
             if kwargs.get("debug"):
                 raise
             err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
+            if kwargs.get("as_json") and not isinstance(error, _ToldError):
+                _print_json(failure(error))
             raise typer.Exit(2) from None
         except (typer.Exit, BrokenPipeError):
             raise
@@ -159,6 +179,8 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
                 raise
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
             err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
+            if kwargs.get("as_json"):
+                _print_json(failure(error))
             raise typer.Exit(1) from None
 
     own = inspect_.signature(command, eval_str=True)
@@ -199,19 +221,29 @@ def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
 def _data(
     calibration: str | None,
     evaluate: str | None,
-    samples: int,
+    samples: int | None,
     batch_size: int | None,
     tokenizer: str | None,
     preprocess: list[str] | None,
+    labels: Path | None,
+    *,
+    needed: bool = True,
 ) -> tuple[gp.Inputs | None, Any]:
     """What ``--calibration`` and ``--eval`` name, and how they are read."""
     read = evaluate is not None and not is_object_name(evaluate)
     if calibration is None and not read:
-        options = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
+        options: dict[str, Any] = {"--batch-size": batch_size, "--tokenizer": tokenizer, "--preprocess": preprocess}
+        options["--labels"] = labels
         if unused := next((name for name, value in options.items() if value is not None), None):
             raise OptionError(f"{unused} says how data are read, and there are none; give some with --calibration")
-    inputs = None if calibration is None else gp.Inputs(calibration, samples, batch_size, tokenizer, preprocess)
-    return inputs, gp.Inputs(evaluate, None, batch_size, tokenizer, preprocess) if read else evaluate
+    if calibration is None and samples is not None and needed:
+        raise OptionError(
+            "--samples says how many calibration inputs are used, and there are none; did you mean "
+            f"'--calibration DATA --samples {samples}'?"
+        )
+    how = (batch_size, tokenizer, preprocess)
+    inputs = None if calibration is None else gp.Inputs(calibration, samples, *how, None if read else labels)
+    return inputs, gp.Inputs(evaluate, None, *how, labels) if read else evaluate
 
 
 @app.command()
@@ -228,7 +260,7 @@ def prune(
         ),
     ] = None,
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
@@ -238,6 +270,7 @@ def prune(
     ] = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     criterion: Criterion = None,
     allocation: Allocation = None,
     compensation: Compensation = None,
@@ -301,9 +334,10 @@ def prune(
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
     _require_distinct((model, *_files(profile, statistics)), plan_out, model=output)
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     for path in _files(output, plan_out):
         require_writable(path)
+    files = described(model=model, profile=profile) if as_json else {}
     with _progress(as_json) as progress:
         result = gp.prune(
             model,
@@ -341,7 +375,8 @@ def prune(
         result.save_onnx(output)
         if plan_out is not None:
             result.plan.save(plan_out)
-    _show(result, output, as_json, time_passes)
+    files |= described(output=output, plan=plan_out) if as_json else {}
+    _show(result, output, files if as_json else None, time_passes)
 
 
 @app.command()
@@ -351,7 +386,7 @@ def apply(
     plan: Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")],
     output: Output,
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
@@ -365,14 +400,14 @@ def apply(
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
     _require_distinct((model, plan), model=output)
-    inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess)
+    inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess, None)
     require_writable(output)
+    files = described(model=model, plan=plan) if as_json else {}
     with _progress(as_json) as progress:
         result = gp.apply(
             model,
             plan,
             calibration=inputs,
-            samples=samples,
             shapes=_shapes(shape),
             trust=trust,
             verify=_proof(no_verify, accept_unproven),
@@ -381,7 +416,8 @@ def apply(
         )
         progress("write")
         result.save_onnx(output)
-    _show(result, output, as_json, False)
+    files |= described(output=output) if as_json else {}
+    _show(result, output, files if as_json else None, False)
 
 
 def _proof(no_verify: bool, accept_unproven: bool) -> bool | Literal["accept-unproven"]:
@@ -416,14 +452,18 @@ def verify(
         checks = gp.verify(original, pruned, plan, shapes=_shapes(shape), trust=trust, seed=seed, graph=graph)
     failed = [check.name for check in checks if not check.passed]
     partial = [check.name for check in checks if check.partial]
+    message = f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed"
+    wrong = ProofError(message) if failed else None
     if as_json:
         rows = [{**vars(check), "passed": check.passed} for check in checks]
-        _print_json({"proven": not failed and not partial, "checks": rows})
+        told = failure(wrong) if wrong is not None else {}
+        files = described(model=original, output=pruned, plan=plan)
+        _print_json({"proven": not failed and not partial, "checks": rows, **told}, files)
     else:
         out.print(render_checks(checks))
         out.print(render_verdict(str(pruned), original, failed, partial), soft_wrap=True, highlight=False)
-    if failed:
-        raise ProofError(f"'{pruned}' is not what the plan makes of '{original}': {', '.join(failed)} failed")
+    if wrong is not None:
+        raise _ToldError(message) if as_json else wrong
 
 
 @app.command()
@@ -470,7 +510,7 @@ def inspect(
         if graphml is not None:
             graph.save_graphml(graphml)
     if as_json:
-        _print_json(inspection.to_dict())
+        _print_json(inspection.to_dict(), described(model=model))
     else:
         out.print(render_inspection(inspection, title=model))
 
@@ -492,7 +532,7 @@ def explain(
     along = cut_along(analysis)
     names = [*(value.name for value in analysis.graph.stored), *along]
     if tensor not in names:
-        near = [name for name in names if tensor in name][:5] or names[:5]
+        near = [name for name in names if tensor in name][:5] or list(nearest(tensor, names)) or names[:5]
         raise OptionError(
             f"no stored tensor '{tensor}' in '{model}'; there are {len(names)}, such as {', '.join(near)}"
         )
@@ -501,7 +541,7 @@ def explain(
         raise OptionError(f"'{tensor}' has no axis {axis}; it has {rank} axes, from 0")
     facts = [explain_axis(analysis, tensor, i) for i in (range(rank) if axis is None else (axis,))]
     if as_json:
-        _print_json({"tensor": tensor, "axes": facts})
+        _print_json({"tensor": tensor, "axes": facts}, described(model=model))
         return
     if tensor in along:
         out.print(f"read {along[tensor]} alone, and cut along", highlight=False)
@@ -548,12 +588,13 @@ def sweep(
         list[str], typer.Option("--target", metavar="METRIC=VALUE", help="One point, as for prune. Repeatable.")
     ],
     calibration: Calibration = None,
-    samples: Samples = gp.SAMPLES,
+    samples: Samples = None,
     batch_size: BatchSize = None,
     tokenizer: Tokenizer = None,
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     criterion: Criterion = None,
     allocation: Allocation = None,
     compensation: Compensation = None,
@@ -573,7 +614,7 @@ def sweep(
 ) -> None:
     """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
     _require_plot(plot)
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     with output_folder(output), _progress(as_json) as progress:
         require_writable(output / "front.json")
         front = gp.sweep(
@@ -599,9 +640,10 @@ def sweep(
         )
     write_text(output / "front.json", json.dumps(front.to_dict(), indent=1))
     if plot != "none":
-        plot_front(front, output / f"front.{plot}")
+        path = output / f"front.{plot}"
+        front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, path), path)))
     if as_json:
-        _print_json(front.to_dict())
+        _print_json(front.to_dict(), described(model=model, output=output / "front.json"))
     else:
         out.print(render_front(front, title=model))
 
@@ -620,6 +662,7 @@ def sensitivity(
     preprocess: PreprocessOptions = None,
     evaluate: Evaluate = None,
     metric: MetricName = None,
+    labels: Labels = None,
     ratios: Annotated[
         str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
     ] = "0.25,0.5,0.75",
@@ -635,7 +678,7 @@ def sensitivity(
 ) -> None:
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     _require_plot(plot if output is not None else "none")
-    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess)
+    inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels, needed=False)
     with output_folder(output) if output is not None else nullcontext(), _progress(as_json) as progress:
         if output is not None:
             require_writable(output / "sensitivity.json")
@@ -658,9 +701,11 @@ def sensitivity(
     if output is not None:
         write_text(output / "sensitivity.json", json.dumps(found.to_dict(), indent=1))
         if plot != "none":
-            plot_sensitivity(found, output / f"sensitivity.{plot}")
+            path, whole = output / f"sensitivity.{plot}", found
+            found = replace(found, notes=(*found.notes, *drawn(lambda: plot_sensitivity(whole, path), path)))
     if as_json:
-        _print_json(found.to_dict())
+        written = None if output is None else output / "sensitivity.json"
+        _print_json(found.to_dict(), described(model=model, output=written))
     else:
         out.print(render_sensitivity(found, title=model))
 
@@ -674,9 +719,9 @@ def _ratios(text: str) -> tuple[float, ...]:
 
 def _require_plot(plot: str) -> None:
     if plot not in (*FORMATS, "none"):
-        raise OptionError(f"unknown format '{plot}' of --plot; expected {', '.join(FORMATS)} or none")
-    if plot != "none":
-        require_matplotlib()
+        raise OptionError(
+            f"unknown format {meant(plot, (*FORMATS, 'none'))} of --plot; expected {', '.join(FORMATS)} or none"
+        )
 
 
 @app.command("profile")
@@ -714,7 +759,7 @@ def profile_(
         )
     made.save(output)
     if as_json:
-        _print_json({"output": str(output), **made.to_dict()})
+        _print_json({"output": str(output), **made.to_dict()}, described(model=model, output=output))
     else:
         out.print(render_profile(made, title=str(output)))
 
@@ -734,7 +779,7 @@ def demo(
     with _progress(as_json) as progress:
         outcome = run_demo(out_dir, progress)
     if as_json:
-        _print_json(outcome.to_dict())
+        _print_json(outcome.to_dict(), described(output=outcome.output))
     else:
         out.print(outcome.render())
 
@@ -746,9 +791,10 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> None:
-    if as_json:
-        _print_json({"output": str(output), **result.report.to_dict()})
+def _show(result: gp.Result, output: Path, files: Mapping[str, Any] | None, time_passes: bool) -> None:
+    """Prints the report; as JSON where the files that it is of are given."""
+    if files is not None:
+        _print_json({"output": str(output), **result.report.to_dict()}, files)
         return
     out.print(render_report(result.report, title=str(output)))
     if time_passes:
@@ -787,8 +833,8 @@ def _dump(text: str) -> None:
     sys.stderr.write("\n".join(map(visible, text.split("\n"))))
 
 
-def _print_json(data: object) -> None:
-    sys.stdout.write(json.dumps(data, indent=1) + "\n")
+def _print_json(data: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
+    sys.stdout.write(json.dumps(enveloped(data, files), indent=1) + "\n")
 
 
 def main() -> None:

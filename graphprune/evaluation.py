@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.calibration.data import Batches, open_batches
 from graphprune.calibration.specs import Array, specs_of
 from graphprune.calibration.text import role_of
 from graphprune.errors import OptionError
+from graphprune.measured import Measured
 from graphprune.pipeline.host import Arrays, Host
+from graphprune.suggest import meant
 from graphprune.userland import is_object_name, load_object
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
@@ -37,6 +40,8 @@ class Runner:
         module: The PyTorch module, in evaluation mode, the user's own before pruning; ``None`` for ONNX files.
     """
 
+    __repr__ = brief
+
     host: Host
     module: Any = None
 
@@ -54,15 +59,19 @@ class Evaluation:
         name: What it is called where it gives one number.
         where: What it is, for messages.
         host: The original model.
+        classes: Where labels come from the names of folders: the class of each.
     """
+
+    __repr__ = brief
 
     function: Function
     name: str
     where: str
     host: Host
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, run: Runner) -> dict[str, float]:
-        """The numbers of a model by name.
+        """The numbers of a model by name; of labelled data with what they are the means of.
 
         Raises:
             OptionError: The function raises, or returns no numbers.
@@ -76,7 +85,9 @@ class Evaluation:
             raise OptionError(f"{self.where} raises {type(error).__name__}: {error}; mend the function") from error
         numbers = dict(found) if isinstance(found, Mapping) else {self.name: found}
         try:
-            return {str(name): float(value) for name, value in numbers.items()}
+            return {
+                str(name): value if isinstance(value, Measured) else float(value) for name, value in numbers.items()
+            }
         except (TypeError, ValueError) as error:
             raise OptionError(
                 f"{self.where} returns {found!r:.80}; expected a number, or a mapping from names to numbers"
@@ -136,7 +147,9 @@ def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Ev
     if isinstance(source, Evaluation):
         return source
     if metric is not None and metric not in METRICS:
-        raise OptionError(f"unknown metric '{metric}'; expected one of {', '.join(METRICS)}, or give a function")
+        raise OptionError(
+            f"unknown metric {meant(metric, METRICS)}; expected one of {', '.join(METRICS)}, or give a function"
+        )
     if isinstance(source, str) and is_object_name(source):
         found = load_object(
             source,
@@ -159,7 +172,9 @@ def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Ev
             "function"
         )
     tokens = _tokens_of(host, batches) if name == "perplexity" else ""
-    return Evaluation(lambda run: METRICS[name](_pairs(run, batches, tokens)), name, batches.source, host)
+    return Evaluation(
+        lambda run: METRICS[name](_pairs(run, batches, tokens)), name, batches.source, host, batches.classes
+    )
 
 
 def _metric_of(batches: Batches) -> str:
@@ -190,42 +205,44 @@ def _pairs(run: Runner, batches: Batches, tokens: str) -> Iterator[tuple[Array, 
         start += size
 
 
-def accuracy(pairs: Pairs) -> float:
+def accuracy(pairs: Pairs) -> Measured:
     """The fraction of labels that are the class with the largest score; classes lie along axis 1 or the last.
 
     Raises:
         OptionError: The labels do not fit the output.
     """
-    hits = total = 0
-    for scores, labels in pairs:
+
+    def hits(scores: Array, labels: Array) -> tuple[Array, Array]:
         axes = [axis for axis in (scores.ndim - 1, 1) if scores.ndim > 1]
         shapes = {axis: scores.shape[:axis] + scores.shape[axis + 1 :] for axis in axes}
         flat = labels.reshape(labels.shape[:1]) if labels.shape[1:] == (1,) and scores.ndim == 2 else labels
         fitting = [axis for axis in axes if shapes[axis] == flat.shape]
         if not fitting:
             raise _misfit("accuracy", scores, labels, "one label less deep than the scores of classes")
-        hits += int((scores.argmax(fitting[0]) == flat).sum())
-        total += flat.size
-    return hits / total
+        right = scores.argmax(fitting[0]) == flat
+        return _by_sample(right), _by_sample(np.ones(right.shape))
+
+    return _over(pairs, hits, "fraction")
 
 
-def mse(pairs: Pairs) -> float:
+def mse(pairs: Pairs) -> Measured:
     """The mean squared difference between the first output and the labels.
 
     Raises:
         OptionError: The labels do not have the output's shape.
     """
-    squares, total = 0.0, 0
-    for output, labels in pairs:
+
+    def squares(output: Array, labels: Array) -> tuple[Array, Array]:
         if output.size != labels.size:
             raise _misfit("mse", output, labels, "as many numbers as the output has")
         difference = output.astype(np.float64).ravel() - labels.astype(np.float64).ravel()
-        squares += float(difference @ difference)
-        total += difference.size
-    return squares / total
+        each = np.square(difference).reshape(len(labels), -1)
+        return each.sum(1), np.full(len(each), each.shape[1])
+
+    return _over(pairs, squares, "mean")
 
 
-def perplexity(pairs: Pairs) -> float:
+def perplexity(pairs: Pairs) -> Measured:
     """``exp`` of the mean cross entropy of each next token; the first output are scores, ``n s v``.
 
     Labels are the tokens themselves (they are shifted here), and -100 where a token does not count.
@@ -233,22 +250,36 @@ def perplexity(pairs: Pairs) -> float:
     Raises:
         OptionError: The output are no scores of tokens.
     """
-    loss, total = 0.0, 0
-    for scores, tokens in pairs:
+
+    def losses(scores: Array, tokens: Array) -> tuple[Array, Array]:
         if scores.ndim != 3 or scores.shape[:2] != tokens.shape:
             raise _misfit("perplexity", scores, tokens, "scores n x length x vocabulary for tokens n x length")
-        for row, right in zip(scores[:, :-1], tokens[:, 1:], strict=True):
+        lost, counts = np.zeros(len(tokens)), np.zeros(len(tokens))
+        for i, (row, right) in enumerate(zip(scores[:, :-1], tokens[:, 1:], strict=True)):
             counted = right >= 0
             row, right = row[counted], right[counted].astype(np.int64)
             top = row.max(axis=-1, keepdims=True, initial=-np.inf)
             norm = np.log(np.exp(row - top).sum(axis=-1, dtype=np.float64)) + top[:, 0]
-            loss += float((norm - row[np.arange(len(right)), right]).sum(dtype=np.float64))
-            total += len(right)
-    with np.errstate(over="ignore"):
-        return float(np.exp(np.float64(loss / max(1, total))))
+            lost[i], counts[i] = (norm - row[np.arange(len(right)), right]).sum(dtype=np.float64), len(right)
+        return lost, counts
+
+    return _over(pairs, losses, "exp")
 
 
-METRICS: Mapping[str, Callable[[Pairs], float]] = {"accuracy": accuracy, "mse": mse, "perplexity": perplexity}
+def _over(
+    pairs: Pairs, each: Callable[[Array, Array], tuple[Array, Array]], scale: Literal["fraction", "mean", "exp"]
+) -> Measured:
+    """The mean over all batches of what one gives for each sample: sums and numbers of terms."""
+    found = [each(output, right) for output, right in pairs]
+    sums, counts = (np.concatenate([part[i] for part in found]) if found else np.zeros(0) for i in (0, 1))
+    return Measured(sums, counts, scale)
+
+
+def _by_sample(values: Array) -> Array:
+    return np.asarray(values.reshape(len(values), -1).sum(1, dtype=np.float64))
+
+
+METRICS: Mapping[str, Callable[[Pairs], Measured]] = {"accuracy": accuracy, "mse": mse, "perplexity": perplexity}
 """Metrics by name: from pairs of the first output and what is right, batch by batch, to a number."""
 
 

@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 
+from graphprune.calibration.data import SAMPLES
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.pipeline.host import Array, Host
+from graphprune.suggest import in_module
 from graphprune.userland import load_object
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -53,6 +55,7 @@ def open_host(
         if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
+        _require_graph(text)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
     if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
         return cast("Host", model)
@@ -66,6 +69,48 @@ def open_host(
     )
 
 
+_WITHOUT_GRAPH = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pickle", ".h5", ".npz", ".gguf"})
+"""How files end that hold weights, or a pickled module."""
+
+
+def _require_graph(text: str) -> None:
+    """Refuses what holds no graph to be pruned, with the way to one.
+
+    Raises:
+        ModelError: The text names a file of weights or a Python module.
+    """
+    path = Path(text)
+    if path.suffix.lower() in _WITHOUT_GRAPH and not _begins_like_onnx(path):
+        name = path.stem if path.stem.isidentifier() else "mymodels"
+        raise ModelError(
+            f"'{text}' is a file of weights, or of a pickled module, and has no graph that can be pruned; did you mean "
+            f"a function that builds the model and loads them, such as '{name}:build', or the .onnx file that "
+            "torch.onnx.export writes of it?"
+        )
+    words = text.split(".")
+    source = Path(*words[:-1], f"{words[-1]}.py")
+    if path.suffix == ".py":
+        words, source = list(path.with_suffix("").parts), path
+        words = words if all(map(str.isidentifier, words)) else [path.stem]
+    elif path.exists() or not (source.is_file() or len(words) == 1) or not all(map(str.isidentifier, words)):
+        return
+    shown = " or ".join(f"'{'.'.join(words)}:{name}'" for name in in_module(source)[:3])
+    shown = shown or f"a function that returns a model, such as '{'.'.join(words)}:build'"
+    raise ModelError(
+        f"'{text}' is no file of a model and names no function; did you mean {shown}? Expected the path of an .onnx "
+        "file, or 'package.module:factory'"
+    )
+
+
+def _begins_like_onnx(path: Path) -> bool:
+    """Whether a file begins with the first field of an ONNX model, its version."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1) == b"\x08"
+    except OSError:
+        return False
+
+
 def require_seed(seed: int) -> None:
     """Refuses what no generator of random numbers takes.
 
@@ -74,6 +119,19 @@ def require_seed(seed: int) -> None:
     """
     if seed < 0:
         raise OptionError(f"seed is {seed}; expected 0 or more")
+
+
+def require_samples(samples: int, calibration: Any) -> None:
+    """Refuses a number of samples without data to take them from.
+
+    Raises:
+        OptionError: There are none.
+    """
+    if samples != SAMPLES and calibration is None:
+        raise OptionError(
+            "'samples' says how many calibration inputs are used, and there are none; did you mean "
+            f"calibration='random' with samples={samples}, or data of yours (calibration=..., --calibration DATA)?"
+        )
 
 
 def _arrays(inputs: Any) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
+from graphprune.early import require_choices
 from graphprune.errors import OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import write_text
@@ -81,6 +82,7 @@ def sensitivity(
     require_seed(seed)
     require_evaluation(evaluate, metric)
     check_ratios(ratios)
+    require_choices(criterion=criterion, only=only, protect=protect)
     protect, only = selectors(protect), selectors(only)
     progress("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from graphprune.api import Result, prune
 from graphprune.calibration.data import SAMPLES, open_batches
+from graphprune.early import require_choices
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.evaluation import open_evaluation, require_evaluation
-from graphprune.opening import Shapes, open_host, require_seed
+from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.planning.target import parse_targets
 from graphprune.report.curves import Front, FrontPoint
+from graphprune.report.metrics import sure
 
 ORIGINAL = "original"
 
@@ -62,6 +65,8 @@ def sweep(
     """
     require_seed(seed)
     require_evaluation(evaluate, metric)
+    require_samples(samples, calibration)
+    require_choices(**options)
     wanted = _distinct(targets)
     progress("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
@@ -88,6 +93,7 @@ def sweep(
         originals.append(_point(ORIGINAL, result, "before", ()))
         points.append(_point(name, result, "after", _saved(result, name, folder)))
         notes.update(dict.fromkeys(result.report.notes))
+        notes.update(dict.fromkeys(f"{name}: {each}" for each in sure(result.report.metrics)))
     if failure is not None and not originals:
         raise failure
     points.sort(key=lambda point: -point.costs.get("macs", -1))
@@ -118,6 +124,12 @@ def _point(name: str, result: Result, side: str, files: tuple[str, ...]) -> Fron
         {row.threads: getattr(row, side) / row.before for row in report.latency},
         {row.name: getattr(row, side) for row in report.metrics},
         files=files,
+        intervals={
+            row.name: interval
+            for row in report.metrics
+            if (interval := row.before_interval if side == "before" else row.after_interval) is not None
+        },
+        samples={row.name: row.n for row in report.metrics if row.n is not None},
     )
 
 
@@ -125,7 +137,7 @@ def _median(points: list[FrontPoint]) -> FrontPoint:
     """The original, whose latency was measured in turns with each of the others."""
     first = points[0]
     latency = {n: sorted(point.latency[n] for point in points)[len(points) // 2] for n in first.latency}
-    return FrontPoint(first.target, first.costs, latency, first.latency_kept, first.metrics)
+    return replace(first, latency=latency)
 
 
 def _saved(result: Result, name: str, folder: str | Path | None) -> tuple[str, ...]:

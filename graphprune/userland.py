@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from graphprune.errors import GraphpruneError
+from graphprune.suggest import meant
 
 
 def is_object_name(text: str) -> bool:
@@ -33,10 +34,14 @@ def load_object(name: str, kind: type[GraphpruneError], *, of: str, expected: st
         sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
-        return getattr(module, attribute)
     except ImportError as error:
         raise kind(f"cannot import '{module_name}' of {of} '{name}': {error}; expected {expected}") from error
-    except AttributeError as error:
-        raise kind(f"module '{module_name}' has no '{attribute}'; expected {returns}") from error
     except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise kind(f"importing '{module_name}' raises {type(error).__name__}: {error}; mend the module") from error
+    try:
+        return getattr(module, attribute)
+    except AttributeError as error:
+        present = [each for each in vars(module) if each[0] != "_"]
+        raise kind(f"module '{module_name}' has no {meant(attribute, present)}; expected {returns}") from error
+    except (Exception, SystemExit) as error:  # a module may have a __getattr__ of its own
+        raise kind(f"'{name}' raises {type(error).__name__}: {error}; mend the module") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.compensation.ladder import NORMS, RUNGS
+from graphprune.compensation.ladder import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
@@ -41,8 +41,7 @@ class Compensate(Pass):
             OptionError: There is no calibration data or no such rung.
         """
         analysis = state.analyzed(self.name)
-        if self.rung not in (*RUNGS, NORMS):
-            raise OptionError(f"unknown compensation '{self.rung}'; expected one of {', '.join((*RUNGS, NORMS))}")
+        require_rung(self.rung)
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:

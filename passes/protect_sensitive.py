@@ -32,6 +32,16 @@ Measure = Callable[[Host], float]
 """From a model with some units removed to a number that is larger the worse that is."""
 
 
+def require_ratio(ratio: float) -> None:
+    """Refuses what is no fraction of the groups.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if not 0 <= ratio < 1:
+        raise OptionError(f"protect_ratio is {ratio:g}; expected a fraction of the groups, at least 0, below 1")
+
+
 @dataclass(frozen=True)
 class ProtectSensitive(Pass):
     """Keeps the groups whole whose removal changes the outputs most.
@@ -62,10 +72,7 @@ class ProtectSensitive(Pass):
         Raises:
             OptionError: An option is wrong, or there are no scores.
         """
-        if not 0 <= self.ratio < 1:
-            raise OptionError(
-                f"protect_ratio is {self.ratio:g}; expected a fraction of the groups, at least 0, below 1"
-            )
+        require_ratio(self.ratio)
         analysis, original = state.analyzed(self.name), state.original
         assert original is not None
         if not state.scores:

@@ -196,7 +196,11 @@ def test_sensitivity_notes_it_too():
 @pytest.mark.parametrize(
     ("option", "text", "message"),
     [
-        ("only", "kind:heads", "'kind:heads' names no kind of unit; the kinds are expert, "),
+        (
+            "only",
+            "kind:heads",
+            "'kind:heads' (did you mean 'kind:head'?) names no kind of unit; the kinds are expert, ",
+        ),
         ("only", "group:up", "'group:up' of only selects no group; the kinds in this model are: "),
         ("only", "name:neuron", "'name:neuron' of only selects no group; the kinds in this model are: "),
         ("protect", "group:up", "'group:up' of protect names no group of the model; groups are called 'emb.weight"),

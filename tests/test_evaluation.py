@@ -36,7 +36,8 @@ def test_accuracy_before_and_after_is_what_onnxruntime_finds(labelled, tmp_path)
     for path in (DEMO, out):
         logits = ort.InferenceSession(path).run(None, {"image": data["image"]})[0]
         found.append(float((logits.argmax(1) == data["labels"]).mean()))
-    assert json.loads(result.stdout)["metrics"] == [{"name": "accuracy", "before": found[0], "after": found[1]}]
+    (row,) = json.loads(result.stdout)["metrics"]
+    assert (row["name"], row["before"], row["after"], row["n"]) == ("accuracy", *found, 101)
     assert found[0] != found[1]
 
 
@@ -198,3 +199,106 @@ def test_folders_of_images_calibrate_and_evaluate(tmp_path):
     logits = ort.InferenceSession(DEMO).run(None, inputs)[0]
     (metric,) = json.loads(result.stdout)["metrics"]
     assert metric["before"] == pytest.approx((logits.argmax(1) == labels).mean())
+
+
+def folders(tmp_path, names, *, n_classes=12, per=1):
+    """Images that a model of as many classes tells apart by their brightness, in folders of these names."""
+    image = pytest.importorskip("PIL.Image")
+    for name, number in names.items():
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(per):
+            pixels = np.full((4, 4), 10 * number, np.uint8)
+            image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    model = host(
+        lambda inputs: {
+            "y": -np.abs(inputs["x"].mean((1, 2, 3))[:, None] * 25.5 - np.arange(n_classes, dtype=np.float32)),
+        },
+        x=((1, 1, 4, 4), "float32", (0,)),
+    )
+    return tmp_path / "photos", model
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        ({str(i): i for i in range(12)}, None),  # as text 10 and 11 come before 2
+        ({str(i + 1): i for i in range(12)}, None),  # counted from 1
+        ({"0": 0, "3": 3, "11": 11}, None),  # some classes are missing
+        ({"ant": 0, "bee": 1, "cat": 2}, None),
+        ({"ant": 7, "bee": 1, "cat": 2}, {"ant": 7, "bee": 1, "cat": 2, "dog": 3}),
+        ({"ant": 2, "bee": 1, "cat": 0}, ["cat", "bee", "ant"]),
+        ({"ant": 2, "bee": 1, "cat": 0}, '{"cat": 0, "bee": 1, "ant": 2}'),
+        ({"ant": 2, "bee": 1, "cat": 0}, '{"0": "cat", "1": "bee", "2": "ant"}'),
+        ({"ant": 2, "bee": 1, "cat": 0}, '["cat", "bee", "ant"]'),
+        ({"ant": 2, "bee": 1, "cat": 0}, "cat\nbee\nant\n"),
+    ],
+)
+def test_a_perfect_classifier_is_perfect(tmp_path, names, labels):
+    folder, model = folders(tmp_path, names)
+    if isinstance(labels, str):
+        (tmp_path / "labels").write_text(labels)
+        labels = tmp_path / "labels"
+    evaluation = open_evaluation(gp.Inputs(folder, labels=labels), model)
+    assert evaluation.before == {"accuracy": 1.0}
+    assert evaluation.classes == names
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "message"),
+    [
+        (
+            {str(i): i for i in range(13)},
+            None,
+            "{} has 13 folders ('0', '1', '2', ...), and the model's output 12 classes; expected one folder for each class: "
+            "leave out those that are none, or say which folder is which class (--labels FILE)",
+        ),
+        (
+            {"ant": 0, "bea": 1},
+            "ant\nbee",
+            "the labels do not name 1 of the 2 folders of {}: 'bea' (did you mean 'bee'?); give each folder a class, by its name",
+        ),
+        (
+            {"ant": 0, "bee": 1},
+            '{"ant": 0, "bee": 12}',
+            "the labels say that folder 'bee' of {} is class 12, and the model's output has 12 classes, from 0; correct the labels",
+        ),
+        ({"ant": 0, "bee": 1}, "ant\nbee\nant", "labels '{labels}' name 'ant' twice; give each name one class"),
+        (
+            {"ant": 0, "bee": 1},
+            '{"ant": 0.5}',
+            "labels '{labels}' do not say which name is which class; expected a JSON object from names to classes from 0, or a text "
+            "with one name in each line",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_the_folders(tmp_path, names, labels, message):
+    folder, model = folders(tmp_path, names)
+    if labels is not None:
+        (tmp_path / "labels").write_text(labels)
+        labels = tmp_path / "labels"
+    with pytest.raises(OptionError) as caught:
+        open_evaluation(gp.Inputs(folder, labels=labels), model)
+    assert str(caught.value) == message.format(f"'{folder}'", labels=labels)
+
+
+def test_folders_that_only_calibrate_may_be_any(tmp_path):
+    folder, model = folders(tmp_path, {str(i): i for i in range(13)})
+    batches = gp.open_batches(folder, model)
+    assert (batches.samples, batches.labels) == (13, None)
+
+
+def test_labels_need_folders_of_classes(tmp_path):
+    with pytest.raises(OptionError, match="has no folders of classes that labels could name; leave the labels out"):
+        open_evaluation(
+            gp.Inputs({"x": np.ones((2, 3))}, labels=["a"]), host(lambda inputs: inputs, x=((4, 3), "float32", ()))
+        )
+
+
+def test_the_report_prints_the_classes_of_folders(tmp_path):
+    folder, _ = folders(tmp_path, {"ant": 0, "bee": 1})
+    (tmp_path / "names.txt").write_text("bee\nant\n")
+    options = ("prune", DEMO, "-o", tmp_path / "o.onnx", "--target", "macs=0.9", "--no-latency", "--no-verify")
+    found = json.loads(run(*options, "--eval", folder, "--labels", tmp_path / "names.txt", "--json").stdout)
+    assert found["classes"] == {"ant": 1, "bee": 0}
+    text = " ".join(run(*options, "--eval", folder).stdout.split())
+    assert f"the folders of '{folder}' were taken for these classes: 'ant' is 0, 'bee' is 1" in text.replace("/ ", "/")

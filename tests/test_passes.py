@@ -157,12 +157,12 @@ def test_passes_print_as_they_are_written():
     [
         (
             "analyse",
-            "unknown pass 'analyse' in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
+            "unknown pass 'analyse' (did you mean 'analyze'?) in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
             "protect-sensitive, measure-losses, allocate, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate",
         ),
         (
             "score{kriterion=l1}",
-            "unknown option 'kriterion=l1' of pass 'score'; expected one of criterion, seed, blocks",
+            "unknown option 'kriterion=l1' (did you mean 'criterion=l1'?) of pass 'score'; expected one of criterion, seed, blocks",
         ),
         ("score{seed=x}", "cannot read the value of 'score{seed=x}'; expected a value of type int"),
         ("score}", "cannot read 'score}' of pipeline 'score}'; expected 'pass{option=value},pass'"),

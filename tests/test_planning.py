@@ -320,7 +320,10 @@ def test_protect_patterns(pattern, expected):
 
 
 def test_a_protect_pattern_that_matches_nothing_is_an_error():
-    with pytest.raises(OptionError, match="^protect pattern 'layer9' matches no stored tensor and no kind of group; "):
+    with pytest.raises(
+        OptionError,
+        match=r"^protect pattern 'layer9' \(did you mean 'layer'\?\) matches no stored tensor and no kind of group; ",
+    ):
         protected_axes(residual()[0], ["layer9"])
 
 

@@ -227,7 +227,7 @@ def test_arguments_of_wrong_types_are_one_clear_error() -> None:
     result = gp.prune(model, X, target={"macs": 0.5}, verify=False)
     number: Any = 0.5
     assert refused(gp.TargetError, lambda: gp.prune(model, X, target=number)) == (
-        "cannot read target 0.5; expected one like 'macs=0.5' or {'macs': 0.5}"
+        "cannot read target 0.5 (did you mean 'macs=0.5'?); expected one like 'macs=0.5' or {'macs': 0.5}"
     )
     pair: Any = [("macs", 0.5)]
     assert refused(gp.TargetError, lambda: gp.prune(model, X, target=pair)) == (
@@ -245,7 +245,7 @@ def test_arguments_of_wrong_types_are_one_clear_error() -> None:
         "inputs of the types and values that the model takes"
     )
     assert refused(gp.TargetError, lambda: gp.sweep(model, X, targets=[number])) == (
-        "cannot read target 0.5; expected one like 'macs=0.5' or {'macs': 0.5}"
+        "cannot read target 0.5 (did you mean 'macs=0.5'?); expected one like 'macs=0.5' or {'macs': 0.5}"
     )
 
 

@@ -18,6 +18,7 @@ from functools import cached_property
 from math import prod
 
 from graphprune.analysis.adapters import find_adapters
+from graphprune.brief import brief
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node, Value
 
@@ -60,6 +61,8 @@ class Block:
         tensors: The stored tensors that nothing else uses.
         parts: For a layer, the names of its blocks; for a block that holds others, theirs.
     """
+
+    __repr__ = brief
 
     name: str
     kind: str

@@ -13,6 +13,7 @@ from pathlib import Path
 import networkx as nx
 
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.brief import written
 from graphprune.files import visible, write_text
 from graphprune.ir.dims import Factor, factors_of
 
@@ -48,6 +49,9 @@ class DependencyGraph:
         for node in analysis.graph.nodes:
             values = dict.fromkeys(name for name in (*node.operands, *node.results) if name is not None)
             self._couple(list(values), node.name, node.op)
+
+    def __repr__(self) -> str:
+        return written(self, vertices=len(self.graph), edges=self.graph.number_of_edges(), analysis=self.analysis)
 
     def _couple(self, names: list[str], node: str, op: str) -> None:
         """Joins the axes at one node that share a factor: a star around the first axis of each factor."""

@@ -18,6 +18,7 @@ from graphprune.analysis.kinds import Kinds
 from graphprune.analysis.normalizers import find_normalizers
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.analysis.walk import Match, Walk, axis_of
+from graphprune.brief import brief
 from graphprune.ir.dims import Dim, Factor, Layout, Product, Sum, factors_of
 from graphprune.ir.graph import Graph, Node
 
@@ -32,6 +33,8 @@ class Site:
         dim: Its dimension.
         parameter: Whether the tensor is a weight (and not a buffer or table, which says nothing of importance).
     """
+
+    __repr__ = brief
 
     tensor: str
     axis: int
@@ -53,6 +56,8 @@ class Group:
         minimum: How many units must stay, for an operator that chooses so many.
         multiple: Units are removed in multiples of this, for an operator that wants sizes so.
     """
+
+    __repr__ = brief
 
     name: str
     kind: str
@@ -97,6 +102,8 @@ class Analysis:
             pooling took, counted over the whole tensor): what is removed points at what is removed.
         others: Of the same model run in other ways, in terms of the same factors and without groups of their own.
     """
+
+    __repr__ = brief
 
     graph: Graph
     groups: tuple[Group, ...]

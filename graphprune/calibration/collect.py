@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief
 from graphprune.calibration.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
 from graphprune.calibration.moments import Moments
 from graphprune.calibration.processes import summed
@@ -47,6 +48,8 @@ class Statistics:
         samples: How many samples were seen.
         fingerprint: Of the model's structure.
     """
+
+    __repr__ = brief
 
     consumers: Mapping[str, Sequence[Consumer]]
     moments: Mapping[Source, Moments]

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.brief import brief, written
+from graphprune.calibration.classes import class_of_each, read_labels
 from graphprune.calibration.images import of_folder
 from graphprune.calibration.preprocess import Preprocess, parse_preprocess
 from graphprune.calibration.samples import Pick, Rows, Samples, made_up, of_arrays, of_npy, of_npz
@@ -37,13 +39,17 @@ class Inputs:
         batch_size: Samples of a batch, where the model takes any number.
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
+        labels: For images in one folder for each class: which is which, see :func:`open_batches`.
     """
+
+    __repr__ = brief
 
     source: Any
     samples: int | None = None
     batch_size: int | None = None
     tokenizer: Any = None
     preprocess: Any = None
+    labels: Any = None
 
 
 class Batches:
@@ -61,6 +67,7 @@ class Batches:
         statistics: What was measured on them, kept for the next time.
         losses: What trials on them have found, by what was tried.
         labels: What is right for each of the samples, in order, if the source says so.
+        classes: Where labels come from the names of folders: the class of each.
     """
 
     def __init__(
@@ -81,10 +88,17 @@ class Batches:
         self.losses: dict[str, Any] = {}
         self.random = random
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
+        self.classes: dict[str, int] = {}
         self._padded = padded
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
+
+    def __repr__(self) -> str:
+        return written(
+            self, source=self.source, samples=self.samples, batch_size=self.batch_size,
+            inputs=tuple(map(str, self._specs)), labels=self.labels is not None, random=self.random,
+        )  # fmt: skip
 
     def __getitem__(self, index: int) -> dict[str, Array]:
         """One batch, by number from 0."""
@@ -119,6 +133,7 @@ def open_batches(
     batch_size: int | None = None,
     tokenizer: Any = None,
     preprocess: Any = None,
+    labels: Any = None,
     seed: int = 0,
     padded: bool = False,
 ) -> Batches:
@@ -142,6 +157,9 @@ def open_batches(
         batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`).
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`.
+        labels: For images in one folder for each class, the class of each folder: a mapping from names to numbers from
+            0, the names in order, or the path of a JSON file with either or of a text with one name in each line. By
+            default folders that are numbers count as numbers, others by name.
         seed: Of the choice of samples, and of made-up ones.
         padded: Whether a last short group is filled up rather than dropped, where the size of batches is fixed.
 
@@ -158,13 +176,14 @@ def open_batches(
             batch_size=source.batch_size,
             tokenizer=source.tokenizer,
             preprocess=source.preprocess,
+            labels=source.labels if labels is None else labels,
             seed=seed,
             padded=padded,
         )
     if samples is not None and samples < 1:
         raise OptionError(f"cannot use {samples} samples; give a number of 1 or more")
     specs = specs_of(host)
-    options = parse_preprocess(preprocess)
+    options, named = parse_preprocess(preprocess), read_labels(labels)
     random = source is None or (isinstance(source, str) and source == "random")
     rng = np.random.default_rng(seed)
     limit = samples or (SAMPLES if random else int(np.iinfo(np.int64).max))
@@ -190,9 +209,34 @@ def open_batches(
             )
         rows = rows[:whole]
     batches = Batches(data, specs, rows, min(size, len(rows)) if flexible else size, random=random, padded=padded)
-    if not random:
-        _try(host, batches)
+    outputs = {} if random else _try(host, batches)
+    if data.classes:
+        _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
+    elif named is not None:
+        raise OptionError(f"{data.where} has no folders of classes that labels could name; leave the labels out")
     return batches
+
+
+def _assign(
+    batches: Batches,
+    names: tuple[str, ...],
+    named: dict[str, int] | None,
+    outputs: Mapping[str, Array],
+    *,
+    strict: bool,
+) -> None:
+    """Turns labels that are numbers of folders into classes; where only inputs are wanted, labels that misfit go."""
+    scores = next(iter(outputs.values()), None)
+    n_classes = None if scores is None or scores.ndim != 2 or scores.shape[1] < 2 else scores.shape[1]
+    try:
+        batches.classes = class_of_each(names, n_classes, named, batches.source)
+    except OptionError:
+        if strict:
+            raise
+        batches.labels = None
+        return
+    assert batches.labels is not None
+    batches.labels = np.array(list(batches.classes.values()))[batches.labels]
 
 
 def _opened(
@@ -249,11 +293,11 @@ def _called(name: str) -> Any:
         raise OptionError(f"'{name}' raises {type(error).__name__}: {error}; mend the function") from error
 
 
-def _try(host: Model, batches: Batches) -> None:
+def _try(host: Model, batches: Batches) -> dict[str, Array]:
     """Runs the model on the first batch, which finds what shapes and types do not tell (tokens out of range)."""
     batch = batches[0]
     try:
-        host.run(batch)
+        return host.run(batch)
     except Exception as error:  # executors raise whatever an operator raises
         text = str(error).strip() or repr(error)
         reason = text.partition("; ")[0] if isinstance(error, GraphpruneError) else text.splitlines()[0]

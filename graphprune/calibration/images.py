@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.calibration.classes import in_order
 from graphprune.calibration.preprocess import Preprocess
 from graphprune.calibration.samples import Rows, Samples
 from graphprune.calibration.specs import Array, InputSpec, converted, written
@@ -20,8 +21,8 @@ def of_folder(folder: Path, specs: tuple[InputSpec, ...], where: str, preprocess
     """Samples of all images in a folder and the folders in it, by path; folders of classes give labels.
 
     Args:
-        folder: The folder. Where every image lies in a folder below it, the numbers of these (by name, from 0) are the
-            labels.
+        folder: The folder. Where every image lies in a folder below it, the numbers of these (from 0, in the order of
+            :func:`graphprune.calibration.classes.in_order`) are the labels.
         specs: The model's inputs: one with images, ``n c h w`` or ``n h w c``.
         where: What it is, for messages.
         preprocess: How pixels become numbers.
@@ -46,15 +47,18 @@ def of_folder(folder: Path, specs: tuple[InputSpec, ...], where: str, preprocess
         batch = np.stack(images)
         return {spec.name: converted(batch.transpose(0, 3, 1, 2) if first else batch, spec, where)}
 
-    return Samples(len(files), read, where, labels=_classes(folder, files))
+    names, labels = _classes(folder, files)
+    return Samples(len(files), read, where, labels=labels, classes=names)
 
 
-def _classes(folder: Path, files: list[Path]) -> Array | None:
-    names = [path.relative_to(folder).parts for path in files]
-    if any(len(parts) < 2 for parts in names):
-        return None
-    numbers = {name: i for i, name in enumerate(sorted({parts[0] for parts in names}))}
-    return np.array([numbers[parts[0]] for parts in names]) if len(numbers) > 1 else None
+def _classes(folder: Path, files: list[Path]) -> tuple[tuple[str, ...], Array | None]:
+    """The folders of classes in their order, and for each image the number of its own."""
+    parts = [path.relative_to(folder).parts for path in files]
+    names = in_order({each[0] for each in parts})
+    if any(len(each) < 2 for each in parts) or len(names) < 2:
+        return (), None
+    numbers = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([numbers[each[0]] for each in parts])
 
 
 def require_pillow() -> None:
@@ -62,7 +66,7 @@ def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise OptionError("reading images needs Pillow; pip install 'graphprune[images]'") from error
+        raise OptionError("reading images needs Pillow; pip install pillow") from error
 
 
 def _layout(spec: InputSpec, layout: str, where: str) -> tuple[int, int, int, bool]:

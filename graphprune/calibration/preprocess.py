@@ -7,8 +7,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from graphprune.brief import brief
 from graphprune.calibration.specs import Array, InputSpec
 from graphprune.errors import OptionError
+from graphprune.suggest import meant, nearest
 
 _CHOICES = {
     "fit": ("crop", "stretch", "pad"),
@@ -37,6 +39,8 @@ class Preprocess:
         layout: ``nchw`` or ``nhwc``; empty means by the shape.
         length: Tokens of a sequence where that axis is dynamic; 0 means as in the example.
     """
+
+    __repr__ = brief
 
     fit: str = "crop"
     resize: int = 0
@@ -82,7 +86,9 @@ def parse_preprocess(options: Iterable[str] | Mapping[str, object] | Preprocess 
     values = {}
     for key, value in pairs:
         if key not in known:
-            raise OptionError(f"unknown preprocessing option '{key}'; expected one of {', '.join(known)}")
+            raise OptionError(
+                f"unknown preprocessing option {meant(str(key), known)}; expected one of {', '.join(known)}"
+            )
         values[key] = _read(key, value, known[key])
     made = Preprocess(**values)  # type: ignore[arg-type]
     if not all(made.std):
@@ -94,8 +100,9 @@ def _read(key: str, value: object, default: object) -> object:
     try:
         if key in _CHOICES:
             if str(value).lower() not in _CHOICES[key]:
+                near = [f"{key}={choice}" for choice in nearest(str(value), _CHOICES[key])]
                 raise OptionError(
-                    f"cannot read preprocessing option '{key}={value}'; expected one of "
+                    f"cannot read preprocessing option {meant(f'{key}={value}', near)}; expected one of "
                     f"{', '.join(choice for choice in _CHOICES[key] if choice)}"
                 )
             return str(value).lower()

@@ -12,6 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.calibration.specs import Array, InputSpec, Model, constant, converted, joined
 from graphprune.errors import OptionError
 
@@ -33,13 +34,17 @@ class Samples:
         where: What they come from, for messages.
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
+        classes: Where labels are numbers of folders: the names of these, in order.
     """
+
+    __repr__ = brief
 
     count: int
     read: Callable[[Rows], dict[str, Array]]
     where: str
     fixed: Mapping[str, Array] = field(default_factory=dict)
     labels: Array | None = None
+    classes: tuple[str, ...] = ()
 
 
 def of_arrays(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: str) -> Samples:

@@ -205,9 +205,8 @@ def open_tokenizer(tokenizer: Any) -> Encode:
 
         return _encode_by(AutoTokenizer.from_pretrained(str(path), local_files_only=True))
     except ImportError as error:
-        raise OptionError(
-            f"the tokenizer '{path}' needs the package '{error.name}'; pip install 'graphprune[text]'"
-        ) from error
+        package = (error.name or "tokenizers").partition(".")[0]
+        raise OptionError(f"the tokenizer '{path}' needs the package '{package}'; pip install {package}") from error
     except Exception as error:  # the libraries' errors have no common base
         raise OptionError(f"cannot load the tokenizer '{path}': {error}; check its files") from error
 

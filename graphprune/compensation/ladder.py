@@ -33,6 +33,7 @@ from graphprune.calibration.products import (
     uncentred,
 )
 from graphprune.errors import OptionError
+from graphprune.suggest import meant
 
 Float = NDArray[np.float64]
 
@@ -40,6 +41,18 @@ RUNGS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
 NORMS = "bn"
 """What can be done instead: only the running statistics of batch normalisations are brought up to date."""
+
+
+def require_rung(rung: str) -> None:
+    """Refuses what is neither a rung nor :data:`NORMS`.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if rung not in (*RUNGS, NORMS):
+        raise OptionError(
+            f"unknown compensation {meant(rung, (*RUNGS, NORMS))}; expected one of {', '.join((*RUNGS, NORMS))}"
+        )
 
 
 @dataclass

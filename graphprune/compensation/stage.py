@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Arrays, Carried, Host
 
@@ -28,6 +29,8 @@ class Compensated:
         before: Squared error of its output before, relative to the output's variance.
         after: The same after the refit.
     """
+
+    __repr__ = brief
 
     node: str
     weight: str

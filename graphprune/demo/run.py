@@ -14,8 +14,12 @@ from rich.table import Table
 
 from graphprune.api import Result, prune
 from graphprune.backends.runtime import run_session, session
+from graphprune.brief import brief
 from graphprune.demo import PIXEL_MEAN, PIXEL_STD
 from graphprune.files import made_folder
+from graphprune.measured import Measured
+from graphprune.report.data import metric_row
+from graphprune.report.metrics import sure
 from graphprune.report.terminal import render_report
 
 HERE = Path(__file__).parent
@@ -33,6 +37,8 @@ class DemoOutcome:
         result: The compilation.
         output: The file written.
     """
+
+    __repr__ = brief
 
     before: float
     after: float
@@ -61,6 +67,7 @@ class DemoOutcome:
             f"A ResNet-20 for Fashion-MNIST, pruned to {TARGET} with no training afterwards.\n"
             "(It was trained so that many of its channels are not needed; most models lose more.)\n",
             table,
+            *sure([metric_row("accuracy", self.before, self.after)]),
             "",
             render_report(self.result.report, title=str(self.output)),
         )
@@ -94,15 +101,15 @@ def demo_data() -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         return images[:, None], data["labels"]
 
 
-def accuracy(path: Path, images: NDArray[np.float32], labels: NDArray[np.uint8], batch: int = 100) -> float:
+def accuracy(path: Path, images: NDArray[np.float32], labels: NDArray[np.uint8], batch: int = 100) -> Measured:
     """Top-1 accuracy of an ONNX classifier, fraction in [0, 1]."""
     runner = session(path, threads=0)
     name = runner.get_inputs()[0].name
-    hits = 0
+    hits = []
     for i in range(0, len(labels), batch):
         (logits,) = run_session(runner, {name: images[i : i + batch]}).values()
-        hits += int((logits.argmax(1) == labels[i : i + batch]).sum())
-    return hits / len(labels)
+        hits.append(logits.argmax(1) == labels[i : i + batch])
+    return Measured(np.concatenate(hits), np.ones(len(labels)), "fraction")
 
 
 def _kilobytes(path: Path) -> str:

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from graphprune.backends.runtime import run_raw, run_session
+from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
 from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
@@ -59,6 +60,8 @@ class OnnxHost:
         uses: The tensors that the file stores once for several uses, and their copies.
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
     """
+
+    __repr__ = brief
 
     proto: onnx.ModelProto
     store: Store

@@ -23,6 +23,7 @@ from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
 from graphprune.hosts.onnx_store import has_data, inline_array
 from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
+from graphprune.suggest import meant
 
 BATCH = 2
 """Assumed size of a dynamic first axis: not 1, so that it is told from axes that are broadcast."""
@@ -82,7 +83,9 @@ def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -
     names = [value.name for value in proto.graph.input]
     for name, shape in given.items():
         if name not in names:
-            raise OptionError(f"the model has no input '{name}'; expected one of {', '.join(map(repr, names))}")
+            raise OptionError(
+                f"the model has no input {meant(name, names)}; expected one of {', '.join(map(repr, names))}"
+            )
         want = declared.get(name)
         if want is None:
             continue

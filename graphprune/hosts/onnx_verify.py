@@ -25,6 +25,7 @@ from graphprune.hosts.onnx_rewritten import TOLERANCES, Rewriting, foreign, rewr
 from graphprune.hosts.onnx_sameness import Sameness, Side, compared
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import Check
+from graphprune.suggest import meant
 
 GRAPHS = ("auto", "exact", "numeric")
 """What is done with a graph that differs: refused unless another tool has clearly written it, always, or never."""
@@ -66,7 +67,7 @@ def file_checks(
         OptionError: ``graph`` is none of these.
     """
     if graph not in GRAPHS:
-        raise OptionError(f"graph is '{graph}'; expected one of {', '.join(GRAPHS)}")
+        raise OptionError(f"graph is {meant(graph, GRAPHS)}; expected one of {', '.join(GRAPHS)}")
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         wanted = Path(folder) / "plan.onnx"
         replayed.save_onnx(wanted, metadata)

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from torch import fx
 
+from graphprune.brief import brief
 from graphprune.frontends.torch_graph import SLICE, SPEC, Folding, Spec, argument, argument_position
 from graphprune.pipeline.host import Edits, SizeEdit
 
@@ -32,6 +33,8 @@ class Draft:
         edits: What was edited after that; sizes and pins name nodes of ``base``.
         names: The values that the nodes of ``base`` stand for, by which ``edits`` names new shapes.
     """
+
+    __repr__ = brief
 
     base: fx.Graph
     folding: Folding = NO_FOLDING

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from graphprune.arrays import digest_of
+from graphprune.brief import brief
 from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError, first_line
 from graphprune.frontends.torch_graph import (
     SPEC,
@@ -76,6 +77,8 @@ class TorchHost:
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
         runs: The module run in other ways.
     """
+
+    __repr__ = brief
 
     draft: Draft
     tensors: Mapping[str, Any]

@@ -14,6 +14,7 @@ from graphprune.importance.evidence import Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Arrays, Edits, Host
+from graphprune.suggest import meant
 
 BlockCriterion: TypeAlias = Callable[[Evidence], Mapping[str, float]]
 """Scores every block of the analysis, by name; layers come with the blocks that they are made of."""
@@ -129,5 +130,8 @@ def block_criterion(name: str) -> BlockCriterion:
         OptionError: There is none.
     """
     if name not in BLOCK_CRITERIA:
-        raise OptionError(f"unknown block criterion '{name}'; expected one of {', '.join(sorted(BLOCK_CRITERIA))}")
+        raise OptionError(
+            f"unknown block criterion {meant(name, BLOCK_CRITERIA)}; expected one of "
+            f"{', '.join(sorted(BLOCK_CRITERIA))}"
+        )
     return BLOCK_CRITERIA[name]

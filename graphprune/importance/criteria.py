@@ -18,6 +18,7 @@ from graphprune.importance.obs import obs
 from graphprune.importance.output import wanda, wifv
 from graphprune.importance.random import random_scores
 from graphprune.importance.structure import bn_gamma, fpgm, lamp
+from graphprune.suggest import meant
 
 Needs = Literal["weights", "runs", "diagonal", "products"]
 
@@ -77,7 +78,7 @@ def criterion(name: str) -> Criterion:
     """
     _load_plugins()
     if name not in CRITERIA:
-        raise OptionError(f"unknown criterion '{name}'; expected one of {', '.join(sorted(CRITERIA))}")
+        raise OptionError(f"unknown criterion {meant(name, CRITERIA)}; expected one of {', '.join(sorted(CRITERIA))}")
     return CRITERIA[name]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.brief import brief
 from graphprune.calibration.collect import Statistics
 from graphprune.calibration.consumers import Consumer, columns_of
 from graphprune.calibration.moments import Moments
@@ -39,6 +40,8 @@ class Evidence:
         host: The model, for criteria that run it.
         batches: Calibration data, for criteria that run the model; its ``labels`` are used if it has some.
     """
+
+    __repr__ = brief
 
     analysis: Analysis
     read: Read

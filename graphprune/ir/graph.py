@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
+from graphprune.brief import brief
 from graphprune.ir.dims import Index
 from graphprune.ir.rule import Rule, Shape
 
@@ -50,6 +51,8 @@ class Value:
         use: Of what use a copy is, and of which tensor of the file; the tensor itself is for its first use.
         counted: Whether the elements count as parameters of the model; ``None``: if it is a parameter.
     """
+
+    __repr__ = brief
 
     name: str
     shape: Shape
@@ -95,6 +98,8 @@ class Node:
         kept: Whether the result is a number of stored tensors that the host keeps as it is when they are cut.
     """
 
+    __repr__ = brief
+
     name: str
     op: str
     operands: tuple[str | None, ...]
@@ -122,6 +127,8 @@ class Graph:
         label: Of one of the others: how it is run (``in training mode``).
         shared: Of one of the others: what its stored values are called in the graph that it is an other of.
     """
+
+    __repr__ = brief
 
     values: Mapping[str, Value]
     nodes: tuple[Node, ...]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphprune.brief import brief
 from graphprune.ir.dims import Dim, Factor, Layout, resized
 
 Shape = tuple[int, ...]
@@ -65,6 +66,8 @@ class Rule:
         least: Dimensions of which at least so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.
     """
+
+    __repr__ = brief
 
     operands: tuple[Layout | None, ...]
     results: tuple[Layout | None, ...]

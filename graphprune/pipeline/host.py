@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
 
@@ -65,6 +66,8 @@ class Edits:
             one, -1 where it is gone (no element that stays is one of those).
         others: What must change where the same model is run in other ways, in the order of ``Graph.others``.
     """
+
+    __repr__ = brief
 
     slices: Mapping[str, Mapping[int, Index]] = field(default_factory=dict)
     sizes: tuple[SizeEdit, ...] = ()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from graphprune.errors import OptionError
 from graphprune.ir.text import print_graph
 from graphprune.pipeline.state import State
+from graphprune.suggest import meant, nearest
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def parse_pipeline(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ..
             raise OptionError(f"cannot read '{text[at:]}' of pipeline '{text}'; expected 'pass{{option=value}},pass'")
         name, options, _ = match.groups()
         if name not in known:
-            raise OptionError(f"unknown pass '{name}' in pipeline '{text}'; expected one of {', '.join(known)}")
+            raise OptionError(
+                f"unknown pass {meant(name, known)} in pipeline '{text}'; expected one of {', '.join(known)}"
+            )
         passes.append(_instance(known[name], options or ""))
         at = match.end()
     return tuple(passes)
@@ -130,9 +133,17 @@ def _instance(cls: type[Pass], text: str) -> Pass:
             values["targets"] = (*values.get("targets", ()), item)
             continue
         if option not in fields or not equals:
-            raise OptionError(f"unknown option '{item}' of pass '{cls.name}'; expected one of {', '.join(fields)}")
+            near = _meant_option(item, fields)
+            raise OptionError(f"unknown option {near} of pass '{cls.name}'; expected one of {', '.join(fields)}")
         values[option] = _read(value, fields[option].default, f"{cls.name}{{{item}}}")
     return cls(**values)
+
+
+def _meant_option(item: str, fields: Iterable[str]) -> str:
+    """An option as it was written, and behind it the one that may be meant."""
+    option, equals, value = item.partition("=")
+    near = nearest(option.replace("-", "_"), fields, at_most=1)
+    return f"'{item}'" + (f" (did you mean '{near[0]}{equals}{value}'?)" if near else "")
 
 
 def _read(value: str, default: object, where: str) -> object:

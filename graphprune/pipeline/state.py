@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief
 from graphprune.calibration.collect import Statistics
 from graphprune.calibration.data import Batches
 from graphprune.compensation.stage import Compensated
@@ -39,6 +40,8 @@ class Check:
         unproven: Names of the groups whose units cannot be told apart in some of what reads them.
         excused: Whether a check that saw nothing passes: the user has asked for that.
     """
+
+    __repr__ = brief
 
     name: str
     difference: float
@@ -80,6 +83,8 @@ class State:
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
     """
+
+    __repr__ = brief
 
     host: Host
     original: Host | None = None

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.blocks import Unneeded
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.brief import brief
 from graphprune.ir.dims import Dim, Factor, Product
 from graphprune.ir.graph import Value
 from graphprune.planning.latency import LatencyModel
@@ -127,6 +128,8 @@ class CostModel:
         stated: What the unpruned model costs, where that is not what the functions say: a file may hold tensors that
             nothing uses.
     """
+
+    __repr__ = brief
 
     groups: tuple[Group, ...]
     functions: Mapping[str, CostFunction]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
+from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.files import read_json, write_text
 
@@ -64,6 +65,8 @@ class Entry:
         milliseconds: In row-major order of the axes.
     """
 
+    __repr__ = brief
+
     label: str
     axes: tuple[tuple[float, ...], ...]
     milliseconds: tuple[float, ...]
@@ -90,6 +93,8 @@ class Profile:
         summed: Milliseconds of all its segments by the table; ``whole / summed`` corrects for fusion and caches.
         skipped: Segments that onnxruntime could not run alone; they count as constant.
     """
+
+    __repr__ = brief
 
     machine: Machine
     align: int
@@ -247,6 +252,8 @@ class LatencyModel:
         exported: Whether the segments are those of an export, whose nodes are not those of the model's graph.
         gone: The segments that are left out.
     """
+
+    __repr__ = brief
 
     profile: Profile
     usages: tuple[Usage, ...]

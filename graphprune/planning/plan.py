@@ -24,6 +24,7 @@ import numpy as np
 
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief
 from graphprune.errors import PlanError
 from graphprune.files import read_json, write_text
 from graphprune.ir.dims import Factor, Index, factors_of, positions
@@ -37,6 +38,8 @@ FORMAT = 3
 class GroupPlan:
     """The units of one group that stay, as sorted original indices."""
 
+    __repr__ = brief
+
     name: str
     kind: str
     size: int
@@ -46,6 +49,8 @@ class GroupPlan:
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
     """A residual branch (or a layer of several) that is left out, and the stored tensors that go with it."""
+
+    __repr__ = brief
 
     name: str
     kind: str
@@ -66,6 +71,8 @@ class PruningPlan:
         made_on: ``torch`` or ``onnx``: what the fingerprint and the names are of.
         uses: Which of the names in :attr:`parameters` and :attr:`shapes` are copies of one tensor of the file.
     """
+
+    __repr__ = brief
 
     fingerprint: str
     groups: tuple[GroupPlan, ...]

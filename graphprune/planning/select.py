@@ -22,6 +22,7 @@ from graphprune.planning.selectors import (
     scopes,
     selected,
 )
+from graphprune.suggest import meant
 
 
 def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int | None, str]]:
@@ -49,8 +50,10 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
             )
         if not hits and selector.kind is None:
             near = ", ".join(f"'{name}'" for name in names[:3])
+            known = [] if selector.reading else [*KINDS, *(scope for name in names for scope in scopes(name))]
+            pattern = meant(selector.text, known)
             raise OptionError(
-                f"protect pattern '{selector.text}' matches no stored tensor and no kind of group; names look like "
+                f"protect pattern {pattern} matches no stored tensor and no kind of group; names look like "
                 f"{near}, kinds are {', '.join(KINDS)}"
             )
         found.extend((name, axis, f"protected by '{selector.text}'") for name in hits)
@@ -81,7 +84,10 @@ def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str
         hits = {group.name for group in selected(selector, analysis)} - kept
         if not hits:
             kinds = ", ".join(dict.fromkeys(group.kind for group in analysis.groups)) or "none"
-            raise OptionError(f"'{selector.text}' of only selects no group; the kinds in this model are: {kinds}")
+            present = [] if selector.reading else [*KINDS, *(group.name for group in analysis.groups)]
+            raise OptionError(
+                f"{meant(selector.text, present)} of only selects no group; the kinds in this model are: {kinds}"
+            )
         chosen.update(hits)
     return tuple(group for group in candidates if group.name in chosen)
 
@@ -137,8 +143,9 @@ def named_blocks(analysis: Analysis, selectors: Iterable[str]) -> tuple[Block, .
             raise OptionError(f"'{selector}' names no block: the model has none that can be removed")
         if not hits:
             names = ", ".join(f"'{block.name}'" for block in analysis.blocks[:3])
+            word = meant(selector, [block.name for block in analysis.blocks])
             raise OptionError(
-                f"'{selector}' names no residual branch that can be removed; they are named after the last weight of "
+                f"{word} names no residual branch that can be removed; they are named after the last weight of "
                 f"the branch, such as {names} ('graphprune inspect' lists all {len(analysis.blocks)})"
             )
         chosen.update((block.name, block) for block in hits)

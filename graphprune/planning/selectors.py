@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError
+from graphprune.suggest import meant, nearest
 
 _AXIS = re.compile(r"(?P<pattern>.+?)(?:\[(?P<axis>\d+)\])?$", re.DOTALL)
 _READINGS = ("kind", "group", "name")
@@ -64,7 +65,8 @@ def read_selector(text: str) -> Selector:
     if not colon or reading not in _READINGS:
         return Selector(text, "", text)
     if reading == "kind" and word not in KINDS:
-        raise OptionError(f"'{text}' names no kind of unit; the kinds are {', '.join(KINDS)}")
+        near = meant(text, [f"kind:{kind}" for kind in nearest(word, KINDS)])
+        raise OptionError(f"{near} names no kind of unit; the kinds are {', '.join(KINDS)}")
     return Selector(text, reading, word)
 
 

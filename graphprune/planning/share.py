@@ -21,6 +21,7 @@ from graphprune.planning.cost import CostFunction, CostModel
 from graphprune.planning.fill import LARGE, fill
 from graphprune.planning.knapsack import allocate_by_error
 from graphprune.planning.target import Target
+from graphprune.suggest import meant
 
 Fitness = Callable[[Counts], float]
 """What a choice does to the model: smaller is better."""
@@ -36,6 +37,18 @@ TRIALS = 60
 """How many choices a search tries."""
 HEADS = frozenset({"head", "kv-group", "query-head", "expert", "expert-group"})
 """Kinds whose units are few and dear: one side of what ``kwon`` splits."""
+
+
+def require_allocation(allocation: str) -> None:
+    """Refuses what is no allocation.
+
+    Raises:
+        OptionError: There is none of this name.
+    """
+    if allocation not in ALLOCATIONS:
+        raise OptionError(
+            f"unknown allocation {meant(allocation, ALLOCATIONS)}; expected one of {', '.join(ALLOCATIONS)}"
+        )
 
 
 def share(
@@ -71,8 +84,7 @@ def share(
         OptionError: The allocation is unknown, there is no fitness for a search, or no loss was measured.
         TargetError: A target cannot be met with the allowed groups within the limits.
     """
-    if allocation not in ALLOCATIONS:
-        raise OptionError(f"unknown allocation '{allocation}'; expected one of {', '.join(ALLOCATIONS)}")
+    require_allocation(allocation)
     original = original or model
 
     def filled(found: Callable[[Limits, frozenset[str]], Counts], **options: Any) -> Counts:

@@ -26,6 +26,7 @@ from graphprune.hosts.onnx_runtime import MAXIMUM_IR_VERSION
 from graphprune.hosts.onnx_store import fill_inline, with_weights
 from graphprune.pipeline.host import Arrays
 from graphprune.planning.latency import Machine
+from graphprune.suggest import meant
 
 LAYOUT_OPERATORS = frozenset({"ReorderInput", "ReorderOutput"})
 """onnxruntime's own operators between plain and blocked layouts."""
@@ -49,7 +50,9 @@ def machine(threads: int, provider: str) -> Machine:
     """
     present = ort.get_available_providers()
     if provider not in present:
-        raise OptionError(f"this onnxruntime has no provider '{provider}'; expected one of {', '.join(present)}")
+        raise OptionError(
+            f"this onnxruntime has no provider {meant(provider, present)}; expected one of {', '.join(present)}"
+        )
     return Machine(_cpu(), os.cpu_count() or 1, threads or os.cpu_count() or 1, provider, ort.__version__)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from graphprune.brief import brief
 from graphprune.planning.select import most_sensitive
 
 OUTPUT_ERROR = "output error"
@@ -31,6 +32,8 @@ class SensitivityRow:
         value: The measure without them.
     """
 
+    __repr__ = brief
+
     group: str
     kind: str
     units: int
@@ -50,6 +53,8 @@ class Sensitivity:
         random: Whether the inputs were made up.
         notes: Sentences for the user.
     """
+
+    __repr__ = brief
 
     measure: str
     baseline: float
@@ -99,7 +104,11 @@ class FrontPoint:
         metrics: What the user's evaluation gives.
         error: Why there is no result, or nothing.
         files: What was written for it.
+        intervals: Where each metric of labelled data lies, 95 times of 100.
+        samples: Of how many samples it is the mean.
     """
+
+    __repr__ = brief
 
     target: str
     costs: Mapping[str, float]
@@ -108,6 +117,8 @@ class FrontPoint:
     metrics: Mapping[str, float]
     error: str = ""
     files: tuple[str, ...] = ()
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,8 @@ class Front:
         points: The original first, then the targets from the largest to the smallest result.
         notes: Sentences for the user.
     """
+
+    __repr__ = brief
 
     points: tuple[FrontPoint, ...]
     notes: tuple[str, ...] = ()

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from graphprune.analysis.groups import Analysis
+from graphprune.brief import brief, written
+from graphprune.measured import Interval, Measured, difference
 from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, costs_of, prunable_share
@@ -41,6 +43,8 @@ class Cost:
 class GroupRow:
     """What became of one group."""
 
+    __repr__ = brief
+
     name: str
     kind: str
     size: int
@@ -51,6 +55,8 @@ class GroupRow:
 @dataclass(frozen=True)
 class BlockRow:
     """A residual branch or layer that was left out as a whole, and the stored tensors that went with it."""
+
+    __repr__ = brief
 
     name: str
     kind: str
@@ -77,11 +83,42 @@ class LatencyRow:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of the user's evaluation before and after."""
+    """A number of the user's evaluation before and after.
+
+    Attributes:
+        name: What it is called.
+        before: Of the original.
+        after: Of the pruned model.
+        n: Of how many samples it is the mean, where that is known: not of what a function of the user's returns.
+        before_interval: Where the number before would lie on all data like these, 95 times of 100.
+        after_interval: The same after.
+        difference_interval: The same of the difference, from both numbers of each sample.
+        by_chance: Whether there may be no difference: its interval holds zero.
+    """
 
     name: str
     before: float
     after: float
+    n: int | None = None
+    before_interval: Interval | None = None
+    after_interval: Interval | None = None
+    difference_interval: Interval | None = None
+    by_chance: bool | None = None
+
+
+def metric_row(name: str, before: float, after: float) -> Metric:
+    """The row of two numbers, with what is known of how sure they are."""
+    apart = difference(before, after)
+    return Metric(
+        name,
+        float(before),
+        float(after),
+        before.n if isinstance(before, Measured) else None,
+        before.interval if isinstance(before, Measured) else None,
+        after.interval if isinstance(after, Measured) else None,
+        None if apart is None else apart.interval,
+        None if apart is None else apart.by_chance,
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +134,7 @@ class Report:
         proof: The checks that were run; all passed.
         latency: Measured latencies; empty if not asked for.
         metrics: What the user's evaluation gives; empty if there is none.
+        classes: The class of each folder of images, where the evaluation takes its labels from these.
         seconds: Time taken by each step.
         notes: Sentences for the user.
         blocks: The residual branches and layers that were left out.
@@ -114,10 +152,17 @@ class Report:
     notes: tuple[str, ...] = ()
     blocks: tuple[BlockRow, ...] = ()
     attributes: tuple[AttributeRow, ...] = ()
+    classes: Mapping[str, int] = field(default_factory=dict)
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
         return next(cost for cost in self.costs if cost.metric == metric)
+
+    def __repr__(self) -> str:
+        kept = {cost.metric: f"{cost.fraction:.1%} kept" for cost in self.costs}
+        numbers = {row.name: f"{row.before:.4g} -> {row.after:.4g}" for row in self.metrics[:3]}
+        passed = f"{sum(check.passed for check in self.proof)} of {len(self.proof)} checks passed"
+        return written(self, **kept, **numbers, proof=passed, groups=self.groups, notes=self.notes)
 
     def __str__(self) -> str:
         """The tables of ``graphprune prune``, as text."""
@@ -153,6 +198,8 @@ class Inspection:
         blocks: For each residual branch and layer that can be left out as a whole its name, kind, weights, parts, and
             the shares of MACs and parameters that go with it alone.
     """
+
+    __repr__ = brief
 
     costs: Mapping[str, float]
     prunable: float

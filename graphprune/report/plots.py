@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,21 @@ def require_matplotlib() -> None:
     try:
         import matplotlib as _  # noqa: F401
     except ImportError as error:
-        raise OptionError(
-            "plots need matplotlib; pip install 'graphprune[plots]', or leave them out (--plot none)"
-        ) from error
+        raise OptionError("plots need matplotlib; pip install matplotlib, or leave them out (--plot none)") from error
+
+
+def drawn(plot: Callable[[], None], path: Path) -> tuple[str, ...]:
+    """Draws a plot if matplotlib is there; else a sentence that says that there is none: the data are what counts.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    try:
+        require_matplotlib()
+    except OptionError as error:
+        return (f"there is no '{path}': {error}",)
+    plot()
+    return ()
 
 
 def plot_sensitivity(result: Sensitivity, path: Path) -> None:

@@ -16,6 +16,7 @@ from graphprune.pipeline.state import Check
 from graphprune.planning.latency import Profile
 from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
+from graphprune.report.metrics import sure
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
 _MOST_GROUPS = 40
@@ -66,7 +67,7 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     for metric in report.metrics:
         change = f"{metric.after - metric.before:+.4g}"
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
-    parts: list[RenderableType] = [costs, ""]
+    parts: list[RenderableType] = [costs, *(escape(line) for line in sure(report.metrics)), ""]
     parts.extend([_cut_groups(report), ""])
     if report.attributes:
         parts.extend([_attributes(report), ""])
