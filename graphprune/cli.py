@@ -40,6 +40,7 @@ from graphprune.report.terminal import (
     render_sensitivity,
     render_verdict,
 )
+from graphprune.report.titles import named
 from graphprune.userland import is_object_name
 
 app = typer.Typer(
@@ -66,6 +67,7 @@ ShapeOptions = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Full = Annotated[bool, typer.Option("--full", help="Show the sizes of every weight before and after, too.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Criterion = Annotated[
     str | None,
@@ -296,6 +298,7 @@ def prune(
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
+    full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -341,7 +344,7 @@ def prune(
         result.save_onnx(output)
         if plan_out is not None:
             result.plan.save(plan_out)
-    _show(result, output, as_json, time_passes)
+    _show(result, output, as_json=as_json, time_passes=time_passes, full=full)
 
 
 @app.command()
@@ -360,6 +363,7 @@ def apply(
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
+    full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -381,7 +385,7 @@ def apply(
         )
         progress("write")
         result.save_onnx(output)
-    _show(result, output, as_json, False)
+    _show(result, output, as_json=as_json, full=full)
 
 
 def _proof(no_verify: bool, accept_unproven: bool) -> bool | Literal["accept-unproven"]:
@@ -507,7 +511,7 @@ def explain(
         out.print(f"read {along[tensor]} alone, and cut along", highlight=False)
     for fact in facts:
         out.print(
-            f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}",
+            f"[bold]{escape(named(fact['axis'], fact['title']))}[/]  {fact['size']} = {escape(fact['layout'])}",
             highlight=False,
             soft_wrap=True,
         )
@@ -746,11 +750,13 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-def _show(result: gp.Result, output: Path, as_json: bool, time_passes: bool) -> None:
+def _show(
+    result: gp.Result, output: Path, *, as_json: bool = False, time_passes: bool = False, full: bool = False
+) -> None:
     if as_json:
         _print_json({"output": str(output), **result.report.to_dict()})
         return
-    out.print(render_report(result.report, title=str(output)))
+    out.print(render_report(result.report, title=str(output), full=full))
     if time_passes:
         table = Table(title="time", title_justify="left", show_edge=False)
         table.add_column("pass")

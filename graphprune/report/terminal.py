@@ -14,8 +14,10 @@ from rich.table import Table
 
 from graphprune.pipeline.state import Check
 from graphprune.planning.latency import Profile
+from graphprune.report import details
 from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
+from graphprune.report.titles import named
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
 _MOST_GROUPS = 40
@@ -39,8 +41,8 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
-def render_report(report: Report, *, title: str) -> RenderableType:
-    """The tables of ``graphprune prune``."""
+def render_report(report: Report, *, title: str, full: bool = False) -> RenderableType:
+    """The tables of ``graphprune prune``; in ``full`` with the sizes of every weight."""
     costs = Table(title=title, title_justify="left", show_edge=False)
     for column, justify in (
         ("", "left"),
@@ -66,21 +68,25 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     for metric in report.metrics:
         change = f"{metric.after - metric.before:+.4g}"
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
-    parts: list[RenderableType] = [costs, ""]
-    parts.extend([_cut_groups(report), ""])
+    parts: list[RenderableType] = [costs, *([details.inputs_line(report)] if report.inputs else []), ""]
+    parts.extend([_cut_groups(report), *details.left_whole(report), ""])
     if report.attributes:
         parts.extend([_attributes(report), ""])
+    if full:
+        parts.extend([details.widths(report), ""])
     if report.proof:
-        parts.append(render_checks(report.proof))
+        proven = all(check.passed and not check.partial for check in report.proof)
+        parts.append(render_checks(report.proof, title="structure proven" if proven else "proof"))
     else:
         parts.append("[yellow]not verified[/] (--no-verify)")
+    parts.extend(details.moved_lines(report))
     parts.extend(f"[yellow]note:[/] {escape(note)}" for note in report.notes)
     return Stack(*parts)
 
 
-def render_checks(checks: Iterable[Check]) -> Table:
+def render_checks(checks: Iterable[Check], *, title: str = "proof") -> Table:
     """The table of a proof."""
-    table = Table(title="proof", title_justify="left", show_edge=False)
+    table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("check")
     table.add_column("difference", justify="right")
     table.add_column("accepted", justify="right")
@@ -214,7 +220,7 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     shown = sorted(inspection.groups, key=lambda row: -row["macs_share"])
     for row in shown[:_MOST_GROUPS]:
         table.add_row(
-            escape(row["name"]),
+            escape(named(row["name"], row["title"])),
             row["kind"],
             str(row["units"]),
             "yes" if row["exact"] else "no",
@@ -222,7 +228,8 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
             f"{row['params_share']:.1%}",
             str(len(row["sites"])),
         )
-    parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}", ""]
+    parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}"]
+    parts.extend([*([details.inputs_line(inspection)] if inspection.inputs else []), ""])
     counts = Counter(row["kind"] for row in inspection.groups)
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"
     n_groups = len(inspection.groups)
