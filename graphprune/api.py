@@ -187,9 +187,9 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
-            is measured, and allocation is repeated where it is above, or more than 5 % below). May be absent where ``blocks``,
-            ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline that names none
-            takes it, and what any other makes has to meet it.
+            is measured, and allocation is repeated where it is above the target, or more than 5 % below). May be absent
+            where ``blocks``, ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline
+            that names none takes it, and what any other makes has to meet it.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
@@ -794,7 +794,7 @@ def _finish(
     report = _report(state, attempts)
     moved = None
     if verify:
-        held = plan.options.get("allocation") == MEASURED
+        held = plan.options.get("allocation") == MEASURED and not state.compensated
         macs = report.cost("macs").before
         original = state.original or host
         moved = movement(original, state.host, state.batches, held=held, macs=macs, seed=seed)

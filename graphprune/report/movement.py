@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import sqrt
 
@@ -15,7 +15,9 @@ from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Host
 
 RANDOM, EXAMPLE = "random inputs", "inputs (the example, and random ones like it)"
-CALIBRATION, HELD = "calibration samples, which refits have seen", "calibration samples that nothing was fitted to"
+UNSEEN = "samples of the calibration data that pruning has not seen"
+HELD = "calibration samples (held apart where scores were taken)"
+CALIBRATION = "calibration samples (pruning has seen them)"
 
 _MOST_BATCHES = {"made up": 4, "real": 8}
 _OPERATIONS = 4e10
@@ -89,8 +91,9 @@ def movement(
     Args:
         original: The model before.
         pruned: The model after.
-        batches: Calibration data, if there are any; without, the example or random inputs.
-        held: Whether one batch of four was held apart from what was fitted: then only those are run.
+        batches: Calibration data, if there are any; without, the example or random inputs. Samples of their source go
+            first that were not drawn.
+        held: Whether one batch of four was held apart from all that was fitted: then those go next.
         macs: Of the original on one example: the fewer inputs are run, the more it is.
         seed: Of random inputs.
 
@@ -98,11 +101,10 @@ def movement(
         ``None`` if a model does not run.
     """
     graph = original.graph()
-    if batches is None or batches.random:
-        feeds, source = _made_up(original, macs, seed)
-        made_up = True
-    else:
-        feeds, source, made_up = _real(batches, graph, held, macs), HELD if held else CALIBRATION, False
+    made_up = batches is None or batches.random
+    feeds, source = (
+        _made_up(original, macs, seed) if batches is None or batches.random else _real(batches, graph, held, macs)
+    )
     tallies = {name: _Tally(_scores(graph, name)) for name in graph.outputs}
     samples = 0
     try:
@@ -129,11 +131,15 @@ def _made_up(host: Host, macs: float, seed: int) -> tuple[Iterable[Arrays], str]
     return (host.example_inputs(each) for each in seeds), EXAMPLE if host.kind == "torch" and seed == 0 else RANDOM
 
 
-def _real(batches: Batches, graph: Graph, held: bool, macs: float) -> Iterator[Arrays]:
-    numbers = apart(len(batches))[1] if held else list(range(len(batches)))
+def _real(batches: Batches, graph: Graph, held: bool, macs: float) -> tuple[Iterable[Arrays], str]:
+    """Batches of the user's data, the least fitted to that there are."""
     example = max(1, next((graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape), 1))
     most = _affordable(macs * batches.batch_size / example, "real")
-    return (batches[number] for number in numbers[:most])
+    if (others := batches.unseen(most)) is not None:
+        return others, UNSEEN
+    held = held and len(batches) > 1
+    numbers = apart(len(batches))[1] if held else list(range(len(batches)))
+    return (batches[number] for number in numbers[:most]), HELD if held else CALIBRATION
 
 
 def _affordable(macs: float, kind: str) -> int:

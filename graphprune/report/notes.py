@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from graphprune.planning.cost import METRICS
 from graphprune.planning.target import Target
 from graphprune.report.data import Cost
+from graphprune.report.terminal import amount
 
 
 def already_met(targets: Sequence[Target], costs: Sequence[Cost]) -> str | None:
@@ -14,11 +15,15 @@ def already_met(targets: Sequence[Target], costs: Sequence[Cost]) -> str | None:
     before = {cost.metric: cost.before for cost in costs}
     if not targets or any(before[target.metric] > target.limit(before[target.metric]) for target in targets):
         return None
-    said = " and ".join(f"'{target}' ({_amount(target.metric, before[target.metric])})" for target in targets)
+    said = " and ".join(f"{_written(target)} ({_had(target.metric, before[target.metric])})" for target in targets)
     return f"the model already meets {said}; nothing was pruned"
 
 
-def _amount(metric: str, value: float) -> str:
-    if metric == "latency":
-        return f"it takes {value:.3g} ms"
-    return f"it has {value:,.0f} {METRICS[metric]}"
+def _written(target: Target) -> str:
+    if target.relative or target.metric == "latency":
+        return f"'{target}'"
+    return f"'{target.metric}={amount(target.value)}'"
+
+
+def _had(metric: str, value: float) -> str:
+    return f"it takes {value:.3g} ms" if metric == "latency" else f"it has {amount(value)} {METRICS[metric]}"
