@@ -88,7 +88,7 @@ def _place(node: onnx.NodeProto) -> str:
 def _joined(scopes: list[str]) -> str:
     """One name for scopes in each other: of ``layer1``, ``layer1.0``, ``conv1`` the first is said by the second."""
     following = [*scopes[1:], ""]
-    kept = [scope for scope, after in zip(scopes, following, strict=True) if not after.startswith(f"{scope}.")]
+    kept = [scope for scope, after in zip(scopes, following, strict=False) if not after.startswith(f"{scope}.")]
     return ".".join(kept)
 
 
