@@ -382,7 +382,7 @@ def test_kinds_that_are_left_out_by_default_are_listed(layer):
 
 
 def group(name, kind, normalized=None):
-    return Group(name, kind, Factor(4), (), normalized)
+    return Group(name, kind, Factor(name, 4), (), normalized)
 
 
 GROUPS = (
