@@ -27,9 +27,10 @@ from graphprune.ir.graph import Graph, Node, Value
 from graphprune.planning.whole import PARTS, ROUTES, SHIFTS, left_whole
 from graphprune.profiling.profile import cut, make_profile
 from graphprune.report import movement as moving
+from graphprune.report.data import inspect_analysis
 from graphprune.report.inputs import InputRow, describe_inputs
 from graphprune.report.movement import OutputMove, movement
-from graphprune.report.terminal import as_text, render_report
+from graphprune.report.terminal import as_text, render_inspection, render_report
 
 # -- sizes of inputs ---------------------------------------------------------------------------------------------------
 
@@ -135,6 +136,14 @@ def test_dynamic_axes_have_the_size_that_the_file_states(shape, given, sizes, so
     binding = bind(detector(ULTRALYTICS, shape), given)
     assert binding.shapes == {"images": sizes}
     assert binding.sources == {"images": sources}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [(ULTRALYTICS, (2, 3, 160, 160)), ({}, (3, 3, 128, 128)), ({"imgsz": "[32, 512]"}, (3, 3, 64, 256))],
+)
+def test_a_proof_at_other_sizes_takes_no_larger_images(metadata, expected):
+    assert OnnxHost.load(detector(metadata)).at_other_sizes().bound == {"images": expected}
 
 
 def test_costs_are_counted_at_the_sizes_stated(tmp_path):
@@ -409,8 +418,7 @@ def test_a_kind_that_was_tried_is_not_left_out(cut, expected):
 
 def test_sensitive_groups_are_left_out():
     found = left_whole(GROUPS[:3], set(), GROUPS[:3], sensitive={"a"})
-    assert found["a"] == "found to be sensitive (protect-ratio)"
-    assert found["b"] == PARTS
+    assert found == {"a": "found to be sensitive (protect-ratio)", "c": SHIFTS}
 
 
 def test_what_the_user_left_out_is_listed():
@@ -518,6 +526,10 @@ def test_titles_are_shown_and_plans_keep_the_names_of_the_file(tmp_path):
     (group,) = result.report.groups
     rows = json.loads(CliRunner().invoke(app, ["inspect", str(path), "--json"]).stdout)["groups"]
     assert [(row["name"], row["title"]) for row in rows] == [(group.name, group.title)]
+    inspection = inspect_analysis(gp.analyze(path)).to_dict()
+    (blocker,) = (row for row in inspection["blockers"] if row["axes"][0] == f"{vague[0]}[0]")
+    assert blocker["title"] == "0 (MatMul)[0]"
+    assert f"{vague[0]}[0] = 0 (MatMul)" in as_text(render_inspection(inspect_analysis(gp.analyze(path)), title="net"))
     shown = CliRunner().invoke(app, ["explain", str(path), vague[0]]).stdout
     assert f"{vague[0]}[1] = 0 (MatMul)" in shown
 

@@ -77,22 +77,30 @@ def doubled(proto: onnx.ModelProto, bound: Shapes) -> dict[str, tuple[int, ...]]
     return None if result == dict(bound) else result
 
 
+LARGE = 256
+"""From this size on another size to try is half of an axis rather than twice: a proof takes time."""
+
+
 def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[int, ...]]]:
     """Further bindings to try a model on, if something is dynamic.
 
-    First a first axis one longer and the others doubled, then all doubled.
+    First a first axis one longer and the others doubled, then all doubled; before these, where an axis is large, a
+    first axis one longer and the large ones halved.
     """
     twice = doubled(proto, bound)
     if twice is None:
         return []
-    mixed = {
-        name: tuple(
-            old + 1 if axis == 0 and new != old else new
-            for axis, (old, new) in enumerate(zip(bound[name], sizes, strict=True))
-        )
-        for name, sizes in twice.items()
-    }
-    return [mixed, twice]
+    mixed, halved = (
+        {
+            name: tuple(
+                old if new == old else old + 1 if axis == 0 else old // 2 if small and old >= LARGE else new
+                for axis, (old, new) in enumerate(zip(bound[name], sizes, strict=True))
+            )
+            for name, sizes in twice.items()
+        }
+        for small in (False, True)
+    )
+    return [*([halved] if halved != mixed else []), mixed, twice]
 
 
 def infer(

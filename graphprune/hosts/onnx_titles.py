@@ -22,6 +22,7 @@ _GENERATED = re.compile(r"(?:.*[_:@])?\d+", re.DOTALL)
 """Names that end in a counter (``val_121``, ``onnx::MatMul_7``, ``12``) are no one's choice."""
 _LONGEST = 4096
 """Characters of a text in which names are looked for."""
+_LONGEST_TITLE = 200
 
 
 def titled(graph: Graph, sources: Mapping[str, tuple[str, ...]], proto: onnx.ModelProto) -> Graph:
@@ -39,7 +40,7 @@ def titled(graph: Graph, sources: Mapping[str, tuple[str, ...]], proto: onnx.Mod
     for name, title in titles(proto).items():
         value = values.get(name)
         if value is not None and value.stored:
-            values[name] = replace(value, title=title)
+            values[name] = replace(value, title=title[:_LONGEST_TITLE])
     return replace(graph, values=values)
 
 

@@ -13,7 +13,7 @@ from graphprune.planning.cost import build_cost_model, costs_of, prunable_share
 from graphprune.report.curves import finite
 from graphprune.report.inputs import InputRow, input_rows
 from graphprune.report.movement import Movement
-from graphprune.report.titles import group_title
+from graphprune.report.titles import axis_title, group_title, tensor_title
 from graphprune.report.widths import WholeRow, WidthRow
 
 
@@ -203,6 +203,7 @@ def inspect_analysis(analysis: Analysis) -> Inspection:
             "node": blocker.reason.node,
             "kind": blocker.reason.kind,
             "axes": list(blocker.axes),
+            "title": axis_title(analysis, blocker.axes[0]) if blocker.axes else "",
             "params": blocker.parameters,
             "params_share": blocker.share,
             "params_touched": blocker.touched,
@@ -224,6 +225,7 @@ def _blocks(analysis: Analysis, costs: Mapping[str, float]) -> Iterator[dict[str
         gone = costs_of(analysis, analysis.branches.unneeded([block]))
         yield {
             "name": block.name,
+            "title": tensor_title(analysis, block.name),
             "kind": block.kind,
             "macs_share": gone["macs"] / max(costs["macs"], 1e-30),
             "params_share": gone["params"] / max(costs["params"], 1e-30),

@@ -201,7 +201,8 @@ def _blocks(inspection: Inspection) -> Table:
     for column, justify in (("block", "left"), ("kind", "left"), ("MACs", "right"), ("params", "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blocks[:_MOST_GROUPS]:
-        table.add_row(escape(row["name"]), row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
+        name = escape(named(row["name"], row["title"]))
+        table.add_row(name, row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
     if len(inspection.blocks) > _MOST_GROUPS:
         table.caption = f"... and {len(inspection.blocks) - _MOST_GROUPS} more (--json lists all)"
     return table
@@ -245,7 +246,9 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
         blocked.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blockers[:15]:
         where = f" (node '{row['node']}')" if row["node"] else ""
-        axes = row["axes"][0] + (f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else "")
+        axes = named(row["axes"][0], row["title"]) + (
+            f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else ""
+        )
         kept = f"{amount(row['params'])} ({row['params_share']:.1%})"
         reason = escape(row["reason"] + where)
         blocked.add_row(

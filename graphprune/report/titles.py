@@ -11,6 +11,13 @@ def tensor_title(analysis: Analysis, tensor: str) -> str:
     return value.title if value is not None else ""
 
 
+def axis_title(analysis: Analysis, axis: str) -> str:
+    """The same of one axis of a tensor, written ``tensor[0]``."""
+    tensor, bracket, rest = axis.rpartition("[")
+    title = tensor_title(analysis, tensor) if bracket else ""
+    return f"{title}[{rest}" if title else ""
+
+
 def group_title(analysis: Analysis, group: Group) -> str:
     """What a group is known by, if the tensor that it is named after has a name that says nothing; empty otherwise."""
     site = group.sites[0]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan
 
 
@@ -78,7 +77,7 @@ def whole_rows(analysis: Analysis, left_out: Mapping[str, str]) -> tuple[WholeRo
         if group.name in left_out:
             alike.setdefault((group.kind, left_out[group.name]), []).append(group)
     sizes = {value.name: value.n_elements for value in analysis.graph.stored if value.weighs}
-    total = build_cost_model(analysis).costs()["params"] or 1.0
+    total = sum(sizes.values()) or 1
     rows = [
         WholeRow(kind, len(groups), _held(groups, sizes) / total, reason) for (kind, reason), groups in alike.items()
     ]
