@@ -310,6 +310,13 @@ def test_outputs_moved_as_far_as_the_files_say(tmp_path):
     )
 
 
+def test_with_a_metric_no_advice_is_given(tmp_path):
+    path = classifier(tmp_path / "net.onnx")
+    report = gp.prune(path, target={"params": 0.3}, evaluate=lambda run: 1.0).report
+    assert "outputs moved on 8 random inputs" in str(report)
+    assert "not of accuracy" not in str(report)
+
+
 def test_a_sentence_for_several_outputs():
     moves = tuple(OutputMove(f"y{i}", error, None) for i, error in enumerate((0.0, 0.00001, 0.25, 3.0, 0.1)))
     assert str(moving.Movement(moving.RANDOM, 8, made_up=True, outputs=moves)) == (

@@ -35,15 +35,11 @@ def moved_lines(report: Report) -> Iterator[str]:
     moved = str(report.moved) if report.moved is not None else ""
     if moved:
         yield f"[bold]{escape(moved)}[/]"
-    if not report.proof:
+    if not report.proof or report.metrics:
         return
-    if report.moved is not None and report.moved.made_up:
-        advice = "such inputs say little about yours: give real ones (--calibration), or a metric (--eval)"
-    elif not report.metrics:
-        advice = "measure it (--eval)"
-    else:
-        return
-    yield f"the proof is of the structure, not of accuracy; {advice}" if not report.metrics else advice
+    made_up = report.moved is not None and report.moved.made_up
+    advice = "such inputs say little about yours: give real ones (--calibration), or a metric (--eval)"
+    yield f"the proof is of the structure, not of accuracy; {advice if made_up else 'measure it (--eval)'}"
 
 
 def widths(report: Report) -> RenderableType:
