@@ -394,7 +394,7 @@ def test_kinds_that_are_left_out_by_default_are_listed(layer):
     ]
     text = " ".join(str(layer.report).split())
     assert f"left whole: width, 1 group, {width / total:.1%} of the parameters; by default" in text
-    assert "(--only width takes it)" in text
+    assert "(to cut it, name it: --only width)" in text
 
 
 def group(name, kind, normalized=None):

@@ -26,7 +26,7 @@ def left_whole(report: Report) -> Iterator[str]:
     """A line for each kind that could have been pruned and was left whole."""
     for row in report.whole:
         groups = f"{row.groups} group{'s' if row.groups > 1 else ''}"
-        reason = f"{row.reason} (--only {row.kind} takes it)" if row.reason.startswith("by default") else row.reason
+        reason = f"{row.reason} (to cut it, name it: --only {row.kind})" if row.reason.startswith("by default") else row.reason
         yield f"[bold]left whole:[/] {row.kind}, {groups}, {row.params_share:.1%} of the parameters; {escape(reason)}"
 
 
