@@ -26,8 +26,9 @@ def left_whole(report: Report) -> Iterator[str]:
     """A line for each kind that could have been pruned and was left whole."""
     for row in report.whole:
         groups = f"{row.groups} group{'s' if row.groups > 1 else ''}"
-        reason = f"{row.reason} (to cut it, name it: --only {row.kind})" if row.reason.startswith("by default") else row.reason
-        yield f"[bold]left whole:[/] {row.kind}, {groups}, {row.params_share:.1%} of the parameters; {escape(reason)}"
+        advice = f" (to cut it, name it: --only {row.kind})" if row.reason.startswith("by default") else ""
+        share = f"{row.params_share:.1%} of the parameters"
+        yield f"[bold]left whole:[/] {row.kind}, {groups}, {share}; {escape(row.reason)}{advice}"
 
 
 def moved_lines(report: Report) -> Iterator[str]:
