@@ -242,6 +242,36 @@ def test_more_is_run_where_it_is_cheap():
     assert [samples(macs) for macs in (1e6, 2e10, 1e12)] == [8, 4, 2]
 
 
+class Picky(Fake):
+    """A host of which random inputs ask too much."""
+
+    kind = "torch"
+
+    def run(self, inputs):
+        if inputs["x"].any():
+            raise RuntimeError("an index is out of range")
+        return super().run(inputs)
+
+
+def test_inputs_that_the_model_does_not_take_cost_no_result():
+    found = movement(Picky(A), Picky(A), None, held=False, macs=1.0)
+    assert (found.inputs, found.samples) == ("example inputs", 2)
+    assert movement(Picky(A), Picky(A), None, held=False, macs=1.0, seed=1) is None
+
+
+def test_a_file_that_was_not_drawn_may_be_broken():
+    class Broken:
+        random, batch_size = False, 8
+
+        def unseen(self, most):
+            return (self.read(i) for i in range(most))
+
+        def read(self, i):
+            raise gp.OptionError("cannot read image 'x.png'")
+
+    assert movement(Fake(A), Fake(A), Broken(), held=False, macs=1.0) is None
+
+
 def classifier(path):
     """8 -> 64 -> 5 classes, of random weights."""
     rng = np.random.default_rng(0)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 
 from graphprune.calibration.apart import apart
 from graphprune.calibration.data import Batches
-from graphprune.errors import ModelError
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Host
 
 RANDOM, EXAMPLE = "random inputs", "inputs (the example, and random ones like it)"
+GIVEN = "example inputs"
 UNSEEN = "samples of the calibration data that pruning has not seen"
 HELD = "calibration samples (held apart where scores were taken)"
 CALIBRATION = "calibration samples (pruning has seen them)"
@@ -98,34 +99,42 @@ def movement(
         seed: Of random inputs.
 
     Returns:
-        ``None`` if a model does not run.
+        ``None`` if a model does not run on them.
     """
     graph = original.graph()
     made_up = batches is None or batches.random
     feeds, source = (
         _made_up(original, macs, seed) if batches is None or batches.random else _real(batches, graph, held, macs)
     )
-    tallies = {name: _Tally(_scores(graph, name)) for name in graph.outputs}
-    samples = 0
-    try:
-        for feed in feeds:
-            before, after = original.run(feed), pruned.run(feed)
-            samples += _rows(feed)
-            for name, (want, have) in zip(
-                graph.outputs, zip(before.values(), after.values(), strict=True), strict=False
-            ):
-                tallies[name].add(want, have)
-    except ModelError:  # an operator that only the user's runtime knows, say: the proof says so elsewhere
+    tallies: dict[str, _Tally] = {}
+    samples = n_runs = 0
+    for feed, outputs in _run(feeds, (original, pruned)):
+        samples, n_runs = samples + _rows(feed), n_runs + 1
+        before, after = outputs
+        for (name, want), have in zip(before.items(), after.values(), strict=True):
+            tallies.setdefault(name, _Tally(_scores(graph, name))).add(want, have)
+    if not n_runs:
         return None
     moves = tuple(OutputMove(name, tally.error, tally.agreement) for name, tally in tallies.items())
-    return Movement(source, samples, made_up, moves)
+    return Movement(GIVEN if source == EXAMPLE and n_runs == 1 else source, samples, made_up, moves)
+
+
+def _run(feeds: Iterable[Arrays], hosts: tuple[Host, Host]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
+    """Inputs with the outputs of both models, up to the first that cannot be read or run.
+
+    Nothing here may cost the user a result that is proven: random inputs may be none that the model takes, a file that
+    was not drawn may be broken.
+    """
+    with suppress(Exception):  # executors raise whatever an operator raises
+        for feed in feeds:
+            yield feed, [host.run(feed) for host in hosts]
 
 
 def _made_up(host: Host, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
     """A few examples, and what they are."""
     first, second = host.example_inputs(seed), host.example_inputs(seed + 1)
     if all(np.array_equal(first[name], second[name]) for name in first):
-        return [first], "example inputs"
+        return [first], GIVEN
     most = _affordable(macs, "made up")
     seeds = range(seed, seed + most)
     return (host.example_inputs(each) for each in seeds), EXAMPLE if host.kind == "torch" and seed == 0 else RANDOM
@@ -154,7 +163,7 @@ def _rows(feed: Arrays) -> int:
 
 def _scores(graph: Graph, output: str) -> bool:
     """Whether an output looks like scores: ``n c``, or ``n s v`` where the model looks tokens up in ``v`` rows."""
-    shape = graph.values[output].shape
+    shape = graph.values[output].shape if output in graph.values else ()
     if len(shape) == 2:
         return shape[1] > 1
     return len(shape) == 3 and shape[2] in _vocabularies(graph)
@@ -206,7 +215,8 @@ class _Tally:
         spread = self.sums["xx"] - self.sums["x"] ** 2 / n if n else 0.0
         if spread <= 1e-12 * self.sums["xx"] or not n:
             return 0.0 if n and not self.sums["dd"] else None
-        return sqrt(self.sums["dd"] / spread)
+        error = sqrt(self.sums["dd"] / spread)
+        return error if isfinite(error) else None
 
     @property
     def agreement(self) -> float | None:
