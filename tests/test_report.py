@@ -128,14 +128,24 @@ def test_metadata_state_sizes(metadata, expected):
             (2, 3, 32, 48),
             ("given (--shape)", "declared by the file", *["given (--shape)"] * 2),
         ),
-        (("n", "length"), {}, (2, 16), ("assumed", "assumed")),  # no image
-        (("n", "c", "length"), {}, (2, 16, 16), ("assumed",) * 3),
+        ((1, 13, "h", "w"), {}, (1, 13, 320, 320), (*["declared by the file"] * 2, IMGSZ, IMGSZ)),
+        (("n", "length"), {}, (1, 16), (BATCH, "assumed")),  # no image
+        (("n", "c", "length"), {}, (1, 16, 16), (BATCH, "assumed", "assumed")),
+        (("n", 3, "t", "h", "w"), {}, (1, 3, 64, 64, 64), (BATCH, "declared by the file", *["assumed"] * 3)),
     ],
 )
 def test_dynamic_axes_have_the_size_that_the_file_states(shape, given, sizes, sources):
     binding = bind(detector(ULTRALYTICS, shape), given)
     assert binding.shapes == {"images": sizes}
     assert binding.sources == {"images": sources}
+
+
+def test_a_cache_beside_an_image_is_none():
+    model = detector(ULTRALYTICS)
+    model.graph.input.append(helper.make_tensor_value_info("past", TensorProto.FLOAT, (None, 8, "length", 64)))
+    binding = bind(model, {})
+    assert binding.shapes == {"images": (1, 3, 320, 320), "past": (1, 8, 64, 64)}
+    assert binding.sources["past"] == (BATCH, "declared by the file", "assumed", "declared by the file")
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ DECLARED, ASSUMED = "declared by the file", "assumed"
 GIVEN, EXAMPLE = "given (--shape)", "example inputs"
 
 _IMAGE_KEYS = (
-    "imgsz", "img_size", "image_size", "imagesize", "input_size", "input_shape", "input_resolution", "resolution",
-    "model_input_size", "crop_size",
+    "imgsz", "img_size", "image_size", "imagesize", "img_shape", "image_shape", "input_size", "input_shape",
+    "input_resolution", "resolution", "model_input_size", "crop_size",
 )  # fmt: skip
 """Keys of metadata under which exporters write what images a model takes, the most telling first."""
 _LIST = re.compile(r"[\[(]*\s*(\d{1,5}(?:\s*[,xX×]\s*\d{1,5}){0,3})\s*,?\s*[\])]*")
@@ -143,6 +143,7 @@ def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None, e
                     "give one size"
                 )
     says = stated({entry.key: entry.value for entry in proto.metadata_props})
+    pictures = _pictures(declared, says)
     bound: dict[str, tuple[tuple[int, str], ...]] = {}
     for name, sizes in declared.items():
         result: list[tuple[int, str]] = []
@@ -152,9 +153,9 @@ def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None, e
             elif name in given:
                 result.append((given[name][axis], asked[name]))
             elif declared_size is not None:
-                result.append(symbols.setdefault(declared_size, _default(axis, sizes, says)))
+                result.append(symbols.setdefault(declared_size, _default(axis, sizes, says, image=name in pictures)))
             else:
-                result.append(_default(axis, sizes, says))
+                result.append(_default(axis, sizes, says, image=name in pictures))
         bound[name] = tuple(result)
     for name, shape in given.items():
         bound.setdefault(name, tuple((size, asked[name]) for size in shape))
@@ -182,16 +183,34 @@ def _require_fitting(
             raise OptionError(f"input '{name}' has the shape {text or 'of a scalar'}, got {got}; give sizes that fit")
 
 
-def _default(axis: int, sizes: tuple[int | str | None, ...], says: Stated) -> tuple[int, str]:
+def _pictures(declared: Mapping[str, tuple[int | str | None, ...]], says: Stated) -> frozenset[str]:
+    """The inputs that are images: of rank 4 with as many channels as images have; a lone one may have any number.
+
+    A cache of keys and values, ``n heads length width``, is none.
+    """
+    four = {name: sizes for name, sizes in declared.items() if len(sizes) == 4}
+    colours = {*_COLOURS, *((says.channels[0],) if says.channels else ())}
+    return frozenset(
+        name
+        for name, sizes in four.items()
+        if len(four) == 1 or not isinstance(sizes[_channels(sizes)], int) or sizes[_channels(sizes)] in colours
+    )
+
+
+def _channels(sizes: tuple[int | str | None, ...]) -> int:
+    """The axis of the channels of an input of rank 4: the last one only if it holds colours and the second may not."""
+    return 3 if sizes[3] in _COLOURS and not isinstance(sizes[1], int) else 1
+
+
+def _default(axis: int, sizes: tuple[int | str | None, ...], says: Stated, *, image: bool) -> tuple[int, str]:
     """The size of a dynamic axis that the user says nothing of, and why."""
-    symbol, image = sizes[axis], len(sizes) == 4
+    symbol = sizes[axis]
     if axis == 0 or (isinstance(symbol, str) and "batch" in symbol.lower()):
-        return (says.batch if image else None) or (BATCH, ASSUMED)
+        return says.batch or (BATCH, ASSUMED)
     if len(sizes) < 4:
         return LENGTH, ASSUMED
-    colours_last = image and sizes[3] in _COLOURS and not isinstance(sizes[1], int)
-    channels, spatial = (3, (1, 2)) if colours_last else (1, (2, 3))
+    channels = _channels(sizes) if len(sizes) == 4 else 1
     if axis == channels:
         return (says.channels if image else None) or (CHANNELS, ASSUMED)
-    side = (says.height, says.width)[spatial.index(axis)] if image else None
+    side = (says.height, says.width)[axis > (1 if channels == 3 else 2)] if image else None
     return side or (SPATIAL, ASSUMED)
