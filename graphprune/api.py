@@ -62,6 +62,11 @@ from graphprune.profiling.refine import Attempt, latency_target, refine, sentenc
 from graphprune.proof.compare import compare, require
 from graphprune.proof.oracles import masks
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
+from graphprune.report.inputs import input_rows
+from graphprune.report.movement import Movement, movement
+from graphprune.report.notes import already_met
+from graphprune.report.titles import group_title
+from graphprune.report.widths import whole_rows, width_rows
 from graphprune.suggest import meant
 
 if TYPE_CHECKING:
@@ -188,9 +193,9 @@ def prune(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         target: What remains, e.g. ``{"macs": 0.5}``: fractions of the original (at most 1) or absolute numbers of
             ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as measured in onnxruntime: the result
-            is measured, and allocation is repeated where it misses by more than 5 %). May be absent where ``blocks``,
-            ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline that names none
-            takes it, and what any other makes has to meet it.
+            is measured, and allocation is repeated where it is above the target, or more than 5 % below). May be absent
+            where ``blocks``, ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline
+            that names none takes it, and what any other makes has to meet it.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
         samples: At most so many of them are used.
@@ -726,6 +731,14 @@ def metadata_of(plan: PruningPlan) -> dict[str, str]:
     }
 
 
+def _moved(state: State, host: Host, macs: float, seed: int) -> Movement | None:
+    """How far the outputs have moved, on inputs that nothing has been fitted to where there are some."""
+    options = state.plan.options if state.plan is not None else {}
+    held = options.get("allocation") == MEASURED and not state.compensated
+    original = state.original or host
+    return movement(original, state.host, state.batches, held=held, macs=macs, seed=seed)
+
+
 def _finish(
     host: Host,
     state: State,
@@ -804,11 +817,14 @@ def _finish(
         metrics = tuple(metric_row(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
         if evaluation.classes:
             notes = (*notes, told(evaluation.classes, evaluation.where))
+    report = _report(state, attempts)
+    moved = _moved(state, host, report.cost("macs").before, seed) if verify else None
     report = replace(
-        _report(state, attempts),
+        report,
         latency=rows,
         metrics=metrics,
-        notes=notes,
+        notes=(*report.notes, *notes),
+        moved=moved,
         seconds=tuple(seconds),
         attributes=made.attributes if made is not None else (),
         classes=evaluation.classes if evaluation is not None else {},
@@ -945,6 +961,21 @@ def _report(state: State, attempts: tuple[Attempt, ...]) -> Report:
     if attempts and attempts[-1].measured is not None:
         measured = attempts[-1].measured
         costs = tuple(replace(c, measured=measured * c.before) if c.metric == "latency" else c for c in costs)
-    rows = tuple(GroupRow(g.name, g.kind, g.size, int(n), g.exact) for g, n in zip(model.groups, counts, strict=True))
+    rows = tuple(
+        GroupRow(g.name, g.kind, g.size, int(n), g.exact, group_title(analysis, g))
+        for g, n in zip(model.groups, counts, strict=True)
+    )
     blocks = tuple(BlockRow(block.name, block.kind, block.tensors) for block in state.removed)
-    return Report(costs, rows, state.inexact, state.checks, blocks=blocks)
+    gone = analysis.branches.unneeded(state.removed).tensors if state.removed else frozenset()
+    met = already_met(parse_targets(targets), costs) if targets and not (state.plan.groups or state.removed) else None
+    return Report(
+        costs,
+        rows,
+        state.inexact,
+        state.checks,
+        notes=(met,) if met else (),
+        blocks=blocks,
+        inputs=input_rows(analysis.graph),
+        widths=width_rows(analysis, state.plan, gone),
+        whole=whole_rows(analysis, state.left_whole),
+    )

@@ -42,6 +42,7 @@ from graphprune.report.terminal import (
     render_sensitivity,
     render_verdict,
 )
+from graphprune.report.titles import named
 from graphprune.suggest import meant, nearest
 from graphprune.usage import JsonErrors
 from graphprune.userland import is_object_name
@@ -71,6 +72,7 @@ ShapeOptions = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Allow loading .pt2 files, which can run their author's code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Full = Annotated[bool, typer.Option("--full", help="Show the sizes of every weight before and after, too.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Criterion = Annotated[
     str | None,
@@ -329,6 +331,7 @@ def prune(
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
+    full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -376,7 +379,7 @@ def prune(
         if plan_out is not None:
             result.plan.save(plan_out)
     files |= described(output=output, plan=plan_out) if as_json else {}
-    _show(result, output, files if as_json else None, time_passes)
+    _show(result, output, files if as_json else None, time_passes=time_passes, full=full)
 
 
 @app.command()
@@ -395,6 +398,7 @@ def apply(
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
     trust: Trust = False,
+    full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -417,7 +421,7 @@ def apply(
         progress("write")
         result.save_onnx(output)
     files |= described(output=output) if as_json else {}
-    _show(result, output, files if as_json else None, False)
+    _show(result, output, files if as_json else None, full=full)
 
 
 def _proof(no_verify: bool, accept_unproven: bool) -> bool | Literal["accept-unproven"]:
@@ -547,7 +551,7 @@ def explain(
         out.print(f"read {along[tensor]} alone, and cut along", highlight=False)
     for fact in facts:
         out.print(
-            f"[bold]{escape(fact['axis'])}[/]  {fact['size']} = {escape(fact['layout'])}",
+            f"[bold]{escape(named(fact['axis'], fact['title']))}[/]  {fact['size']} = {escape(fact['layout'])}",
             highlight=False,
             soft_wrap=True,
         )
@@ -791,12 +795,19 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
         raise typer.Exit
 
 
-def _show(result: gp.Result, output: Path, files: Mapping[str, Any] | None, time_passes: bool) -> None:
+def _show(
+    result: gp.Result,
+    output: Path,
+    files: Mapping[str, Any] | None,
+    *,
+    time_passes: bool = False,
+    full: bool = False,
+) -> None:
     """Prints the report; as JSON where the files that it is of are given."""
     if files is not None:
         _print_json({"output": str(output), **result.report.to_dict()}, files)
         return
-    out.print(render_report(result.report, title=str(output)))
+    out.print(render_report(result.report, title=str(output), full=full))
     if time_passes:
         table = Table(title="time", title_justify="left", show_edge=False)
         table.add_column("pass")

@@ -29,6 +29,7 @@ from graphprune.planning.selectors import doubts
 from graphprune.planning.share import SEARCHES, Fitness
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.ties import share_tied, tied_still
+from graphprune.planning.whole import EXPERTS, left_whole, tiers
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,11 @@ class Allocate(Pass):
         kept = keep_counts(
             analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
         )
+        if targets:
+            cut = {group.name for group in analysis.groups if group.factor in kept}
+            chosen = chosen_groups(analysis, self.only, self.protect)
+            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=bool(self.only))
+            state = replace(state, left_whole=whole)
         options = {
             **({"targets": [str(target) for target in targets]} if targets else {}),
             "allocation": self.allocation,
@@ -269,25 +275,6 @@ class Allocate(Pass):
 
 ROUNDS = 3
 """How often an allocation is repeated that turns out a few bytes too large in what is written."""
-
-
-PARTS_OF_HEADS = frozenset({"query-head", "qk-dim", "rotary-pair", "value-dim"})
-"""Kinds that are left whole as long as the targets can be met without them."""
-
-
-EXPERTS = frozenset({"expert", "expert-group"})
-"""Kinds that change which units a router chooses: the last resort."""
-
-
-def tiers(groups: Iterable[Group], *, asked: bool) -> list[frozenset[str]]:
-    """Names of the groups to try to meet the targets with, the preferred ones first."""
-    chosen = tuple(groups)
-    everything = frozenset(group.name for group in chosen)
-    exact = frozenset(group.name for group in chosen if group.exact)
-    whole = frozenset(group.name for group in chosen if group.exact and group.kind not in PARTS_OF_HEADS)
-    kept_experts = frozenset(group.name for group in chosen if group.kind not in EXPERTS)
-    found = [everything] if asked else [whole, exact, kept_experts, everything]
-    return list(dict.fromkeys(tier for tier in found if tier))
 
 
 def keep_counts(

@@ -13,12 +13,12 @@ from graphprune.calibration.processes import averaged
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.trials import loss_curves, plan_trials
-from graphprune.passes.allocate import tiers
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
+from graphprune.planning.whole import tiers
 
 
 @dataclass(frozen=True)

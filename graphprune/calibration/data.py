@@ -114,6 +114,21 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self[i] for i in range(len(self)))
 
+    def unseen(self, most: int) -> Batches | None:
+        """Full batches of the source's other samples, at most ``most``, in order; ``None`` if there is not one.
+
+        There are some where the source can be read in any order and holds more than was asked for.
+        """
+        if self.random:
+            return None
+        left = np.setdiff1d(np.arange(self._data.count), self._rows)
+        spread = left[:: max(1, len(left) // (most * self.batch_size))]  # from all of the source
+        n = min(most, len(spread) // self.batch_size)
+        if not n:
+            return None
+        rows = spread[: n * self.batch_size].astype(np.int64)
+        return Batches(self._data, self._specs, rows, self.batch_size)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of names, types, shapes and values of all batches; the first call reads them all."""

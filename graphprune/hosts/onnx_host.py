@@ -32,9 +32,11 @@ from graphprune.hosts.onnx_masked import mask_stored, masked_model
 from graphprune.hosts.onnx_quantized import dequantized
 from graphprune.hosts.onnx_runtime import random_inputs, session_of, stated
 from graphprune.hosts.onnx_save import save, with_defaults
-from graphprune.hosts.onnx_shapes import Probed, bind, doubled, infer, input_sizes, other_sizes, unfit
+from graphprune.hosts.onnx_shapes import Probed, doubled, infer, other_sizes, unfit
+from graphprune.hosts.onnx_sizes import bind, input_sizes
 from graphprune.hosts.onnx_store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx_surgery import Surgery
+from graphprune.hosts.onnx_titles import titled
 from graphprune.hosts.onnx_trace import traced
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
@@ -59,6 +61,7 @@ class OnnxHost:
             are inputs again in what is saved; the others are constants from then on.
         uses: The tensors that the file stores once for several uses, and their copies.
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
+        size_sources: For each axis of an input where its size in ``bound`` comes from.
     """
 
     __repr__ = brief
@@ -73,6 +76,7 @@ class OnnxHost:
     assumed: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict, repr=False)
     uses: Uses = field(default_factory=dict, repr=False)
     held: Mapping[str, float] | None = field(default=None, repr=False)
+    size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @staticmethod
     def load(
@@ -105,8 +109,10 @@ class OnnxHost:
             for name, declared in input_sizes(proto).items()
             if name not in sizes and not all(isinstance(size, int) for size in declared)
         }
-        bound = bind(proto, sizes)
-        return OnnxHost(proto, store, bound, files, proto, given or {}, defaults, assumed, uses, held)
+        bound = bind(proto, sizes, examples=given or ())
+        return OnnxHost(
+            proto, store, bound.shapes, files, proto, given or {}, defaults, assumed, uses, held, bound.sources
+        )
 
     @property
     def kind(self) -> str:
@@ -210,7 +216,8 @@ class OnnxHost:
 
     @cached_property
     def _graph(self) -> Graph:
-        return build_graph(self.proto, self.inferred, self.uses)
+        graph = build_graph(self.proto, self.inferred, self.uses)
+        return titled(graph, self.size_sources, self.proto)
 
     def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
         """Says of a run that failed at the example's sizes which of them were assumed, if any were."""

@@ -18,20 +18,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, TypeProto
 
-from graphprune.errors import ModelError, OptionError
+from graphprune.errors import ModelError
 from graphprune.frontends.onnx_values import JOIN_DOMAIN, Inferred, Partial
+from graphprune.hosts.onnx_sizes import input_sizes
 from graphprune.hosts.onnx_store import has_data, inline_array
 from graphprune.hosts.shape_data import sizes_in_data
 from graphprune.hosts.shape_values import Shapes, constants_of, evaluate, evaluate_graph
-from graphprune.suggest import meant
-
-BATCH = 2
-"""Assumed size of a dynamic first axis: not 1, so that it is told from axes that are broadcast."""
-CHANNELS = 3
-SPATIAL = 64
-"""Assumed height and width of a dynamic image axis: survives five halvings."""
-LENGTH = 16
-"""Assumed size of any other dynamic axis."""
 
 _INFERENCE_ERRORS = (
     onnx.defs.SchemaError,
@@ -52,75 +44,8 @@ Probed = Mapping[str, tuple[int, tuple[int, ...]]]
 """Element types and shapes of values, as the runtime has inferred or a trial run has found them."""
 
 
-def input_sizes(proto: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...]]:
-    """The declared sizes of the inputs: numbers, symbols, or ``None``; of tensors with a declared rank only."""
-    found = {}
-    for value in proto.graph.input:
-        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
-            found[value.name] = tuple(_size(dim) for dim in value.type.tensor_type.shape.dim)
-    return found
-
-
-def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
-    if dim.HasField("dim_value"):
-        return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param if dim.dim_param not in ("", "?", "-1") else None
-
-
-def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -> dict[str, tuple[int, ...]]:
-    """Chooses sizes for the dynamic axes of all inputs.
-
-    Args:
-        proto: The model.
-        shapes: What the user says, by input. A symbol has one size everywhere. Other dynamic axes get: a first axis
-            :data:`BATCH`, of images :data:`CHANNELS` and :data:`SPATIAL`, else :data:`LENGTH`.
-
-    Raises:
-        OptionError: An input is unknown, or its shape is not what the model declares.
-    """
-    declared = input_sizes(proto)
-    given = dict(shapes or {})
-    names = [value.name for value in proto.graph.input]
-    for name, shape in given.items():
-        if name not in names:
-            raise OptionError(
-                f"the model has no input {meant(name, names)}; expected one of {', '.join(map(repr, names))}"
-            )
-        want = declared.get(name)
-        if want is None:
-            continue
-        text = "x".join(str(size) if size is not None else "?" for size in want)
-        got = "x".join(map(str, shape))
-        if len(want) != len(shape) or any(isinstance(w, int) and w != s for w, s in zip(want, shape, strict=True)):
-            raise OptionError(f"input '{name}' has the shape {text or 'of a scalar'}, got {got}; give sizes that fit")
-    symbols: dict[str, int] = {}
-    for name, shape in given.items():
-        for want_size, size in zip(declared.get(name, ()), shape, strict=False):
-            if isinstance(want_size, str) and symbols.setdefault(want_size, size) != size:
-                raise OptionError(
-                    f"the size '{want_size}' of input '{name}' is {size} here and {symbols[want_size]} elsewhere; "
-                    "give one size"
-                )
-    bound: dict[str, tuple[int, ...]] = {}
-    for name, sizes in declared.items():
-        result: list[int] = []
-        for axis, declared_size in enumerate(sizes):
-            if isinstance(declared_size, int):
-                result.append(declared_size)
-            elif name in given:
-                result.append(given[name][axis])
-            elif declared_size is not None:
-                result.append(symbols.setdefault(declared_size, _default(axis, len(sizes), declared_size)))
-            else:
-                result.append(_default(axis, len(sizes), ""))
-        bound[name] = tuple(result)
-    for name, shape in given.items():
-        bound.setdefault(name, tuple(shape))
-    return bound
-
-
 def unfit(assumed: Mapping[str, tuple[int | str | None, ...]], bound: Shapes, error: ModelError) -> str:
-    """What to tell a user whose model does not run at the sizes that :func:`bind` assumed.
+    """What to tell a user whose model does not run at the sizes that :func:`graphprune.hosts.onnx_sizes.bind` chose.
 
     Args:
         assumed: The declared sizes of the inputs whose dynamic axes were given sizes.
@@ -139,14 +64,6 @@ def unfit(assumed: Mapping[str, tuple[int | str | None, ...]], bound: Shapes, er
     )
 
 
-def _default(axis: int, rank: int, symbol: str) -> int:
-    if axis == 0 or "batch" in symbol.lower():
-        return BATCH
-    if rank >= 4:
-        return CHANNELS if axis == 1 else SPATIAL
-    return LENGTH
-
-
 def doubled(proto: onnx.ModelProto, bound: Shapes) -> dict[str, tuple[int, ...]] | None:
     """The second binding, or ``None`` if nothing is dynamic."""
     declared = input_sizes(proto)
@@ -160,22 +77,30 @@ def doubled(proto: onnx.ModelProto, bound: Shapes) -> dict[str, tuple[int, ...]]
     return None if result == dict(bound) else result
 
 
+LARGE = 256
+"""From this size on another size to try is half of an axis rather than twice: a proof takes time."""
+
+
 def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[int, ...]]]:
     """Further bindings to try a model on, if something is dynamic.
 
-    First a first axis one longer and the others doubled, then all doubled.
+    First a first axis one longer and the others doubled, then all doubled; before these, where an axis is large, a
+    first axis one longer and the large ones halved.
     """
     twice = doubled(proto, bound)
     if twice is None:
         return []
-    mixed = {
-        name: tuple(
-            old + 1 if axis == 0 and new != old else new
-            for axis, (old, new) in enumerate(zip(bound[name], sizes, strict=True))
-        )
-        for name, sizes in twice.items()
-    }
-    return [mixed, twice]
+    mixed, halved = (
+        {
+            name: tuple(
+                old if new == old else old + 1 if axis == 0 else old // 2 if small and old >= LARGE else new
+                for axis, (old, new) in enumerate(zip(bound[name], sizes, strict=True))
+            )
+            for name, sizes in twice.items()
+        }
+        for small in (False, True)
+    )
+    return [*([halved] if halved != mixed else []), mixed, twice]
 
 
 def infer(

@@ -50,6 +50,8 @@ class Value:
         elements: The whole numbers that a stored tensor holds, where they are known and may be positions.
         use: Of what use a copy is, and of which tensor of the file; the tensor itself is for its first use.
         counted: Whether the elements count as parameters of the model; ``None``: if it is a parameter.
+        sources: Of an input: for each axis where its size comes from, for the reader; empty: the user's example.
+        title: What a reader may know a stored tensor by whose name says nothing; empty if there is nothing better.
     """
 
     __repr__ = brief
@@ -63,6 +65,8 @@ class Value:
     elements: Index | None = field(default=None, compare=False, repr=False)
     use: Use | None = field(default=None, compare=False, repr=False)
     counted: bool | None = field(default=None, compare=False, repr=False)
+    sources: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    title: str = field(default="", compare=False, repr=False)
 
     @property
     def stored(self) -> bool:

@@ -82,6 +82,7 @@ class State:
         progress: Told by long passes: their name, and how many steps of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
+        left_whole: By the name of a group that was not to lose units, why.
     """
 
     __repr__ = brief
@@ -104,6 +105,7 @@ class State:
     progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
+    left_whole: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inexact(self) -> bool:

@@ -20,7 +20,7 @@ from graphprune.planning.target import Target, parse_targets
 from graphprune.profiling.measure import clock_of
 
 MISS = 0.05
-"""A measured latency this far from the target, relative to it, is corrected."""
+"""A measured latency above the target, or this far below it, relative to it, is corrected."""
 ROUNDS = 4
 """At most so many allocations."""
 STEADY = 3.0
@@ -39,6 +39,11 @@ class Attempt:
     predicted: float
     measured: float | None
 
+    @property
+    def meets(self) -> bool:
+        """Whether the bound is met, as measured where it was measured."""
+        return (self.predicted if self.measured is None else self.measured) <= self.requested * (1 + 1e-9)
+
 
 def split(passes: Sequence[Pass]) -> tuple[Sequence[Pass], Sequence[Pass], Sequence[Pass]]:
     """What runs before the first allocation, what is repeated with it, and the proof and what follows it."""
@@ -56,7 +61,9 @@ def latency_target(passes: Sequence[Pass]) -> Target | None:
 def refine(
     scored: State, repeated: Sequence[Pass], model: LatencyModel, target: Target, host: Host, run: Run, timing: Timing
 ) -> tuple[State, tuple[Attempt, ...]]:
-    """Repeats allocation and slicing until the measured latency is within :data:`MISS` of the target.
+    """Repeats allocation and slicing until the measured latency meets the target by no more than :data:`MISS`.
+
+    A latency is a bound: what is corrected aims at the middle of what is accepted, for no two measurements are equal.
 
     Args:
         scored: The state before allocation.
@@ -68,7 +75,8 @@ def refine(
         timing: Measures.
 
     Returns:
-        The state of the attempt that came closest, and all attempts; the last one is the one returned.
+        The state of the attempt that came closest to the bound from below, or, if none met it, from above; and all
+        attempts: the last one is the one returned.
 
     Raises:
         TargetError: The target cannot be met by the profile.
@@ -89,15 +97,21 @@ def refine(
             before, after = timing(host, state.host)
             measured = after / (before if target.relative else whole)
         attempts.append((state, Attempt(requested, predicted, measured)))
-        if measured is None or abs(measured / requested - 1) <= MISS or predicted > 0.999:
+        if measured is None or requested * (1 - MISS) <= measured <= requested or predicted > 0.999:
             break
         if measured < requested and predicted < requested * (1 - MISS):
             break  # another target, or the alignment, asks for less
-        factor = (1 - measured) / (1 - predicted)
+        factor = (1 - measured * (1 + MISS / 2)) / (1 - predicted)
         model = model.scaled(min(STEADY, max(1 / STEADY, factor)))
-    best = min(attempts, key=lambda each: abs((each[1].measured or requested) - requested))
+    best = min(attempts, key=lambda each: _shortfall(each[1]))
     others = [attempt for state, attempt in attempts if state is not best[0]]
     return best[0], (*others, best[1])
+
+
+def _shortfall(attempt: Attempt) -> tuple[bool, float]:
+    """Orders attempts, the best one first: those that meet the bound before those that do not, each by distance."""
+    measured = attempt.requested if attempt.measured is None else attempt.measured
+    return not attempt.meets, abs(measured - attempt.requested)
 
 
 def predicted_ms(state: State, model: LatencyModel) -> float:
@@ -134,10 +148,14 @@ def sentences(attempts: Sequence[Attempt], model: LatencyModel) -> tuple[str, ..
     where = model.profile.machine
     if attempts[-1].measured is None:
         return (f"latency is predicted for another machine ({where}) and was not measured here",)
+    best = attempts[-1]
+    missed = "" if best.meets else "; no allocation met it: ask for less, and measure on an idle machine"
     if len(attempts) == 1:
-        return ()
+        one = f"latency: {best.requested:.1%} of the original was asked for, {best.measured:.1%} was measured"
+        return () if best.meets else (one + missed,)
     tries = ", ".join(f"{each.measured:.1%}" for each in attempts)
+    taken = "the closest one that meets it was taken" if best.meets else "the closest one was taken"
     return (
-        f"latency: {attempts[-1].requested:.1%} of the original was asked for; {len(attempts)} allocations measured "
-        f"{tries}, each corrected by the one before; the closest one was taken (listed last)",
+        f"latency: {best.requested:.1%} of the original was asked for; {len(attempts)} allocations measured "
+        f"{tries}, each corrected by the one before; {taken} (listed last){missed}",
     )

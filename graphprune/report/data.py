@@ -13,6 +13,10 @@ from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, costs_of, prunable_share
 from graphprune.report.curves import finite
+from graphprune.report.inputs import InputRow, input_rows
+from graphprune.report.movement import Movement
+from graphprune.report.titles import axis_title, group_title, tensor_title
+from graphprune.report.widths import WholeRow, WidthRow
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """What became of one group."""
+    """What became of one group; ``title`` is what a reader may know it by, where its name says nothing."""
 
     __repr__ = brief
 
@@ -50,6 +54,7 @@ class GroupRow:
     size: int
     kept: int
     exact: bool
+    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,10 @@ class Report:
         blocks: The residual branches and layers that were left out.
         attributes: The numbers in the attributes of the user's own module that had to change with its tensors; those
             of torch's own layers, which follow their weights, are not listed.
+        inputs: The sizes of the inputs that all of this is for, and where they come from.
+        moved: How far the outputs moved on the inputs at hand; ``None`` without a proof, or where a model cannot run.
+        widths: The sizes of every stored weight before and after.
+        whole: What could have been pruned and was left whole by default, or as the user said.
     """
 
     costs: tuple[Cost, ...]
@@ -153,6 +162,10 @@ class Report:
     blocks: tuple[BlockRow, ...] = ()
     attributes: tuple[AttributeRow, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict)
+    inputs: tuple[InputRow, ...] = field(default=(), repr=False)
+    moved: Movement | None = field(default=None, repr=False)
+    widths: tuple[WidthRow, ...] = field(default=(), repr=False)
+    whole: tuple[WholeRow, ...] = field(default=(), repr=False)
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
@@ -197,6 +210,7 @@ class Inspection:
             and the number in tensors of which it keeps some axis.
         blocks: For each residual branch and layer that can be left out as a whole its name, kind, weights, parts, and
             the shares of MACs and parameters that go with it alone.
+        inputs: The sizes of the inputs that costs are counted at, and where they come from.
     """
 
     __repr__ = brief
@@ -206,6 +220,7 @@ class Inspection:
     groups: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     blockers: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
     blocks: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+    inputs: tuple[InputRow, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON data."""
@@ -219,6 +234,7 @@ def inspect_analysis(analysis: Analysis) -> Inspection:
     groups = tuple(
         {
             "name": group.name,
+            "title": group_title(analysis, group),
             "kind": group.kind,
             "units": group.size,
             "exact": group.exact,
@@ -234,13 +250,21 @@ def inspect_analysis(analysis: Analysis) -> Inspection:
             "node": blocker.reason.node,
             "kind": blocker.reason.kind,
             "axes": list(blocker.axes),
+            "title": axis_title(analysis, blocker.axes[0]) if blocker.axes else "",
             "params": blocker.parameters,
             "params_share": blocker.share,
             "params_touched": blocker.touched,
         }
         for blocker in list_blockers(analysis)
     )
-    return Inspection(model.costs(), prunable_share(analysis), groups, blocked, tuple(_blocks(analysis, model.costs())))
+    return Inspection(
+        model.costs(),
+        prunable_share(analysis),
+        groups,
+        blocked,
+        tuple(_blocks(analysis, model.costs())),
+        input_rows(analysis.graph),
+    )
 
 
 def _blocks(analysis: Analysis, costs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
@@ -248,6 +272,7 @@ def _blocks(analysis: Analysis, costs: Mapping[str, float]) -> Iterator[dict[str
         gone = costs_of(analysis, analysis.branches.unneeded([block]))
         yield {
             "name": block.name,
+            "title": tensor_title(analysis, block.name),
             "kind": block.kind,
             "macs_share": gone["macs"] / max(costs["macs"], 1e-30),
             "params_share": gone["params"] / max(costs["params"], 1e-30),

@@ -8,6 +8,7 @@ from graphprune.analysis.dependency import DependencyGraph, vertex
 from graphprune.analysis.groups import Analysis
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of
 from graphprune.ir.notation import Namer, print_dim
+from graphprune.report.titles import group_title, tensor_title
 
 
 def explain_axis(analysis: Analysis, tensor: str, axis: int) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def explain_axis(analysis: Analysis, tensor: str, axis: int) -> dict[str, Any]:
         groups.append(
             {
                 "name": group.name,
+                "title": group_title(analysis, group),
                 "kind": group.kind,
                 "units": group.size,
                 "exact": group.exact,
@@ -45,6 +47,7 @@ def explain_axis(analysis: Analysis, tensor: str, axis: int) -> dict[str, Any]:
         reasons.append("it has one position")
     return {
         "axis": here,
+        "title": tensor_title(analysis, tensor),
         "size": dim.size,
         "layout": print_dim(dim, _Units(analysis)),
         "groups": groups,

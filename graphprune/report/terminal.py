@@ -14,9 +14,11 @@ from rich.table import Table
 
 from graphprune.pipeline.state import Check
 from graphprune.planning.latency import Profile
+from graphprune.report import details
 from graphprune.report.curves import OUTPUT_ERROR, Front, Sensitivity
 from graphprune.report.data import Inspection, Report
 from graphprune.report.metrics import sure
+from graphprune.report.titles import named
 
 _UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
 _MOST_GROUPS = 40
@@ -40,8 +42,8 @@ def amount(value: float) -> str:
     return f"{value:.3g}"
 
 
-def render_report(report: Report, *, title: str) -> RenderableType:
-    """The tables of ``graphprune prune``."""
+def render_report(report: Report, *, title: str, full: bool = False) -> RenderableType:
+    """The tables of ``graphprune prune``; in ``full`` with the sizes of every weight."""
     costs = Table(title=title, title_justify="left", show_edge=False)
     for column, justify in (
         ("", "left"),
@@ -67,21 +69,26 @@ def render_report(report: Report, *, title: str) -> RenderableType:
     for metric in report.metrics:
         change = f"{metric.after - metric.before:+.4g}"
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
-    parts: list[RenderableType] = [costs, *(escape(line) for line in sure(report.metrics)), ""]
-    parts.extend([_cut_groups(report), ""])
+    inputs = [details.inputs_line(report)] if report.inputs else []
+    parts: list[RenderableType] = [costs, *(escape(line) for line in sure(report.metrics)), *inputs, ""]
+    parts.extend([_cut_groups(report), *details.left_whole(report), ""])
     if report.attributes:
         parts.extend([_attributes(report), ""])
+    if full:
+        parts.extend([details.widths(report), ""])
     if report.proof:
-        parts.append(render_checks(report.proof))
+        proven = all(check.passed and not check.partial for check in report.proof)
+        parts.append(render_checks(report.proof, title="structure proven" if proven else "proof"))
     else:
         parts.append("[yellow]not verified[/] (--no-verify)")
+    parts.extend(details.moved_lines(report))
     parts.extend(f"[yellow]note:[/] {escape(note)}" for note in report.notes)
     return Stack(*parts)
 
 
-def render_checks(checks: Iterable[Check]) -> Table:
+def render_checks(checks: Iterable[Check], *, title: str = "proof") -> Table:
     """The table of a proof."""
-    table = Table(title="proof", title_justify="left", show_edge=False)
+    table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("check")
     table.add_column("difference", justify="right")
     table.add_column("accepted", justify="right")
@@ -196,7 +203,8 @@ def _blocks(inspection: Inspection) -> Table:
     for column, justify in (("block", "left"), ("kind", "left"), ("MACs", "right"), ("params", "right")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blocks[:_MOST_GROUPS]:
-        table.add_row(escape(row["name"]), row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
+        name = escape(named(row["name"], row["title"]))
+        table.add_row(name, row["kind"], f"{row['macs_share']:.1%}", f"{row['params_share']:.1%}")
     if len(inspection.blocks) > _MOST_GROUPS:
         table.caption = f"... and {len(inspection.blocks) - _MOST_GROUPS} more (--json lists all)"
     return table
@@ -215,7 +223,7 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
     shown = sorted(inspection.groups, key=lambda row: -row["macs_share"])
     for row in shown[:_MOST_GROUPS]:
         table.add_row(
-            escape(row["name"]),
+            escape(named(row["name"], row["title"])),
             row["kind"],
             str(row["units"]),
             "yes" if row["exact"] else "no",
@@ -223,7 +231,8 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
             f"{row['params_share']:.1%}",
             str(len(row["sites"])),
         )
-    parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}", ""]
+    parts: list[RenderableType] = [f"[bold]{escape(title)}[/]: {head}"]
+    parts.extend([*([details.inputs_line(inspection)] if inspection.inputs else []), ""])
     counts = Counter(row["kind"] for row in inspection.groups)
     kinds = ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "none"
     n_groups = len(inspection.groups)
@@ -239,7 +248,9 @@ def render_inspection(inspection: Inspection, *, title: str) -> RenderableType:
         blocked.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for row in inspection.blockers[:15]:
         where = f" (node '{row['node']}')" if row["node"] else ""
-        axes = row["axes"][0] + (f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else "")
+        axes = named(row["axes"][0], row["title"]) + (
+            f" and {len(row['axes']) - 1} more" if len(row["axes"]) > 1 else ""
+        )
         kept = f"{amount(row['params'])} ({row['params_share']:.1%})"
         reason = escape(row["reason"] + where)
         blocked.add_row(

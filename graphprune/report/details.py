@@ -1,0 +1,58 @@
+"""Parts of a report in a terminal: sizes of inputs, what was left whole, how far outputs moved, widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from graphprune.report.data import Inspection, Report
+from graphprune.report.inputs import describe_inputs
+from graphprune.report.titles import named
+
+
+def inputs_line(shown: Report | Inspection) -> str:
+    """The sizes that all numbers are for, and where they come from."""
+    # a batch that is assumed scales all numbers alike; any other size may be far from what is used
+    assumed = any("assumed" in source for row in shown.inputs for source in row.sources[1:])
+    color = "yellow" if assumed else "bold"
+    advice = "; --shape gives others" if assumed else ""
+    return f"[{color}]inputs:[/] {escape(describe_inputs(shown.inputs))}{advice}"
+
+
+def left_whole(report: Report) -> Iterator[str]:
+    """A line for each kind that could have been pruned and was left whole."""
+    for row in report.whole:
+        groups = f"{row.groups} group{'s' if row.groups > 1 else ''}"
+        advice = f" (to cut it, name it: --only {row.kind})" if row.reason.startswith("by default") else ""
+        share = f"{row.params_share:.1%} of the parameters"
+        yield f"[bold]left whole:[/] {row.kind}, {groups}, {share}; {escape(row.reason)}{advice}"
+
+
+def moved_lines(report: Report) -> Iterator[str]:
+    """How far the outputs moved, and what the proof is not about."""
+    moved = str(report.moved) if report.moved is not None else ""
+    if moved:
+        yield f"[bold]{escape(moved)}[/]"
+    if not report.proof or report.metrics:
+        return
+    made_up = report.moved is not None and report.moved.made_up
+    advice = "such inputs say little about yours: give real ones (--calibration), or a metric (--eval)"
+    yield f"the proof is of the structure, not of accuracy; {advice if made_up else 'measure it (--eval)'}"
+
+
+def widths(report: Report) -> RenderableType:
+    """The sizes of all stored weights that changed."""
+    table = Table(title="widths of stored weights", title_justify="left", show_edge=False)
+    table.add_column("weight", overflow="fold")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    rows = [row for row in report.widths if row.changed]
+    for row in rows:
+        after = "left out" if row.after is None else "x".join(map(str, row.after))
+        table.add_row(escape(named(row.name, row.title)), "x".join(map(str, row.before)), after)
+    if same := len(report.widths) - len(rows):
+        table.caption = f"{same} more are as they were (--json lists all)"
+    return table
