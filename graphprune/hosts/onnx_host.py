@@ -420,7 +420,7 @@ class OnnxHost:
         vars(host)["_graph"] = self.graph()
         return host
 
-    def biased(self, biases: Mapping[str, int]) -> OnnxHost:
+    def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
         if not biases:
             return self

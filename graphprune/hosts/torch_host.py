@@ -38,7 +38,7 @@ from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
 from graphprune.hosts.torch_untouched import noticing, untouched
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window, bias_shape
 from graphprune.planning.transfer import METADATA, write_origins
 
 _AS_FLOAT32 = frozenset(
@@ -565,7 +565,7 @@ class TorchHost:
                 changed[name] = to_numpy(new)
         return self.replaced(changed) if changed else self
 
-    def biased(self, biases: Mapping[str, int]) -> TorchHost:
+    def biased(self, biases: Mapping[str, int | None]) -> TorchHost:
         """A copy in which the results of some nodes get a bias of zeros."""
         if not biases:
             return self
@@ -575,10 +575,10 @@ class TorchHost:
         for name, axis in biases.items():
             node = nodes[name]
             operands = [str(each.target) for each in node.all_input_nodes if str(each.target) in tensors]
-            weight = next(each for each in reversed(operands) if tensors[each].ndim > 1)
+            weight = max(reversed(operands), key=lambda name: tensors[name].ndim)
             spec, like = node.meta[SPEC], tensors[weight]
             own = node.target in torch_steps.BIASED and argument(node, "bias") is None
-            shape = (spec.shape[axis], *(() if own else [1] * (len(spec.shape) - 1 - axis)))
+            shape = bias_shape(spec.shape, axis)[: 1 if own else None]
             bias = torch.nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device), like.requires_grad)
             stored = _bias_name(weight, tensors)
             tensors[stored] = bias
