@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.data import SAMPLES, open_batches
+from graphprune.calibration.readers import told
 from graphprune.collector import frozen_heap
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
@@ -854,8 +855,8 @@ def _notes(state: State) -> tuple[str, ...]:
             f"{len(state.compensated)} readers of removed units were refitted: the error of their outputs fell from "
             f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
         )
-    elif state.plan is not None and state.plan.options.get("compensated") == []:
-        notes.append("nothing was refitted: what reads the removed units has no weights that can be, or quantised ones")
+    if state.left_alone:
+        notes.append(f"these readers of removed units were not refitted: {told(state.left_alone)}")
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)

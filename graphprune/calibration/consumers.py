@@ -200,29 +200,33 @@ def _consumer(
     host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
 ) -> Consumer | str:
     rule = node.rule
-    if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
-        return "it has several results"
+    if rule is None:
+        return "its operator has no rule"
     if host.optional(node.name):
         return "it lies in a branch that need not run"
     if any(_quantized(graph, name) for name in node.operands):
         return "its weights are whole numbers"
-    result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
+    if rule.reads:
+        return "it looks positions up"
     laid_out = [
         (name, layout)
         for name, layout in zip(node.operands, rule.operands, strict=False)
         if name is not None and layout is not None
     ]
     origins = [_origin(graph, name, layout, readers, makers) for name, layout in laid_out]
+    computed = sum(graph.values[origin].kind in ("computed", "input") for origin, _, _ in origins)
     stored = [each for each in origins if graph.values[each[0]].kind == "parameter" and each[1]]
+    if not stored or not rule.macs:
+        return "it multiplies what is computed" if rule.macs and computed > 1 else "it is no sum with weights"
+    if len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
+        return "it has several results"
+    result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
     weights = [each for each in stored if not kept.issuperset(f for dim in each[1] for f in factors_of(dim))]
     others = [
         each
         for each, (origin, _, _) in zip(laid_out, origins, strict=True)
         if graph.values[each[0]].kind in ("computed", "input") and not graph.values[origin].stored
     ]
-    if not weights:
-        computed = sum(graph.values[origin].kind in ("computed", "input") for origin, _, _ in origins)
-        return "it multiplies what is computed" if computed > 1 else "it has no weight"
     if len(weights) != 1 or len(others) != 1:
         return "it is no product with one weight"
     (weight, of_weight, uses), (value, of_value) = weights[0], others[0]
@@ -248,6 +252,9 @@ def _consumer(
         return "its weight is no matrix"
     shared = [f for f in factors_of(of_value[axis]) if f not in summed]
     groups = prod(f.size for f in shared)
+    lengths = () if row_axis is None or channel is None else (of_weight[row_axis].size, rule.results[0][channel].size)
+    if window is None and len(set(lengths)) > 1:
+        return "its weight has rows that are not in the result"
     if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
         return "its weight is neither a matrix nor the kernel of a convolution"
     rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]

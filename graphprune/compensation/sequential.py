@@ -10,6 +10,7 @@ is cut are refitted in their place among the consumers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -119,7 +120,10 @@ def _stages(
         pruned, found = with_biases(pruned, cut)
     else:
         found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
-    usable = [each for each in found if each.target in analysis.graph.values]
+    # the sum with a bias that is new, and still zero, has no name in the dense model: there the result is the target
+    known = analysis.graph.values
+    found = [each if each.target in known else replace(each, target=each.result, skip=None) for each in found]
+    usable = [each for each in found if each.target in known]
     stages: list[Stage] = [*weight_stages(usable, rung)]
     stages.extend(
         each
