@@ -72,9 +72,9 @@ class Compensate(Pass):
         )
         gone = {node.name for node in analysis.graph.nodes} - {node.name for node in state.host.graph().nodes}
         alone = left_alone(state.original, analysis, state.kept.keys(), gone.union(row.node for row in rows))
-        state = replace(state, left_alone=alone)
-        tensors = {name for row in rows for name in (row.weight, row.bias) if name is not None}
-        return replace(state, host=host, plan=self._noted(state.plan, host, tensors), compensated=rows)
+        tensors = {name for row in rows for name in (row.weight, row.bias, *row.others) if name is not None}
+        noted = self._noted(state.plan, host, tensors)
+        return replace(state, host=host, plan=noted, compensated=rows, left_alone=alone)
 
     def _noted(self, plan: PruningPlan, host: Host, tensors: Iterable[str]) -> PruningPlan:
         """The plan with the names of what was refitted, and what each tensor is now, to the last bit."""

@@ -362,3 +362,163 @@ def _rows_apart(fitted: Any, bias: str, outputs: Any) -> list[np.ndarray]:
         one.flat[i] = 1
         found.append(outputs(fitted.replaced({bias: one})) - none)
     return found
+
+
+# -- recurrent layers ------------------------------------------------------------------------------------------------
+
+
+class Recurrence(nn.Module):
+    """A recurrent layer behind a layer of units; what reads its states is left as it is."""
+
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 14)
+        self.rnn = getattr(nn, kind)(14, 10, batch_first=True, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.rnn(torch.tanh(self.stem(x)))[0]
+
+
+LAYERS = {
+    "LSTM": ("LSTM", {}),
+    "LSTM without biases": ("LSTM", {"bias": False}),
+    "LSTM, both ways": ("LSTM", {"bidirectional": True}),
+    "GRU": ("GRU", {}),
+    "RNN": ("RNN", {}),
+    "RNN, rectified": ("RNN", {"nonlinearity": "relu"}),
+}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+STAY, STATES = np.array([0, 1, 3, 4, 6, 7, 9, 10, 13]), np.array([0, 2, 3, 5, 6, 8, 9])
+
+
+def sequences() -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(4)
+    mixing = rng.standard_normal((3, 5))
+    return [{"x": rng.standard_normal((8, 6, 3)) @ mixing} for _ in range(8)]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gates_are_refitted_by_least_squares(layer):
+    """Of the kept inputs and the states of the dense model, read off PyTorch's own layers, step by step."""
+    kind, options = LAYERS[layer]
+    torch.manual_seed(0)
+    net, data = Recurrence(kind, **options).double().eval(), sequences()
+    host = TorchHost.trace(net, (torch.from_numpy(data[0]["x"]),)).folded()
+    analysis = gp.analyze(net, (torch.from_numpy(data[0]["x"]),))
+    by_size = {group.size: group for group in analysis.groups}
+    kept = {by_size[14].factor: STAY}
+    fitted, rows = compensate(host, host.edited(slice_edits(analysis, kept)), analysis, kept, data, ridges=(0.0,))
+    assert {row.weight for row in rows} >= {"rnn.weight_ih_l0"}
+    for suffix in ("_l0", "_l0_reverse") if options.get("bidirectional") else ("_l0",):
+        x, h = [], []
+        for batch in data:
+            inner = torch.tanh(net.stem(torch.from_numpy(batch["x"]))).detach()
+            out = net.rnn(inner)[0].detach()
+            zero = torch.zeros_like(out[:, :1, :10])
+            if suffix == "_l0":
+                before = torch.cat([zero, out[:, :-1, :10]], 1)
+            else:
+                before = torch.cat([out[:, 1:, 10:], zero], 1)
+            x.append(inner.reshape(-1, 14).numpy())
+            h.append(before.reshape(-1, 10).numpy())
+        x, h = np.concatenate(x), np.concatenate(h)
+        w, r = (getattr(net.rnn, f"weight_{name}{suffix}").detach().numpy() for name in ("ih", "hh"))
+        ones = np.ones((len(x), 0 if options.get("bias") is False else 1))
+        joint = len(w) if kind != "GRU" else 20  # the candidate of a GRU sees its state through a gate
+        together = least(np.concatenate([x[:, STAY], h, ones], 1), x @ w[:joint].T + h @ r[:joint].T)
+        alone = least(np.concatenate([x[:, STAY], ones], 1), x @ w[joint:].T)
+        new_w, new_r = (fitted.read(f"rnn.weight_{name}{suffix}") for name in ("ih", "hh"))
+        bias = fitted.read(f"rnn.bias_ih{suffix}") if ones.size else np.zeros(len(w))
+        moved = bias - getattr(net.rnn, f"bias_ih{suffix}").detach().numpy() if ones.size else bias
+        got = x[:, STAY] @ new_w.T + moved
+        got[:, :joint] += h @ new_r[:joint].T
+        np.testing.assert_allclose(got, np.concatenate([together, alone], 1), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(new_r[joint:], r[joint:], atol=1e-9)  # no state was cut
+
+
+@pytest.mark.parametrize("layer", ["LSTM", "LSTM, both ways", "GRU", "RNN, rectified"])
+def test_recurrent_layers_lose_less_when_they_are_refitted(layer, tmp_path):
+    kind, options = LAYERS[layer]
+    torch.manual_seed(0)
+    net, data = Recurrence(kind, **options).eval(), [{"x": b["x"].astype(np.float32)} for b in sequences()]
+    unseen = [{"x": -batch["x"][::-1].copy()} for batch in data]
+    example = torch.from_numpy(data[0]["x"])
+    torch.onnx.export(net, (example,), tmp_path / "net.onnx", dynamo=False, input_names=["x"])
+    for host in (TorchHost.trace(net, (example,)).folded(), OnnxHost.load(tmp_path / "net.onnx").folded()):
+        analysis = gp.analyze(net, (example,)) if host.kind == "torch" else gp.analyze(tmp_path / "net.onnx")
+        (inputs,) = [group for group in analysis.groups if group.size == 14]
+        kept = {inputs.factor: STAY}
+        errors = []
+        for ridges in ((), (1e-2, 1e-1, 1.0)):
+            pruned = host.edited(slice_edits(analysis, kept))
+            if ridges:
+                pruned, rows = compensate(host, pruned, analysis, kept, data, ridges=ridges)
+                assert rows
+            pairs = [(next(iter(host.run(b).values())), next(iter(pruned.run(b).values()))) for b in unseen]
+            errors.append(sum(float(np.square(want - got).sum()) for want, got in pairs))
+        assert errors[1] < 0.3 * errors[0]
+
+
+def _layer(kind: str, **attributes: Any) -> onnx.ModelProto:
+    rng, n = np.random.default_rng(0), GATES[kind]
+    ways = 2 if attributes.get("direction") == "bidirectional" else 1
+    arrays = {
+        "w0": rng.standard_normal((8, 14)), "b0": rng.standard_normal(14), "W": rng.standard_normal((ways, n * 10, 14)) / 4,
+        "R": rng.standard_normal((ways, n * 10, 10)) / 4, "B": rng.standard_normal((ways, n * 20)) / 4,
+        "P": rng.standard_normal((ways, 30)) / 4, "v": rng.standard_normal((10, 3)),
+    }  # fmt: skip
+    peep = ", '', '', '', P" if attributes.pop("peepholes", False) else ""
+    peep = peep.replace("''", "")
+    text = ", ".join(
+        f'{name} = "{value}"' if isinstance(value, str) else f"{name} = {value}" for name, value in attributes.items()
+    )
+    body = f"""
+        a = MatMul(x, w0) c = Add(a, b0) d = Tanh(c)
+        e, h = {kind} <hidden_size = 10{", " + text if text else ""}> (d, W, R, B{peep})
+        f = ReduceSum <keepdims = 0> (e, o) y = MatMul(f, v)
+    """
+    model = text_model(
+        body, {name: array.astype(np.float32) for name, array in arrays.items()}, output="float[t, b, j] y"
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "o"))
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims.insert(1, onnx.TensorShapeProto.Dimension(dim_value=4))
+    dims[0].dim_value = 6
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        ("LSTM", {}), ("LSTM", {"direction": "reverse"}), ("LSTM", {"direction": "bidirectional"}), ("GRU", {}),
+        ("GRU", {"linear_before_reset": 1}), ("GRU", {"direction": "bidirectional"}), ("RNN", {}),
+    ],
+)  # fmt: skip
+def test_states_that_are_cut_are_made_good(kind, attributes):
+    model, rng = _layer(kind, **attributes), np.random.default_rng(1)
+    mixing = rng.standard_normal((3, 8))
+    data, unseen = (
+        [{"x": (rng.standard_normal((6, 4, 3)) @ mixing).astype(np.float32)} for _ in range(24)] for _ in range(2)
+    )
+    host, analysis = OnnxHost.load(model).folded(), gp.analyze(model)
+    sizes = {group.size: group for group in analysis.groups}
+    kept = {sizes[14].factor: STAY, sizes[10].factor: STATES}
+    pruned = host.edited(slice_edits(analysis, kept))
+    fitted, rows = compensate(host, pruned, analysis, kept, data)
+    assert {"W", "v"} <= {row.weight for row in rows}
+    assert rows[0].others == ("B", "R", "W")
+
+    def error(other: Any) -> float:
+        return sum(float(np.square(host.run(b)["y"] - other.run(b)["y"]).sum()) for b in unseen)
+
+    plain, _ = compensate(host, pruned, analysis, {sizes[10].factor: STATES}, data, rung="none")
+    whole = fitted.replaced({name: pruned.read(name) for name in "WRB"})  # without the refit of the gates
+    assert error(fitted) < 0.6 * error(whole)
+    assert error(fitted) < 0.5 * error(plain)
+
+
+def test_peepholes_are_left_alone_and_named():
+    model = _layer("LSTM", peepholes=True)
+    data = {"x": np.random.default_rng(1).standard_normal((6, 4, 8)).astype(np.float32)}
+    result = gp.prune(model, target="params=0.6", align=1, calibration=[data] * 2)
+    assert any("'W' (its gates look at its state through peepholes)" in note for note in result.report.notes)

@@ -22,7 +22,8 @@ SHOWN = 3
 def summed_axes(graph: Graph, node: Node) -> Iterator[tuple[str, int, bool]]:
     """The axes that a node sums over: of an operand, its axis, and whether all of the axis is summed over.
 
-    An axis of a stored weight counts only where the node reads through it what it has computed itself. Parts that are
+    An axis of a stored weight counts only where the node reads through it what it has computed itself: where the
+    weight has the same units twice. Parts that are
     cut off an axis are not summed.
     """
     rule = node.rule
@@ -35,11 +36,11 @@ def summed_axes(graph: Graph, node: Node) -> Iterator[tuple[str, int, bool]]:
         stored = graph.values[name].stored
         for axis, dim in enumerate(layout):
             inside = set(factors_of(dim))
-            if stored and len(layout) > 1:
+            if len(layout) > 1:
                 others = {f for at, other in enumerate(layout) if at != axis for f in factors_of(other)}
                 if isinstance(dim, Factor) and inside <= others & kept:
                     yield name, axis, True
-            elif not stored and (gone := inside - kept) and not (isinstance(dim, Sum) and inside & kept):
+            if not stored and (gone := inside - kept) and not (isinstance(dim, Sum) and inside & kept):
                 yield name, axis, gone == inside
 
 
@@ -80,7 +81,8 @@ def left_alone(
     """
     found, nodes = look(host, analysis.graph), {node.name: node for node in analysis.graph.nodes}
     names = [name for name in readers(analysis, cut) if name not in done]
-    reasons = {name: "its weight is used elsewhere, too" for name in names if isinstance(found[name], Consumer)}
+    why = {name: why for name in names if isinstance(why := host.recurrent(name), str)}
+    reasons = why | {name: "its weight is used elsewhere, too" for name in names if isinstance(found[name], Consumer)}
     return tuple((_called(analysis.graph, nodes[name]), reasons.get(name, str(found[name]))) for name in names)
 
 

@@ -18,6 +18,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Masks
 from graphprune.calibration.consumers import find_consumers, with_biases
 from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.spool import MEMORY, Spool
 from graphprune.compensation.stage import Compensated, Stage
@@ -130,6 +131,8 @@ def _stages(
         for each in find_scalings(pruned.graph(), analysis, kept)
         if not pruned.optional(each.node) and (rung != "mean" or each.shift is not None)
     )
+    if rung in ("ols", "affine"):
+        stages.extend(recurrent_stages(dense, pruned, analysis, kept))
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned
 

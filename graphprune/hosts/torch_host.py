@@ -30,6 +30,7 @@ from graphprune.frontends.torch_graph import (
     storage_key,
 )
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_runs, torch_steps
+from graphprune.hosts.torch_cells import GATES, cells
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_gains import lengthened, rescaled
@@ -39,6 +40,7 @@ from graphprune.hosts.torch_trace import Example, Trace, draws, export, function
 from graphprune.hosts.torch_untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window, bias_shape
+from graphprune.pipeline.recurrent import Recurrent
 from graphprune.planning.transfer import METADATA, write_origins
 
 _AS_FLOAT32 = frozenset(
@@ -511,6 +513,13 @@ class TorchHost:
     def window(self, node: str) -> Window | None:
         """What a convolution sees, also a transposed one; ``None`` for any other node."""
         return torch_steps.window(self._nodes[node])
+
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
+        found = self._nodes[node]
+        if found.target not in GATES:
+            return None
+        return cells(found, next(each.operands for each in self.graph().nodes if each.name == node))
 
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of two tensors."""

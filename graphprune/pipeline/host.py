@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
+from graphprune.pipeline.recurrent import Recurrent
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -285,6 +286,9 @@ class Host(Protocol):
 
     def window(self, node: str) -> Window | None:
         """What a convolution sees, also a transposed one; ``None`` for any other node."""
+
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
 
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of its two operands."""
