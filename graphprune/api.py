@@ -851,8 +851,9 @@ def _notes(state: State) -> tuple[str, ...]:
     if state.compensated:
         before = float(np.mean([row.before for row in state.compensated]))
         after = float(np.mean([row.after for row in state.compensated]))
+        n_readers = len({row.node for row in state.compensated})
         notes.append(
-            f"{len({row.node for row in state.compensated})} readers of removed units were refitted: the error of their outputs fell from "
+            f"{n_readers} readers of removed units were refitted: the error of their outputs fell from "
             f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
         )
     if state.left_alone:

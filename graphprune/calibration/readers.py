@@ -36,7 +36,7 @@ def summed_axes(graph: Graph, node: Node) -> Iterator[tuple[str, int, bool]]:
         stored = graph.values[name].stored
         for axis, dim in enumerate(layout):
             inside = set(factors_of(dim))
-            if len(layout) > 1:
+            if rule.macs and len(layout) > 1:
                 others = {f for at, other in enumerate(layout) if at != axis for f in factors_of(other)}
                 if isinstance(dim, Factor) and inside <= others & kept:
                     yield name, axis, True
