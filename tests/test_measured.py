@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from graphs import save_net
 from test_cli import small_model
+from torch import nn
 
 import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
@@ -16,12 +18,14 @@ from graphprune.calibration.data import open_batches
 from graphprune.compensation import Residuals, refit
 from graphprune.errors import OptionError
 from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.torch_host import TorchHost
 from graphprune.importance import Evidence
 from graphprune.importance.evidence import readings
 from graphprune.importance.loss import Standard, divergence, log_softmax
 from graphprune.importance.obs import RIDGE
 from graphprune.importance.trials import WIDTHS, loss_curves, plan_trials, without
 from graphprune.passes import MeasureLosses
+from graphprune.passes.slice_groups import slice_edits
 
 RNG = np.random.default_rng(1)
 X = (RNG.normal(size=(240, 8)) @ RNG.normal(size=(8, 8))).astype(np.float32)
@@ -229,3 +233,43 @@ def test_statistics_without_products_are_refused(model, tmp_path):
     gp.prune(model, criterion="wifv", allocation="isomorphic", **options)
     with pytest.raises(OptionError, match="no products"):
         gp.prune(model, **options)
+
+
+# -- units that something reads which no trial refits ----------------------------------------------------------------
+
+
+class Unseen(nn.Module):
+    """States and units whose only readers have no weights of their own (or are read by themselves)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first = nn.LSTM(6, 20, batch_first=True) if kind == "lstm" else nn.Linear(6, 20)
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.first(x)[0] if self.kind == "lstm" else torch.relu(self.first(x))
+        return (h * h).sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("onnx", [False, True], ids=["torch", "onnx"])
+@pytest.mark.parametrize("kind", ["linear", "lstm"])
+def test_a_trial_without_consumers_is_the_cut_model(kind, onnx, tmp_path):
+    torch.manual_seed(0)
+    net = Unseen(kind).eval()
+    data = [{"x": RNG.standard_normal((8, 5, 6)).astype(np.float32)} for _ in range(4)]
+    host = TorchHost.trace(net, (torch.from_numpy(data[0]["x"]),)).folded()
+    if onnx:
+        host.save_onnx(tmp_path / "net.onnx")
+        host = OnnxHost.load(tmp_path / "net.onnx").folded()
+    analysis = analyze_graph(host.graph())
+    (group,) = [each for each in analysis.groups if each.size == 20]
+    evidence = Evidence(analysis, host.read, statistics=collect(host, analysis, data[:2]), host=host)
+    scores = {each.name: RNG.uniform(0.5, 2, each.size) for each in analysis.groups}
+    curve = loss_curves(evidence, scores, [group], data[2:], 2)[group.name]
+    standard = Standard(host.run, ((batch, None) for batch in data[2:]))
+    for part in WIDTHS[2]:
+        count = round(part * 20)
+        kept = np.sort(np.argsort(scores[group.name])[count:])
+        cut = host.edited(slice_edits(analysis, {group.factor: kept}))
+        assert curve[20 - count] == pytest.approx(standard.loss(cut.run), rel=1e-3)
+        assert curve[20 - count] > 1e-3

@@ -44,9 +44,10 @@ def summed_axes(graph: Graph, node: Node) -> Iterator[tuple[str, int, bool]]:
                 yield name, axis, gone == inside
 
 
-def readers(analysis: Analysis, cut: Collection[Factor]) -> tuple[str, ...]:
-    """The nodes that sum over an axis whose units are cut, by name, in the order of the graph."""
-    return tuple(node.name for node in analysis.graph.nodes if not _summed(analysis, node).isdisjoint(cut))
+def summed(analysis: Analysis) -> dict[str, set[Factor]]:
+    """For each node that sums over something, by name and in the order of the graph: the factors of the analysis."""
+    found = ((node.name, _summed(analysis, node)) for node in analysis.graph.nodes)
+    return {name: factors for name, factors in found if factors}
 
 
 def _summed(analysis: Analysis, node: Node) -> set[Factor]:
@@ -80,7 +81,7 @@ def left_alone(
         done: The nodes that were refitted, and those that are gone.
     """
     found, nodes = look(host, analysis.graph), {node.name: node for node in analysis.graph.nodes}
-    names = [name for name in readers(analysis, cut) if name not in done]
+    names = [name for name, read in summed(analysis).items() if name not in done and not read.isdisjoint(cut)]
     why = {name: why for name in names if isinstance(why := host.recurrent(name), str)}
     reasons = why | {name: "its weight is used elsewhere, too" for name in names if isinstance(found[name], Consumer)}
     return tuple((_called(analysis.graph, nodes[name]), reasons.get(name, str(found[name]))) for name in names)
