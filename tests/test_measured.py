@@ -8,6 +8,7 @@ import pytest
 import torch
 from graphs import save_net
 from test_cli import small_model
+from test_consumers import text_model
 from torch import nn
 
 import graphprune as gp
@@ -21,6 +22,7 @@ from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.hosts.torch_host import TorchHost
 from graphprune.importance import Evidence
 from graphprune.importance.evidence import readings
+from graphprune.importance.final import final_of
 from graphprune.importance.loss import Standard, divergence, log_softmax
 from graphprune.importance.obs import RIDGE
 from graphprune.importance.trials import WIDTHS, loss_curves, plan_trials, without
@@ -273,3 +275,73 @@ def test_a_trial_without_consumers_is_the_cut_model(kind, onnx, tmp_path):
         cut = host.edited(slice_edits(analysis, {group.factor: kept}))
         assert curve[20 - count] == pytest.approx(standard.loss(cut.run), rel=1e-3)
         assert curve[20 - count] > 1e-3
+
+
+# -- probabilities ---------------------------------------------------------------------------------------------------
+
+
+def ending(last: str, output: str = "float[N, c] y") -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    arrays = {"w1": (8, 24), "b1": (24,), "w2": (24, 5), "b2": (5,)}
+    made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()}
+    return text_model("h = Gemm(x, w1, b1) r = Relu(h) z = Gemm(r, w2, b2) " + last, made, output=output)
+
+
+@pytest.mark.parametrize(
+    ("last", "kind"),
+    [
+        ("y = Softmax <axis = 1> (z)", "softmax"),
+        ("a = Softmax <axis = -1> (z) y = Identity(a)", "softmax"),
+        ("y = LogSoftmax <axis = 1> (z)", "logsoftmax"),
+        ("y = Sigmoid(z)", "sigmoid"),
+        ("a = Sigmoid(z) y = Transpose(a)", "sigmoid"),
+        ("a = Softmax <axis = 1> (z) y = Add(a, b2)", None),
+        ("a = Softmax <axis = 1> (z) y = Transpose(a)", None),
+        ("y = Tanh(z)", None),
+    ],
+)
+def test_losses_are_judged_before_probabilities(last, kind):
+    """By the logits, which the same model without its last node gives."""
+    model = ending(last)
+    host = OnnxHost.load(model)
+    found = final_of(host.graph())
+    assert (found and found.kind) == kind
+    if found is None:
+        return
+    logits, data = OnnxHost.load(ending("y = Identity(z)")), [{"x": X[:40] / 20}, {"x": X[40:80] / 20}]
+    other = {"w2": host.read("w2") * 1.1}
+    standard = Standard(host.run, ((batch, None) for batch in data), host.graph())
+    wanted, changed = (
+        np.concatenate([one.run(batch)["y"] for batch in data]).astype(np.float64)
+        for one in (logits, logits.replaced(other))
+    )
+    if found.binary:
+        p, q = 1 / (1 + np.exp(-wanted)), 1 / (1 + np.exp(-changed))
+        expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean()
+    else:
+        expected = divergence(wanted, changed)
+    assert standard.loss(host.replaced(other).run) == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_axis_of_a_softmax_is_found_and_so_are_those_of_torch():
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(torch.relu(self.a(x))).softmax(1)
+
+    host = TorchHost.trace(Ends().eval(), (torch.randn(2, 3, 6, 6),)).folded()
+    found = final_of(host.graph())
+    assert found is not None
+    assert (found.kind, found.axis) == ("softmax", 1)
+    assert found.before(np.full((2, 4, 5, 6), 0.25, np.float32)).shape == (2, 5, 6, 4)
+
+
+def test_the_report_says_what_losses_are_judged_by():
+    result = gp.prune(ending("y = Softmax <axis = 1> (z)"), target="params=0.6", align=1, calibration={"x": X})
+    assert (
+        "losses are judged by what goes into the softmax at the end of the model, not by probabilities"
+        in result.report.notes
+    )
