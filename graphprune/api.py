@@ -18,6 +18,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.backends import runtime
 from graphprune.calibration.classes import told
 from graphprune.calibration.data import SAMPLES, open_batches
+from graphprune.calibration.readers import told as told_of_readers
 from graphprune.collector import frozen_heap
 from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
@@ -885,12 +886,13 @@ def _notes(state: State) -> tuple[str, ...]:
     if state.compensated:
         before = float(np.mean([row.before for row in state.compensated]))
         after = float(np.mean([row.after for row in state.compensated]))
+        n_readers = len({row.node for row in state.compensated})
         notes.append(
-            f"{len(state.compensated)} readers of removed units were refitted: the error of their outputs fell from "
+            f"{n_readers} readers of removed units were refitted: the error of their outputs fell from "
             f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
         )
-    elif state.plan is not None and state.plan.options.get("compensated") == []:
-        notes.append("nothing was refitted: what reads the removed units has no weights that can be, or quantised ones")
+    if state.left_alone:
+        notes.append(f"these readers of removed units were not refitted: {told_of_readers(state.left_alone)}")
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)

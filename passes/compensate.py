@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphprune.calibration.readers import left_alone
 from graphprune.compensation.ladder import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
@@ -68,8 +69,11 @@ class Compensate(Pass):
             ridges=self.ridges,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
-        tensors = {name for row in rows for name in (row.weight, row.bias) if name is not None}
-        return replace(state, host=host, plan=self._noted(state.plan, host, tensors), compensated=rows)
+        gone = {node.name for node in analysis.graph.nodes} - {node.name for node in state.host.graph().nodes}
+        alone = left_alone(state.original, analysis, state.kept.keys(), gone.union(row.node for row in rows))
+        tensors = {name for row in rows for name in (row.weight, row.bias, *row.others) if name is not None}
+        noted = self._noted(state.plan, host, tensors)
+        return replace(state, host=host, plan=noted, compensated=rows, left_alone=alone)
 
     def _noted(self, plan: PruningPlan, host: Host, tensors: Iterable[str]) -> PruningPlan:
         """The plan with the names of what was refitted, and what each tensor is now, to the last bit."""

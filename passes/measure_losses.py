@@ -12,6 +12,7 @@ from graphprune.calibration.apart import apart
 from graphprune.calibration.processes import averaged
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
+from graphprune.importance.final import final_of
 from graphprune.importance.trials import loss_curves, plan_trials
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -70,4 +71,8 @@ class MeasureLosses(Pass):
                 progress=lambda done, total: state.progress(self.name, done, total),
             )
             state.batches.losses[key.hexdigest()] = found
+        final = final_of(analysis.graph)
+        if final is not None:
+            note = f"losses are judged by what goes into the {final.kind} at the end of the model, not by probabilities"
+            state = replace(state, notes=(*state.notes, note))
         return replace(state, losses=found)

@@ -428,7 +428,7 @@ def test_weights_of_whole_numbers_are_left_alone():
     result = gp.prune(model, target="params=0.6", align=1, calibration=SAMPLES)
     np.testing.assert_array_equal(result.host.read("ws"), arrays["ws"])
     assert result.report.notes == (
-        "nothing was refitted: what reads the removed units has no weights that can be, or quantised ones",
+        "these readers of removed units were not refitted: 'w2' (its weights are whole numbers)",
     )
 
 

@@ -146,7 +146,7 @@ def collect(
     n_batches = len(batches)  # type: ignore[arg-type]
     moments: dict[Source, Moments] = {}
     targets: dict[str, Source] = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
-    sizes: dict[Source, int] = {s: analysis.graph.values[s[0]].shape[s[1]] for s in targets.values() if s not in widths}
+    sizes = {s: _width(s, analysis) for s in targets.values() if s not in widths}
     spread = {source: Moments.zeros(1, size, full=False) for source, size in sizes.items()}
     for n, chunk in enumerate(chunks):
         taken = {s: Moments.zeros(s[2], widths[s] // s[2], full=full) for s in chunk}
@@ -264,7 +264,7 @@ class Masks:
         layout = analysis.layouts.get(MASK, ()) if MASK in analysis.graph.values else ()
         self._places = [factor for dim in layout for factor in factors_of(dim)] if len(layout) > 1 else []
 
-    def of(self, batch: Arrays, value: str, axis: int) -> NDArray[np.int64] | None:
+    def of(self, batch: Arrays, value: str, axis: int | None) -> NDArray[np.int64] | None:
         """The positions that count, in the order of the value's axes without ``axis``; ``None``: all."""
         if not self._places or MASK not in batch or value not in self._layouts:
             return None
@@ -278,7 +278,7 @@ class Masks:
 def _width(source: Source, analysis: Analysis) -> int:
     value, axis, _, window = source
     kernel = int(np.prod(window.kernel)) if window is not None else 1
-    return analysis.graph.values[value].shape[axis] * kernel
+    return 1 if axis is None else analysis.graph.values[value].shape[axis] * kernel
 
 
 def _chunks(sources: Sequence[Source], widths: Mapping[Source, int], memory: int) -> Iterator[list[Source]]:

@@ -2,7 +2,8 @@
 
 A consumer contracts an axis of an activation with an axis of a weight. Removing units removes columns of that weight,
 which is where their loss is felt, where it is measured, and where it can be made good. Consumers are read off the
-rules of the nodes: an axis that occurs in the activation and in the weight and not in the result.
+rules of the nodes: an axis that occurs in the activation and in the weight and not in the result, whatever the sizes of
+the others. What contracts an axis and is no consumer has a reason, which ``readers.py`` hands on.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.calibration.products import real
-from graphprune.ir.dims import Dim, Factor, Layout, factors_of
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array, Host, Window
 
-Source = tuple[str, int, int, Window | None]
-"""What moments are taken of: a value, its axis, in how many groups, through which window."""
+Source = tuple[str, int | None, int, Window | None]
+"""What moments are taken of: a value, its axis (none: one number at each position), in how many groups, through which
+window."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Consumer:
         axis: Its axis that is summed over.
         weight: The stored weight.
         column_axis: The weight's axis that is summed over.
-        row_axis: The weight's axis that stays.
+        row_axis: The weight's axis that stays; ``None`` for a vector, which has one row.
         result: The node's result.
-        channel: The axis of the result along which the rows lie.
+        channel: The axis of the result along which the rows lie; ``None`` where the one row has no axis.
         groups: How many groups a grouped convolution has; one otherwise.
         window: Of a convolution: what it sees at each position.
         bias: The stored bias that is added to the result, wherever the graph does it, if there is one.
@@ -54,9 +56,9 @@ class Consumer:
     axis: int
     weight: str
     column_axis: int
-    row_axis: int
+    row_axis: int | None
     result: str
-    channel: int
+    channel: int | None
     groups: int = 1
     window: Window | None = None
     bias: str | None = None
@@ -89,6 +91,8 @@ class Consumer:
             table = weight.reshape(self.groups, -1, weight.shape[1], *kernel)
             table = np.flip(table, tuple(range(3, table.ndim))).swapaxes(1, 2)
             table = table.reshape(self.groups, weight.shape[1], -1)
+        elif self.row_axis is None:
+            table = weight.reshape(1, 1, -1)
         else:
             table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
             table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
@@ -101,6 +105,8 @@ class Consumer:
             table = matrix.reshape(self.groups, shape[1], -1, *shape[2:]).swapaxes(1, 2)
             found: NDArray[np.float64] = np.flip(table, tuple(range(3, table.ndim))).reshape(shape)
             return found
+        if self.row_axis is None:
+            return matrix.reshape(shape)
         moved = np.moveaxis(np.empty(shape, np.bool_), (self.row_axis, self.column_axis), (0, 1)).shape
         return np.moveaxis(matrix.reshape(moved), (0, 1), (self.row_axis, self.column_axis))
 
@@ -109,9 +115,9 @@ class Consumer:
         return _positions(result, self.channel, pick)
 
 
-def _positions(x: Array, axis: int, pick: NDArray[np.int64] | None) -> Array:
+def _positions(x: Array, axis: int | None, pick: NDArray[np.int64] | None) -> Array:
     """Some positions of a value as ``[n, d]``, where ``d`` lies along an axis; nothing else is copied."""
-    table = np.moveaxis(x, axis, -1)
+    table = x[..., None] if axis is None else np.moveaxis(x, axis, -1)
     if pick is None or table.flags.c_contiguous:
         table = table.reshape(-1, table.shape[-1])
         return real(table if pick is None else table[pick])
@@ -135,25 +141,26 @@ def count_of(source: Source, activation: Array) -> int:
     """How many positions :func:`inputs_of` can pick from."""
     _, axis, _, window = source
     if window is None:
-        return int(activation.size // activation.shape[axis])
+        return int(activation.size // (1 if axis is None else activation.shape[axis]))
     return window.places(activation.shape)
 
 
 def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
     """All consumers of a graph in order, or those that read ``values``."""
     wanted = None if values is None else frozenset(values)
+    found = (each for each in look(host, graph).values() if isinstance(each, Consumer))
+    return tuple(each for each in found if wanted is None or each.value in wanted)
+
+
+def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
+    """For each node, by name and in order: the consumer that it is, or why it is none, as part of a sentence."""
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
         for name in dict.fromkeys(node.operands):
             if name is not None:
                 readers.setdefault(name, []).append(node)
     makers = {name: node for node in graph.nodes if node.op in _MOVES for name in node.results[:1] if name is not None}
-    found = []
-    for node in graph.nodes:
-        consumer = _consumer(host, graph, node, readers, makers)
-        if consumer is not None and (wanted is None or consumer.value in wanted):
-            found.append(consumer)
-    return tuple(found)
+    return {node.name: _consumer(host, graph, node, readers, makers) for node in graph.nodes}
 
 
 def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer]]:
@@ -163,9 +170,8 @@ def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer
     """
     inner = {adapter.inner for adapter in find_adapters(host.graph())}
     found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
-    if bare := {
-        each.node: each.channel for each in found if each.bias is None and each.plain and each.node not in inner
-    }:
+    bare = {each.node: each.channel for each in found if each.bias is None and each.plain and each.node not in inner}
+    if bare:
         host = host.biased(bare)
         found = [each for each in find_consumers(host, host.graph()) if each.node in nodes]
     return host, found
@@ -192,20 +198,29 @@ def _origin(
 
 def _consumer(
     host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
-) -> Consumer | None:
+) -> Consumer | str:
     rule = node.rule
-    if rule is None or len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
-        return None
-    if host.optional(node.name) or any(_quantized(graph, name) for name in node.operands):
-        return None
-    result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
+    if rule is None:
+        return "its operator has no rule"
+    if host.optional(node.name):
+        return "it lies in a branch that need not run"
+    if any(_quantized(graph, name) for name in node.operands):
+        return "its weights are whole numbers"
+    if rule.reads:
+        return "it looks positions up"
     laid_out = [
         (name, layout)
         for name, layout in zip(node.operands, rule.operands, strict=False)
         if name is not None and layout is not None
     ]
     origins = [_origin(graph, name, layout, readers, makers) for name, layout in laid_out]
-    stored = [each for each in origins if graph.values[each[0]].kind == "parameter" and len(each[1]) > 1]
+    computed = sum(graph.values[origin].kind in ("computed", "input") for origin, _, _ in origins)
+    stored = [each for each in origins if graph.values[each[0]].kind == "parameter" and each[1]]
+    if not stored or not rule.macs:
+        return "it multiplies what is computed" if rule.macs and computed > 1 else "it is no sum with weights"
+    if len(node.results) != 1 or node.results[0] is None or rule.results[0] is None:
+        return "it has several results"
+    result, kept = node.results[0], {f for dim in rule.results[0] for f in factors_of(dim)}
     weights = [each for each in stored if not kept.issuperset(f for dim in each[1] for f in factors_of(dim))]
     others = [
         each
@@ -213,28 +228,37 @@ def _consumer(
         if graph.values[each[0]].kind in ("computed", "input") and not graph.values[origin].stored
     ]
     if len(weights) != 1 or len(others) != 1:
-        return None
+        return "it is no product with one weight"
     (weight, of_weight, uses), (value, of_value) = weights[0], others[0]
     in_weight = {f for dim in of_weight for f in factors_of(dim)}
     summed = {f for dim in of_value for f in factors_of(dim)} & in_weight - kept
     if not summed:
-        return None
+        return "it sums over nothing that its weight has"
     axis = _only(of_value, summed)
     column_axis = _only(of_weight, summed)
     in_value = {f for dim in of_value for f in factors_of(dim)}
     rows = (kept & in_weight) - in_value
-    row_axis = _only(of_weight, rows) if rows else None
-    channel = _only(rule.results[0], rows) if rows else None
     scale, bias_scale = host.scales(node.name)
-    if axis is None or column_axis is None or row_axis is None or channel is None or scale == 0:
-        return None
+    window = host.window(node.name)
+    if axis is None or column_axis is None or scale == 0:
+        return "it sums over several axes at once"
+    if rows:
+        row_axis, channel = _only(of_weight, rows), _only(rule.results[0], rows)
+    elif window is not None:
+        row_axis, channel = 1 - column_axis, axis  # the kernel's first two axes, and where channels lie
+    else:
+        row_axis, channel = _row_of_one(of_weight, rule.results[0])
+    if (row_axis is None) != (len(of_weight) == 1) or (channel is None) != (row_axis is None):
+        return "its weight is no matrix"
     shared = [f for f in factors_of(of_value[axis]) if f not in summed]
     groups = prod(f.size for f in shared)
-    window = host.window(node.name)
+    lengths = () if row_axis is None or channel is None else (of_weight[row_axis].size, rule.results[0][channel].size)
+    if window is None and len(set(lengths)) > 1:
+        return "its weight has rows that are not in the result"
     if window is None and any(dim.size > 1 for i, dim in enumerate(of_weight) if i not in (row_axis, column_axis)):
-        return None  # neither a product with a matrix nor a convolution
+        return "its weight is neither a matrix nor the kernel of a convolution"
     rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]
-    along = [n for n, layout in rest if _lies_along(layout, rule.results[0][channel])]
+    along = [n for n, layout in rest if _lies_along(layout, ONE if channel is None else rule.results[0][channel])]
     bias, after = _bias(host, graph, along, result, readers, channel, uses)
     target, skip = _target(host, graph, after, readers)
     return Consumer(
@@ -263,6 +287,13 @@ def _only(layout: Iterable[Dim], factors: set[Factor]) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
+def _row_of_one(of_weight: Layout, result: Layout) -> tuple[int | None, int | None]:
+    """The axis of a weight with one row that holds this row, and the axis of the result that does."""
+    pairs = [(i, j) for i, one in enumerate(of_weight) for j, other in enumerate(result) if one is other is not ONE]
+    pairs = [(i, j) for i, j in pairs if of_weight[i].size == 1]
+    return pairs[0] if len(pairs) == 1 else (None, None)
+
+
 def _lies_along(layout: Iterable[Dim], channel: Dim) -> bool:
     """Whether a tensor has one number for each position of an axis, and no other axis."""
     sized = [dim for dim in layout if dim.size > 1]
@@ -275,7 +306,7 @@ def _bias(
     along: Iterable[str],
     result: str,
     readers: Mapping[str, list[Node]],
-    channel: int,
+    channel: int | None,
     uses: int,
 ) -> tuple[str | None, str]:
     """The bias of a node, an operand ``along`` its rows or added to its result by the only reader; and the sum's name.
@@ -288,13 +319,17 @@ def _bias(
 
     if (mine := next(filter(own, along), None)) is not None:
         return mine, result
-    rank, rows = len(graph.values[result].shape), graph.values[result].shape[channel]
+    shape = graph.values[result].shape
+    rows = 1 if channel is None else shape[channel]
+    behind = 0 if channel is None else len(shape) - 1 - channel
     users = readers.get(result, [])
     if len(users) == 1 and result not in graph.outputs and _always_adds(host, users[0]):
         total = users[0].results[0]
         for name in filter(own, users[0].operands):
             assert name is not None
-            if graph.values[name].shape == (rows, *[1] * (rank - 1 - channel)) and total is not None:
+            addend = graph.values[name].shape
+            alone = rows == 1 == prod(addend) and len(addend) <= len(shape)
+            if (addend == (rows, *[1] * behind) or alone) and total is not None:
                 return name, total
     return None, result
 

@@ -39,6 +39,8 @@ Float = NDArray[np.float64]
 
 RUNGS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+STEP, MOST_RIDGE = 10.0, 1e4
+"""Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
 NORMS = "bn"
 """What can be done instead: only the running statistics of batch normalisations are brought up to date."""
 
@@ -205,12 +207,21 @@ def chosen_ridge(
         fit: The sums that are fitted to, as for :func:`refit_shared`.
         held: The sums over other positions.
         rungs: As for :func:`refit_shared`.
-        ridges: What is tried.
+        ridges: What is tried. Where the last one of several is best, larger ones are, as long as they are better.
     """
     if len(ridges) == 1 or not {"ols", "affine"}.intersection(rungs):
         return ridges[0]
     errors = [_left(held, refit_shared(fit, rungs, ridge)) for ridge in ridges]
-    return ridges[int(np.argmin(errors))]
+    best = int(np.argmin(errors))
+    if best < len(ridges) - 1:
+        return ridges[best]
+    ridge, error = ridges[-1], errors[-1]
+    while ridge < MOST_RIDGE:
+        more = _left(held, refit_shared(fit, rungs, STEP * ridge))
+        if more >= error:
+            break
+        ridge, error = STEP * ridge, more
+    return ridge
 
 
 def _left(parts: Sequence[Residuals], change: Refit) -> float:

@@ -10,6 +10,7 @@ is cut are refitted in their place among the consumers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.calibration.collect import Masks
 from graphprune.calibration.consumers import find_consumers, with_biases
 from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.spool import MEMORY, Spool
 from graphprune.compensation.stage import Compensated, Stage
@@ -119,13 +121,18 @@ def _stages(
         pruned, found = with_biases(pruned, cut)
     else:
         found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
-    usable = [each for each in found if each.target in analysis.graph.values]
+    # the sum with a bias that is new, and still zero, has no name in the dense model: there the result is the target
+    known = analysis.graph.values
+    found = [each if each.target in known else replace(each, target=each.result, skip=None) for each in found]
+    usable = [each for each in found if each.target in known]
     stages: list[Stage] = [*weight_stages(usable, rung)]
     stages.extend(
         each
         for each in find_scalings(pruned.graph(), analysis, kept)
         if not pruned.optional(each.node) and (rung != "mean" or each.shift is not None)
     )
+    if rung in ("ols", "affine"):
+        stages.extend(recurrent_stages(dense, pruned, analysis, kept))
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned
 

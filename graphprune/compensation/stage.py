@@ -28,6 +28,7 @@ class Compensated:
         bias: Its bias; ``None`` where it has none and got none.
         before: Squared error of its output before, relative to the output's variance.
         after: The same after the refit.
+        others: Tensors that changed with them.
     """
 
     __repr__ = brief
@@ -37,6 +38,7 @@ class Compensated:
     bias: str | None
     before: float
     after: float
+    others: tuple[str, ...] = ()
 
 
 class Counter(Protocol):

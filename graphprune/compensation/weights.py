@@ -14,7 +14,7 @@ from graphprune.calibration.collect import GATHERED, picked
 from graphprune.calibration.consumers import Consumer, count_of, inputs_of
 from graphprune.compensation.ladder import Refit, Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.stage import Compensated, Counter, Positions
-from graphprune.ir.dims import Factor, Index, positions
+from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 
 AGREEMENT = 1e-3
@@ -64,6 +64,10 @@ class WeightStage:
         return _Counter(self, analysis, kept, pruned, n_batches, rng)
 
 
+def _channel(use: Consumer, layouts: Mapping[str, Layout]) -> Dim:
+    return ONE if use.channel is None else layouts[use.target][use.channel]
+
+
 def _read(use: Consumer) -> tuple[str, ...]:
     return (use.value,) if use.skip is None else (use.value, use.skip)
 
@@ -86,7 +90,7 @@ class _Counter:
     ) -> None:
         self._stage, self._pruned, self._n_batches, self._rng = stage, pruned, n_batches, rng
         layouts = analysis.layouts
-        self._channels = {use.node: positions(layouts[use.target][use.channel], kept) for use in stage.uses}
+        self._channels = {use.node: positions(_channel(use, layouts), kept) for use in stage.uses}
         self._weights = {fit[0].weight: fit[0].matrix(pruned.read(fit[0].weight)) for fit in stage.fits}
         self._biases = {use.bias: pruned.read(use.bias).ravel() for use in stage.uses if use.bias is not None}
         self._held = apart(n_batches)[1] if n_batches > 1 else []

@@ -250,7 +250,7 @@ def native_group_norm(call: Call) -> Rule:
     dims = rule.results[0]
     assert dims is not None
     slots = [SizeSlot("N", dims[0]), SizeSlot("C", dims[1]), SizeSlot("HxW", product(*dims[2:]))]
-    return replace(rule, results=(dims, None, None), sizes=(*rule.sizes, *(s for s in slots if s.dim is not ONE)))
+    return replace(rule, results=(dims, None, None), sizes=(*rule.sizes, *(s for s in slots if s.dim.size != 1)))
 
 
 def instance_norm(call: Call) -> Rule:
@@ -301,7 +301,7 @@ def glu(call: Call) -> Rule:
     """``n c+c -> n c``: both halves lose the same units."""
     at = call.get("dim", -1) % len(call.x)
     dims = list(axes("x", call.y))
-    half = dims[at] if dims[at] is not ONE else ONE
+    half = dims[at]
     whole = [*dims[:at], concat(half, half), *dims[at + 1 :]]
     return Rule((tuple(whole),), (tuple(dims),))
 
@@ -410,7 +410,7 @@ def resize(n: int) -> Row:
             call.x, results(call), [i for i in at if i not in kept], RESIZED, n_operands=len(call.operands)
         )
         layout = rule.results[0] or ()
-        slots = tuple(SizeSlot("output_size", layout[i], n + i) for i in kept if layout[i] is not ONE)
+        slots = tuple(SizeSlot("output_size", layout[i], n + i) for i in kept if layout[i].size != 1)
         return replace(rule, sizes=slots)
 
     return row

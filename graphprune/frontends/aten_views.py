@@ -176,7 +176,7 @@ def _equal_parts(call: Call, slot: str | None) -> Rule:
         return pointwise.along(call.x, results(call), (at,), reason)
     dims = axes("x", call.y)
     whole = (*dims[:at], concat(*[dims[at]] * len(call.results)), *dims[at + 1 :])
-    slots = () if slot is None or dims[at] is ONE else (SizeSlot(slot, dims[at]),)
+    slots = () if slot is None or dims[at].size == 1 else (SizeSlot(slot, dims[at]),)
     return Rule((whole,), (dims,) * len(call.results), sizes=slots, carries=(0,))
 
 

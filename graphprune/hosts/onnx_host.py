@@ -19,6 +19,7 @@ from graphprune.frontends.onnx_graph import build_graph
 from graphprune.frontends.onnx_values import Inferred, no_tensors, operands_of
 from graphprune.hosts import onnx_steps
 from graphprune.hosts.onnx_branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx_cells import cells
 from graphprune.hosts.onnx_contents import Contents, digest
 from graphprune.hosts.onnx_copies import Uses, merged, merged_names
 from graphprune.hosts.onnx_demand import require_affordable
@@ -40,6 +41,7 @@ from graphprune.hosts.onnx_titles import titled
 from graphprune.hosts.onnx_trace import traced
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
+from graphprune.pipeline.recurrent import Recurrent
 
 MAXIMUM_FOLDS = 4
 """How often folding is repeated where a folded shape may let more shapes be inferred."""
@@ -411,6 +413,10 @@ class OnnxHost:
         x, weight, result = (self.graph().values[name].shape for name in names)
         return onnx_steps.window(found, weight, x, result)
 
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
+        return cells(self._nodes[node])
+
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of its two operands."""
         found = self._nodes[node]
@@ -435,7 +441,7 @@ class OnnxHost:
         vars(host)["_graph"] = self.graph()
         return host
 
-    def biased(self, biases: Mapping[str, int]) -> OnnxHost:
+    def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
         if not biases:
             return self

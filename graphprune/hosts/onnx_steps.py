@@ -16,7 +16,7 @@ from graphprune.frontends.onnx_values import Inferred, attributes_of, operands_o
 from graphprune.hosts.onnx_runtime import session_of
 from graphprune.hosts.onnx_store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx_surgery import Surgery
-from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window, transposed
+from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window, bias_shape, transposed
 
 
 def stretch(
@@ -158,7 +158,7 @@ def replaced(proto: onnx.ModelProto, store: Store, tensors: Arrays) -> tuple[onn
     return result, changed
 
 
-def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int]) -> onnx.ModelProto:
+def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int | None]) -> onnx.ModelProto:
     """The model in which the results of some nodes get a bias of zeros along an axis."""
     surgery = Surgery(proto)
     stored = {tensor.name for tensor in proto.graph.initializer}
@@ -169,10 +169,10 @@ def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int]
         dtype = ir.DataType(inferred.types[result.name]).numpy()
         weight = next((each for each in node.inputs[1::-1] if each.name in stored), node.inputs[1])
         base = f"{weight.name.removesuffix('.weight')}.bias"
-        behind = (shape[axis], *[1] * (len(shape) - 1 - axis))
+        behind = bias_shape(shape, axis)
         takes = node.op in ("Conv", "ConvTranspose") or (node.op == "Gemm" and scales(surgery.before[name])[1] == 1)
         if takes and (len(node.inputs) < 3 or node.inputs[2].is_empty()):
-            constant = surgery.constant(base, np.zeros(behind if node.op == "Gemm" else shape[axis], dtype))
+            constant = surgery.constant(base, np.zeros(behind if node.op == "Gemm" else behind[0], dtype))
             node.inputs = [*node.inputs[:2], constant]
             continue
         constant = surgery.constant(base, np.zeros(behind, dtype))

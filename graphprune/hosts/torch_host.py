@@ -31,6 +31,7 @@ from graphprune.frontends.torch_graph import (
     storage_key,
 )
 from graphprune.hosts import torch_gates, torch_masked, torch_onnx, torch_runs, torch_steps
+from graphprune.hosts.torch_cells import GATES, cells
 from graphprune.hosts.torch_draft import Draft, copied, set_argument
 from graphprune.hosts.torch_fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch_gains import adjusted, lengthened, rescaled
@@ -39,7 +40,8 @@ from graphprune.hosts.torch_slice import sliced
 from graphprune.hosts.torch_trace import Example, Trace, draws, export, functional, normal_form, split_example
 from graphprune.hosts.torch_untouched import noticing, untouched
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window, bias_shape
+from graphprune.pipeline.recurrent import Recurrent
 from graphprune.planning.transfer import METADATA, write_origins
 
 _AS_FLOAT32 = frozenset(
@@ -515,6 +517,13 @@ class TorchHost:
         """What a convolution sees, also a transposed one; ``None`` for any other node."""
         return torch_steps.window(self._nodes[node])
 
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
+        found = self._nodes[node]
+        if found.target not in GATES:
+            return None
+        return cells(found, next(each.operands for each in self.graph().nodes if each.name == node))
+
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of two tensors."""
         return torch_steps.adds(self._nodes[node])
@@ -568,7 +577,7 @@ class TorchHost:
                 changed[name] = to_numpy(new)
         return self.replaced(changed) if changed else self
 
-    def biased(self, biases: Mapping[str, int]) -> TorchHost:
+    def biased(self, biases: Mapping[str, int | None]) -> TorchHost:
         """A copy in which the results of some nodes get a bias of zeros."""
         if not biases:
             return self
@@ -578,10 +587,10 @@ class TorchHost:
         for name, axis in biases.items():
             node = nodes[name]
             operands = [str(each.target) for each in node.all_input_nodes if str(each.target) in tensors]
-            weight = next(each for each in reversed(operands) if tensors[each].ndim > 1)
+            weight = max(reversed(operands), key=lambda name: tensors[name].ndim)
             spec, like = node.meta[SPEC], tensors[weight]
             own = node.target in torch_steps.BIASED and argument(node, "bias") is None
-            shape = (spec.shape[axis], *(() if own else [1] * (len(spec.shape) - 1 - axis)))
+            shape = bias_shape(spec.shape, axis)[: 1 if own else None]
             bias = torch.nn.Parameter(torch.zeros(shape, dtype=like.dtype, device=like.device), like.requires_grad)
             stored = _bias_name(weight, tensors)
             tensors[stored] = bias

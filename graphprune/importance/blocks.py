@@ -92,7 +92,7 @@ def block_ablation(evidence: Evidence) -> dict[str, float]:
     blocks = evidence.analysis.blocks
     if not blocks:
         return {}
-    standard = Standard(host.run, labelled(batches, getattr(batches, "labels", None)))
+    standard = Standard(host.run, labelled(batches, getattr(batches, "labels", None)), host.graph())
     whole = standard.loss(host.run)
     scores: dict[str, float] = {}
     for block in blocks:

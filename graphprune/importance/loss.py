@@ -1,7 +1,8 @@
 """What a model's change costs: the loss that gates are judged by, with labels or without.
 
 Without labels the model itself is the standard: the divergence of its distribution over classes where its first output
-holds logits, the squared error relative to the output's variance where it does not.
+holds logits, the squared error relative to the output's variance where it does not. An output that a softmax or a
+sigmoid made probabilities of is judged by the logits before it (``final.py``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from graphprune.calibration.consumers import consumers_of, find_consumers
 from graphprune.calibration.processes import summed
 from graphprune.errors import OptionError
 from graphprune.importance.evidence import Evidence, Float
+from graphprune.importance.final import Final, binary_divergence, final_of
 from graphprune.ir.dims import unit_of
+from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Gate, Host
 
 Run: TypeAlias = Callable[[Arrays], Arrays]
@@ -145,13 +148,19 @@ class Standard:
     Args:
         run: The model as it was.
         data: Batches with their labels.
+        graph: The model's, on which probabilities at its end are found.
     """
 
-    def __init__(self, run: Run, data: Iterable[tuple[Arrays, Array | None]]) -> None:
+    def __init__(self, run: Run, data: Iterable[tuple[Arrays, Array | None]], graph: Graph | None = None) -> None:
+        self.final = None if graph is None else final_of(graph)
         self._data: list[tuple[Arrays, Any, bool, float]] = []
+        self._judged: Final | None = None  # what outputs are brought before, the same for all batches
         for batch, labels in data:
             name, output = first_output(run(batch))
             categorical = is_categorical(name, output, labels)
+            self._judged = self.final if labels is None or not getattr(self.final, "binary", False) else None
+            if self._judged is not None:
+                output, categorical = self._judged.before(output), not self._judged.binary
             wanted = labels if labels is not None else output
             self._data.append((batch, wanted, categorical, float(output.var(dtype=np.float64)) or 1.0))
 
@@ -164,6 +173,11 @@ class Standard:
         losses = []
         for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
             _, output = first_output(outputs)
+            if self._judged is not None:
+                output = self._judged.before(output)
+            if self._judged is not None and self._judged.binary:
+                losses.append(binary_divergence(wanted, output))
+                continue
             if not categorical:
                 losses.append(float(np.square(output - wanted.reshape(output.shape)).mean(dtype=np.float64)) / variance)
                 continue
@@ -181,7 +195,7 @@ class Objective:
 
     def __init__(self, gates: Gates) -> None:
         self._run = gates.host.gated(gates.all)
-        self._standard = Standard(lambda batch: self._run(batch, {}), gates.labelled())
+        self._standard = Standard(lambda batch: self._run(batch, {}), gates.labelled(), gates.host.graph())
 
     def __call__(self, factors: Mapping[Gate, Float]) -> float:
         """The loss with gates at these factors."""

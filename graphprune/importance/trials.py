@@ -3,6 +3,7 @@
 Predicted errors of consumers say which unit of a group goes first; how much an error there matters at the end of the
 model they do not say. A trial does: the columns of the units are taken out of the consumers' weights, the others are
 refitted from the moments of the dense model, and the model runs on from there on data that the refit has not seen.
+Where something else reads the units as well, they are taken out where they are made (``masking.py``).
 Between the widths that were tried the sum of scores gives the shape of the curve (SPDY, ZipLM: error curves for exact
 allocation).
 """
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group
 from graphprune.calibration.collect import Statistics
 from graphprune.calibration.consumers import Consumer, with_biases
+from graphprune.calibration.readers import summed
 from graphprune.compensation.ladder import regression
 from graphprune.compensation.spool import MEMORY, Spool
 from graphprune.importance.evidence import Evidence, Float, Reading, Scores, readings
 from graphprune.importance.loss import Standard
+from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
 from graphprune.pipeline.host import Arrays, Host
 
@@ -75,21 +78,18 @@ def loss_curves(
     assert evidence.host is not None
     statistics = evidence.measured("trials")
     host, consumers = read_with_biases(evidence.host, statistics)
-    order = {node.name: i for i, node in enumerate(host.graph().nodes)}
-    first = {
-        group.name: min((consumers[each.node] for each in found), key=lambda each: order[each.node])
-        for group in groups
-        if (found := statistics.consumers.get(group.name))
-    }
-    tried = sorted((group for group in groups if group.name in first), key=lambda g: order[first[g.name].node])
-    starts = [first[group.name].value for group in tried]
+    read_by = summed(evidence.analysis)
+    entries = {g.name: entry_of(evidence.analysis, g, statistics.consumers.get(g.name, ()), read_by) for g in groups}
+    found = [(group, entry) for group in groups if (entry := entries[group.name]) is not None]
+    tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
-    standard = Standard(host.run, ((batch, None) for batch in batches))
+    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph())
     points: dict[str, tuple[list[int], list[float]]] = {}
     with Spool(batches, memory) as spool:
-        for n, (group, start) in enumerate(zip(tried, starts, strict=True)):
+        for n, (group, entry) in enumerate(tried):
+            later = [name for _, other in tried[n:] for name in other.values]
             go = host.stretch(
-                None if n == 0 else spool.names(), [start], list(dict.fromkeys([*starts[n + 1 :], *outputs]))
+                None if n == 0 else spool.names(), list(entry.values), list(dict.fromkeys([*later, *outputs]))
             )
             for i in range(len(batches)):
                 spool[i], _ = go(spool[i])
@@ -98,9 +98,16 @@ def loss_curves(
             counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
             losses = []
             for count in counts:
-                trial = host.replaced(refitted(host, read, consumers, ranked[:count]))
-                run = trial.stretch(spool.names(), outputs)
-                losses.append(standard.loss_of(run(spool[i])[1] for i in range(len(batches))))
+                changes = refitted(host, read, consumers, ranked[:count])
+                columns, uses = changes, [consumers[each.consumer.node] for each in read]
+                if entry.masked:
+                    changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
+                for tensors in (changes, columns):
+                    run = host.replaced(tensors).stretch(spool.names(), outputs)
+                    loss = standard.loss_of(run(spool[i])[1] for i in range(len(batches)))
+                    if np.isfinite(loss) or not columns:  # a weight that is divided by its norm takes no zeros
+                        break
+                losses.append(loss)
             if counts:
                 points[group.name] = counts, losses
             progress(n + 1, len(tried))

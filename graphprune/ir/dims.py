@@ -3,7 +3,8 @@
 A dimension is a :class:`Factor` (an atomic sub-dimension), a :class:`Product` (row-major: the last part varies
 fastest) or a :class:`Sum` (the parts lie one after the other). Expressions are kept in a normal form by
 :func:`product` and :func:`concat`: no nested products or sums, no parts of size one in a product, no empty parts
-in a sum, and a product whose first part is a sum is a sum of products. :data:`ONE` is the dimension of size one.
+in a sum, and a product whose first part is a sum is a sum of products. :data:`ONE` is the dimension of size one;
+:func:`unit` makes others, equal to it, that a rule tells apart by identity.
 
 What an expression means for the units of its factors is answered here too, vectorised: which positions of the axis
 stay (:func:`positions`), how long it becomes (:func:`resized`), which unit each position belongs to (:func:`unit_of`).
@@ -81,6 +82,15 @@ Kept: TypeAlias = Mapping[Factor, Index]
 """The units of each factor that stay, as sorted indices in the factor's own numbering; absent means all."""
 
 ONE = Product((), 1)
+
+
+def unit() -> Dim:
+    """A dimension of size one that is itself: in a rule, where else the same object stands, the same axis lies.
+
+    It is equal to :data:`ONE`, and has no factor that could be cut. A weighted sum with one row is one all the same:
+    which axis of its result holds that row is only seen by this.
+    """
+    return Product((), 1)
 
 
 def product(*dims: Dim) -> Dim:

@@ -33,7 +33,7 @@ from functools import cached_property, lru_cache
 from math import prod
 
 from graphprune.errors import RuleError
-from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, product
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, Product, Sum, concat, product, unit
 from graphprune.ir.rule import Rule, Shape, SizeSlot
 
 # -- parsing -----------------------------------------------------------------------------------------------------
@@ -352,7 +352,8 @@ def parse_rule(
             for i, axes in enumerate(trees)
         ]
         raise _misfit(known, text, named)
-    dims: dict[_Tree, Dim] = {name: ONE if size == 1 else Factor(name, size) for name, size in known.items()}
+    dims: dict[_Tree, Dim] = {name: unit() if size == 1 else Factor(name, size) for name, size in known.items()}
+    dims["1"] = ONE
     for tree in template.compounds:
         dims[tree] = _build(tree, dims)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from graphprune.brief import brief
 from graphprune.ir.dims import Index
 from graphprune.ir.graph import Graph
+from graphprune.pipeline.recurrent import Recurrent
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -161,6 +162,11 @@ def transposed(
     return Window(tuple(kernel), (1,) * len(reach), tuple(dilations), around, tuple(strides))
 
 
+def bias_shape(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """The shape in which a bias along an axis is added to a value; without an axis it is one number."""
+    return (1,) * min(1, len(shape)) if axis is None else (shape[axis], *[1] * (len(shape) - 1 - axis))
+
+
 @dataclass(frozen=True, slots=True)
 class Gate:
     """A factor on what one node reads of a value, along one axis; one for each position."""
@@ -290,6 +296,9 @@ class Host(Protocol):
     def window(self, node: str) -> Window | None:
         """What a convolution sees, also a transposed one; ``None`` for any other node."""
 
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
+
     def adds(self, node: str) -> bool:
         """Whether a node is the plain sum of its two operands."""
 
@@ -302,11 +311,12 @@ class Host(Protocol):
     def replaced(self, tensors: Arrays) -> Host:
         """A copy in which stored tensors have other values; shapes and types stay."""
 
-    def biased(self, biases: Mapping[str, int]) -> Host:
+    def biased(self, biases: Mapping[str, int | None]) -> Host:
         """A copy in which the results of some nodes get a bias of zeros.
 
         Args:
-            biases: For a node, the axis of its result along which the bias lies. The bias is a new stored tensor.
+            biases: For a node, the axis of its result along which the bias lies; ``None``: one number for all of it.
+                The bias is a new stored tensor.
         """
 
     @property

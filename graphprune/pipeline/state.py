@@ -75,6 +75,7 @@ class State:
         removed: The blocks that go as a whole.
         plan: The plan.
         compensated: What was refitted.
+        left_alone: What reads removed units and was not refitted, and why not, where a refit was asked for.
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
@@ -98,6 +99,7 @@ class State:
     removed: tuple[Block, ...] = ()
     plan: PruningPlan | None = None
     compensated: tuple[Compensated, ...] = ()
+    left_alone: tuple[tuple[str, str], ...] = ()
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None

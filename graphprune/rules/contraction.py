@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from graphprune.errors import RuleError
-from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
+from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of, unit
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule, Shape
 
@@ -15,8 +15,8 @@ SPATIAL = "spatial axis of a convolution"
 
 
 def axis(name: str, size: int) -> Dim:
-    """A fresh factor, or :data:`ONE`."""
-    return ONE if size == 1 else Factor(name, size)
+    """A fresh factor, or a unit dimension of its own."""
+    return unit() if size == 1 else Factor(name, size)
 
 
 def axes(name: str, sizes: Sequence[int]) -> Layout:
@@ -183,7 +183,7 @@ def einsum(equation: str, operands: Sequence[Shape], *, weights: bool = False) -
             sizes[label] = max(size, sizes.get(label, 1))
     dims = {label: axis(label.strip("."), size) for label, size in sizes.items()}
     layouts = tuple(
-        tuple(ONE if size == 1 else dims[label] for label, size in zip(term, shape, strict=True))
+        tuple(dims[label] if size == dims[label].size else ONE for label, size in zip(term, shape, strict=True))
         for term, shape in zip(terms, operands, strict=True)
     )
     labels: dict[Factor, str] = {}

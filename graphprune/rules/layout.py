@@ -146,7 +146,7 @@ def tile(
     padded = (*(ONE for _ in range(rank - len(operand))), *before)
     times = tuple(axis("r", n) for n in repeats)
     after = tuple(product(c, r) if interleave else product(r, c) for r, c in zip(times, padded, strict=True))
-    slots = () if slot is None else tuple(SizeSlot(slot, r, i) for i, r in enumerate(times) if r is not ONE)
+    slots = () if slot is None else tuple(SizeSlot(slot, r, i) for i, r in enumerate(times) if r.size != 1)
     labels = {factor: "repeat" for r in times for factor in factors_of(r)}
     return Rule((before, *(None for _ in range(n_operands - 1))), (after,), sizes=slots, labels=labels, carries=(0,))
 
