@@ -13,7 +13,7 @@ import numpy as np
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.pipeline.host import Array, Host
-from graphprune.userland import load_object
+from graphprune.userland import load_object, told
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -113,10 +113,8 @@ def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
         expected="'package.module:factory' or the path of an .onnx file",
         returns="a function that returns a model",
     )
-    try:
+    with told(ModelError, f"'{name}'", "mend the factory"):
         built = factory() if callable(factory) and not _is_torch(factory) else factory
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ModelError(f"'{name}' raises {type(error).__name__}: {error}; mend the factory") from error
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not _is_torch(model):
         raise ModelError(

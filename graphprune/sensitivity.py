@@ -29,12 +29,14 @@ from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
+from graphprune.turns import in_turn
 
 PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def sensitivity(
     model: Any,

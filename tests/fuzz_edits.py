@@ -379,7 +379,10 @@ BOMB = 3 << 30
 def bomb(name: str) -> bytes:
     """A small archive of zeros that takes gigabytes when it is read."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out, out.open(name, "w", force_zip64=True) as member:
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out,
+        out.open(name, "w", force_zip64=True) as member,
+    ):
         member.write(_header(f"({BOMB // 4},)"))
         for _ in range(3):  # the header says more than there is: a reader must not believe it before it has read
             member.write(b"\0" * (1 << 20))

@@ -13,11 +13,8 @@ from typing import Any
 import numpy as np
 from fuzz_edits import (
     BYTES,
-    FLOATS,
-    NUMBERS,
     Random,
     archive,
-    bomb,
     edited_archive,
     edited_array,
     edited_json,
@@ -156,7 +153,9 @@ def a_text(rng: Random, folder: Path, ready: Ready) -> Hostile:
     text = " ".join(f"w{i % 10}" for i in range(200)).encode()
     edit = pick(rng, ("text", "tokenizer", "device", "pipe"))
     if edit == "text":
-        text = pick(rng, (*(functools.partial(change, text, rng) for change in BYTES), lambda: b"", lambda: b"\0" * 999))()
+        text = pick(
+            rng, (*(functools.partial(change, text, rng) for change in BYTES), lambda: b"", lambda: b"\0" * 999)
+        )()
     data = edited_json(tokenizer, rng) if edit == "tokenizer" else json.dumps(tokenizer).encode()
     (folder / "tokenizer.json").write_bytes(data)
     (folder / "t.txt").write_bytes(text)
@@ -200,7 +199,7 @@ OPTIONS = {
     "--bound": ("memory=1", "seconds=1", "nodes=1", "memory=1e300", "tensors=nan"),
     "--criterion": ("nope", "obs", "random"),
     "--pipeline": ("", "analyze", "allocate{", "allocate{macs=}", "analyze,score,allocate{macs=0.5},slice-groups", "x" * 5000),
-    "--dump-after": ("analyze", "x"),
+    "--dump-after": ("x", ""),
     "--plan-out": ("/dev/null", "pipe", "no/such/p.json", "model.onnx", "out.onnx", ""),
     "-o": ("/dev/full", "pipe", "model.onnx", ".", "", "link.bin", "x" * 300),
     "--blocks": ("-1", "99", "nan", "x"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -27,6 +28,8 @@ SECONDS = 14
 """Processor seconds of a trial: the bound of one run, and what the rest of the work takes."""
 MEGABYTES = 1800
 """Memory beyond that of the process before the trial: the bound of 1.5 GB, and what the rest of the work takes."""
+PATIENCE = 90
+"""Seconds on the clock."""
 ROOM = 8 << 30
 """Addresses that a trial may use: what would take the whole machine fails in the trial alone."""
 
@@ -185,6 +188,7 @@ def _child(action: Callable[[], None], folder: Path, temporary: Path, out: int, 
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS * 3, SECONDS * 3 + 1))
         resource.setrlimit(resource.RLIMIT_AS, (_addresses() + ROOM,) * 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        signal.alarm(PATIENCE)  # what waits for a pipe takes no time
         action()
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -77,7 +77,7 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool, whole: bool) -> None:
         return
     for row in bad if not whole else rows:
         print(f"{row['number']} {row['kind']}/{row['base']}/{row['edit']}: {', '.join(row['problems']) or 'right'}")
-        print(f"    {' '.join(row['words'])}\n    {row['said'][-600 if whole else -300:].strip()!r}")
+        print(f"    {' '.join(row['words'])}\n    {row['said'][-600 if whole else -300 :].strip()!r}")
     print(f"{'kind':12}{'trials':>8}{'status 0':>10}{'status 2':>10}{'wrong':>8}{'most s':>8}{'most MB':>9}")
     by_kind = defaultdict(list)
     for row in rows:

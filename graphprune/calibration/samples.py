@@ -178,7 +178,7 @@ class _Member:
         self.name = info.filename.removesuffix(".npy")
         self.compressed = info.compress_type != zipfile.ZIP_STORED
         with archive.open(info) as file:
-            self.shape, self.fortran, self.dtype = _header(file)
+            self.shape, self.fortran, self.dtype = header_of(file)
             self.offset = file.tell()
         if self.dtype.hasobject:
             raise ValueError(f"'{self.name}' holds Python objects, which are not loaded")
@@ -205,7 +205,7 @@ class _Member:
             if rows is None or self.fortran:
                 array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
                 return array if rows is None else array[rows]
-            _header(file)
+            header_of(file)
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             size = self.dtype.itemsize * prod(self.shape[1:])
             at = 0
@@ -235,9 +235,18 @@ def _skip(file: IO[bytes], size: int) -> None:
         size -= len(_exactly(file, min(size, _CHUNK)))
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type."""
+def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of the array that a ``.npy`` file holds.
+
+    Raises:
+        ValueError: It is none, or its sizes are none.
+    """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(file)
+    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy reads it as Python text
+        raise ValueError(f"its header is none: {error}") from error
+    if any(type(size) is not int or size < 0 for size in shape) or prod(shape) * dtype.itemsize >= 1 << 62:
+        raise ValueError(f"its header says that it has the shape {list(shape)[:8]}")
+    return shape, fortran, dtype
