@@ -153,7 +153,7 @@ def output_folder(path: Path) -> Iterator[None]:
     Raises:
         OutputError: It cannot be made.
     """
-    made = [each for each in (path, *path.parents) if not each.exists()]
+    made = [each for each in (path, *path.parents) if not is_there(each)]
     made_folder(path)
     try:
         yield

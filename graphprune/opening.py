@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from graphprune.errors import ModelError, OptionError
+from graphprune.files import is_there
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.pipeline.host import Array, Host
 from graphprune.userland import load_object, told
@@ -50,7 +51,7 @@ def open_host(
         text = os.fspath(model)
         if text.endswith(".pt2"):
             return _torch_host(_load_program(Path(text), trust), None, None)
-        if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
+        if ":" in text and not is_there(Path(text)) and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
@@ -148,7 +149,7 @@ def _load_program(path: Path, trust: bool) -> Any:
             f"'{path}' is an exported program, and loading one can run any code in it; "
             "pass --trust if you trust its author"
         )
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise ModelError(f"no file '{path}'; give the path of an exported program")
     import torch
 

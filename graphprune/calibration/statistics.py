@@ -1,4 +1,4 @@
-"""Reading files of statistics, which strangers may have written: nothing is taken on trust, and nothing large is made."""
+"""Reading files of statistics, which strangers may have written: nothing is taken on trust, nothing large is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _ADVICE = "collect them again"
 LARGEST_TEXT = 1 << 28
 """Bytes of the text that says what the arrays are."""
 ROUNDING = 1e-3
-"""How far, relative to the largest, two sums of the same numbers may differ: they are added up in single precision and in any order."""
+"""How far, relative to the largest, two sums of the same numbers may differ, which are taken in single precision."""
 
 
 @dataclass(frozen=True)

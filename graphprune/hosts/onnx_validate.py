@@ -239,7 +239,7 @@ def _check_references(node_list: Sequence[onnx.NodeProto], where: str) -> None:
         for attribute in node.attribute:
             if attribute.ref_attr_name:
                 raise ModelError(
-                    f"attribute '{attribute.name}' of node '{node.name}' ({node.op_type}) of {where} is to be taken from "
+                    f"attribute '{attribute.name}' of node '{node.name}' ({node.op_type}) of {where} refers to "
                     f"'{attribute.ref_attr_name}' of a function, and stands in none; the file is damaged"
                 )
 
