@@ -12,13 +12,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.bounds import present
 from graphprune.calibration.specs import Array, InputSpec, Model, constant, converted, joined
-from graphprune.errors import OptionError
+from graphprune.errors import BoundError, OptionError
 
 Rows = NDArray[np.int64]
 Pick = Callable[[int], Rows]
 """From how many samples there are, to the numbers of those that are wanted, ascending."""
 LABELS = "labels"
+MOST_PACKED = 100
+"""Data are seldom packed more densely; what is, and takes more than memory may, is meant to harm."""
 HELD_BYTES = 4 << 30
 """At most so much is held in memory of data that cannot be read again in any order."""
 
@@ -182,6 +185,18 @@ class _Member:
             self.offset = file.tell()
         if self.dtype.hasobject:
             raise ValueError(f"'{self.name}' holds Python objects, which are not loaded")
+        self._require_honest()
+
+    def _require_honest(self) -> None:
+        """Refuses what says that it holds more than there is, and what is next to nothing until it is unpacked."""
+        size, held = self.size(None), self.info.file_size - self.offset
+        if size > held:
+            raise ValueError(f"'{self.name}' says that it has {size} bytes, and there are {held}")
+        if size > present().memory and size > MOST_PACKED * self.info.compress_size:
+            raise BoundError(
+                f"'{self.name}' of '{self.path}' has {size} bytes, packed into {self.info.compress_size}; write it "
+                f"with numpy.savez, which does not pack, or allow more with --bound memory={size}"
+            )
 
     def mapped(self) -> Array:
         """The array, mapped from disk."""
