@@ -221,7 +221,9 @@ def _check_values(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _check_text(*texts: str) -> None:
-    "".join(texts).encode()  # what is not UTF-8 comes out of the parser as something that cannot be encoded
+    if not all(isinstance(text, str) for text in texts):  # what is not UTF-8 comes out of some parsers as bytes,
+        raise UnicodeError("bytes")
+    "".join(texts).encode()  # and out of others as something that cannot be encoded
 
 
 def _check_node(node: onnx.NodeProto, where: str) -> None:
