@@ -21,7 +21,7 @@ from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.calibration.readers import told as told_of_readers
 from graphprune.collector import frozen_heap
 from graphprune.early import n_leading, require_options, require_selected
-from graphprune.errors import ModelError, OptionError, OutputError, PlanError, TargetError
+from graphprune.errors import GraphpruneWarning, ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.hosts.onnx_host import OnnxHost
@@ -69,6 +69,7 @@ from graphprune.report.notes import already_met
 from graphprune.report.titles import group_title
 from graphprune.report.widths import whole_rows, width_rows
 from graphprune.suggest import meant
+from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch_host import TorchHost
@@ -106,6 +107,7 @@ class Result:
         """The report's tables."""
         return str(self.report)
 
+    @in_turn
     def save_onnx(self, path: str | Path) -> None:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
@@ -130,10 +132,12 @@ class Result:
             except ModelError as error:
                 reason = str(error).replace(f"'{file}'", "it")
                 checked = ", onnx's reference evaluator in float64 has" if _agrees_in_double(host, file) else ""
-                warnings.warn(f"onnxruntime has not checked '{path}'{checked}: {reason}", stacklevel=4)
+                text = f"onnxruntime has not checked '{path}'{checked}: {reason}"
+                warnings.warn(text, GraphpruneWarning, stacklevel=4)
 
         host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
 
+    @in_turn
     def save_state(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.
 
@@ -149,6 +153,7 @@ class Result:
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def prune(
     model: Any,
@@ -458,6 +463,7 @@ def _latency_model(
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def profile(
     model: Any,
@@ -509,6 +515,7 @@ def profile(
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def analyze(
     model: Any,
@@ -529,6 +536,7 @@ def analyze(
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def apply(
     model: Any,
@@ -589,6 +597,7 @@ def apply(
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def verify(
     original: Any,
@@ -655,6 +664,8 @@ def verify(
     )
 
 
+@blaming_models
+@in_turn
 def restore(
     model: Any,
     folder: str | Path,
@@ -686,6 +697,8 @@ def _metadata_in(host: Host) -> Mapping[str, str] | None:
     return host.metadata if isinstance(host, OnnxHost) else None
 
 
+@blaming_models
+@in_turn
 def export_onnx(
     model: Any,
     example_inputs: Any,

@@ -23,12 +23,12 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.bounds import parse_bound
 from graphprune.compensation import NORMS, RUNGS
-from graphprune.errors import GraphpruneError, OptionError, ProofError
+from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofError
 from graphprune.files import output_folder, require_writable, visible, write_text
 from graphprune.importance import CRITERIA
 from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.planning.share import ALLOCATIONS
-from graphprune.report.console import SafeConsole
+from graphprune.report.console import SafeConsole, end_quietly, libraries_quiet, one_line, stdout_of_ours
 from graphprune.report.data import inspect_analysis
 from graphprune.report.envelope import described, enveloped, failure
 from graphprune.report.explain import cut_along, explain_axis, layout_of
@@ -147,6 +147,7 @@ BoundOptions = Annotated[
         "(bytes of a plan, say). Repeatable.",
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Allow -o to name MODEL itself, which is then replaced.")]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Skip the proof.")]
 AcceptUnproven = Annotated[
     bool, typer.Option("--accept-unproven", help="Take a result whose proof cannot see anything on the example input.")
@@ -164,23 +165,33 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         given: Any = kwargs.pop("bound", None)
+        debug = bool(kwargs.get("debug"))
         try:
-            with gp.bounded(**dict(map(parse_bound, given or ()))):
+            with (
+                libraries_quiet(unless=debug) as warned,
+                stdout_of_ours(out),
+                gp.bounded(**dict(map(parse_bound, given or ()))),
+            ):
                 command(*args, **kwargs)
+            for text in warned:
+                err.print(f"[yellow]warning:[/] {escape(one_line(text))}", soft_wrap=True, highlight=False)
+        except BrokenPipeError as error:
+            raise typer.Exit(end_quietly(error)) from None
         except (GraphpruneError, KeyboardInterrupt) as error:
-            if kwargs.get("debug"):
+            if debug:
                 raise
-            err.print(f"[bold red]error:[/] {escape(str(error) or 'interrupted')}", soft_wrap=True, highlight=False)
+            text = one_line(str(error)) or "interrupted"
+            err.print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True, highlight=False)
             if kwargs.get("as_json") and not isinstance(error, _ToldError):
                 _print_json(failure(error))
             raise typer.Exit(2) from None
-        except (typer.Exit, BrokenPipeError):
+        except typer.Exit:
             raise
         except Exception as error:
-            if kwargs.get("debug"):
+            if debug:
                 raise
             text = f"internal error: {type(error).__name__}: {error}; run again with --debug and report it"
-            err.print(f"[bold red]{escape(text)}[/]", soft_wrap=True, highlight=False)
+            err.print(f"[bold red]{escape(one_line(text))}[/]", soft_wrap=True, highlight=False)
             if kwargs.get("as_json"):
                 _print_json(failure(error))
             raise typer.Exit(1) from None
@@ -330,13 +341,15 @@ def prune(
     no_verify: NoVerify = False,
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
+    force: Force = False,
     trust: Trust = False,
     full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
-    _require_distinct((model, *_files(profile, statistics)), plan_out, model=output)
+    read = (model, profile, statistics, calibration, evaluate, tokenizer)
+    _require_distinct(read, plan_out, model=output, force=force)
     inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     for path in _files(output, plan_out):
         require_writable(path)
@@ -397,13 +410,14 @@ def apply(
     no_verify: NoVerify = False,
     accept_unproven: AcceptUnproven = False,
     no_latency: NoLatency = False,
+    force: Force = False,
     trust: Trust = False,
     full: Full = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
-    _require_distinct((model, plan), model=output)
+    _require_distinct((model, plan, calibration, tokenizer), model=output, force=force)
     inputs, _ = _data(calibration, None, samples, batch_size, tokenizer, preprocess, None)
     require_writable(output)
     files = described(model=model, plan=plan) if as_json else {}
@@ -480,6 +494,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a Python MODEL, unpruned, to an ONNX file that takes the plans made on the model."""
+    _require_distinct((model,), output)
     require_writable(output)
     with _progress():
         gp.export_onnx(model, None, output, shapes=_shapes(shape), trust=trust)
@@ -618,6 +633,7 @@ def sweep(
 ) -> None:
     """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
     _require_plot(plot)
+    _require_distinct((model, calibration, evaluate, tokenizer), output / "front.json", output / f"front.{plot}")
     inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels)
     with output_folder(output), _progress(as_json) as progress:
         require_writable(output / "front.json")
@@ -682,6 +698,9 @@ def sensitivity(
 ) -> None:
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     _require_plot(plot if output is not None else "none")
+    if output is not None:
+        written = (output / "sensitivity.json", output / f"sensitivity.{plot}")
+        _require_distinct((model, calibration, evaluate, tokenizer), *written)
     inputs, evaluation = _data(calibration, evaluate, samples, batch_size, tokenizer, preprocess, labels, needed=False)
     with output_folder(output) if output is not None else nullcontext(), _progress(as_json) as progress:
         if output is not None:
@@ -708,8 +727,8 @@ def sensitivity(
             path, whole = output / f"sensitivity.{plot}", found
             found = replace(found, notes=(*found.notes, *drawn(lambda: plot_sensitivity(whole, path), path)))
     if as_json:
-        written = None if output is None else output / "sensitivity.json"
-        _print_json(found.to_dict(), described(model=model, output=written))
+        table = None if output is None else output / "sensitivity.json"
+        _print_json(found.to_dict(), described(model=model, output=table))
     else:
         out.print(render_sensitivity(found, title=model))
 
@@ -821,19 +840,26 @@ def _files(*paths: Path | None) -> tuple[Path, ...]:
     return tuple(path for path in paths if path is not None)
 
 
-def _require_distinct(read: tuple[str | Path, ...], *written: Path | None, model: Path | None = None) -> None:
-    """Refuses to write two things into one file, or over one that is read; only the new ``model`` may replace the old.
+def _require_distinct(
+    read: tuple[str | Path | None, ...], *written: Path | None, model: Path | None = None, force: bool = False
+) -> None:
+    """Refuses to write two things into one file, or over one that is read; with ``force`` the model may be replaced.
 
     Args:
         read: What is read: the model first.
         *written: What is written.
         model: The model that is written.
+        force: Whether it may take the place of the one that is read.
     """
-    taken = {Path(each).resolve() for each in read[1:]}
+    original, *others = (Path(each).resolve() for each in read if each is not None)
+    taken = set(others)
     for path in _files(model, *written):
         resolved = path.resolve()
-        replaces = path is model and path.suffix == ".onnx"
-        if resolved in taken or (resolved == Path(read[0]).resolve() and not replaces):
+        itself = resolved == original
+        if itself and path is model and path.suffix == ".onnx" and resolved not in taken:
+            if not force:
+                raise OptionError(f"'{path}' is the model that is read; give another path with -o, or --force")
+        elif itself or resolved in taken:
             raise OptionError(
                 f"'{path}' would be written twice or over a file that is read; give each output a path of its own"
             )
@@ -845,9 +871,13 @@ def _dump(text: str) -> None:
 
 
 def _print_json(data: Mapping[str, Any], files: Mapping[str, Any] | None = None) -> None:
-    sys.stdout.write(json.dumps(enveloped(data, files), indent=1) + "\n")
+    out.write(json.dumps(enveloped(data, files), indent=1) + "\n")
 
 
 def main() -> None:
     """The entry point of the ``graphprune`` command."""
-    app()
+    try:
+        app()
+    except (OSError, OutputError) as error:  # stderr or the help on stdout, which nobody reads or which is full
+        cause = error if isinstance(error, OSError) else error.__cause__
+        sys.exit(end_quietly(cause) if isinstance(cause, OSError) else 2)

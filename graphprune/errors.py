@@ -43,6 +43,10 @@ class OutputError(GraphpruneError):
     """An output file cannot be written."""
 
 
+class GraphpruneWarning(UserWarning):
+    """Something that a user should know, though the work was done."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error of somebody else's says, in one line; its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

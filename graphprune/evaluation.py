@@ -19,7 +19,7 @@ from graphprune.errors import OptionError
 from graphprune.measured import Measured
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.suggest import meant
-from graphprune.userland import is_object_name, load_object
+from graphprune.userland import is_object_name, load_object, told
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
 Pairs = Iterable[tuple[Array, Array]]
@@ -76,13 +76,8 @@ class Evaluation:
         Raises:
             OptionError: The function raises, or returns no numbers.
         """
-        try:
-            with _evaluating(run.module):
-                found = self.function(run)
-        except OptionError:
-            raise
-        except (Exception, SystemExit) as error:  # the user's code may raise anything
-            raise OptionError(f"{self.where} raises {type(error).__name__}: {error}; mend the function") from error
+        with _evaluating(run.module), told(OptionError, self.where, "mend the function"):
+            found = self.function(run)
         numbers = dict(found) if isinstance(found, Mapping) else {self.name: found}
         try:
             return {

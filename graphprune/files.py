@@ -153,7 +153,7 @@ def output_folder(path: Path) -> Iterator[None]:
     Raises:
         OutputError: It cannot be made.
     """
-    made = [each for each in (path, *path.parents) if not each.exists()]
+    made = [each for each in (path, *path.parents) if not is_there(each)]
     made_folder(path)
     try:
         yield
@@ -177,8 +177,8 @@ def require_writable(path: Path) -> None:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def read_whole(path: Path, kind: type[GraphpruneError], what: str, advice: str) -> bytes:
-    """The bytes of a plain file of a size that can be meant.
+def require_plain_source(path: Path, kind: type[GraphpruneError], what: str, advice: str) -> int:
+    """Bytes of a plain file; what is none may never end, or wait forever.
 
     Args:
         path: The file.
@@ -187,18 +187,39 @@ def read_whole(path: Path, kind: type[GraphpruneError], what: str, advice: str) 
         advice: What to do: ``give the file that --plan-out wrote``.
 
     Raises:
-        GraphpruneError: Of ``kind``: it cannot be read, or is no plain file.
-        BoundError: It is larger than :attr:`graphprune.bounds.Bounds.file`.
+        GraphpruneError: Of ``kind``: it is not there, or is no plain file.
     """
     try:
         info = path.stat()
-        if not stat.S_ISREG(info.st_mode):
-            raise kind(f"cannot read {what} '{path}': it is no plain file; {advice}")
-        if info.st_size > present().file:
-            raise BoundError(
-                f"{what} '{path}' has {info.st_size} bytes, expected at most {present().file}; allow more with "
-                f"--bound file={info.st_size}"
-            )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise kind(f"cannot read {what} '{path}': {reason or error}; {advice}") from error
+    if not stat.S_ISREG(info.st_mode):
+        raise kind(f"cannot read {what} '{path}': it is no plain file; {advice}")
+    return info.st_size
+
+
+def is_there(path: Path) -> bool:
+    """Whether a path leads to something; one that is no path (too long, say) does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def read_whole(path: Path, kind: type[GraphpruneError], what: str, advice: str) -> bytes:
+    """The bytes of a plain file of a size that can be meant; arguments as for :func:`require_plain_source`.
+
+    Raises:
+        GraphpruneError: Of ``kind``: it cannot be read, or is no plain file.
+        BoundError: It is larger than :attr:`graphprune.bounds.Bounds.file`.
+    """
+    size = require_plain_source(path, kind, what, advice)
+    if size > present().file:
+        raise BoundError(
+            f"{what} '{path}' has {size} bytes, expected at most {present().file}; allow more with --bound file={size}"
+        )
+    try:
         return path.read_bytes()
     except OSError as error:
         raise kind(f"cannot read {what} '{path}': {error.strerror or error}; {advice}") from error

@@ -12,10 +12,11 @@ import numpy as np
 
 from graphprune.calibration.data import SAMPLES
 from graphprune.errors import ModelError, OptionError
+from graphprune.files import is_there
 from graphprune.hosts.onnx_host import OnnxHost
 from graphprune.pipeline.host import Array, Host
 from graphprune.suggest import in_module
-from graphprune.userland import load_object
+from graphprune.userland import load_object, told
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -52,7 +53,7 @@ def open_host(
         text = os.fspath(model)
         if text.endswith(".pt2"):
             return _torch_host(_load_program(Path(text), trust), None, None)
-        if ":" in text and not Path(text).exists() and not text.endswith(".onnx"):
+        if ":" in text and not is_there(Path(text)) and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
         _require_graph(text)
@@ -171,10 +172,8 @@ def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
         expected="'package.module:factory' or the path of an .onnx file",
         returns="a function that returns a model",
     )
-    try:
+    with told(ModelError, f"'{name}'", "mend the factory"):
         built = factory() if callable(factory) and not _is_torch(factory) else factory
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise ModelError(f"'{name}' raises {type(error).__name__}: {error}; mend the factory") from error
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not _is_torch(model):
         raise ModelError(
@@ -208,7 +207,7 @@ def _load_program(path: Path, trust: bool) -> Any:
             f"'{path}' is an exported program, and loading one can run any code in it; "
             "pass --trust if you trust its author"
         )
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise ModelError(f"no file '{path}'; give the path of an exported program")
     import torch
 

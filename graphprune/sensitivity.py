@@ -16,9 +16,9 @@ from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
 from graphprune.calibration.data import open_batches
 from graphprune.collector import frozen_heap
 from graphprune.early import require_choices
-from graphprune.errors import OptionError
+from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
-from graphprune.files import write_text
+from graphprune.files import read_json, write_text
 from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import Allocate, Analyze, Score, default_pipeline
@@ -30,12 +30,14 @@ from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
+from graphprune.turns import in_turn
 
 PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
 
 
 @blaming_models
+@in_turn
 @frozen_heap()
 def sensitivity(
     model: Any,
@@ -161,7 +163,20 @@ def _resumed(path: Path | None, key: object) -> list[SensitivityRow]:
     if path is None or not path.is_file():
         return []
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return [SensitivityRow(**row) for row in data["rows"]] if data["key"] == key else []
-    except (OSError, ValueError, KeyError, TypeError):  # not ours, or of another version: begin anew
+        data = read_json(path, OptionError, "partial result", "remove it")
+        return [_row(**row) for row in data["rows"]] if data["key"] == key else []
+    except (OptionError, BoundError, KeyError, TypeError):  # not ours, or of another version: begin anew
         return []
+
+
+def _row(group: str, kind: str, units: int, ratio: float, removed: int, value: float) -> SensitivityRow:
+    """A row out of a file.
+
+    Raises:
+        TypeError: Something is of another type.
+    """
+    whole, texts = (units, removed), (group, kind)
+    numbers = all(isinstance(each, int | float) for each in (ratio, value))
+    if not numbers or not all(type(each) is int for each in whole) or not all(isinstance(each, str) for each in texts):
+        raise TypeError("no row")
+    return SensitivityRow(group, kind, units, ratio, removed, value)

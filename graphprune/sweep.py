@@ -12,14 +12,18 @@ from graphprune.calibration.data import SAMPLES, open_batches
 from graphprune.early import require_choices
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.evaluation import open_evaluation, require_evaluation
+from graphprune.hosts.onnx_blame import blaming_models
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.planning.target import parse_targets
 from graphprune.report.curves import Front, FrontPoint
 from graphprune.report.metrics import sure
+from graphprune.turns import in_turn
 
 ORIGINAL = "original"
 
 
+@blaming_models
+@in_turn
 def sweep(
     model: Any,
     example_inputs: Any = None,
@@ -68,6 +72,7 @@ def sweep(
     require_samples(samples, calibration)
     require_choices(**options)
     wanted = _distinct(targets)
+    _require_apart(model, wanted, folder)
     progress("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
@@ -140,11 +145,30 @@ def _median(points: list[FrontPoint]) -> FrontPoint:
     return replace(first, latency=latency)
 
 
+def _paths(name: str, folder: str | Path) -> tuple[Path, Path]:
+    """Where the model of a target and its plan go."""
+    stem = name.replace("=", "-").replace(",", "_").replace("%", "pct")
+    return Path(folder) / f"{stem}.onnx", Path(folder) / f"{stem}.plan.json"
+
+
+def _require_apart(model: Any, names: Iterable[str], folder: str | Path | None) -> None:
+    """Refuses to write a point over the model that all points are made from.
+
+    Raises:
+        OptionError: One would be.
+    """
+    if folder is None or not isinstance(model, str | Path):
+        return
+    for name in names:
+        written, _ = _paths(name, folder)
+        if written.resolve() == Path(model).resolve():
+            raise OptionError(f"'{written}' is the model itself, and the result for {name}; give another folder")
+
+
 def _saved(result: Result, name: str, folder: str | Path | None) -> tuple[str, ...]:
     if folder is None:
         return ()
-    stem = name.replace("=", "-").replace(",", "_").replace("%", "pct")
-    model, plan = Path(folder) / f"{stem}.onnx", Path(folder) / f"{stem}.plan.json"
+    model, plan = _paths(name, folder)
     result.save_onnx(model)
     result.plan.save(plan)
     return model.name, plan.name

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from graphprune.errors import GraphpruneError
@@ -14,6 +16,27 @@ def is_object_name(text: str) -> bool:
     """Whether a text looks like ``package.module:attribute``."""
     module, colon, attribute = text.partition(":")
     return bool(colon) and attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+@contextmanager
+def told(kind: type[GraphpruneError], what: str, advice: str) -> Iterator[None]:
+    """Tells what code of the user's raises, which may be anything: the end of the process and its own kinds included.
+
+    Args:
+        kind: The error to raise.
+        what: What is run: ``'nets:small'``.
+        advice: What to do: ``mend the factory``.
+
+    Raises:
+        GraphpruneError: Of ``kind``; errors of ours, and an interrupt from the keyboard, pass through.
+    """
+    try:
+        yield
+    except (GraphpruneError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise kind(f"{what} raises {text}; {advice}") from error
 
 
 def load_object(name: str, kind: type[GraphpruneError], *, of: str, expected: str, returns: str) -> Any:
@@ -33,15 +56,15 @@ def load_object(name: str, kind: type[GraphpruneError], *, of: str, expected: st
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise kind(f"cannot import '{module_name}' of {of} '{name}': {error}; expected {expected}") from error
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise kind(f"importing '{module_name}' raises {type(error).__name__}: {error}; mend the module") from error
-    try:
-        return getattr(module, attribute)
-    except AttributeError as error:
-        present = [each for each in vars(module) if each[0] != "_"]
-        raise kind(f"module '{module_name}' has no {meant(attribute, present)}; expected {returns}") from error
-    except (Exception, SystemExit) as error:  # a module may have a __getattr__ of its own
-        raise kind(f"'{name}' raises {type(error).__name__}: {error}; mend the module") from error
+        with told(kind, f"importing '{module_name}'", "mend the module"):
+            module = importlib.import_module(module_name)
+    except GraphpruneError as error:
+        if isinstance(error.__cause__, ImportError):
+            reason = error.__cause__
+            raise kind(f"cannot import '{module_name}' of {of} '{name}': {reason}; expected {expected}") from reason
+        raise
+    with told(kind, f"looking up '{attribute}' of '{module_name}'", "mend the module"):
+        if hasattr(module, attribute):
+            return getattr(module, attribute)
+    present = [each for each in vars(module) if each[0] != "_"]
+    raise kind(f"module '{module_name}' has no {meant(attribute, present)}; expected {returns}")

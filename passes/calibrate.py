@@ -9,6 +9,7 @@ from typing import ClassVar
 from graphprune.calibration.apart import apart
 from graphprune.calibration.collect import MEMORY, Statistics, collect
 from graphprune.errors import OptionError
+from graphprune.files import is_there
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 
@@ -45,7 +46,7 @@ class Calibrate(Pass):
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
         known = state.batches.statistics
-        if self.file and Path(self.file).exists():
+        if self.file and is_there(Path(self.file)):
             known = Statistics.load(self.file, state.host, analysis)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(

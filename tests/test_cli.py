@@ -278,7 +278,14 @@ def test_what_is_read_is_not_written_over(pruned, tmp_path):
             f"'{victim}' would be written twice or over a file that is read; give each output a path of its own"
         )
     assert {file: file.read_bytes() for file in (path, plan, profile)} == before
-    run("prune", path, "-o", path, "--target", "macs=0.5", "--no-latency")  # a model may take the place of the old one
+    for arguments in (
+        ("prune", path, "-o", path, "--target", "macs=0.5"),
+        ("apply", path, "--plan", plan, "-o", path),
+        ("prune", path, "-o", path.parent / ".." / path.parent.name / path.name, "--target", "macs=0.5"),
+    ):
+        assert error_of(*arguments).endswith(" is the model that is read; give another path with -o, or --force")
+    assert path.read_bytes() == before[path]
+    run("prune", path, "-o", path, "--target", "macs=0.5", "--no-latency", "--force")
     assert path.read_bytes() != before[path]
 
 

@@ -339,9 +339,10 @@ def test_damaged_files(case: str, tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [b"MatMul", b"w1", b"w2"])
+def test_a_name_that_is_no_text(name: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    path.write_bytes(mlp().SerializeToString().replace(b"MatMul", b"Mat\xff\xfel", 1))
+    path.write_bytes(mlp().SerializeToString().replace(name, b"\xff" + name[1:]))
     done = CliRunner().invoke(app, ["inspect", str(path)])
     assert (done.exit_code, done.stderr.count("\n"), "internal error" in done.stderr) == (2, 1, False)
 

@@ -17,7 +17,7 @@ from graphprune.brief import brief
 from graphprune.calibration.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
 from graphprune.calibration.moments import Moments
 from graphprune.calibration.processes import summed
-from graphprune.errors import OptionError
+from graphprune.calibration.statistics import read_statistics
 from graphprune.files import replaced
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Arrays, Host
@@ -88,24 +88,19 @@ class Statistics:
         Raises:
             OptionError: The file is no such file, or belongs to another model.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                about = json.loads(str(file["about"]))
-                tables: dict[int, dict[str, NDArray[Any]]] = {}
-                for key in file.files:
-                    if key != "about":
-                        at, _, name = key.partition(".")
-                        tables.setdefault(int(at), {})[name] = file[key]
-            sources = about["sources"]
-        except (OSError, ValueError, KeyError) as error:
-            raise OptionError(f"cannot read statistics from '{path}': {error}; give a file that was saved") from error
-        if about["fingerprint"] != fingerprint(analysis.graph):
-            raise OptionError(f"the statistics in '{path}' belong to another model; collect them again")
         consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
-        known = {_text(c.source): c.source for each in consumers.values() for c in each}
-        moments = {known[text]: Moments.from_arrays(tables[i]) for i, text in enumerate(sources) if text in known}
-        spreads = {node: np.array(each) for node, each in about["spreads"].items()}
-        return Statistics(consumers, moments, spreads, int(about["samples"]), about["fingerprint"])
+        widths = {c.source: _width(c.source, analysis) for each in consumers.values() for c in each}
+        about, moments = read_statistics(
+            Path(path), fingerprint(analysis.graph), {_text(s): (s[2], width // s[2]) for s, width in widths.items()}
+        )
+        spreads = {}
+        for consumer in (c for each in consumers.values() for c in each):
+            shape, channel = analysis.graph.values[consumer.target].shape, consumer.channel
+            size = 1 if channel is None else shape[channel]
+            spreads[consumer.node] = about.spread(consumer.node, size)
+        return Statistics(
+            consumers, {source: moments[_text(source)] for source in widths}, spreads, about.samples, about.fingerprint
+        )
 
 
 def _text(source: Source) -> str:

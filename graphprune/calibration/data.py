@@ -21,7 +21,8 @@ from graphprune.calibration.specs import Array, InputSpec, Model, batch_of, spec
 from graphprune.calibration.streams import as_array, is_array, of_iterable
 from graphprune.calibration.text import of_text
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.userland import is_object_name, load_object
+from graphprune.files import is_there, require_plain_source
+from graphprune.userland import is_object_name, load_object, told
 
 SAMPLES = 256
 """How many samples are used where nothing else is said."""
@@ -261,7 +262,7 @@ def _opened(
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         path = Path(text)
-        if not path.exists():
+        if not is_there(path):
             if is_object_name(text):
                 return _opened(_called(text), specs, limit, pick, tokenizer, options)
             raise OptionError(
@@ -271,6 +272,7 @@ def _opened(
         where = f"'{text}'"
         if path.is_dir():
             return of_folder(path, specs, where, options)
+        require_plain_source(path, OptionError, "data", "give a file, or a folder of images")
         if path.suffix == ".npz":
             return of_npz(path, specs, where, pick)
         if path.suffix == ".npy":
@@ -302,10 +304,8 @@ def _called(name: str) -> Any:
     )
     if hasattr(found, "__iter__") or hasattr(found, "__getitem__") or not callable(found):
         return found
-    try:
+    with told(OptionError, f"'{name}'", "mend the function"):
         return found()
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise OptionError(f"'{name}' raises {type(error).__name__}: {error}; mend the function") from error
 
 
 def _try(host: Model, batches: Batches) -> dict[str, Array]:

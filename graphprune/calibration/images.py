@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.bounds import present
 from graphprune.calibration.classes import in_order
 from graphprune.calibration.preprocess import Preprocess
 from graphprune.calibration.samples import Rows, Samples
 from graphprune.calibration.specs import Array, InputSpec, converted, written
-from graphprune.errors import OptionError
+from graphprune.errors import BoundError, GraphpruneError, OptionError, first_line
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_BYTES_OF_PIXEL = 12
+"""Three images of four bytes a pixel: the decoded one, and two steps on the way to the mode that is wanted."""
 _EIGHT_BIT = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "La", "RGBa"})
 
 
@@ -99,9 +102,12 @@ def decoded(path: Path, height: int, width: int, channels: int, preprocess: Prep
                     "or give the data as an .npz file"
                 )
             image.draft("RGB", (2 * width, 2 * height))  # JPEG files can be decoded smaller
+            _require_affordable(image.size, f"image '{path}'")
             pixels: Any = _opaque(image, "L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise OptionError(f"cannot read image '{path}': {error}; remove or replace it") from error
+    except GraphpruneError:
+        raise
+    except Exception as error:  # decoders of broken files raise whatever they stumble over
+        raise OptionError(f"cannot read image '{path}': {first_line(error)}; remove or replace it") from error
     method = Image.Resampling[preprocess.resample.upper()]
     if preprocess.fit == "stretch":
         pixels = pixels.resize((width, height), method)
@@ -117,8 +123,23 @@ def decoded(path: Path, height: int, width: int, channels: int, preprocess: Prep
                 f"resize={preprocess.resize} makes image '{path}' {size[0]}x{size[1]}, smaller than the model's "
                 f"{width}x{height}; give a larger one"
             )
+        _require_affordable(size, f"resize={preprocess.resize or min(height, width)} makes an image of '{path}' that")
         pixels = pixels.resize(size, method).crop((left, top, left + width, top + height))
     return np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _require_affordable(size: tuple[int, int], what: str) -> None:
+    """Refuses an image before it is decoded or made larger than memory may be.
+
+    Raises:
+        BoundError: It takes more than :attr:`graphprune.bounds.Bounds.memory`.
+    """
+    n_bytes = size[0] * size[1] * _BYTES_OF_PIXEL
+    if n_bytes > present().memory:
+        raise BoundError(
+            f"{what} has {size[0]}x{size[1]} pixels, which take {n_bytes / 1e9:.1f} GB, expected at most "
+            f"{present().memory / 1e9:.1f} GB; make it smaller, or allow more with --bound memory={n_bytes}"
+        )
 
 
 def _opaque(image: Any, mode: str) -> Any:

@@ -12,14 +12,17 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.bounds import present
 from graphprune.brief import brief
 from graphprune.calibration.specs import Array, InputSpec, Model, constant, converted, joined
-from graphprune.errors import OptionError
+from graphprune.errors import BoundError, OptionError
 
 Rows = NDArray[np.int64]
 Pick = Callable[[int], Rows]
 """From how many samples there are, to the numbers of those that are wanted, ascending."""
 LABELS = "labels"
+MOST_PACKED = 100
+"""Data are seldom packed more densely; what is, and takes more than memory may, is meant to harm."""
 HELD_BYTES = 4 << 30
 """At most so much is held in memory of data that cannot be read again in any order."""
 
@@ -183,10 +186,22 @@ class _Member:
         self.name = info.filename.removesuffix(".npy")
         self.compressed = info.compress_type != zipfile.ZIP_STORED
         with archive.open(info) as file:
-            self.shape, self.fortran, self.dtype = _header(file)
+            self.shape, self.fortran, self.dtype = header_of(file)
             self.offset = file.tell()
         if self.dtype.hasobject:
             raise ValueError(f"'{self.name}' holds Python objects, which are not loaded")
+        self._require_honest()
+
+    def _require_honest(self) -> None:
+        """Refuses what says that it holds more than there is, and what is next to nothing until it is unpacked."""
+        size, held = self.size(None), self.info.file_size - self.offset
+        if size > held:
+            raise ValueError(f"'{self.name}' says that it has {size} bytes, and there are {held}")
+        if size > present().memory and size > MOST_PACKED * self.info.compress_size:
+            raise BoundError(
+                f"'{self.name}' of '{self.path}' has {size} bytes, packed into {self.info.compress_size}; write it "
+                f"with numpy.savez, which does not pack, or allow more with --bound memory={size}"
+            )
 
     def mapped(self) -> Array:
         """The array, mapped from disk."""
@@ -210,7 +225,7 @@ class _Member:
             if rows is None or self.fortran:
                 array = np.asarray(np.lib.format.read_array(file, allow_pickle=False))
                 return array if rows is None else array[rows]
-            _header(file)
+            header_of(file)
             taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
             size = self.dtype.itemsize * prod(self.shape[1:])
             at = 0
@@ -240,9 +255,18 @@ def _skip(file: IO[bytes], size: int) -> None:
         size -= len(_exactly(file, min(size, _CHUNK)))
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and type."""
+def header_of(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and type of the array that a ``.npy`` file holds.
+
+    Raises:
+        ValueError: It is none, or its sizes are none.
+    """
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, fortran, dtype = read(file)
+    except (TypeError, SyntaxError, RecursionError, MemoryError) as error:  # NumPy reads it as Python text
+        raise ValueError(f"its header is none: {error}") from error
+    if any(type(size) is not int or size < 0 for size in shape) or prod(shape) * dtype.itemsize >= 1 << 62:
+        raise ValueError(f"its header says that it has the shape {list(shape)[:8]}")
+    return shape, fortran, dtype

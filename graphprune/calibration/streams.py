@@ -10,6 +10,7 @@ import numpy as np
 from graphprune.calibration.samples import LABELS, Pick, Samples, of_arrays, require_small
 from graphprune.calibration.specs import Array, InputSpec, constant, joined, written
 from graphprune.errors import OptionError
+from graphprune.userland import told
 
 
 def as_array(value: Any) -> Array:
@@ -92,16 +93,15 @@ def _items(
 ) -> Iterator[tuple[int, Any]]:
     """Items with their numbers; of a data set or a list as many as are wanted, spread over all of it."""
     indexable = isinstance(source, Sequence) or (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
-    try:
+    advice = "mend the code that gives the data"
+    with told(OptionError, where, advice):
         iterator = enumerate(source) if not indexable else _spread(source, specs, where, samples, pick)
-        while (pair := next(iterator, None)) is not None:
-            yield pair
-    except OptionError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise OptionError(
-            f"{where} raises {type(error).__name__}: {error}; mend the code that gives the data"
-        ) from error
+    while True:
+        with told(OptionError, where, advice):
+            pair = next(iterator, None)
+        if pair is None:
+            return
+        yield pair
 
 
 def _spread(

@@ -12,10 +12,13 @@ import numpy as np
 from graphprune.calibration.samples import Pick, Rows, Samples
 from graphprune.calibration.specs import Array, InputSpec, converted
 from graphprune.errors import OptionError
+from graphprune.files import is_there, require_plain_source
+from graphprune.userland import told
 
 MAXIMUM_BYTES = 16 << 20
 """Of larger files, so much is read, in pieces spread over the whole file."""
 _PIECES = 64
+_TOKENIZER_ADVICE = "check its files, or give another"
 _LINES = 1 << 16
 """About so many characters are tokenized at once."""
 
@@ -63,7 +66,8 @@ def of_text(
         raise OptionError(f"input '{ids[0].name}' takes {example} tokens, got length={length}; leave it out")
     length = length or example
     encode = open_tokenizer(tokenizer)
-    before, after = _special(encode)
+    with told(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
+        before, after = _special(encode)
     inner = length - len(before) - len(after)
     if inner < 1:
         raise OptionError(
@@ -72,15 +76,16 @@ def of_text(
         )
     tokens: list[int] = []
     for text in _texts(path, where):
-        for part in encode(text, special=False):
-            tokens.extend(part)
+        with told(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
+            tokens.extend(token for part in encode(text, special=False) for token in part)
     count = len(tokens) // inner
     if not count:
         raise OptionError(
             f"{where} has {len(tokens)} tokens, one sequence of the model has {length}; give a longer text"
         )
     rows = pick(count)
-    blocks = np.array(tokens[: count * inner], dtype=np.int64).reshape(count, inner)[rows]
+    with told(OptionError, "what the tokenizer gives", _TOKENIZER_ADVICE):
+        blocks = np.array(tokens[: count * inner], dtype=np.int64).reshape(count, inner)[rows]
     ends = [np.tile(np.array(part, dtype=np.int64), (len(blocks), 1)) for part in (before, after)]
     blocks = np.concatenate([ends[0], blocks, ends[1]], axis=1)
     example_of = {spec.name: _filled(spec, roles[spec.name], length, ids[0], where) for spec in specs}
@@ -193,11 +198,13 @@ def open_tokenizer(tokenizer: Any) -> Encode:
     if not isinstance(tokenizer, str | Path):
         return _encode_by(tokenizer)
     path = Path(tokenizer)
-    if not path.exists():
+    if not is_there(path):
         raise OptionError(f"no tokenizer '{path}'; give the path of a tokenizer.json or of a tokenizer's folder")
     file = path / "tokenizer.json" if path.is_dir() else path
+    if is_there(file):
+        require_plain_source(file, OptionError, "tokenizer", _TOKENIZER_ADVICE)
     try:
-        if file.exists():
+        if is_there(file):
             from tokenizers import Tokenizer
 
             return _encode_by(Tokenizer.from_file(str(file)))
@@ -207,7 +214,9 @@ def open_tokenizer(tokenizer: Any) -> Encode:
     except ImportError as error:
         package = (error.name or "tokenizers").partition(".")[0]
         raise OptionError(f"the tokenizer '{path}' needs the package '{package}'; pip install {package}") from error
-    except Exception as error:  # the libraries' errors have no common base
+    except (OptionError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # the libraries' errors have no common base; a panic in Rust is no Exception
         raise OptionError(f"cannot load the tokenizer '{path}': {error}; check its files") from error
 
 

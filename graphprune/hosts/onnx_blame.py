@@ -15,7 +15,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def blamed(error: Exception, models: Iterable[Any]) -> GraphpruneError | None:
+def blamed(error: BaseException, models: Iterable[Any]) -> GraphpruneError | None:
     """The error to raise in place of an unexpected one, or ``None`` where it is a bug of ours.
 
     Args:
@@ -24,6 +24,8 @@ def blamed(error: Exception, models: Iterable[Any]) -> GraphpruneError | None:
     """
     if isinstance(error, MemoryError):
         return BoundError("the memory of this machine is not enough; give smaller shapes, or use a larger machine")
+    if not isinstance(error, Exception):  # such as sys.exit in a module's forward, or a panic of a library in Rust
+        return ModelError(f"code of the model or of the data raises {type(error).__name__}: {error}; mend that code")
     for model in models:
         is_file = isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
         if not is_file and not isinstance(model, onnx.ModelProto):
@@ -46,9 +48,9 @@ def blaming_models(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except GraphpruneError:
+        except (GraphpruneError, KeyboardInterrupt, GeneratorExit):
             raise
-        except Exception as error:
+        except BaseException as error:
             found = blamed(error, (*args, *kwargs.values()))
             if found is None:
                 raise

@@ -20,6 +20,7 @@ from onnx_ir.passes import common as passes
 
 from graphprune.bounds import present
 from graphprune.errors import BoundError, ModelError
+from graphprune.files import is_there
 from graphprune.hosts.onnx_copies import untie_constants
 from graphprune.hosts.onnx_held import what_is_held
 from graphprune.hosts.onnx_validate import DEFAULT_DOMAINS as _DEFAULT_DOMAINS
@@ -117,9 +118,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
+    if not is_there(path) or not path.is_file():
         raise ModelError(f"no file '{path}'; give the path of an ONNX model")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read '{path}': {error.strerror}; give the path of an ONNX model") from error
     advice = "download or export it again"
     if not data:
         raise ModelError(f"'{path}' is not an ONNX model: the file is empty; {advice}")

@@ -74,6 +74,8 @@ def _validated(proto: onnx.ModelProto, where: str, folder: Path | None) -> froze
         _check_values(graph, where)
     for node in nodes(proto):
         _check_node(node, where)
+    for graph in _with_inner(proto.graph):
+        _check_references(graph.node, where)
     _check_names(proto.graph, frozenset(), where)
     for function in proto.functions:
         _check_text(function.domain, function.name, *function.input, *function.output, *function.attribute)
@@ -219,7 +221,9 @@ def _check_values(graph: onnx.GraphProto, where: str) -> None:
 
 
 def _check_text(*texts: str) -> None:
-    "".join(texts).encode()  # what is not UTF-8 comes out of the parser as something that cannot be encoded
+    if not all(isinstance(text, str) for text in texts):  # what is not UTF-8 comes out of some parsers as bytes,
+        raise UnicodeError("bytes")
+    "".join(texts).encode()  # and out of others as something that cannot be encoded
 
 
 def _check_node(node: onnx.NodeProto, where: str) -> None:
@@ -229,6 +233,17 @@ def _check_node(node: onnx.NodeProto, where: str) -> None:
     if not node.op_type:
         raise ModelError(f"a node of {where} ('{node.name}') has no operator; the file is damaged")
     _check_branches(node, where)
+
+
+def _check_references(node_list: Sequence[onnx.NodeProto], where: str) -> None:
+    """Checks that no attribute outside of functions stands for one of a function's."""
+    for node in node_list:
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                raise ModelError(
+                    f"attribute '{attribute.name}' of node '{node.name}' ({node.op_type}) of {where} refers to "
+                    f"'{attribute.ref_attr_name}' of a function, and stands in none; the file is damaged"
+                )
 
 
 def _check_names(graph: onnx.GraphProto, outer: AbstractSet[str], where: str) -> None:

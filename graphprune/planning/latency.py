@@ -24,6 +24,7 @@ from graphprune.analysis.groups import Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.files import read_json, write_text
+from graphprune.planning.reading import MALFORMED, number, texts, whole
 
 FORMAT = 1
 """The version of the JSON form."""
@@ -135,20 +136,20 @@ class Profile:
             entries = {
                 str(key): Entry(
                     str(entry["label"]),
-                    tuple(tuple(map(float, axis)) for axis in entry["axes"]),
-                    tuple(map(float, entry["milliseconds"])),
+                    tuple(tuple(map(number, axis)) for axis in entry["axes"]),
+                    tuple(map(number, entry["milliseconds"])),
                 )
                 for key, entry in data["entries"].items()
             }
             profile = Profile(
-                Machine(**data["machine"]),
-                int(data["align"]),
+                _machine(**data["machine"]),
+                whole(data["align"]),
                 entries,
-                float(data["whole"]),
-                float(data["summed"]),
-                tuple(map(str, data["skipped"])),
+                number(data["whole"]),
+                number(data["summed"]),
+                texts(data["skipped"]),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except MALFORMED as error:
             raise OptionError(f"not a profile: {error!r}; make one with graphprune profile MODEL -o FILE") from error
         for entry in entries.values():
             _require_grid(entry)
@@ -165,10 +166,20 @@ class Profile:
         return Profile.from_dict(data)
 
 
+def _machine(cpu: str, cores: int, threads: int, provider: str, runtime: str) -> Machine:
+    """A machine out of a file.
+
+    Raises:
+        TypeError: Something is of another type.
+    """
+    cpu, provider, runtime = texts([cpu, provider, runtime])
+    return Machine(cpu, whole(cores), whole(threads), provider, runtime)
+
+
 def _require_grid(entry: Entry) -> None:
-    whole = all(axis and axis[-1] == 1 and list(axis) == sorted(set(axis)) and axis[0] >= 0 for axis in entry.axes)
+    rising = all(axis and axis[-1] == 1 and list(axis) == sorted(set(axis)) and axis[0] >= 0 for axis in entry.axes)
     fits = len(entry.milliseconds) == prod(len(axis) for axis in entry.axes) and len(entry.axes) <= MOST_COORDINATES
-    if not whole or not fits or not all(np.isfinite(ms) and ms >= 0 for ms in entry.milliseconds):
+    if not rising or not fits or not all(np.isfinite(ms) and ms >= 0 for ms in entry.milliseconds):
         raise OptionError(
             f"entry '{entry.label}' of the profile holds no grid of latencies: its axes must rise to 1 and give "
             f"{prod(len(axis) for axis in entry.axes)} numbers, it has {len(entry.milliseconds)}; make the profile anew"

@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,8 @@ from graphprune.errors import PlanError
 from graphprune.files import read_json, write_text
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Use
+from graphprune.planning.noted import options_of
+from graphprune.planning.reading import MALFORMED, rising, texts, whole
 
 FORMAT = 3
 """The version of the JSON form; a plan of format 1 had no blocks, one of format 2 called copies ``TENSOR__1``."""
@@ -259,7 +260,7 @@ class PruningPlan:
                 raise PlanError(
                     f"the plan has format {data['format']}, this graphprune reads format {FORMAT}; update one of them"
                 )
-            shapes = {str(name): tuple(map(int, shape)) for name, shape in data.get("shapes", {}).items()}
+            shapes = {str(name): tuple(map(whole, shape)) for name, shape in data.get("shapes", {}).items()}
             uses: dict[str, Use] = {}
             cut: list[tuple[str, Mapping[str, Any]]] = []
             for tensor, copies in data.get("uses", {}).items():
@@ -274,27 +275,24 @@ class PruningPlan:
                 str(data["fingerprint"]),
                 tuple(
                     GroupPlan(
-                        str(g["name"]), str(g["kind"]), int(g["size"]), _indices(g["kept"], int(g["size"]), g["name"])
+                        str(g["name"]), str(g["kind"]), whole(g["size"]), rising(g["kept"], whole(g["size"]), g["name"])
                     )
                     for g in data["groups"]
                 ),
                 {
                     str(name): {
-                        int(axis): _indices(index, int(shapes[name][int(axis)]), f"{name}[{axis}]")
+                        int(axis): rising(index, shapes[name][int(axis)], f"{name}[{axis}]")
                         for axis, index in axes.items()
                     }
                     for name, axes in (*data["parameters"].items(), *cut)
                 },
                 shapes,
-                dict(data.get("options", {})),
-                tuple(
-                    BlockPlan(str(b["name"]), str(b["kind"]), tuple(map(str, b["tensors"])))
-                    for b in data.get("blocks", ())
-                ),
+                options_of(data.get("options", {})),
+                tuple(BlockPlan(str(b["name"]), str(b["kind"]), texts(b["tensors"])) for b in data.get("blocks", ())),
                 str(data.get("made_on", "")),
                 uses,
             )
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             raise PlanError(
                 f"the plan is malformed ({type(error).__name__}: {error}); expected what --plan-out writes"
             ) from error
@@ -316,15 +314,6 @@ class PruningPlan:
         """
         data = read_json(Path(path), PlanError, "plan", "give the file that --plan-out wrote")
         return PruningPlan.from_dict(data)
-
-
-def _indices(values: Any, size: int, name: str) -> tuple[int, ...]:
-    index = tuple(int(value) for value in values)
-    if not index or any(b <= a for a, b in pairwise(index)) or index[0] < 0 or index[-1] >= size:
-        raise PlanError(
-            f"the kept indices of '{name}' are not a rising sequence within 0..{size - 1}; make the plan anew"
-        )
-    return index
 
 
 def _written(axes: Mapping[int, tuple[int, ...]]) -> dict[str, list[int]]:

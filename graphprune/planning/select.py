@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from math import ceil, inf, isnan
+from math import ceil, inf, isfinite, isnan
 
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis, Group
@@ -185,7 +185,7 @@ def how_many(text: str, n: int, kind: str) -> int:
     except ValueError:
         raise OptionError(f"cannot read '{text}' {kind}s; expected a number like 2 or a fraction like 0.25") from None
     whole = text.isdigit()
-    count = int(value) if whole else int(value * n + 1e-9)
+    count = (int(value) if whole else int(value * n + 1e-9)) if isfinite(value) else 0
     if not 1 <= count <= n or not (whole or value <= 1):
         raise OptionError(
             f"'{text}' {kind}s of {n} cannot be removed; expected a number from 1 to {n}, or a fraction of at least "

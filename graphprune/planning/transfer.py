@@ -20,6 +20,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, unit_of
 from graphprune.planning.plan import PruningPlan, fingerprint, make_plan
+from graphprune.planning.reading import MALFORMED, whole
 
 METADATA = "graphprune.origins"
 """The key of the file's metadata under which its tensors' origins are written."""
@@ -53,10 +54,12 @@ def read_origins(text: str) -> tuple[str, dict[str, Origin]]:
     try:
         data = json.loads(text)
         tensors = {
-            str(name): Origin(str(origin), tuple(map(int, axes))) for name, (origin, axes) in data["tensors"].items()
+            str(name): Origin(str(origin), tuple(map(whole, axes))) for name, (origin, axes) in data["tensors"].items()
         }
+        if odd := next((n for n, each in tensors.items() if sorted(each.axes) != list(range(len(each.axes)))), None):
+            raise ValueError(f"the axes of '{odd}' are {list(tensors[odd].axes)[:8]}, expected each of them once")
         return str(data["fingerprint"]), tensors
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (*MALFORMED, RecursionError) as error:
         raise PlanError(f"the metadata '{METADATA}' of the file is malformed: {error}; export the file anew") from error
 
 
