@@ -93,7 +93,7 @@ def _require_graph(text: str) -> None:
     if path.suffix == ".py":
         words, source = list(path.with_suffix("").parts), path
         words = words if all(map(str.isidentifier, words)) else [path.stem]
-    elif path.exists() or not (source.is_file() or len(words) == 1) or not all(map(str.isidentifier, words)):
+    elif is_there(path) or not (len(words) == 1 or is_there(source)) or not all(map(str.isidentifier, words)):
         return
     shown = " or ".join(f"'{'.'.join(words)}:{name}'" for name in in_module(source)[:3])
     shown = shown or f"a function that returns a model, such as '{'.'.join(words)}:build'"

@@ -469,7 +469,7 @@ def test_unsupported_dtype(tmp_path):
         (["--pipeline", "analyze"], "the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'"),
         (
             ["--dump-after", "slice"],
-            "cannot dump after 'slice'; the passes are fold-constants, analyze, score, allocate, slice-groups, "
+            "cannot dump after 'slice' (did you mean 'score'?); the passes are fold-constants, analyze, score, allocate, slice-groups, "
             "remove-blocks, remove-dead-nodes, verify",
         ),
     ],

@@ -412,10 +412,11 @@ def test_modules_in_threads(tmp_path: Path) -> None:
     import torch
 
     found: dict[int, Any] = {}
+    nets = [net(seed) for seed in range(4)]  # here: random numbers belong to the process, too
 
     def work(seed: int) -> None:
         try:
-            result = gp.prune(net(seed), (torch.zeros(2, 6),), target="params=0.6")
+            result = gp.prune(nets[seed], (torch.zeros(2, 6),), target="params=0.6")
             result.save_onnx(tmp_path / f"{seed}.onnx")
             found[seed] = result.plan
         except BaseException as error:  # noqa: BLE001

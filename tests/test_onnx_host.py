@@ -1158,7 +1158,10 @@ def test_the_proof_is_made_at_two_sets_of_sizes() -> None:
     assert other is not None
     assert (host.bound["x"], other.bound["x"]) == ((2, 8), (3, 8))
     check = verify(host, pruned, analysis, kept)[0]
-    assert (check.passed, check.note) == (True, "pruned = masked original, at two sets of sizes")
+    assert (check.passed, check.note) == (
+        True,
+        "pruned = masked original, at two sets of sizes, also in 1 values inside",
+    )
     # right at the first sizes only: a bias that is as long as the batch
     proto = onnx.ModelProto()
     proto.CopyFrom(pruned.proto)

@@ -316,8 +316,9 @@ def run_file(path, x):
 )
 def test_the_report_says_on_what_outputs_moved(tmp_path, n, options, inputs):
     path = classifier(tmp_path / "net.onnx")
-    calibration = {"calibration": np.random.default_rng(1).normal(size=(n, 8)).astype(np.float32)} if n else {}
-    report = gp.prune(path, target={"params": 0.3}, samples=64, **calibration, **options).report
+    data = np.random.default_rng(1).normal(size=(n, 8)).astype(np.float32)
+    calibration = {"calibration": data, "samples": 64} if n else {}
+    report = gp.prune(path, target={"params": 0.3}, **calibration, **options).report
     assert report.moved.inputs == inputs
     assert report.moved.made_up == (n == 0)
     text = " ".join(str(report).split())

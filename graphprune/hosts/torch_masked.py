@@ -28,6 +28,18 @@ _ATEN = torch.ops.aten
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
 
 
+_UNWRITTEN = frozenset(
+    {
+        _ATEN.empty.memory_format,
+        _ATEN.empty_like.default,
+        _ATEN.empty_strided.default,
+        _ATEN.new_empty.default,
+        _ATEN.new_empty_strided.default,
+    }
+)
+"""Operators that give whatever lies in memory: two runs are compared, so here it is zeros."""
+
+
 class Interpreter(fx.Interpreter):
     """Runs a graph; where ``double``, with every floating-point number in float64 whatever the graph says."""
 
@@ -105,7 +117,8 @@ class Interpreter(fx.Interpreter):
             kwargs = {name: self._widened(value) for name, value in kwargs.items()}
             if target is _ATEN._grouped_mm.default:  # its kernels know no float64
                 return _by_expert(args[0], args[1], kwargs["offs"] if "offs" in kwargs else args[2])
-        return super().call_function(target, args, kwargs)
+        result = super().call_function(target, args, kwargs)
+        return result.zero_() if target in _UNWRITTEN else result
 
 
 def _by_expert(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
