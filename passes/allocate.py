@@ -28,7 +28,7 @@ from graphprune.planning.select import block_candidates, block_kinds, chosen_gro
 from graphprune.planning.selectors import doubts
 from graphprune.planning.share import SEARCHES, Fitness
 from graphprune.planning.target import Target, parse_targets
-from graphprune.planning.ties import share_tied, tied_still
+from graphprune.planning.ties import join, share_tied, tied_still
 from graphprune.planning.whole import EXPERTS, left_whole, tiers
 
 
@@ -194,14 +194,16 @@ class Allocate(Pass):
                         f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
                     ) from None
                 continue
+            joint = join(model, still)
+            used = allowed | {g.name for g, n in zip(model.groups, counts, strict=True) if n < g.size}
             note = undershoot(
-                model,
-                counts,
+                joint.model,
+                joint.joined(counts),
                 targets,
                 limits=limits,
-                allowed=allowed | {g.name for g, n in zip(model.groups, counts, strict=True) if n < g.size},
+                allowed=joint.allowed(used),
                 original=original,
-                groups=analysis.groups,
+                groups=[group for group in analysis.groups if group.name not in used],
             )
             return counts, going, note
         raise AssertionError("the last try returns or raises")

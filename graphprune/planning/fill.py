@@ -161,7 +161,7 @@ def undershoot(
         limits: What the allocation kept to.
         allowed: The names of the groups that the allocation used.
         original: The costs that fractions are of.
-        groups: All groups of the model.
+        groups: Those that stay whole.
     """
     if not targets or slack(model, counts, targets, original) <= LARGE:
         return None
@@ -186,7 +186,7 @@ def undershoot(
     advice = []
     if any(step_of(each, limits.align) > each.multiple for each in model.groups if each.name in allowed):
         advice.append("align=1, for smaller steps")
-    if whole := list(dict.fromkeys(each.kind for each in groups if each.name not in allowed)):
+    if whole := list(dict.fromkeys(each.kind for each in groups)):
         advice.append(f"groups that stay whole now, by their kinds in only ({', '.join(whole)})")
     return (
         f"{said}the next step, {above} units of '{group.name}' (kind {group.kind}, {group.size} units) in place of "

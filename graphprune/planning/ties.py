@@ -49,6 +49,12 @@ class Joint:
         found: Counts = counts[self.places] * self.weights
         return found
 
+    def joined(self, counts: Counts) -> Counts:
+        """The counts of the joint groups, of counts that keep the ties."""
+        found: Counts = np.zeros(len(self.model.groups))
+        found[self.places] = counts / self.weights
+        return found
+
     def allowed(self, names: frozenset[str]) -> frozenset[str]:
         """The names of the groups that may be pruned if those in ``names`` may: a joint one if all its members may."""
         return frozenset(
