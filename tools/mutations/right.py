@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -59,9 +60,9 @@ def _random(kind: str, seed: int) -> tuple[str, str, str]:
 
     model, _ = build(Seeded(np.random.default_rng(seed)), SHAPES[seed % len(SHAPES)])
     if kind == "float16":
-        if any(node.op_type == "Einsum" for node in model.graph.node):
-            return NOTHING, "", "onnxruntime 1.31 dies of Einsum in float16"
         model = onnx_models.halved(model)
+        if _dies_of(model):
+            return NOTHING, "", "onnxruntime dies of the original"
     if kind == "qdq":
         model = onnx_models.requantised(model)
     if not _runs(model):
@@ -75,6 +76,17 @@ def _random(kind: str, seed: int) -> tuple[str, str, str]:
     if not chosen.kept:
         return NOTHING, "", "nothing can be pruned"
     return _checked(model, gp.apply(host, chosen.plan), "a random plan of a random net")
+
+
+def _dies_of(model: onnx.ModelProto) -> bool:
+    """Whether onnxruntime 1.31 takes the process with it, as of some products in float16; tried in one of its own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            _runs(model)
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
 def _runs(model: onnx.ModelProto) -> bool:
