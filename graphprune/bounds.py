@@ -16,6 +16,8 @@ from dataclasses import dataclass, fields, replace
 from graphprune.errors import OptionError
 from graphprune.suggest import meant
 
+MEMORY_PER_BYTE = 8
+"""So many bytes of values come with each byte of stored tensors and inputs."""
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 

@@ -16,15 +16,13 @@ from weakref import WeakKeyDictionary
 
 import onnxruntime as ort
 
-from graphprune.bounds import present
+from graphprune.bounds import MEMORY_PER_BYTE, present
 from graphprune.errors import BoundError
 
 PERIOD = 0.05
 """Seconds between two looks; a run that is over by then was never looked at."""
 BYTES_PER_SECOND = 1_000_000
 """Stored tensors and inputs of so many bytes earn a run one more second."""
-MEMORY_PER_BYTE = 8
-"""So many bytes of working memory come with each byte of stored tensors and inputs."""
 
 
 @dataclass

@@ -8,13 +8,10 @@ from math import prod
 import onnx
 import onnx_ir as ir
 
-from graphprune.bounds import present
+from graphprune.bounds import MEMORY_PER_BYTE, present
 from graphprune.errors import BoundError
 from graphprune.frontends.onnx_values import operands_of
 from graphprune.hosts.shape_values import Shapes
-
-MEMORY_PER_BYTE = 8
-"""So many bytes of values come with each byte of stored tensors and inputs."""
 
 
 def require_affordable(proto: onnx.ModelProto, shapes: Shapes, types: Mapping[str, int], stored: int) -> None:

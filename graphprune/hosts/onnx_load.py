@@ -19,7 +19,7 @@ from onnx_ir.external_data import set_base_dir
 from onnx_ir.passes import common as passes
 
 from graphprune.bounds import present
-from graphprune.errors import BoundError, ModelError
+from graphprune.errors import BoundError, ModelError, first_line
 from graphprune.files import is_there
 from graphprune.hosts.onnx_copies import untie_constants
 from graphprune.hosts.onnx_held import what_is_held
@@ -66,7 +66,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         model = ir.serde.deserialize_model(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, ir.serde.SerdeError) as error:
         raise ModelError(
-            f"the graph of {where} cannot be read: {_first_line(error)}; check it with onnx.checker.check_model"
+            f"the graph of {where} cannot be read: {first_line(error)}; check it with onnx.checker.check_model"
         ) from error
     if folder is not None:
         set_base_dir(model.graph, str(folder))
@@ -111,10 +111,6 @@ def _holds_map(kind: onnx.TypeProto) -> bool:
     if kind.HasField("sequence_type"):
         return _holds_map(kind.sequence_type.elem_type)
     return kind.HasField("map_type") or (kind.HasField("optional_type") and _holds_map(kind.optional_type.elem_type))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -188,7 +184,7 @@ def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(proto, CONVERTED_OPSET)
     except Exception as error:  # the converter raises bare RuntimeErrors and its own ConvertErrors
         raise ModelError(
-            f"{where} has opset {opset} and cannot be converted to {CONVERTED_OPSET}: {_first_line(error)}; "
+            f"{where} has opset {opset} and cannot be converted to {CONVERTED_OPSET}: {first_line(error)}; "
             "export it with a newer opset"
         ) from error
 
@@ -209,7 +205,7 @@ def _normalise(model: ir.Model, where: str) -> None:
         steps(model)
     except Exception as error:
         raise ModelError(
-            f"the graph of {where} cannot be normalised: {_first_line(error)}; check it with onnx.checker.check_model"
+            f"the graph of {where} cannot be normalised: {first_line(error)}; check it with onnx.checker.check_model"
         ) from error
     model.ir_version = max(4, model.ir_version or 4)  # before version 4 initializers must be inputs
     _name_nodes(model)
