@@ -15,8 +15,8 @@ from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
 from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
 from graphprune.bounds import Bounds, bounded
-from graphprune.calibration.data import SAMPLES, Batches, Inputs, open_batches
-from graphprune.calibration.preprocess import Preprocess
+from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
+from graphprune.data.preprocess import Preprocess
 from graphprune.errors import (
     BoundError,
     GraphpruneError,

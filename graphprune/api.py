@@ -15,18 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, analyze_graph
-from graphprune.backends import runtime
-from graphprune.calibration.classes import told
-from graphprune.calibration.data import SAMPLES, open_batches
-from graphprune.calibration.readers import told as told_of_readers
 from graphprune.collector import frozen_heap
+from graphprune.data.batches import SAMPLES, open_batches
+from graphprune.data.classes import told
 from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
-from graphprune.hosts.onnx_blame import blaming_models
-from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.hosts.onnx_refits import exported_digests, with_refits
-from graphprune.hosts.onnx_verify import file_checks
+from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.onnx.refits import exported_digests, with_refits
+from graphprune.hosts.onnx.verify import file_checks
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
@@ -68,11 +66,13 @@ from graphprune.report.movement import Movement, movement
 from graphprune.report.notes import already_met
 from graphprune.report.titles import group_title
 from graphprune.report.widths import whole_rows, width_rows
+from graphprune.runtime import sessions as runtime
+from graphprune.statistics.readers import told as told_of_readers
 from graphprune.suggest import meant
 from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
 CRITERION, ALLOCATION = "l2", "isomorphic"
 """The default recipe without calibration data."""
@@ -122,7 +122,7 @@ class Result:
         if self.module is None:
             self.host.save_onnx(Path(path), metadata_of(self.plan))
             return
-        from graphprune.hosts.torch_now import as_it_is
+        from graphprune.hosts.torch.now import as_it_is
 
         host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
 
@@ -147,7 +147,7 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no module to save the state of; use save_onnx and plan.save")
-        from graphprune.hosts.torch_state import save_state
+        from graphprune.hosts.torch.state import save_state
 
         save_state(self.module, self.plan, Path(folder))
 
@@ -203,7 +203,7 @@ def prune(
             where ``blocks``, ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline
             that names none takes it, and what any other makes has to meet it.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
-            :class:`Inputs` with options; see :func:`graphprune.calibration.data.open_batches`.
+            :class:`Inputs` with options; see :func:`graphprune.data.batches.open_batches`.
         samples: At most so many of them are used.
         statistics: A file (``.npz``) of what was measured on them: read if it is there, else written.
         evaluate: Your metric, measured before and after: a function that takes a
@@ -684,7 +684,7 @@ def restore(
     Raises:
         PlanError: The folder's plan belongs to another model, or a tensor has another shape.
     """
-    from graphprune.hosts.torch_state import load_state
+    from graphprune.hosts.torch.state import load_state
 
     result = apply(model, Path(folder) / "plan.json", example_inputs, dynamic_shapes=dynamic_shapes, verify=False)
     if result.module is None:
@@ -727,7 +727,7 @@ def export_onnx(
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     if isinstance(host, OnnxHost):
         raise OptionError("the model is an ONNX file already; export takes a PyTorch model")
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
     assert isinstance(host, TorchHost)
     host.export_onnx(Path(path), fingerprint(host.folded().graph()))
@@ -813,7 +813,7 @@ def _finish(
     module, made = None, None
     if state.host.kind == "torch":
         progress("module")
-        from graphprune.hosts.torch_module import pruned_module
+        from graphprune.hosts.torch.module import pruned_module
 
         made = pruned_module(state)
         module, notes = made.module, (*notes, *made.notes)

@@ -45,7 +45,7 @@ from graphprune.report.terminal import (
 from graphprune.report.titles import named
 from graphprune.suggest import meant, nearest
 from graphprune.usage import JsonErrors
-from graphprune.userland import is_object_name
+from graphprune.user_code import is_object_name
 
 app = typer.Typer(
     cls=JsonErrors,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphprune.compensation.ladder import require_rung
+from graphprune.compensation.methods import require_rung
 from graphprune.errors import OptionError
 from graphprune.importance import block_criterion, criterion
 from graphprune.passes import (

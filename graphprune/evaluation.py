@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.brief import brief
-from graphprune.calibration.data import Batches, open_batches
-from graphprune.calibration.specs import Array, specs_of
-from graphprune.calibration.text import role_of
+from graphprune.data.batches import Batches, open_batches
+from graphprune.data.specs import Array, specs_of
+from graphprune.data.text import role_of
 from graphprune.errors import OptionError
 from graphprune.measured import Measured
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.suggest import meant
-from graphprune.userland import is_object_name, load_object, told
+from graphprune.user_code import is_object_name, load_object, told
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
 Pairs = Iterable[tuple[Array, Array]]

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from graphprune.calibration.data import SAMPLES
+from graphprune.data.batches import SAMPLES
 from graphprune.errors import ModelError, OptionError
 from graphprune.files import is_there
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.pipeline.host import Array, Host
 from graphprune.suggest import in_module
-from graphprune.userland import load_object, told
+from graphprune.user_code import load_object, told
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -153,7 +153,7 @@ def _is_torch(model: object) -> bool:
 
 
 def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
     if example_inputs is None and type(model).__name__ != "ExportedProgram":
         raise OptionError(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.api import Result, prune
-from graphprune.calibration.data import SAMPLES, open_batches
+from graphprune.data.batches import SAMPLES, open_batches
 from graphprune.early import require_choices
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.evaluation import open_evaluation, require_evaluation
-from graphprune.hosts.onnx_blame import blaming_models
+from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.planning.target import parse_targets
 from graphprune.report.curves import Front, FrontPoint

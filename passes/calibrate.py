@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from graphprune.calibration.apart import apart
-from graphprune.calibration.collect import MEMORY, Statistics, collect
 from graphprune.errors import OptionError
 from graphprune.files import is_there
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.statistics.collect import MEMORY, Statistics, collect
+from graphprune.statistics.holdout import apart
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.calibration.readers import left_alone
-from graphprune.compensation.ladder import NORMS, require_rung
+from graphprune.compensation.methods import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
@@ -15,6 +14,7 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import PruningPlan
+from graphprune.statistics.readers import left_alone
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
-from graphprune.importance.evidence import readings
+from graphprune.importance.context import readings
 from graphprune.importance.exchange import Swept, exchange
 from graphprune.importance.obs import systems
 from graphprune.pipeline.passes import Pass

@@ -8,8 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune.calibration.apart import apart
-from graphprune.calibration.processes import averaged
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.final import final_of
@@ -20,6 +18,8 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.whole import tiers
+from graphprune.statistics.distributed import averaged
+from graphprune.statistics.holdout import apart
 
 
 @dataclass(frozen=True)

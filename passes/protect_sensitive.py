@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.calibration.data import Batches, open_batches
-from graphprune.calibration.processes import averaged
+from graphprune.data.batches import Batches, open_batches
 from graphprune.errors import OptionError
 from graphprune.passes.allocate import keep_counts
 from graphprune.passes.slice_groups import slice_edits
@@ -21,6 +20,7 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.select import chosen_groups, most_sensitive
 from graphprune.planning.whole import tiers
+from graphprune.statistics.distributed import averaged
 
 RATIOS = (0.25, 0.5, 0.75)
 """Fractions of a group's units that are removed on trial."""

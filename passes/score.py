@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune.calibration.processes import averaged
 from graphprune.errors import ModelError
 from graphprune.importance import Evidence, block_criterion, criterion
 from graphprune.importance.criteria import normalized
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.statistics.distributed import averaged
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from graphprune.frontends import aten_ops
+from graphprune.hosts.torch.ops import table as aten_ops
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import onnx
 import onnx.backend.test.case.node as node_tests
 from onnx_cases import Case, Tensor
 
-from graphprune.frontends.onnx_ops import BARRIERS, ROWS
+from graphprune.hosts.onnx.ops.table import BARRIERS, ROWS
 
 SIZES = 8
 """Integer vectors up to this length are taken for stored ones: sizes, axes, bounds."""

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.analysis.groups import analyze_graph
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from graphprune.analysis.groups import Analysis, Group, analyze_graph
-from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch.host import TorchHost
 from graphprune.ir.dims import Factor, Index
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.proof.oracles import Pair, masked, masks, permutations, permuted_alike, precision_of

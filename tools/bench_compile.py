@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
 THREADS = len(os.sched_getaffinity(0))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
@@ -110,7 +110,7 @@ def repeated(job: Callable[[Any], Times], prepare: Callable[[], Any]) -> Times:
 def ours(model, inputs) -> Times:
     """Times of graphprune, seconds."""
     from graphprune.collector import frozen_heap
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
     start = time.perf_counter()
     host = TorchHost.trace(model, inputs)

@@ -30,14 +30,14 @@ from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.groups import Group
-from graphprune.calibration.apart import apart
-from graphprune.calibration.collect import collect
 from graphprune.errors import GraphpruneError
 from graphprune.importance import CRITERIA, Evidence
-from graphprune.importance.evidence import readings
+from graphprune.importance.context import readings
 from graphprune.importance.loss import Objective, Standard, gates_of
 from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.opening import open_host
+from graphprune.statistics.collect import collect
+from graphprune.statistics.holdout import apart
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.frontends.torch_graph import annotate
-from graphprune.hosts.torch_draft import Draft
-from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch.graph import annotate
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.lazy_graph import Draft
 
 ATEN = torch.ops.aten
 

@@ -22,8 +22,8 @@ import torch
 import transformers as hf
 
 import graphprune as gp
-from graphprune.backends import runtime
-from graphprune.hosts.torch_host import TorchHost
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.runtime import sessions as runtime
 
 
 def resnet50():

@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 import graphprune as gp
-from graphprune.backends import runtime
-from graphprune.calibration.data import open_batches
+from graphprune.data.batches import open_batches
 from graphprune.opening import open_host
 from graphprune.profiling.measure import clock_of
+from graphprune.runtime import sessions as runtime
 
 
 def fractions(host: Any, results: dict[str, gp.Result], threads: int) -> tuple[float, dict[str, float]]:

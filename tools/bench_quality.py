@@ -38,7 +38,7 @@ from real_models import CACHE
 
 import graphprune as gp
 from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
-from graphprune.calibration.data import Batches, open_batches
+from graphprune.data.batches import Batches, open_batches
 from graphprune.opening import open_host
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)

@@ -126,7 +126,7 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
     from graphprune.analysis.groups import analyze_graph
     from graphprune.collector import frozen_heap
     from graphprune.hosts.parity import file_parity as parity
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
     from graphprune.importance import Evidence, criterion
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.passes.verify import verify
@@ -260,7 +260,7 @@ def warm_up(*, onnx: bool) -> None:
     from transformers.models.vit import modeling_vit  # noqa: F401
 
     import graphprune.api  # noqa: F401
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
     torch.set_num_threads(1)
     host = TorchHost.trace(torch.nn.Linear(3, 3), (torch.ones(2, 3),)).folded()

@@ -48,7 +48,7 @@ def export(model: Any, inputs: dict[str, Any], exporter: str, path: Path) -> dic
     """
     import torch
 
-    from graphprune.hosts.torch_trace import quiet
+    from graphprune.hosts.torch.trace import quiet
 
     class Positional(torch.nn.Module):
         """Takes its inputs in order and returns tensors, which is all that the older exporter can do."""

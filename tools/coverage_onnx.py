@@ -300,7 +300,7 @@ def quantised(source: Path, how: str, path: Path) -> None:
     from onnxruntime import quantization as q
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    from graphprune.hosts.onnx_host import OnnxHost
+    from graphprune.hosts.onnx.host import OnnxHost
 
     if how == "dynamic":
         q.quantize_dynamic(str(source), str(path), per_channel=True)
@@ -382,7 +382,7 @@ def prune_half(model, example: list[np.ndarray] | dict[str, np.ndarray], row: di
         row: What was reached.
     """
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.hosts.onnx_host import OnnxHost
+    from graphprune.hosts.onnx.host import OnnxHost
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.passes.verify import verify
     from graphprune.planning.blockers import list_blockers

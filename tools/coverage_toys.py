@@ -3,7 +3,7 @@
 Every net that a test proves with ``torch_proof.prove`` goes through the stages of ``tools/coverage.py`` as well,
 and is added to its results.
 
-    python tools/coverage_toys.py [--results coverage.jsonl] [tests/test_constructs.py ...]
+    python tools/coverage_toys.py [--results coverage.jsonl] [tests/nets/test_constructs.py ...]
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def module_runner(model: Any) -> Callable[[Batch], np.ndarray]:
 
 def onnx_runner(path: Path) -> Callable[[Batch], np.ndarray]:
     """Runs an ONNX file in onnxruntime, one thread; the first output."""
-    from graphprune.backends import runtime
+    from graphprune.runtime import sessions as runtime
 
     session = runtime.session(path)
     return lambda batch: next(iter(runtime.run_session(session, batch).values()))

@@ -1,6 +1,6 @@
 """Compensation: closed-form refits of the consumers of removed units, so that their outputs stay what they were."""
 
-from graphprune.compensation.ladder import NORMS, RUNGS, Refit, Residuals, refit
+from graphprune.compensation.methods import NORMS, RUNGS, Refit, Residuals, refit
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import compensate
 from graphprune.compensation.stage import Compensated

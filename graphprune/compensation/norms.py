@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.calibration.collect import reduce_over_processes
-from graphprune.calibration.moments import Moments
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Node
 from graphprune.pipeline.host import Array, Arrays, Host
+from graphprune.statistics.collect import reduce_over_processes
+from graphprune.statistics.moments import Moments
 
 CHANNEL = 1
 """The axis that batch normalisation keeps apart."""

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.calibration.apart import apart
-from graphprune.calibration.collect import picked
-from graphprune.compensation.ladder import Residuals, chosen_ridge, refit_shared
+from graphprune.compensation.methods import Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.moved import is_own, made_of, put_back, value_of
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 from graphprune.pipeline.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
+from graphprune.statistics.collect import picked
+from graphprune.statistics.holdout import apart
 
 INPUTS, STATES, RESET = "x", "h", "rh"
 

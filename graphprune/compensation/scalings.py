@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.calibration.collect import picked
-from graphprune.calibration.consumers import count_of
-from graphprune.calibration.products import real
-from graphprune.compensation.ladder import Residuals, refit
+from graphprune.compensation.methods import Residuals, refit
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
+from graphprune.statistics.collect import picked
+from graphprune.statistics.consumers import count_of
+from graphprune.statistics.products import real
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.calibration.collect import Masks
-from graphprune.calibration.consumers import find_consumers, with_biases
-from graphprune.compensation.ladder import RUNGS
+from graphprune.compensation.activation_cache import MEMORY, Spool
+from graphprune.compensation.methods import RUNGS
 from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
-from graphprune.compensation.spool import MEMORY, Spool
 from graphprune.compensation.stage import Compensated, Stage
 from graphprune.compensation.weights import weight_stages
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of
 from graphprune.pipeline.host import Arrays, Host
+from graphprune.statistics.collect import Masks
+from graphprune.statistics.consumers import find_consumers, with_biases
 
 RIDGES = (1e-2, 1e-1, 1.0)
 """Damping of the least squares, of each input, relative to its variance: what is tried on batches held apart."""
@@ -51,7 +51,7 @@ def compensate(
         analysis: The analysis of ``dense``.
         kept: The units that stay.
         batches: Calibration data.
-        rung: One of :data:`graphprune.compensation.ladder.RUNGS`.
+        rung: One of :data:`graphprune.compensation.methods.RUNGS`.
         ridges: Damping of the least squares. Of several, each consumer takes the one that does best on batches held
             apart; without several batches, the first.
         memory: Bytes of activations that are held in memory; others wait on disk.

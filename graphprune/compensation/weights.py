@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.calibration.apart import apart
-from graphprune.calibration.collect import GATHERED, picked
-from graphprune.calibration.consumers import Consumer, count_of, inputs_of
-from graphprune.compensation.ladder import Refit, Residuals, chosen_ridge, refit_shared
+from graphprune.compensation.methods import Refit, Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
+from graphprune.statistics.collect import GATHERED, picked
+from graphprune.statistics.consumers import Consumer, count_of, inputs_of
+from graphprune.statistics.holdout import apart
 
 AGREEMENT = 1e-3
 """Largest difference, relative to the largest value, of what a consumer computes in the host and by its weights: a

@@ -13,7 +13,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from graphprune.api import Result, prune
-from graphprune.backends.runtime import run_session, session
 from graphprune.brief import brief
 from graphprune.demo import PIXEL_MEAN, PIXEL_STD
 from graphprune.files import made_folder
@@ -21,6 +20,7 @@ from graphprune.measured import Measured
 from graphprune.report.data import metric_row
 from graphprune.report.metrics import sure
 from graphprune.report.terminal import render_report
+from graphprune.runtime.sessions import run_session, session
 
 HERE = Path(__file__).parent
 TARGET = "macs=0.5"

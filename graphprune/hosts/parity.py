@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from graphprune.backends import runtime
 from graphprune.errors import ModelError
-from graphprune.hosts.onnx_double import run_single
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.double import run_single
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import EPSILON, SEEN, Rounding, compare, noise_of
+from graphprune.runtime import sessions as runtime
 
 if TYPE_CHECKING:
-    from graphprune.hosts.torch_host import TorchHost
+    from graphprune.hosts.torch.host import TorchHost
 
 NAME, NOTE = "onnxruntime", "file = pruned model"
 EXPORT_TOLERANCE = 1e-4

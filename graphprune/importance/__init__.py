@@ -1,8 +1,8 @@
 """Importance criteria: one score for each unit of each group, larger is more important."""
 
 from graphprune.importance.blocks import BLOCK_CRITERIA, BlockCriterion, block_criterion, register_for_blocks
+from graphprune.importance.context import Evidence, Scores
 from graphprune.importance.criteria import CRITERIA, Criterion, criterion, register
-from graphprune.importance.evidence import Evidence, Scores
 
 __all__ = [
     "BLOCK_CRITERIA",

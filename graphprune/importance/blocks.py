@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
-from graphprune.importance.evidence import Evidence
+from graphprune.importance.context import Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Arrays, Edits, Host

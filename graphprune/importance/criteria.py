@@ -11,7 +11,7 @@ from typing import Literal
 from graphprune.errors import OptionError
 from graphprune.importance.ablation import bonsai, oracle
 from graphprune.importance.activation import act_rms, act_var, apoz
-from graphprune.importance.evidence import Evidence, Float, Scores
+from graphprune.importance.context import Evidence, Float, Scores
 from graphprune.importance.gradient import fisher, path_taylor, taylor, taylor_elem
 from graphprune.importance.magnitude import l1, l2
 from graphprune.importance.obs import obs

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.importance.evidence import Float
+from graphprune.importance.context import Float
 
 Index = NDArray[np.int64]
 

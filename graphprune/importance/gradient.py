@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.errors import OptionError
-from graphprune.importance.evidence import Evidence, Float, with_fallback
+from graphprune.importance.context import Evidence, Float, with_fallback
 from graphprune.importance.loss import Gates, first_output, gates_of, is_categorical, log_softmax
 from graphprune.ir.dims import unit_of
 from graphprune.pipeline.host import Array, Arrays, Gate

@@ -14,14 +14,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.calibration.consumers import consumers_of, find_consumers
-from graphprune.calibration.processes import summed
 from graphprune.errors import OptionError
-from graphprune.importance.evidence import Evidence, Float
+from graphprune.importance.context import Evidence, Float
 from graphprune.importance.final import Final, binary_divergence, final_of
 from graphprune.ir.dims import unit_of
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Gate, Host
+from graphprune.statistics.consumers import consumers_of, find_consumers
+from graphprune.statistics.distributed import summed
 
 Run: TypeAlias = Callable[[Arrays], Arrays]
 """Runs a model: from inputs to outputs."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.arrays import BLOCK, on_all_cores, scratch
-from graphprune.importance.evidence import Evidence
+from graphprune.importance.context import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.calibration.consumers import Consumer
 from graphprune.ir.dims import Factor, unit_of
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Host
+from graphprune.statistics.consumers import Consumer
 
 Float = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def entry_of(
         analysis: Of the model.
         group: The group.
         consumers: Its consumers.
-        read_by: From :func:`graphprune.calibration.readers.summed`.
+        read_by: From :func:`graphprune.statistics.readers.summed`.
     """
     graph = analysis.graph
     order = {node.name: i for i, node in enumerate(graph.nodes)}

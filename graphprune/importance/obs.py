@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.calibration.consumers import Source
-from graphprune.compensation.ladder import damped
-from graphprune.importance.evidence import Evidence, Float, Reading, readings, with_fallback
+from graphprune.compensation.methods import damped
+from graphprune.importance.context import Evidence, Float, Reading, readings, with_fallback
+from graphprune.statistics.consumers import Source
 
 ROUNDS = 32
 """In how many rounds the units of a group are removed."""

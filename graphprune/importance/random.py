@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.importance.evidence import Evidence, Float
+from graphprune.importance.context import Evidence, Float
 
 
 def random_scores(evidence: Evidence) -> dict[str, Float]:

@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.calibration.collect import Statistics
-from graphprune.calibration.consumers import Consumer, with_biases
-from graphprune.calibration.readers import summed
-from graphprune.compensation.ladder import regression
-from graphprune.compensation.spool import MEMORY, Spool
-from graphprune.importance.evidence import Evidence, Float, Reading, Scores, readings
+from graphprune.compensation.activation_cache import MEMORY, Spool
+from graphprune.compensation.methods import regression
+from graphprune.importance.context import Evidence, Float, Reading, Scores, readings
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
 from graphprune.pipeline.host import Arrays, Host
+from graphprune.statistics.collect import Statistics
+from graphprune.statistics.consumers import Consumer, with_biases
+from graphprune.statistics.readers import summed
 
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
@@ -127,7 +127,7 @@ def refitted(
 
     Args:
         host: The model with biases, and ``consumers``, from :func:`read_with_biases`.
-        read: How the group is read, from :func:`graphprune.importance.evidence.readings`.
+        read: How the group is read, from :func:`graphprune.importance.context.readings`.
         consumers: By node.
         gone: Indices of units.
     """

@@ -1,7 +1,8 @@
 """Coupling rules: what one operator says about the dimensions of its operands and results.
 
 This module holds the rule; its one-line notation is in :mod:`graphprune.ir.notation`; the builders for families of
-operators are in ``graphprune.rules``; which operator has which rule is said by the tables in ``graphprune.frontends``.
+operators are in ``graphprune.rules``; which operator has which rule is said by the tables in
+``graphprune.hosts.onnx.ops`` and ``graphprune.hosts.torch.ops``.
 """
 
 from __future__ import annotations

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from graphprune.analysis.blocks import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
-from graphprune.calibration.collect import Statistics
-from graphprune.calibration.data import Batches
 from graphprune.compensation.stage import Compensated
+from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.host import Host
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.plan import PruningPlan
+from graphprune.statistics.collect import Statistics
 
 
 @dataclass(frozen=True)

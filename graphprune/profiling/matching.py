@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Host
 

@@ -21,9 +21,9 @@ import numpy as np
 import onnxruntime as ort
 
 from graphprune.errors import ModelError, OptionError, first_line
-from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.hosts.onnx_runtime import MAXIMUM_IR_VERSION
-from graphprune.hosts.onnx_store import fill_inline, with_weights
+from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.onnx.runtime import MAXIMUM_IR_VERSION
+from graphprune.hosts.onnx.store import fill_inline, with_weights
 from graphprune.pipeline.host import Arrays
 from graphprune.planning.latency import Machine
 from graphprune.suggest import meant

@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from graphprune.analysis.groups import Analysis, Group, analyze_graph
-from graphprune.backends import runtime
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.latency import Entry, LatencyModel, Profile, Usage
 from graphprune.profiling.matching import matching_groups
 from graphprune.profiling.measure import Measure, clock_of, kernels, machine
 from graphprune.profiling.segments import Segment, at_widths, feed, segments_of
+from graphprune.runtime import sessions as runtime
 
 Advance = Callable[[int, int], None]
 """Told how many segments are measured, of how many."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graphprune.backends import runtime
 from graphprune.errors import TargetError
 from graphprune.passes import Allocate
 from graphprune.passes.verify import Verify
@@ -18,6 +17,7 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.target import Target, parse_targets
 from graphprune.profiling.measure import clock_of
+from graphprune.runtime import sessions as runtime
 
 MISS = 0.05
 """A measured latency above the target, or this far below it, relative to it, is corrected."""

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.frontends.onnx_values import operands_of
-from graphprune.hosts.onnx_host import OnnxHost
-from graphprune.hosts.onnx_store import has_data
+from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.onnx.ops.values import operands_of
+from graphprune.hosts.onnx.store import has_data
 from graphprune.ir.dims import Dim, Factor, Index, Sum, factors_of, resized, unit_of
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.pipeline.host import Arrays

@@ -9,10 +9,10 @@ from math import isfinite, sqrt
 
 import numpy as np
 
-from graphprune.calibration.apart import apart
-from graphprune.calibration.data import Batches
+from graphprune.data.batches import Batches
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Host
+from graphprune.statistics.holdout import apart
 
 RANDOM, EXAMPLE = "random inputs", "inputs (the example, and random ones like it)"
 GIVEN = "example inputs"

@@ -15,7 +15,7 @@ import onnx
 import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import GraphpruneError, TargetError
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from mutations import onnx_models
 from mutations.models import MODELS, case, planned
 from mutations.trials import Trial

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from graphprune import ops
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ops import Call, Row, Rule
 from mutations.models import Case
 from mutations.onnx_models import Drawing
@@ -53,7 +53,7 @@ def _text(rule: str, **sizes: int) -> Row:
 
 def _only(op: str, right: Callable[[Call], bool], wrong: Row) -> Row:
     """A wrong rule for some calls of an operator; the others keep theirs."""
-    from graphprune.frontends.onnx_ops import ROWS as KNOWN
+    from graphprune.hosts.onnx.ops.table import ROWS as KNOWN
 
     return lambda call: wrong(call) if right(call) else KNOWN[op](call)
 

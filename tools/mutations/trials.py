@@ -16,7 +16,7 @@ import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.api import Result
 from graphprune.errors import GraphpruneError
-from graphprune.hosts.onnx_host import OnnxHost
+from graphprune.hosts.onnx.host import OnnxHost
 from mutations import copies, faults, files, rules
 from mutations.models import MODELS, Case, case, opened, planned
 

@@ -1,1 +1,0 @@
-"""Calibration: unlabelled inputs of the user's, in batches that fit the model, and what is learned from them."""

@@ -1,0 +1,322 @@
+"""Opens calibration data: from a file, a folder, a text or Python, to batches that fit a model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.brief import brief, written
+from graphprune.data.classes import class_of_each, read_labels
+from graphprune.data.images import of_folder
+from graphprune.data.preprocess import Preprocess, parse_preprocess
+from graphprune.data.samples import Pick, Rows, Samples, made_up, of_arrays, of_npy, of_npz
+from graphprune.data.specs import Array, InputSpec, Model, batch_of, specs_of
+from graphprune.data.streams import as_array, is_array, of_iterable
+from graphprune.data.text import of_text
+from graphprune.errors import GraphpruneError, OptionError
+from graphprune.files import is_there, require_plain_source
+from graphprune.user_code import is_object_name, load_object, told
+
+SAMPLES = 256
+"""How many samples are used where nothing else is said."""
+BATCH_SIZE = 8
+"""Samples of a batch where the model takes any number."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where inputs come from, and how files become numbers; ``calibration=`` and ``evaluate=`` take one.
+
+    Attributes:
+        source: See :func:`open_batches`.
+        samples: At most so many samples; ``None`` means as many as are used otherwise: for evaluation all.
+        batch_size: Samples of a batch, where the model takes any number.
+        tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
+        preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
+        labels: For images in one folder for each class: which is which, see :func:`open_batches`.
+    """
+
+    __repr__ = brief
+
+    source: Any
+    samples: int | None = None
+    batch_size: int | None = None
+    tokenizer: Any = None
+    preprocess: Any = None
+    labels: Any = None
+
+
+class Batches:
+    """Batches of inputs that fit a model: a sequence that can be gone through again and again, read as it is used.
+
+    Each batch has an array for every input of the model, of the type that it has there. Where the model takes any
+    number of samples, the last batch may be smaller; where it does not, a last short group is dropped, or, where
+    ``padded``, filled up with its last sample.
+
+    Attributes:
+        samples: How many samples there are in all, without filling.
+        batch_size: Samples of a full batch.
+        source: What they come from, for messages.
+        random: Whether they are made up: statistics of them say little, and the report says so.
+        statistics: What was measured on them, kept for the next time.
+        losses: What trials on them have found, by what was tried.
+        labels: What is right for each of the samples, in order, if the source says so.
+        classes: Where labels come from the names of folders: the class of each.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        specs: tuple[InputSpec, ...],
+        rows: Rows,
+        batch_size: int,
+        *,
+        random: bool = False,
+        padded: bool = False,
+    ) -> None:
+        self._data, self._specs, self._rows = samples, specs, rows
+        self.samples = len(rows)
+        self.batch_size = batch_size
+        self.source = samples.where
+        self.statistics: Any = None
+        self.losses: dict[str, Any] = {}
+        self.random = random
+        self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
+        self.classes: dict[str, int] = {}
+        self._padded = padded
+
+    def __len__(self) -> int:
+        return -(-self.samples // self.batch_size)
+
+    def __repr__(self) -> str:
+        return written(
+            self, source=self.source, samples=self.samples, batch_size=self.batch_size,
+            inputs=tuple(map(str, self._specs)), labels=self.labels is not None, random=self.random,
+        )  # fmt: skip
+
+    def __getitem__(self, index: int) -> dict[str, Array]:
+        """One batch, by number from 0."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        start = index % len(self) * self.batch_size
+        rows = self._rows[start : start + self.batch_size]
+        if self._padded and len(rows) < self.batch_size:
+            rows = np.concatenate([rows, np.repeat(rows[-1:], self.batch_size - len(rows))])
+        found = {**self._data.fixed, **self._data.read(rows)}
+        return {spec.name: found[spec.name] for spec in self._specs}
+
+    def __iter__(self) -> Iterator[dict[str, Array]]:
+        return (self[i] for i in range(len(self)))
+
+    def unseen(self, most: int) -> Batches | None:
+        """Full batches of the source's other samples, at most ``most``, in order; ``None`` if there is not one.
+
+        There are some where the source can be read in any order and holds more than was asked for.
+        """
+        if self.random:
+            return None
+        left = np.setdiff1d(np.arange(self._data.count), self._rows)
+        spread = left[:: max(1, len(left) // (most * self.batch_size))]  # from all of the source
+        n = min(most, len(spread) // self.batch_size)
+        if not n:
+            return None
+        rows = spread[: n * self.batch_size].astype(np.int64)
+        return Batches(self._data, self._specs, rows, self.batch_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of names, types, shapes and values of all batches; the first call reads them all."""
+        digest = hashlib.sha256()
+        for batch in self:
+            for name, array in batch.items():
+                digest.update(f"{name} {array.dtype} {array.shape};".encode())
+                digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+        return digest.hexdigest()
+
+
+def open_batches(
+    source: Any,
+    host: Model,
+    *,
+    samples: int | None = SAMPLES,
+    batch_size: int | None = None,
+    tokenizer: Any = None,
+    preprocess: Any = None,
+    labels: Any = None,
+    seed: int = 0,
+    padded: bool = False,
+) -> Batches:
+    """Opens inputs of the user's as batches that fit a model. The model is tried on the first one.
+
+    Args:
+        source: One of
+
+            - a ``.npz`` file or a mapping of arrays: ``n ...`` by the names of the inputs (``labels`` for evaluation);
+              a ``.npy`` file or an array, for models with one input. Files are mapped, not loaded;
+            - a folder of images, for models with one input of images;
+            - any other file: a text in UTF-8, with ``tokenizer``, for models that take tokens;
+            - ``"package.module:attribute"``: a function that returns one of these, or the thing itself;
+            - an iterable (a ``DataLoader``, a data set, a list, a generator) of arrays or tensors, of tuples in the
+              order of the inputs or of mappings by name, each a batch of any size or a sample. What is used of it is
+              held in memory;
+            - ``"random"`` or ``None``: made-up inputs, see :meth:`Host.example_inputs`;
+            - :class:`Inputs`, which brings its own options; :class:`Batches`, which are returned as they are.
+        host: The model.
+        samples: At most so many are used, drawn at random from what can be indexed; ``None`` means all.
+        batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`).
+        tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
+        preprocess: For images and texts: see :class:`Preprocess`.
+        labels: For images in one folder for each class, the class of each folder: a mapping from names to numbers from
+            0, the names in order, or the path of a JSON file with either or of a text with one name in each line. By
+            default folders that are numbers count as numbers, others by name.
+        seed: Of the choice of samples, and of made-up ones.
+        padded: Whether a last short group is filled up rather than dropped, where the size of batches is fixed.
+
+    Raises:
+        OptionError: The data cannot be read or does not fit the model.
+    """
+    if isinstance(source, Batches):
+        return source
+    if isinstance(source, Inputs):
+        return open_batches(
+            source.source,
+            host,
+            samples=samples if source.samples is None else source.samples,
+            batch_size=source.batch_size,
+            tokenizer=source.tokenizer,
+            preprocess=source.preprocess,
+            labels=source.labels if labels is None else labels,
+            seed=seed,
+            padded=padded,
+        )
+    if samples is not None and samples < 1:
+        raise OptionError(f"cannot use {samples} samples; give a number of 1 or more")
+    specs = specs_of(host)
+    options, named = parse_preprocess(preprocess), read_labels(labels)
+    random = source is None or (isinstance(source, str) and source == "random")
+    rng = np.random.default_rng(seed)
+    limit = samples or (SAMPLES if random else int(np.iinfo(np.int64).max))
+
+    def pick(count: int) -> Rows:
+        rows = np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
+        return rows.astype(np.int64)
+
+    size, flexible = batch_of(specs, batch_size, BATCH_SIZE)
+    if random:
+        data = made_up(host, specs, limit, seed)
+    else:
+        data = _opened(source, specs, limit, pick, tokenizer, options)
+    if not data.count:
+        raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
+    rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
+    if not flexible and not padded:
+        whole = len(rows) // size * size
+        if not whole:
+            raise OptionError(
+                f"{data.where} gives {len(rows)} samples, the model takes batches of {size}; give at least {size}, or "
+                "make the model's first axis dynamic"
+            )
+        rows = rows[:whole]
+    batches = Batches(data, specs, rows, min(size, len(rows)) if flexible else size, random=random, padded=padded)
+    outputs = {} if random else _try(host, batches)
+    if data.classes:
+        _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
+    elif named is not None:
+        raise OptionError(f"{data.where} has no folders of classes that labels could name; leave the labels out")
+    return batches
+
+
+def _assign(
+    batches: Batches,
+    names: tuple[str, ...],
+    named: dict[str, int] | None,
+    outputs: Mapping[str, Array],
+    *,
+    strict: bool,
+) -> None:
+    """Turns labels that are numbers of folders into classes; where only inputs are wanted, labels that misfit go."""
+    scores = next(iter(outputs.values()), None)
+    n_classes = None if scores is None or scores.ndim != 2 or scores.shape[1] < 2 else scores.shape[1]
+    try:
+        batches.classes = class_of_each(names, n_classes, named, batches.source)
+    except OptionError:
+        if strict:
+            raise
+        batches.labels = None
+        return
+    assert batches.labels is not None
+    batches.labels = np.array(list(batches.classes.values()))[batches.labels]
+
+
+def _opened(
+    source: Any, specs: tuple[InputSpec, ...], limit: int, pick: Pick, tokenizer: Any, options: Preprocess
+) -> Samples:
+    """The samples of a source, by what it is."""
+    if isinstance(source, str | os.PathLike):
+        text = os.fspath(source)
+        path = Path(text)
+        if not is_there(path):
+            if is_object_name(text):
+                return _opened(_called(text), specs, limit, pick, tokenizer, options)
+            raise OptionError(
+                f"no data '{text}'; expected an .npz or .npy file, a folder of images, a text file, "
+                "'package.module:attribute' or 'random'"
+            )
+        where = f"'{text}'"
+        if path.is_dir():
+            return of_folder(path, specs, where, options)
+        require_plain_source(path, OptionError, "data", "give a file, or a folder of images")
+        if path.suffix == ".npz":
+            return of_npz(path, specs, where, pick)
+        if path.suffix == ".npy":
+            return of_npy(path, specs, where)
+        return of_text(path, specs, where, tokenizer, options.length, pick)
+    where = f"the given '{type(source).__name__}'"
+    if isinstance(source, Mapping):
+        return of_arrays({str(name): as_array(value) for name, value in source.items()}, specs, where)
+    if is_array(source) and not isinstance(source, np.generic):
+        if len(specs) != 1:
+            raise OptionError(f"{where} is one array, the model takes {', '.join(map(str, specs))}; give a mapping")
+        return of_arrays({specs[0].name: as_array(source)}, specs, where)
+    if hasattr(source, "__iter__") or hasattr(source, "__getitem__"):
+        return of_iterable(source, specs, where, limit, pick)
+    raise OptionError(
+        f"cannot read data from a '{type(source).__name__}'; expected the path of a file or folder, arrays or an "
+        "iterable"
+    )
+
+
+def _called(name: str) -> Any:
+    """What ``package.module:attribute`` is, or returns if it is a function."""
+    found = load_object(
+        name,
+        OptionError,
+        of="data",
+        expected="'package.module:attribute' or the path of a file or folder",
+        returns="data, or a function that returns them",
+    )
+    if hasattr(found, "__iter__") or hasattr(found, "__getitem__") or not callable(found):
+        return found
+    with told(OptionError, f"'{name}'", "mend the function"):
+        return found()
+
+
+def _try(host: Model, batches: Batches) -> dict[str, Array]:
+    """Runs the model on the first batch, which finds what shapes and types do not tell (tokens out of range)."""
+    batch = batches[0]
+    try:
+        return host.run(batch)
+    except Exception as error:  # executors raise whatever an operator raises
+        text = str(error).strip() or repr(error)
+        reason = text.partition("; ")[0] if isinstance(error, GraphpruneError) else text.splitlines()[0]
+        raise OptionError(
+            f"the model does not run on the first batch of {batches.source}: {reason}; "
+            "check that the values are what the model takes (tokens within its vocabulary, sizes that go together)"
+        ) from error

@@ -1,0 +1,158 @@
+"""Samples from Python: loaders, data sets, lists and generators of arrays or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from graphprune.data.samples import LABELS, Pick, Samples, of_arrays, require_small
+from graphprune.data.specs import Array, InputSpec, constant, joined, written
+from graphprune.errors import OptionError
+from graphprune.user_code import told
+
+
+def as_array(value: Any) -> Array:
+    """An array or a tensor of any framework as an array; bfloat16 comes as float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            value = value.float()
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def is_array(value: object) -> bool:
+    """Whether a value is one array or tensor."""
+    return isinstance(value, np.ndarray | np.generic) or (hasattr(value, "shape") and hasattr(value, "dtype"))
+
+
+def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str, samples: int, pick: Pick) -> Samples:
+    """The first samples of an iterable (evenly spread ones where it can be indexed), held in memory.
+
+    Items are batches of any size, or single samples: an array, a tuple in the order of the inputs, or a mapping by
+    their names. One element more at the end of a tuple, or ``labels`` in a mapping, is what is right for the samples.
+
+    Args:
+        source: The iterable; it is gone through once.
+        specs: The model's inputs.
+        where: What it is, for messages.
+        samples: How many samples are wanted.
+        pick: Chooses among items that can be indexed.
+
+    Raises:
+        OptionError: An item does not fit, or there is none.
+    """
+    parts: dict[str, list[Array]] = {spec.name: [] for spec in specs if spec.batched}
+    fixed: dict[str, Array] = {}
+    labels: list[Array] = []
+    count = held = 0
+    for number, item in _items(source, specs, where, samples, pick):
+        here = f"item {number} of {where}"
+        arrays, label = _named(item, specs, here)
+        size = 0
+        for spec in specs:
+            if not spec.batched:
+                fixed.setdefault(spec.name, constant(arrays[spec.name], spec, here))
+                continue
+            array = arrays[spec.name]
+            if array.ndim == len(spec.shape) - 1:
+                array = array[None]
+            array = joined(array, spec, here)
+            if size and len(array) != size:
+                raise OptionError(
+                    f"{here} has {len(array)} samples for input '{spec.name}' and {size} for another; give as many "
+                    "for each input"
+                )
+            size = len(array)
+            if parts[spec.name] and parts[spec.name][0].shape[1:] != array.shape[1:]:
+                raise OptionError(
+                    f"{here} gives input '{spec.name}' the shape {written(array.shape[1:])}, items before it "
+                    f"{written(parts[spec.name][0].shape[1:])}; make all samples alike (crop, or pack text)"
+                )
+            parts[spec.name].append(array)
+            held += array.nbytes
+        if label is not None:
+            labels.append(np.atleast_1d(label))
+        count += size
+        require_small(held, where, "give a file (.npy, .npz), which is mapped from disk")
+        if count >= samples:
+            break
+    if not count:
+        raise OptionError(f"{where} gives no samples; expected batches for {', '.join(map(str, specs))}")
+    arrays = {name: np.concatenate(held)[:samples] for name, held in parts.items()}
+    known = np.concatenate(labels)[:samples] if labels and len({label.shape[1:] for label in labels}) == 1 else None
+    if known is not None and len(known) == min(count, samples):
+        arrays[LABELS] = known
+    return of_arrays({**arrays, **fixed}, specs, where)
+
+
+def _items(
+    source: Iterable[Any], specs: tuple[InputSpec, ...], where: str, samples: int, pick: Pick
+) -> Iterator[tuple[int, Any]]:
+    """Items with their numbers; of a data set or a list as many as are wanted, spread over all of it."""
+    indexable = isinstance(source, Sequence) or (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
+    advice = "mend the code that gives the data"
+    with told(OptionError, where, advice):
+        iterator = enumerate(source) if not indexable else _spread(source, specs, where, samples, pick)
+    while True:
+        with told(OptionError, where, advice):
+            pair = next(iterator, None)
+        if pair is None:
+            return
+        yield pair
+
+
+def _spread(
+    source: Any, specs: tuple[InputSpec, ...], where: str, samples: int, pick: Pick
+) -> Iterator[tuple[int, Any]]:
+    """Items of a data set or a list of single samples, as many as are wanted; all items of a list of batches."""
+    count = len(source)
+    if count > samples:
+        first, _ = _named(source[0], specs, f"item 0 of {where}")
+        spec = next(spec for spec in specs if spec.batched)
+        if first[spec.name].ndim < len(spec.shape):
+            return ((int(i), source[int(i)]) for i in pick(count))
+    return ((i, source[i]) for i in range(count))
+
+
+def _named(item: Any, specs: tuple[InputSpec, ...], here: str) -> tuple[dict[str, Array], Array | None]:
+    """The arrays of an item by input, and its labels."""
+    names = [spec.name for spec in specs]
+    label: Any = None
+    if isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[0], tuple | list | Mapping):
+        item, label = item
+    if isinstance(item, Mapping):
+        if missing := [name for name in names if name not in item]:
+            raise OptionError(
+                f"{here} has no '{missing[0]}'; it has {', '.join(map(repr, item))}, and the model takes "
+                f"{', '.join(map(str, specs))}; use the inputs' names as keys"
+            )
+        label = item.get(LABELS, label) if LABELS not in names else label
+        values = [item[name] for name in names]
+    elif isinstance(item, tuple | list):
+        values = list(item)
+        if len(values) == len(names) + 1:
+            *values, label = values
+        if len(values) != len(names):
+            raise OptionError(
+                f"{here} has {len(item)} elements, the model takes {', '.join(map(str, specs))}; "
+                "give one element for each input, in this order, or a mapping by name"
+            )
+    else:
+        values = [item]
+        if len(names) != 1:
+            raise OptionError(
+                f"{here} is a '{type(item).__name__}', the model takes {', '.join(map(str, specs))}; "
+                "give a tuple in this order, or a mapping by name"
+            )
+    try:
+        arrays = {name: as_array(value) for name, value in zip(names, values, strict=True)}
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{here} is no array: {error}; give arrays or tensors") from error
+    for spec in specs:
+        if arrays[spec.name].dtype.kind in "OUS" and spec.dtype.kind not in "OUS":
+            kind = type(values[names.index(spec.name)]).__name__
+            raise OptionError(f"{here} gives input '{spec.name}' a '{kind}'; give arrays or tensors")
+    return arrays, None if label is None else as_array(label)

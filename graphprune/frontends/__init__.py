@@ -1,1 +1,0 @@
-"""Frontends: literal tables from operators to coupling rules, and the graphs that the analysis reads."""

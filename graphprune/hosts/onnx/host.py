@@ -1,0 +1,469 @@
+"""The host of an ONNX file: a weightless graph that is edited, and weights that stay where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from graphprune.brief import brief
+from graphprune.errors import BoundError, ModelError
+from graphprune.hosts.onnx import steps as onnx_steps
+from graphprune.hosts.onnx.branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx.cells import cells
+from graphprune.hosts.onnx.contents import Contents, digest
+from graphprune.hosts.onnx.copies import Uses, merged, merged_names
+from graphprune.hosts.onnx.demand import require_affordable
+from graphprune.hosts.onnx.double import run_double
+from graphprune.hosts.onnx.draws import draws
+from graphprune.hosts.onnx.edit import apply_edits
+from graphprune.hosts.onnx.fold import fold
+from graphprune.hosts.onnx.graph import build_graph
+from graphprune.hosts.onnx.held import what_is_held
+from graphprune.hosts.onnx.load import load_model
+from graphprune.hosts.onnx.masked import mask_stored, masked_model
+from graphprune.hosts.onnx.ops.values import Inferred, no_tensors, operands_of
+from graphprune.hosts.onnx.quantized import dequantized
+from graphprune.hosts.onnx.runtime import random_inputs, session_of, stated
+from graphprune.hosts.onnx.save import save, with_defaults
+from graphprune.hosts.onnx.shapes import Probed, doubled, infer, other_sizes, unfit
+from graphprune.hosts.onnx.sizes import bind, input_sizes
+from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
+from graphprune.hosts.onnx.surgery import Surgery
+from graphprune.hosts.onnx.titles import titled
+from graphprune.hosts.onnx.trace import traced
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
+from graphprune.pipeline.recurrent import Recurrent
+from graphprune.runtime.sessions import run_raw, run_session
+
+MAXIMUM_FOLDS = 4
+"""How often folding is repeated where a folded shape may let more shapes be inferred."""
+
+
+@dataclass(frozen=True)
+class OnnxHost:
+    """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
+
+    Attributes:
+        proto: The graph, weightless: large tensors are headers.
+        store: Where the data of the headers is, and what of it is taken.
+        bound: The shapes of the inputs that the analysis and the examples use.
+        sources: Data files that weights are mapped from.
+        original: The weightless model as loaded.
+        given: Inputs that the user gives; the others are random.
+        assumed: The declared sizes of the inputs whose dynamic axes the user gave no sizes for.
+        defaults: Inputs with a default, which the analysis takes for weights. Those that are neither cut nor folded
+            are inputs again in what is saved; the others are constants from then on.
+        uses: The tensors that the file stores once for several uses, and their copies.
+        held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
+        size_sources: For each axis of an input where its size in ``bound`` comes from.
+    """
+
+    __repr__ = brief
+
+    proto: onnx.ModelProto
+    store: Store
+    bound: Mapping[str, tuple[int, ...]]
+    sources: frozenset[Path] = frozenset()
+    original: onnx.ModelProto = field(default_factory=onnx.ModelProto, repr=False)
+    given: Arrays = field(default_factory=dict, repr=False)
+    defaults: tuple[onnx.ValueInfoProto, ...] = ()
+    assumed: Mapping[str, tuple[int | str | None, ...]] = field(default_factory=dict, repr=False)
+    uses: Uses = field(default_factory=dict, repr=False)
+    held: Mapping[str, float] | None = field(default=None, repr=False)
+    size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def load(
+        source: str | Path | onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        given: Arrays | None = None,
+    ) -> OnnxHost:
+        """Opens a model.
+
+        Args:
+            source: A ``.onnx`` file, or a model in memory.
+            shapes: Shapes of inputs, where dynamic axes should not have the sizes that :func:`bind` assumes.
+            given: Example inputs by name; those that are missing are random.
+
+        Raises:
+            ModelError: The model is malformed, unsafe or of an unsupported version.
+            OptionError: ``shapes`` names an unknown input or does not fit.
+        """
+        model, files = load_model(source)
+        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
+        foreign = model.meta.get("foreign_types", {})
+        proto, store = weightless(model)
+        proto = flat(proto)
+        for value in proto.graph.output:
+            if value.name in foreign:
+                value.type.CopyFrom(foreign[value.name])
+        sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
+        assumed = {
+            name: declared
+            for name, declared in input_sizes(proto).items()
+            if name not in sizes and not all(isinstance(size, int) for size in declared)
+        }
+        bound = bind(proto, sizes, examples=given or ())
+        return OnnxHost(
+            proto, store, bound.shapes, files, proto, given or {}, defaults, assumed, uses, held, bound.sources
+        )
+
+    @property
+    def kind(self) -> str:
+        """``onnx``."""
+        return "onnx"
+
+    @property
+    def keeps_code(self) -> bool:
+        """No: a file is all there is."""
+        return False
+
+    @property
+    def made_by_code(self) -> frozenset[str]:
+        """None: see :attr:`keeps_code`."""
+        return frozenset()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The model's ``metadata_props``."""
+        return {entry.key: entry.value for entry in self.proto.metadata_props}
+
+    @cached_property
+    def inferred(self) -> Inferred:
+        """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
+        twice = doubled(self.proto, self.bound)
+        first = infer(self.proto, self.bound)
+        if self._unknown(first):
+            require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
+        found: Probed = {}
+        found_twice: Probed = {}
+        if fused := [name for name in self._unknown(first) if name in self._foreign]:
+            found = stated(self.proto, self.store, self.bound, fused)
+            found_twice = stated(self.proto, self.store, twice, fused) if twice else {}
+            first = infer(self.proto, self.bound, found, found_twice)
+        unknown = self._unknown(first)
+        probed = self._probe(unknown, self.bound) if unknown else {}
+        if not probed:
+            return first
+        probed_twice = self._probe(unknown, twice) if twice else {}
+        return infer(
+            self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
+        )
+
+    @cached_property
+    def _affordable(self) -> bool:
+        """True, or the error of a model that takes too much memory; asked before anything runs."""
+        require_affordable(self.proto, self.inferred.shapes, self.inferred.types, n_bytes(self.proto))
+        return True
+
+    def _unknown(self, inferred: Inferred) -> list[str]:
+        """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
+        outside = outside_branches(self.proto.graph) - no_tensors(self.proto.graph)
+        return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
+
+    @property
+    def _foreign(self) -> frozenset[str]:
+        """Results of operators that ONNX itself does not know."""
+        return frozenset(
+            name
+            for node in self.proto.graph.node
+            if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type)
+            for name in node.output
+        )
+
+    @property
+    def _made(self) -> frozenset[str]:
+        return frozenset(name for node in self.proto.graph.node for name in node.output if name)
+
+    @property
+    def _uses(self) -> frozenset[str]:
+        used = {name for node in self.proto.graph.node for name in operands_of(node)}
+        return frozenset(used | {value.name for value in self.proto.graph.output})
+
+    def _probe(self, names: list[str], bound: Mapping[str, tuple[int, ...]]) -> Probed:
+        """What values are in a run on example inputs; empty if the model does not run on them.
+
+        Raises:
+            ModelError: It does not, and sizes of the inputs were assumed.
+        """
+        model = onnx.ModelProto()
+        model.CopyFrom(self.proto)
+        declared = {value.name for value in model.graph.output}
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
+        try:
+            session = session_of(model, self.store)
+        except ModelError:
+            return {}
+        try:
+            results = run_raw(session, self._inputs(bound, 0))
+        except BoundError:
+            raise
+        except ModelError as error:
+            if bound is self.bound:
+                self._require_fit(error, None)
+            return {}
+        return {
+            name: (onnx.helper.np_dtype_to_tensor_dtype(result.dtype), tuple(result.shape))
+            for name in names
+            if isinstance(result := results[name], np.ndarray) and result.dtype != object
+        }
+
+    @cached_property
+    def _graph(self) -> Graph:
+        graph = build_graph(self.proto, self.inferred, self.uses)
+        return titled(graph, self.size_sources, self.proto)
+
+    def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
+        """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
+        given = {name: self.bound[name] if inputs is None else inputs[name].shape for name in self.assumed}
+        if given and all(shape == self.bound[name] for name, shape in given.items()):
+            raise ModelError(unfit(self.assumed, self.bound, error)) from error
+
+    def graph(self) -> Graph:
+        """The graph that the analysis reads."""
+        return self._graph
+
+    def read(self, tensor: str) -> Array:
+        """The values of a stored tensor; narrow floats come as float32, quantised weights as the numbers they mean."""
+        array = self._stored(tensor)
+        if array.dtype in (np.int8, np.uint8) and array.ndim > 1:
+            return dequantized(self.proto.graph, tensor, array, self._stored)
+        return array if array.dtype.kind in "fiub" else array.astype(np.float32)
+
+    @cached_property
+    def _headers(self) -> Mapping[str, onnx.TensorProto]:
+        return {entry.name: entry for entry in self.proto.graph.initializer}
+
+    def _stored(self, tensor: str) -> Array:
+        if tensor in self.store:
+            return self.store[tensor].numpy()
+        header = self._headers.get(tensor)
+        if header is None:
+            raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
+        return inline_array(header)
+
+    def digest(self, tensor: str) -> str:
+        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
+        return digest(Contents(self.proto, self.store).named(tensor))
+
+    def edited(self, edits: Edits) -> OnnxHost:
+        """A copy with the edits made."""
+        proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
+        return replace(self, proto=proto, store=store, held=None)
+
+    def folded(self) -> OnnxHost:
+        """A copy in which static shape arithmetic and small tables are constants."""
+        host = self
+        for _ in range(MAXIMUM_FOLDS):
+            chosen = decided(host.proto, host.inferred.values)
+            if chosen is not None:
+                host = host._with(Surgery(chosen).result(cleanup=True), host.store, None)
+            folded = fold(host.proto, host.store, host.inferred, host.graph())
+            if folded is None:
+                if chosen is None:
+                    return host
+                continue
+            proto, constants = folded
+            tensors = host._made & host._uses - no_tensors(host.proto.graph)
+            complete = all(name in host.inferred.shapes for name in tensors)
+            values = {**host.inferred.values, **constants}
+            host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
+            if complete:
+                return host
+        return host
+
+    def without_dead_nodes(self) -> OnnxHost:
+        """A copy without nodes and stored tensors that no output needs; inputs and outputs stay."""
+        proto = Surgery(self.proto).result(cleanup=True)
+        names = {tensor.name for tensor in proto.graph.initializer}
+        store = {name: stored for name, stored in self.store.items() if name in names}
+        return self._with(proto, store, vars(self).get("inferred"))
+
+    def _with(self, proto: onnx.ModelProto, store: Store, inferred: Inferred | None) -> OnnxHost:
+        """A copy with another graph, of which something may be known already."""
+        host = replace(self, proto=proto, store=store)
+        if inferred is not None:
+            vars(host)["inferred"] = inferred
+        return host
+
+    def example_inputs(self, seed: int = 0) -> dict[str, Array]:
+        """What the user gave, and random inputs that fit the types and the assumed shapes."""
+        return self._inputs(self.bound, seed)
+
+    @property
+    def adjusted(self) -> Mapping[str, frozenset[str]]:
+        """None: a file's weights are what they are."""
+        return {}
+
+    @property
+    def pinned(self) -> tuple[str, ...]:
+        """None: a file computes its sizes from the inputs that it is given."""
+        return ()
+
+    def at_other_sizes(self) -> OnnxHost | None:
+        """The model with other sizes along the dynamic axes, if there are any and it takes them."""
+        for bound in other_sizes(self.proto, self.bound):
+            with suppress(ModelError):
+                run_session(self._session, self._inputs(bound, 0))
+                return replace(self, bound=bound)
+        return None
+
+    def _inputs(self, bound: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
+        random = random_inputs(self.proto, bound, seed)
+        return {name: self.given[name] if self._fits(name, array) else array for name, array in random.items()}
+
+    def _fits(self, name: str, array: Array) -> bool:
+        return name in self.given and self.given[name].shape == array.shape
+
+    @property
+    def _session(self) -> ort.InferenceSession:
+        """A new one where random numbers are drawn: each session begins at the seed."""
+        return session_of(self.proto, self.store) if self._affordable and self._draws else self._kept_session
+
+    @cached_property
+    def _kept_session(self) -> ort.InferenceSession:
+        assert self._affordable
+        return session_of(self.proto, self.store)
+
+    @cached_property
+    def _draws(self) -> bool:
+        return draws(self.proto.graph)
+
+    def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
+        """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""
+        if double:
+            return run_double(self.proto, self.store, inputs)
+        session = self._session
+        try:
+            return run_session(session, inputs)
+        except ModelError as error:
+            self._require_fit(error, inputs)
+            raise
+
+    def zeroed(self, masks: Masks) -> OnnxHost:
+        """A copy with zeros in the stored tensors where units are removed; nothing else changes."""
+        proto, store = mask_stored(self.proto, self.store, masks)
+        return replace(self, proto=proto, store=store)
+
+    def run_integer(self, inputs: Arrays) -> dict[str, Array]:
+        """Runs the model as onnxruntime does by default: quantised operators in integer kernels."""
+        return run_session(session_of(self.proto, self.store, integer=True), inputs)
+
+    @cached_property
+    def quantised(self) -> bool:
+        """Whether the model rounds values to integers on the way."""
+        return any("Quantize" in node.op_type or "QLinear" in node.op_type for node in self.proto.graph.node)
+
+    def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
+        """Runs the model with the removed units zeroed after every node."""
+        assert self._affordable
+        proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
+
+    def shown(
+        self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
+    ) -> Iterator[tuple[str, Array]]:
+        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        proto, store = self.proto, self.store
+        if masks is not None:
+            proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
+
+    # -- step by step ------------------------------------------------------------------------------------------------
+
+    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
+        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+        assert self._affordable
+        given = [value.name for value in self.proto.graph.input] if have is None else have
+        return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """A runner of the model with gates; those that are not given are one."""
+        assert self._affordable
+        proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
+        session = session_of(proto, self.store, threads=0)
+
+        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
+            given = {}
+            for gate, (name, shape, dtype) in names.items():
+                given[name] = np.ones(shape, dtype) if gate not in factors else factors[gate].reshape(shape)
+                given[name] = given[name].astype(dtype)
+            return run_session(session, {**inputs, **given})
+
+        return run
+
+    @cached_property
+    def _nodes(self) -> Mapping[str, onnx.NodeProto]:
+        return {node.name: node for node in self.proto.graph.node}
+
+    def window(self, node: str) -> Window | None:
+        """What a convolution sees, also a transposed one; ``None`` for any other node."""
+        found = self._nodes[node]
+        names = (*found.input[:2], *found.output[:1])
+        if len(found.input) < 2 or not {*names} <= {*self.graph().values}:
+            return None
+        x, weight, result = (self.graph().values[name].shape for name in names)
+        return onnx_steps.window(found, weight, x, result)
+
+    def recurrent(self, node: str) -> Recurrent | str | None:
+        """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
+        return cells(self._nodes[node])
+
+    def adds(self, node: str) -> bool:
+        """Whether a node is the plain sum of its two operands."""
+        found = self._nodes[node]
+        return found.op_type == "Add" and found.domain in ("", "ai.onnx")
+
+    def optional(self, node: str) -> bool:
+        """Whether a node lies in a branch, where nothing can be measured."""
+        return node in self._in_branches
+
+    @cached_property
+    def _in_branches(self) -> frozenset[str]:
+        return in_branches(self.proto.graph)
+
+    def scales(self, node: str) -> tuple[float, float]:
+        """What a node multiplies its product of two operands by, and what its bias."""
+        return onnx_steps.scales(self._nodes[node])
+
+    def replaced(self, tensors: Arrays) -> OnnxHost:
+        """A copy in which stored tensors have other values."""
+        proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
+        host = self._with(proto, store, self.inferred)
+        vars(host)["_graph"] = self.graph()
+        return host
+
+    def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
+        """A copy in which the results of some nodes get a bias of zeros."""
+        if not biases:
+            return self
+        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
+
+    @property
+    def source_costs(self) -> Mapping[str, float]:
+        """What the file holds that was loaded; what would be written, for a model that has been edited."""
+        return self.stored_costs() if self.held is None else self.held
+
+    def stored_costs(self, *, inner: bool = False) -> Mapping[str, float]:
+        """What would be written holds: ``params`` and ``bytes``, equal copies once."""
+        proto = self.proto
+        if not inner and (renamed := merged_names(proto, self.store, self.uses)):
+            proto, _ = merged(proto, self.store, renamed)
+        return what_is_held(proto, inner=inner)
+
+    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
+        proto, store = merged(self.proto, self.store, merged_names(self.proto, self.store, self.uses))
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
+        apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
+        proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original)

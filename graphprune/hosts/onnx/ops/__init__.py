@@ -1,0 +1,1 @@
+"""What ONNX operators couple: the table, and the rows that need more than a line."""

@@ -1,0 +1,176 @@
+"""The table of ONNX operators: what each says about the dimensions of its operands and results.
+
+Default-domain operators of opsets 9 to the newest; where an attribute became an operand, the row reads both. A row
+gets the opset as attribute ``opset``. Whatever is not here is a barrier. To support an operator, add a line, and a
+row in ``tests/hosts/onnx/test_onnx_ops.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from graphprune.hosts.onnx.ops import attention, quantized, rows, spatial
+from graphprune.hosts.onnx.ops.contrib import CONTRIB
+from graphprune.hosts.onnx.ops.ml import ML, ML_BARRIERS
+from graphprune.hosts.onnx.ops.recurrent import recurrent
+from graphprune.hosts.onnx.ops.values import JOIN, JOIN_DOMAIN
+from graphprune.rules.call import Row
+from graphprune.rules.contraction import conv, gemm, matmul
+from graphprune.rules.indexing import compared, gather
+from graphprune.rules.joining import joined
+from graphprune.rules.layout import create, opaque
+from graphprune.rules.normalization import instance_norm
+from graphprune.rules.pointwise import along
+
+_SIZES = "a size, computed from the shape of another tensor"
+_LOSS = "a loss is taken over all elements"
+_SEQUENCE = "sequences of tensors are not followed"
+_INDEX = "positions depend on the data of this axis"
+
+BARRIERS: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"),
+        "random numbers are drawn for every element, so that leaving some out changes the others",
+    ),
+    **dict.fromkeys(
+        ("SequenceConstruct", "SequenceEmpty", "SequenceInsert", "SequenceErase", "SequenceAt", "SequenceLength"),
+        _SEQUENCE,
+    ),
+    **dict.fromkeys(("SequenceMap", "SplitToSequence", "ConcatFromSequence"), _SEQUENCE),
+    **dict.fromkeys(("Optional", "OptionalGetElement", "OptionalHasElement"), "optional values are not followed"),
+    **dict.fromkeys(
+        ("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), "text is not cut"
+    ),
+    "ImageDecoder": "an image file has a size of its own",
+    **dict.fromkeys(("If", "Loop", "Scan"), "what a loop body uses stays whole"),
+    **dict.fromkeys(
+        tuple(f"com.microsoft::{op}" for op in ("MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized", "QMoE")),
+        "numbers of less than a byte are packed, and not cut",
+    ),
+    **ML_BARRIERS,
+}
+"""Operators that stay barriers on purpose, with the reason that a user reads."""
+
+ROWS: Mapping[str, Row] = {
+    # weighted sums
+    "Conv": lambda c: conv(c.x, rows.shape_of(c, 1), c.operand(2), c.y, groups=c.get("group", 1), slot="group"),
+    "ConvTranspose": lambda c: conv(
+        c.x, rows.shape_of(c, 1), c.operand(2), c.y, groups=c.get("group", 1), transposed=True, slot="group"
+    ),
+    "Gemm": lambda c: gemm(
+        c.x, rows.shape_of(c, 1), c.operand(2), c.y, trans_a=bool(c.get("transA", 0)), trans_b=bool(c.get("transB", 0))
+    ),
+    "MatMul": lambda c: matmul(c.x, rows.shape_of(c, 1), weights=any(c.stored)),
+    "Einsum": rows.contracted,
+    "Attention": attention.attention,
+    "LinearAttention": attention.linear_attention,
+    "DeformConv": spatial.deformable,
+    "CausalConvWithState": spatial.causal_conv,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
+    # normalisations
+    "BatchNormalization": rows.batch_norm,
+    "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), rows.norm_over_last),
+    "GroupNormalization": rows.grouped_norm,
+    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
+    "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
+    "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
+    # element-wise, with broadcasting
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
+    **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise),
+    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip", "SwiGLU"), rows.elementwise),
+    "Equal": lambda c: compared(c.operands, c.y),
+    # element-wise, one operand
+    **dict.fromkeys(
+        ("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log"), rows.first_only
+    ),
+    **dict.fromkeys(("Sin", "Cos", "Tan", "Sinh", "Cosh", "Tanh", "Asin", "Acos", "Atan"), rows.first_only),
+    **dict.fromkeys(("Asinh", "Acosh", "Atanh", "Erf", "Not", "BitwiseNot", "IsNaN", "IsInf"), rows.first_only),
+    **dict.fromkeys(("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "Mish"), rows.first_only),
+    **dict.fromkeys(
+        ("Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Softsign", "Shrink", "Swish"), rows.first_only
+    ),
+    **dict.fromkeys(("Identity", "Cast", "CastLike", "BitCast"), rows.first_only),
+    "Dropout": rows.dropout,
+    # quantised
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.quantized),
+    "DynamicQuantizeLinear": quantized.dynamic,
+    "QLinearConv": quantized.qlinear_conv,
+    "QLinearMatMul": quantized.qlinear_matmul,
+    "ConvInteger": quantized.conv_integer,
+    "MatMulInteger": quantized.matmul_integer,
+    "RotaryEmbedding": attention.rotary,
+    # along some axes
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), rows.softmax),
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), rows.pooling),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), rows.pooling),
+    **dict.fromkeys(("Resize", "Upsample"), rows.resize),
+    "CumSum": rows.cumulative,
+    "CumProd": rows.cumulative,
+    "TopK": rows.largest,
+    "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
+    "GridSample": spatial.grid_sample,
+    "ReverseSequence": spatial.reversed_sequence,
+    "TensorScatter": spatial.scattered_rows,
+    # images and signals
+    **dict.fromkeys(("RoiAlign", "MaxRoiPool"), spatial.regions),
+    "Col2Im": spatial.patches,
+    "CenterCropPad": spatial.center_crop,
+    "DFT": spatial.fourier,
+    "Det": spatial.determinant,
+    "STFT": lambda c: rows.whole(c, "a Fourier transform mixes this axis"),
+    "MaxUnpool": spatial.unpooled,
+    "AffineGrid": lambda c: rows.whole(c, "a grid of positions"),
+    # reductions
+    **dict.fromkeys(
+        ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"),
+        partial(rows.reduction, statistic="sum"),
+    ),
+    "ReduceMean": partial(rows.reduction, statistic="mean"),
+    **dict.fromkeys(("ReduceMax", "ReduceMin"), partial(rows.reduction, statistic="extreme")),
+    "ReduceLogSumExp": partial(rows.reduction, statistic="choice"),
+    "ReduceProd": partial(rows.reduction, statistic="other"),
+    "ArgMax": rows.arg_reduction,
+    "ArgMin": rows.arg_reduction,
+    # rearranging
+    "Reshape": rows.reshaped,
+    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), rows.rearranged),
+    "Transpose": rows.transposed,
+    "Expand": rows.expanded,
+    "Tile": rows.tiled,
+    "DepthToSpace": rows.depth_to_space,
+    "SpaceToDepth": rows.space_to_depth,
+    # joining and taking parts
+    "Concat": lambda c: joined([rows.shape_of(c, i) for i in range(len(c.operands))], c.attributes["axis"]),
+    "Split": rows.splits,
+    "Slice": rows.slices,
+    "Pad": rows.padding,
+    # looking up
+    "Gather": lambda c: gather(c.x, rows.shape_of(c, 1), c.get("axis", 0)),
+    "GatherElements": rows.gather_elements,
+    "GatherND": rows.gather_nd,
+    **dict.fromkeys(("ScatterElements", "Scatter"), rows.scatter_elements),
+    "ScatterND": rows.scatter_nd,
+    "OneHot": rows.one_hot,
+    # made from sizes
+    "Shape": lambda c: opaque(c.results, _SIZES, n_operands=1),
+    "Size": lambda c: rows.whole(c, "the number of elements of this tensor is counted"),
+    "Range": lambda c: opaque(c.results, "a range has values that depend on its size", n_operands=len(c.operands)),
+    "ConstantOfShape": lambda c: create(c.y, slot="input", n_operands=1),
+    "EyeLike": lambda c: rows.whole(c, "a diagonal couples rows with columns"),
+    "Constant": lambda c: opaque(c.results, "a constant that is an output"),
+    **dict.fromkeys(
+        ("HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"),
+        lambda c: opaque(c.results, "a window has values that depend on its size", n_operands=len(c.operands)),
+    ),
+    # losses
+    **dict.fromkeys(("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss"), lambda c: rows.whole(c, _LOSS)),
+    # what depends on data
+    **dict.fromkeys(("NonZero", "NonMaxSuppression", "Compress", "Unique"), lambda c: rows.whole(c, _INDEX)),
+    f"{JOIN_DOMAIN}::{JOIN}": rows.branches,
+    **CONTRIB,
+    **ML,
+    **{op: rows.refused(reason) for op, reason in BARRIERS.items()},
+}
+"""Operator -> row. Operators of other domains are keyed ``domain::Op``."""

@@ -1,0 +1,274 @@
+"""The user's own module, made as small as the pruned graph.
+
+The graph module that torch.export gives is exact, but it has lost the methods of the user's class (``generate``) and
+its training behaviour (dropout). So a copy of the user's module gets the pruned tensors, and the numbers that it keeps
+in attributes (``num_heads``) change where the copy fails without it. Which number means which size cannot be known; it
+is tried and proven: a copy is handed out only if it computes what the pruned graph computes, with tensors of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphprune.errors import ModelError, first_line
+from graphprune.hosts.torch.alike import wrong_contents
+from graphprune.hosts.torch.attention import adapt_attention
+from graphprune.hosts.torch.attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
+from graphprune.hosts.torch.batch import graph_module, wrong_in_batches
+from graphprune.hosts.torch.bypass import bypass_modules
+from graphprune.hosts.torch.constructor import constructed_changes
+from graphprune.hosts.torch.generate import Decoding, decoding_of
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.layers import repair_known, resized_sizes
+from graphprune.hosts.torch.other_ways import other_uses, other_ways_notes
+from graphprune.hosts.torch.own import foreign_reads, sliced_copy
+from graphprune.hosts.torch.resizes import resize_forwards
+from graphprune.hosts.torch.trace import inference
+from graphprune.hosts.torch.untouched import untouched
+from graphprune.pipeline.state import Check, State
+from graphprune.report.data import AttributeRow
+
+TOLERANCE = 1e-5
+"""Largest accepted difference to the pruned graph, relative to the largest output of each slice."""
+
+_WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
+
+_NOISE = 8
+"""Rounding steps of the largest output that are accepted anywhere."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The trainable module of a compiled model.
+
+    Attributes:
+        module: The user's own class, or a graph module; ``None`` where there is neither.
+        notes: What to say about it.
+        attributes: The numbers that differ from those of the user's module.
+        checks: What was proven of it beside its forward.
+    """
+
+    module: nn.Module | None
+    notes: tuple[str, ...] = ()
+    attributes: tuple[AttributeRow, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+
+def pruned_module(state: State) -> Made:
+    """The trainable module of a compiled model, and notes where it is not the user's own class.
+
+    Its tensors are its own: training it leaves the user's module as it is.
+    """
+    pruned, original = state.host, state.original
+    if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
+        return Made(None)
+    looked = nullcontext() if pruned.source is None else untouched(pruned.source, runs=True)
+    with torch.inference_mode(mode=False), looked:  # tensors that are made in this mode cannot be trained
+        return _pruned_module(state, original, pruned)
+
+
+def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made:
+    reason = "the model was given as an exported program"
+    if pruned.is_meta:
+        reason = "weights on the meta device have no values, with which a copy of your class could be proven"
+    elif pruned.source is not None:
+        removed = state.removed if state.analysis is not None else ()
+        sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
+        reason = ""
+        for source in filter(None, (pruned.source, pruned.runs.warm)):
+            made = sliced_module(source, original, pruned, sums)
+            if made.module is not None:
+                held = (_WARM,) if source is pruned.runs.warm else ()
+                return replace(
+                    made, notes=(*made.notes, *held, *other_ways_notes(state, original, pruned, made.module))
+                )
+            reason = reason or " ".join(made.notes)
+    graph, note = graph_module(state, original, pruned, reason)
+    return Made(_detached(graph), (note,))
+
+
+def sliced_module(
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str] = frozenset()
+) -> Made:
+    """A copy of ``source`` that computes what ``pruned`` computes.
+
+    Args:
+        source: The user's module; it is not touched.
+        original: The graph of ``source``.
+        pruned: The pruned graph.
+        sums: Names of the sums that lost a branch.
+
+    Returns:
+        The module and notes, or the reason why there is none.
+    """
+    notes: tuple[str, ...] = ()
+    try:
+        module = sliced_copy(source, pruned, original)
+        if sums:
+            example = original.arguments(original.example_inputs())
+            paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
+            notes = (f"in the module, placeholders stand for what was left out: {', '.join(paths)}",) if paths else ()
+    except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
+        return Made(None, (f"the module of class '{type(source).__name__}' cannot be copied: {error}",))
+    with inference(module):  # a parametrization may change its buffers when it is read in training mode
+        repair_known(module, original, pruned)
+        adapt_attention(module, resized_sizes(original, pruned))
+    example = original.arguments(original.example_inputs())
+    decoding, note = decoding_of(source, example)
+    notes = (*notes, note) if note else notes
+    forward = _forward(pruned)
+    candidates = Candidates.of(source, original, pruned)
+    changes, reason = _fitted(module, candidates, forward, decoding)
+    if reason and forward.judge(module):
+        changes, told = _with_resizes(module, candidates, forward, decoding, (original, pruned))
+        reason, notes = ("", (*notes, told)) if told else (reason, notes)
+    uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
+    for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
+        changes, _ = fit(module, candidates, (*uses, use), changes)
+    reason = foreign_reads(module, source, pruned, forward.run) or reason
+    reason = reason or wrong_contents(module, source, original, pruned, changes)
+    if reason:
+        return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
+    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(module),))
+
+
+def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:
+    """Changes the numbers of a sliced copy: those that it fails without, and those that constructors tie to sizes."""
+    uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
+    needed, reason = fit(module, candidates, (forward,), {})
+    if reason:
+        return needed, reason
+    tied = {**constructed_changes(candidates.source, module), **needed}
+    if tied != needed:
+        apply_changes(module, candidates, needed, tied)
+        if not forward.judge(module):
+            changes, reason = fit(module, candidates, uses, tied)
+            if not reason:
+                return changes, reason
+        apply_changes(module, candidates, tied, needed)
+    return fit(module, candidates, uses, needed)
+
+
+def _with_resizes(
+    module: nn.Module,
+    candidates: Candidates,
+    forward: Use,
+    decoding: Decoding | None,
+    hosts: tuple[TorchHost, TorchHost],
+) -> tuple[Changes, str]:
+    """Replaces sizes where code gives them to reshapes; with the user's numbers if that will do, else with new ones.
+
+    Returns:
+        The changed numbers and what to tell the user; empty if that does not help.
+    """
+    original, pruned = hosts
+
+    def judge(module: nn.Module) -> str:
+        return (
+            forward.judge(module)
+            or ("" if decoding is None else decoding.judge(module))
+            or wrong_in_batches(module, original, pruned)
+        )
+
+    for parts in ([], [constructed_changes(candidates.source, module)], likeliest(candidates, forward)):
+        changes = {spot: value for part in parts for spot, value in part.items()}
+        apply_changes(module, candidates, {}, changes)
+        if told := resize_forwards(module, pruned, lambda: forward.judge(module), lambda: judge(module)):
+            return shrunk(module, candidates, {}, parts, [Use("resized", forward.run, judge)]), told
+        apply_changes(module, candidates, changes, {})
+    return {}, ""
+
+
+def _rows(candidates: Candidates, changes: Changes) -> tuple[AttributeRow, ...]:
+    return tuple(AttributeRow(str(spot), candidates.spots[spot], value) for spot, value in changes.items())
+
+
+def _detached(pruned: TorchHost) -> nn.Module:
+    """The graph module with tensors of its own."""
+    module = pruned.without_dead_nodes().module
+    memo: dict[int, torch.Tensor] = {}
+    for owner in module.modules():
+        for table in (owner._parameters, owner._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                if id(tensor) not in memo:
+                    fresh = tensor.detach().clone()
+                    kept = isinstance(tensor, nn.Parameter)
+                    memo[id(tensor)] = nn.Parameter(fresh, requires_grad=tensor.requires_grad) if kept else fresh
+                table[name] = memo[id(tensor)]  # type: ignore[assignment]
+    return module
+
+
+# -- the proof -------------------------------------------------------------------------------------------------------
+
+
+def _forward(pruned: TorchHost) -> Use:
+    """The use that the graph was traced from: one call in evaluation mode, on the example and on random inputs."""
+    examples = [pruned.example_inputs(0)]
+    expected = [list(pruned.run(examples[0]).values())]
+    try:
+        other = pruned.example_inputs(1)
+        expected.append(list(pruned.run(other).values()))
+        examples.append(other)
+    except ModelError:  # random values that the model does not take
+        pass
+
+    def run(module: nn.Module) -> Any:
+        args, kwargs = pruned.arguments(examples[0])
+        with inference(module), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # as the graph is run
+            return module(*args, **kwargs)
+
+    return Use("forward", run, lambda module: _difference(module, pruned, examples, expected))
+
+
+def _difference(
+    module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Sequence[list[Any]]
+) -> str:
+    """Why the module does not compute what the pruned graph does; empty if it does."""
+    for inputs, want in zip(examples, expected, strict=True):
+        args, kwargs = pruned.arguments(inputs)
+        try:
+            with untouched(module, runs=True), inference(module):
+                torch.manual_seed(0)  # as the graph is run
+                output = module(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
+            return f"it fails with '{first_line(error)}'"
+        got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if len(got) != len(want):
+            return f"it returns {len(got)} tensors instead of {len(want)}"
+        for ours, theirs in zip(got, want, strict=True):
+            if tuple(ours.shape) != theirs.shape:
+                return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+            off = _off(ours, theirs)
+            if not off <= TOLERANCE:
+                return f"its outputs differ by {off:.2g} of the largest value"
+    return ""
+
+
+def _off(ours: torch.Tensor, theirs: Any) -> float:
+    """The largest difference, relative to the largest value of the slice where it is: of every slice of every axis.
+
+    A slice of numbers far smaller than others is not held to more than rounding of the largest allows.
+    """
+    step = torch.finfo(ours.dtype).eps if ours.is_floating_point() else 0.0
+    a, b = ours.detach().cpu().double().numpy(), np.asarray(theirs, dtype=np.float64)
+    off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    size = np.where(np.isfinite(b), np.abs(b), 0.0)
+    largest = float(size.max(initial=0.0)) or 1.0
+    floor = _NOISE * step / TOLERANCE * largest
+    worst = float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)) / largest
+    for axis in range(b.ndim if b.size else 0):
+        others = tuple(i for i in range(b.ndim) if i != axis)
+        worst = max(worst, float((off.max(others) / np.maximum(size.max(others), floor)).max()))
+    return worst

@@ -1,0 +1,510 @@
+"""Rows of the ATen table: how a call of each family of operators becomes a coupling rule.
+
+Every function takes a :class:`Call` and returns a :class:`Rule`; the names of attributes are those of the operator's
+schema. Which operator has which row is said by :mod:`graphprune.hosts.torch.ops.table`. A size in an attribute that is
+only known at run time is ``None`` in a list and :data:`UNKNOWN` where it stands alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from graphprune.ir.dims import ONE, Dim, concat, factors_of, product
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.rule import Rule, Shape, SizeSlot
+from graphprune.rules import contraction, indexing, layout, normalization, pointwise, recurrent, reduction
+from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.contraction import axes, axis
+
+UNKNOWN: Final = "unknown until run time"
+OPEN: Final = 2**63 - 1
+"""The end of a slice that goes on to the end."""
+
+SOFTMAX = "the softmax runs over this axis"
+ORDER = "the operator depends on the order along this axis"
+POOLED = "spatial axis of a pooling"
+RESIZED = "spatial axis of a resizing"
+
+
+def present(call: Call) -> tuple[Shape, ...]:
+    """The shapes of the operands that are there."""
+    return tuple(shape for shape in call.operands if shape is not None)
+
+
+def results(call: Call) -> tuple[Shape, ...]:
+    """The shapes of all results; an unused one is taken to have the shape of one that is used."""
+    return tuple(call.y if shape is None else shape for shape in call.results)
+
+
+def _only_first(call: Call) -> None:
+    """Refuses a call whose further results (saved statistics) are used."""
+    if any(shape is not None for shape in call.results[1:]):
+        raise Refusal(f"a second result of '{call.op}' is used, which has no coupling rule")
+
+
+def fixing(rule: Rule, dims: Sequence[Dim], reason: str) -> Rule:
+    """``rule`` with the factors of ``dims`` fixed as well."""
+    more = {factor: reason for dim in dims for factor in factors_of(dim)}
+    return replace(rule, fixed={**more, **rule.fixed})
+
+
+# -- weighted sums ---------------------------------------------------------------------------------------------------
+
+
+def linear(call: Call) -> Rule:
+    """``n ci, co ci, co -> n co``, refused where the weight is no matrix."""
+    weight = call.operand(1)
+    if weight is None or len(weight) != 2:
+        raise Refusal(f"'{call.op}' with a weight that is no matrix")
+    return contraction.linear(call.x, weight, call.operand(2))
+
+
+def matmul(call: Call) -> Rule:
+    """``b m k, b k n -> b m n`` with broadcast batch axes; a vector operand lacks ``m`` or ``n``."""
+    other = call.operand(1)
+    assert other is not None
+    return contraction.matmul(call.x, other, weights=any(call.stored))
+
+
+def addmm(call: Call) -> Rule:
+    """``m n, m k, k n -> m n``, the first operand broadcast; batched and for vectors too."""
+    bias, a, b = call.operands[:3]
+    assert bias is not None
+    assert a is not None
+    assert b is not None
+    product_ = contraction.matmul(a, b, weights=any(call.stored[1:]))
+    (result,) = product_.results
+    assert result is not None
+    aligned = tuple(ONE if size == 1 else result[i - len(bias)] for i, size in enumerate(bias))
+    return replace(product_, operands=(aligned, *product_.operands))
+
+
+def outer(call: Call) -> Rule:
+    """``m, n -> m n``."""
+    return parse_rule("m, n -> m n; macs m n", call.operands)
+
+
+def bilinear(call: Call) -> Rule:
+    """``n a, n b, co a b, co -> n co``."""
+    n = " ".join(f"n{i}" for i in range(len(call.x) - 1))
+    bias = "_" if call.operand(3) is None else "co"
+    text = f"{n} a, {n} b, co a b, {bias} -> {n} co; macs {n} co a b; label a=neuron b=neuron co=neuron"
+    return parse_rule(text, call.operands)
+
+
+def conv(call: Call) -> Rule:
+    """``n (g ci) s, (g co) ci k, (g co) -> n (g co) o``, transposed where the operator says so."""
+    weight = call.operand(1)
+    assert weight is not None
+    transposed = "transpose" in call.op or bool(call.get("transposed", False))
+    return contraction.conv(
+        call.x, weight, call.operand(2), call.y, groups=call.get("groups", 1), transposed=transposed
+    )
+
+
+def sdpa(call: Call) -> Rule:
+    """``b h q d, b h k d, b h k v, 1 1 q k -> b h q v``; causal attention fixes ``q`` as well."""
+    q, k, v = call.operands[:3]
+    assert q is not None
+    assert k is not None
+    assert v is not None
+    rule = contraction.sdpa(q, k, v, call.operand(3), scale=call.get("scale"))
+    if call.get("is_causal", False):
+        assert rule.operands[0] is not None
+        rule = fixing(rule, rule.operands[0][-2:-1], "causal attention depends on the order along this axis")
+    return rule
+
+
+def einsum(call: Call) -> Rule:
+    """What the equation says."""
+    return contraction.einsum(call.attributes["equation"], present(call), weights=any(call.stored))
+
+
+def grouped_mm(call: Call) -> Rule:
+    """``t k, e k n, e -> t n``: rows are sorted by expert, offsets say where those of each expert end.
+
+    The fallback that transformers traces has no need of aligned rows, but the user's module runs the kernel.
+    """
+    x, weight, offsets = (call.operand(i) for i in range(3))
+    if x is None or weight is None or offsets is None or (len(x), len(weight)) != (2, 3) or call.operand(3) is not None:
+        raise Refusal(f"'{call.op}' with operands of these ranks, or with a bias")
+    itemsize = 2 if str(call.attributes["dtypes"][1]).endswith("16") else 4
+    rows = 16 // itemsize  # its kernels want rows of a multiple of 16 bytes
+    text = f"t k, e k n, e -> t n; fixed t; macs t k n; label k=neuron n=neuron; ordered e; multiple k={rows}"
+    text += f"; multiple n={rows}"
+    return parse_rule(text, (x, weight, offsets), why="rows are sorted by expert")
+
+
+def cdist(call: Call) -> Rule:
+    """``b p m, b r m -> b p r``."""
+    batch = " ".join(f"b{i}" for i in range(len(call.x) - 2))
+    if call.get("p", 2.0) <= 0 or len(call.operand(1) or ()) != len(call.x):
+        raise Refusal(f"'{call.op}' with p <= 0 or broadcast operands")
+    return parse_rule(f"{batch} p m, {batch} r m -> {batch} p r", call.operands)
+
+
+def cosine_similarity(call: Call) -> Rule:
+    """Element by element, contracted over the axis, over which both operands are normalised."""
+    at = call.get("dim", 1) % (len(call.y) + 1)
+    rule = pointwise.pointwise(call.operands[:2], broadcast(present(call)))
+    (dims,) = rule.results
+    assert dims is not None
+    statistic = frozenset(factors_of(dims[at]))
+    return replace(rule, results=((*dims[:at], *dims[at + 1 :]),), normalized=statistic)
+
+
+def grid_sampler(call: Call) -> Rule:
+    """``n c s, n o xy -> n c o``."""
+    s, o = ("s0 s1", "o0 o1") if len(call.x) == 4 else ("s0 s1 s2", "o0 o1 o2")
+    text = f"n c {s}, n {o} xy -> n c {o}; fixed {s} xy"
+    return parse_rule(text, call.operands, call.results, why="a sampling grid addresses positions of this axis")
+
+
+def embedding_bag(call: Call) -> Rule:
+    """``v d, n, o -> b d``: rows of a table, summed or averaged or the largest of each bag."""
+    _only_first(call)
+    weighted = "_" if call.operand(3) is None else "n"
+    text = f"v d, n, o, {weighted} -> b d, _, _, _; fixed v n o b; label d=neuron"
+    if len(call.operand(1) or ()) == 2:
+        raise Refusal(f"'{call.op}' with bags as rows")
+    return parse_rule(text, call.operands, call.results, why="an index looks up rows of this axis")
+
+
+def weight_norm(call: Call) -> Rule:
+    """``co ci k, co 1 1 -> co ci k``; the norm is taken over all axes but one.
+
+    Stored gains follow the norm of what stays (:mod:`graphprune.hosts.torch.gains`), which then shifts nothing.
+    """
+    dims = axes("x", call.x)
+    gain = call.operand(1)
+    assert gain is not None
+    at = call.get("dim", 0)
+    follows = len(call.stored) > 1 and all(call.stored[:2])
+    inner = [] if follows else [f for i, dim in enumerate(dims) if i != at for f in factors_of(dim)]
+    gains = tuple(ONE if s == 1 else dims[i] for i, s in enumerate(gain))
+    return Rule((dims, gains), (dims,), normalized=frozenset(inner))
+
+
+def lstm(call: Call) -> Rule:
+    """An LSTM, GRU or plain recurrent layer, see :func:`graphprune.rules.recurrent.recurrent`."""
+    gates = 4 if "lstm" in call.op else 3 if "gru" in call.op else 1
+    return recurrent.recurrent(
+        call.operands,
+        gates=gates,
+        n_states=2 if gates == 4 else 1,
+        n_layers=call.attributes["num_layers"],
+        biases=call.attributes["has_biases"],
+        bidirectional=call.attributes["bidirectional"],
+        batch_first=call.attributes["batch_first"],
+    )
+
+
+# -- normalisations --------------------------------------------------------------------------------------------------
+
+
+def batch_norm(call: Call) -> Rule:
+    """``n c s, c, c, c, c -> n c s`` with stored statistics; those of the batch fix ``n`` and ``s``."""
+    _only_first(call)
+    if call.get("training", False):
+        return _batch_statistics(call)
+    return normalization.batch_norm(call.x, call.operands[1:], len(call.results))
+
+
+def _batch_statistics(call: Call) -> Rule:
+    """Statistics of the batch: channels stay apart from each other; every other axis takes part in the statistic."""
+    rule = normalization.batch_norm(call.x, call.operands[1:], len(call.results))
+    dims = rule.results[0]
+    assert dims is not None
+    return replace(rule, normalized=frozenset(f for dim in (*dims[:1], *dims[2:]) for f in factors_of(dim)))
+
+
+def batch_norm_updating(call: Call) -> Rule:
+    """As :func:`batch_norm` with statistics of the batch, which it returns, and those that are stored from now on."""
+    rule = _batch_statistics(call)
+    assert rule.results[0] is not None
+    channels = (rule.results[0][1],)
+    return replace(rule, results=(rule.results[0], *(channels for _ in call.results[1:])))
+
+
+def layer_norm(call: Call) -> Rule:
+    """``n c, c, c -> n c``, layer and RMS normalisation alike."""
+    _only_first(call)
+    n_axes = len(call.attributes["normalized_shape"])
+    return normalization.layer_norm(
+        call.x, n_axes, call.operands[1:], slot="normalized_shape", n_results=len(call.results)
+    )
+
+
+def group_norm(call: Call) -> Rule:
+    """``n (g c) s, (g c), (g c) -> n (g c) s``."""
+    return normalization.group_norm(call.x, call.attributes["num_groups"], call.operands[1:], slot="num_groups")
+
+
+def native_group_norm(call: Call) -> Rule:
+    """As :func:`group_norm`, with all sizes as arguments."""
+    _only_first(call)
+    rule = normalization.group_norm(call.x, call.attributes["group"], call.operands[1:], slot="group")
+    dims = rule.results[0]
+    assert dims is not None
+    slots = [SizeSlot("N", dims[0]), SizeSlot("C", dims[1]), SizeSlot("HxW", product(*dims[2:]))]
+    return replace(rule, results=(dims, None, None), sizes=(*rule.sizes, *(s for s in slots if s.dim.size != 1)))
+
+
+def instance_norm(call: Call) -> Rule:
+    """``n c s, c, c -> n c s``; a batch normalisation where the statistics are stored."""
+    if not call.get("use_input_stats", True):
+        return normalization.batch_norm(call.x, call.operands[1:])
+    return normalization.instance_norm(call.x, call.operands[1:])
+
+
+# -- element by element ----------------------------------------------------------------------------------------------
+
+
+def broadcast(shapes: Sequence[Shape]) -> Shape:
+    """What shapes become when they are broadcast together."""
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(shape)) + shape for shape in shapes]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*padded, strict=True))
+
+
+def elementwise(call: Call) -> Rule:
+    """Every operand is broadcast to the result."""
+    return pointwise.pointwise(call.operands, call.y, len(call.results))
+
+
+def first_only(call: Call) -> Rule:
+    """Element by element over the first operand; the others (a type, a shape of the same tensor) take no part."""
+    rule = pointwise.pointwise(call.operands[:1], call.y, len(call.results))
+    return replace(rule, operands=(*rule.operands, *(None for _ in call.operands[1:])), carries=(0,))
+
+
+def dropout(call: Call) -> Rule:
+    """Nothing in evaluation mode."""
+    if call.get("train", False):
+        raise Refusal("dropout in training mode draws random numbers")
+    return elementwise(call)
+
+
+def prelu(call: Call) -> Rule:
+    """``n c s, c -> n c s``."""
+    weight = call.operand(1)
+    assert weight is not None
+    dims = axes("x", call.x)
+    slope = (dims[1] if weight[0] != 1 and len(dims) > 1 else ONE,)
+    return Rule((dims, slope if len(weight) == 1 else ()), (dims,))
+
+
+def glu(call: Call) -> Rule:
+    """``n c+c -> n c``: both halves lose the same units."""
+    at = call.get("dim", -1) % len(call.x)
+    dims = list(axes("x", call.y))
+    half = dims[at]
+    whole = [*dims[:at], concat(half, half), *dims[at + 1 :]]
+    return Rule((tuple(whole),), (tuple(dims),))
+
+
+# -- along some axes -------------------------------------------------------------------------------------------------
+
+
+def along(reason: str, attribute: str = "dim") -> Row:
+    """An operator that works along the axis (or axes) that ``attribute`` names; none named: along all."""
+
+    def row(call: Call) -> Rule:
+        if any(shape is not None for shape in call.operands[1:]):
+            raise Refusal(f"'{call.op}' with a second tensor")
+        named = call.attributes.get(attribute)
+        at = [named] if isinstance(named, int) else list(named or range(len(call.x)))
+        return pointwise.along(call.x, results(call), at, reason, n_operands=len(call.operands))
+
+    return row
+
+
+def choice(call: Call) -> Rule:
+    """A softmax: every unit has its share of what all units of the axis get."""
+    dims = axes("x", call.x)
+    inner = factors_of(dims[call.attributes["dim"]]) if dims else ()
+    return Rule((dims,), (dims,), choices=dict.fromkeys(inner, SOFTMAX))
+
+
+def topk(call: Call) -> Rule:
+    """``n e -> n k, n k @e``."""
+    k, at = call.attributes["k"], call.get("dim", -1)
+    if not isinstance(k, int) or k == 0:
+        return along(ORDER)(call)
+    used = len(call.results) > 1 and call.results[1] is not None
+    return indexing.topk(call.x, k, at, pointed=used, reason="the largest are chosen along this axis")
+
+
+def sort(call: Call) -> Rule:
+    """``n s -> n s, n s @s``: the axis is fixed; positions of another axis may be put in order along it."""
+    at = call.get("dim", -1)
+    rule = pointwise.along(call.x, (call.x,) * len(call.results), (at,) if call.x else (), ORDER)
+    layout = rule.operands[0]
+    makes = {len(call.results) - 1: layout[at]} if layout else {}
+    return replace(rule, makes=makes, carries=(0,) if len(call.results) > 1 else (), ranks=len(call.results) > 1)
+
+
+def cumsum(call: Call) -> Rule:
+    """A removed unit adds nothing to those behind it; units may not change places."""
+    dims = axes("x", call.x)
+    inner = factors_of(dims[call.attributes["dim"]]) if dims else ()
+    return Rule((dims,), (dims,), ordered=frozenset(inner))
+
+
+def histc(call: Call) -> Rule:
+    """``s @e -> e``: how often each position occurs, where the bins are the positions."""
+    bins, low, high = (call.get(name, default) for name, default in (("bins", 100), ("min", 0), ("max", 0)))
+    if (low, high) != (0, bins - 1):
+        raise Refusal(f"'{call.op}' whose bins are ranges of values")
+    counted = " ".join(f"s{i}" for i in range(len(call.x))) or "[]"
+    text = f"{counted} @e -> e; size bins=e; size max=e-1" + (f"; fixed {counted}" if call.x else "")
+    return parse_rule(text, call.operands, call.results, why="what is along this axis is counted")
+
+
+def one_hot(call: Call) -> Rule:
+    """``n @e -> n e``."""
+    if call.get("num_classes", -1) == -1:
+        raise Refusal(f"'{call.op}' with as many classes as the largest number says")
+    n = " ".join(f"n{i}" for i in range(len(call.x)))
+    return parse_rule(f"{n or '[]'} @e -> {n} e; size num_classes=e", call.operands, call.results)
+
+
+def copied(call: Call) -> Rule:
+    """Element by element: the elements stay what they are."""
+    return indexing.copied(call.operands, call.y)
+
+
+def compared(call: Call) -> Rule:
+    """Element by element, for equality."""
+    return indexing.compared(call.operands, call.y)
+
+
+def last(n: int, reason: str) -> Row:
+    """An operator that works along the last ``n`` axes."""
+
+    def row(call: Call) -> Rule:
+        return pointwise.along(call.x, results(call), range(-n, 0), reason, n_operands=len(call.operands))
+
+    return row
+
+
+def unpool(call: Call) -> Rule:
+    """``n c h w, n c h w -> n c oh ow``: indices count the places of each channel's own image."""
+    n = len(call.attributes["output_size"])
+    rule = pointwise.along(call.x, [call.y], range(-n, 0), POOLED)
+    return replace(rule, operands=(rule.operands[0], rule.operands[0]))
+
+
+def resize(n: int) -> Row:
+    """Interpolation along those of the last ``n`` axes whose size changes; the others keep theirs, which is written."""
+
+    def row(call: Call) -> Rule:
+        written = call.attributes.get("output_size")
+        scaled = any(call.attributes.get(name) is not None for name in _SCALES)  # a scale may be near one, and round
+        at = range(-n, 0)
+        kept = [] if written is None or scaled else [i for i in at if written[i] == call.x[i] == call.y[i]]
+        rule = pointwise.along(
+            call.x, results(call), [i for i in at if i not in kept], RESIZED, n_operands=len(call.operands)
+        )
+        layout = rule.results[0] or ()
+        slots = tuple(SizeSlot("output_size", layout[i], n + i) for i in kept if layout[i].size != 1)
+        return replace(rule, sizes=slots)
+
+    return row
+
+
+_SCALES = ("scale_factors", "scales", "scales_d", "scales_h", "scales_w")
+
+
+def reduce(statistic: reduction.Statistic) -> Row:
+    """A reduction over ``dim`` (all axes where there is none)."""
+
+    def row(call: Call) -> Rule:
+        if not call.x:
+            return pointwise.pointwise(call.operands[:1], (), len(call.results))
+        named = call.attributes.get("dim")
+        at = (named,) if isinstance(named, int) else tuple(named or ())
+        keep = bool(call.get("keepdim", False))
+        rule = reduction.reduce(call.x, at, keep=keep, statistic=statistic, op=call.op, n_operands=len(call.operands))
+        return replace(rule, results=rule.results * len(call.results))
+
+    return row
+
+
+def chosen(result: int, statistic: reduction.Statistic = "choice") -> Row:
+    """The largest or smallest along an axis, whose position is result number ``result``."""
+
+    def row(call: Call) -> Rule:
+        rule, at = reduce(statistic)(call), call.attributes.get("dim")
+        if not call.x or at is None:  # positions in the whole tensor
+            return fixing(rule, [dim for layout in rule.operands[:1] for dim in layout or ()], ORDER)
+        layout = rule.operands[0]
+        assert layout is not None
+        return rule if call.results[result] is None else indexing.pointing(rule, layout[at], result)
+
+    return row
+
+
+def norm(call: Call) -> Rule:
+    """A norm adds nothing for a removed unit, unless its order is negative."""
+    order = call.get("ord", call.get("p", 2.0))
+    positive = isinstance(order, int | float) and (order >= 0 or order == inf)
+    return reduce("sum" if positive else "other")(call)
+
+
+def cross(call: Call) -> Rule:
+    """Element by element over two operands, along an axis that is fixed."""
+    rule = elementwise(call)
+    assert rule.results[0] is not None
+    at = call.attributes.get("dim")
+    return fixing(rule, rule.results[0] if at is None else (rule.results[0][at],), ORDER)
+
+
+def unfold(call: Call) -> Rule:
+    """``n s -> n o w``: windows of an axis."""
+    at = call.attributes["dimension"] % len(call.x)
+    own, window = axis("y", call.y[at]), axis("w", call.y[-1])
+    dims = axes("x", call.x)
+    rule = Rule((dims,), ((*dims[:at], own, *dims[at + 1 :], window),))
+    return fixing(rule, (dims[at], own, window), "windows slide along this axis")
+
+
+def diagonal(call: Call) -> Rule:
+    """``n a a c -> n c a``."""
+    at = [call.get(name, default) % len(call.x) for name, default in (("dim1", 0), ("dim2", 1))]
+    dims, own = axes("x", call.x), axis("y", call.y[-1])
+    rule = Rule((dims,), ((*(dim for i, dim in enumerate(dims) if i not in at), own),))
+    return fixing(rule, (*(dims[i] for i in at), own), "a diagonal runs along this axis")
+
+
+# -- tensors made from nothing ---------------------------------------------------------------------------------------
+
+
+def create(call: Call) -> Rule:
+    """``-> a b`` with free axes."""
+    return layout.create(call.y, slot="size", n_operands=len(call.operands))
+
+
+def scalar(call: Call) -> Rule:
+    """A tensor without axes."""
+    return layout.create(call.y, n_operands=len(call.operands))
+
+
+def opaque(reason: str) -> Row:
+    """Results whose axes are fixed; the operands' axes do not matter."""
+
+    def row(call: Call) -> Rule:
+        return layout.opaque(call.results, reason, n_operands=len(call.operands))
+
+    return row
+
+
+def meshgrid(call: Call) -> Rule:
+    """``a, b -> a b, a b``."""
+    lines = present(call)
+    dims = tuple(axis(f"g{i}", shape[0] if shape else 1) for i, shape in enumerate(lines))
+    grid = (dims[1], dims[0], *dims[2:]) if call.get("indexing", "ij") == "xy" and len(dims) > 1 else dims
+    return Rule(tuple((dim,) if shape else () for dim, shape in zip(dims, lines, strict=True)), (grid,) * len(lines))

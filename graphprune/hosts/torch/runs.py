@@ -1,0 +1,459 @@
+"""The other ways in which a user's module runs: in training mode, with a flag, on its second call, dead code and all.
+
+A trace in evaluation mode does not see what only runs in training (auxiliary heads, deep supervision), what only an
+argument switches on, and what is computed for nothing. Their weights read what is pruned all the same, and the module
+that people get back has them. So the module is traced again where its code asks for the mode, or where parameters are
+left that the first trace did not meet. These runs are analysed and cut along with the first one; nothing else of them
+is pruned, exported or counted.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.errors import first_line
+from graphprune.hosts.torch.graph import storage_key
+from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.trace import Example, Trace, export, inference
+from graphprune.hosts.torch.untouched import untouched
+from graphprune.ir.graph import Graph
+from graphprune.pipeline.host import Edits
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.host import TorchHost
+
+FLAGS = 4
+"""Arguments of ``forward`` that are true or false and are tried the other way round."""
+
+
+@dataclass(frozen=True, eq=False)
+class OtherRun:
+    """A module run in another way.
+
+    Attributes:
+        label: The way: ``in training mode``.
+        host: What it computes.
+        shared: What its stored tensors are called in the main host.
+        training: Whether the user's own layers ran in training mode.
+    """
+
+    label: str
+    host: TorchHost
+    shared: Mapping[str, str]
+    training: bool
+
+    def graph(self, values: Mapping[str, Any]) -> Graph:
+        """Its graph, as an other of a graph with some values."""
+        shared = {name: main for name, main in self.shared.items() if main in values}
+        return replace(self.host.graph(), label=self.label, shared=shared)
+
+    def edited(self, edits: Edits, tensors: Mapping[str, Any]) -> OtherRun:
+        """Edited; what it shares is taken from the main host's edited tensors."""
+        cut = {name: axes for name, axes in edits.slices.items() if self.shared.get(name) not in tensors}
+        numbered = {name: new for name, new in edits.renumbered.items() if self.shared.get(name) not in tensors}
+        return replace(self, host=self.host.edited(replace(edits, slices=cut, renumbered=numbered))).following(tensors)
+
+    def following(self, tensors: Mapping[str, Any]) -> OtherRun:
+        """With the main host's tensors."""
+        own = dict(self.host.tensors)
+        for name, main in self.shared.items():
+            if main in tensors:
+                own.update((alias, tensors[main]) for alias in self.host.tied.get(name, (name,)) if alias in own)
+        return replace(self, host=replace(self.host, tensors=own))
+
+
+@dataclass(frozen=True, eq=False)
+class OtherRuns:
+    """All other runs of a module.
+
+    Attributes:
+        runs: The runs.
+        unreached: Names of the parameters that no run meets.
+        failure: Why there is no run in training mode, although the code asks for the mode.
+        warm: The module after a call of its own, with the user's weights, where its code makes tables on first use.
+    """
+
+    runs: tuple[OtherRun, ...] = ()
+    unreached: tuple[str, ...] = ()
+    failure: str = ""
+    warm: nn.Module | None = None
+
+    def graphs(self, values: Mapping[str, Any]) -> tuple[Graph, ...]:
+        """Their graphs."""
+        return tuple(run.graph(values) for run in self.runs)
+
+    def edited(self, edits: Sequence[Edits], tensors: Mapping[str, Any]) -> OtherRuns:
+        """Edited along with the main host, whose tensors are these now; not at all where nobody says how."""
+        if len(edits) != len(self.runs):
+            return self
+        runs = zip(self.runs, edits, strict=True)
+        return replace(self, runs=tuple(run.edited(each, tensors) for run, each in runs))
+
+    def following(self, tensors: Mapping[str, Any]) -> OtherRuns:
+        """With the main host's tensors."""
+        return replace(self, runs=tuple(run.following(tensors) for run in self.runs))
+
+    def folded(self) -> OtherRuns:
+        """Folded."""
+        return replace(self, runs=tuple(replace(run, host=run.host.folded()) for run in self.runs))
+
+
+Build = Callable[[Trace], "TorchHost"]
+"""Makes a host of a trace."""
+
+
+def other_runs(model: nn.Module, example: Example, main: TorchHost, build: Build, *, caches: bool) -> OtherRuns:
+    """Runs a module in the other ways that matter; it is left as it was.
+
+    Args:
+        model: The module.
+        example: A call of it.
+        main: Its trace in evaluation mode.
+        build: Makes a host of a trace.
+        caches: Whether its code makes tables on first use.
+    """
+    looking = _Looking(model, example, main, build)
+    warm = looking.again() if caches else None
+    unreached = looking.unreached()
+    failure = ""
+    asks = asks_for_training(model)
+    differs = False
+    if asks and not main.is_meta:
+        differs, failure = _differs(model, example)
+    if differs or (unreached and not failure):
+        label = "in training mode" if asks else "where its result is not used"
+        failure = looking.try_run(label, example, needed=differs)
+    for name, value in _flags(model, example) if looking.unreached() else ():
+        flipped = (example[0], {**example[1], name: value})
+        way = f"with {name}={value}"
+        looking.try_run(f"in training mode {way}" if asks else way, flipped)
+    return OtherRuns(tuple(looking.runs), looking.unreached(), failure if asks else "", warm)
+
+
+@dataclass(eq=False)
+class _Looking:
+    """The search for other runs, and those that were found."""
+
+    model: nn.Module
+    example: Example
+    main: TorchHost
+    build: Build
+    runs: list[OtherRun] = field(default_factory=list)
+
+    def unreached(self) -> tuple[str, ...]:
+        """The parameters that no run so far meets."""
+        hosts = (self.main, *(run.host for run in self.runs))
+        met = {storage_key(t) for host in hosts for t in host.tensors.values() if isinstance(t, torch.Tensor)}
+        named = self.model.named_parameters()
+        return tuple(name for name, tensor in named if tensor.numel() and storage_key(tensor) not in met)
+
+    def try_run(self, label: str, example: Example, *, needed: bool = False) -> str:
+        """Traces the module with all that becomes of unreached parameters; why not, if it cannot be.
+
+        The run is kept where it meets one of them, or where it is ``needed``.
+        """
+        left = self.unreached()
+        if not needed and not self.main.is_meta:
+            reads, failure = _reads(self.model, example, left)
+            if not reads:
+                return failure
+        try:
+            with untouched(self.model), quiet(), _downstream(self.model, left):
+                host = _without_more(self.build(export(self.model, example, training=True)))
+        except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+            return first_line(error.__cause__ or error)
+        before = len(self.unreached())
+        self._keep(label, host, training=True)
+        if not needed and len(self.unreached()) == before:
+            self.runs.pop()
+        return ""
+
+    def again(self) -> nn.Module | None:
+        """The module as its first call leaves it, whose second call is a run of its own."""
+        found = second_call(self.model, self.example, None, self.build)
+        if found is None:
+            return None
+        warm, host = found
+        self._keep("on the second call", host, training=False)
+        return warm
+
+    def _keep(self, label: str, host: TorchHost, *, training: bool) -> None:
+        names = {storage_key(self.main.tensors[name]): name for name in self.main.tied}
+        keys = {name: storage_key(host.tensors[name]) for name in host.tied}
+        shared = {name: names[key] for name, key in keys.items() if key in names}
+        self.runs.append(OtherRun(label, host, shared, training))
+
+
+def second_call(
+    model: nn.Module, example: Example, dynamic_shapes: Any, build: Build
+) -> tuple[nn.Module, TorchHost] | None:
+    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call."""
+    args, kwargs = example
+    try:
+        with untouched(model, runs=True), quiet():
+            with inference(model):
+                model(*args, **kwargs)
+            host = build(export(model, example, dynamic_shapes))
+            shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+            shared |= {id(t): t for t in host.tensors.values() if isinstance(t, torch.Tensor)}
+            return copy.deepcopy(model, dict(shared)), host
+    except Exception:  # noqa: BLE001  (the user's code raises what it likes)
+        return None
+
+
+# -- does the mode matter ----------------------------------------------------------------------------------------------
+
+
+def asks_for_training(model: nn.Module) -> bool:
+    """Whether the code of a module's classes, but for torch's own, reads ``training``."""
+    return any(_reads_training(kind) for kind in {type(layer) for layer in model.modules()})
+
+
+def _reads_training(kind: type) -> bool:
+    """Whether a method of a class reads ``training``, if it is not one of torch's own."""
+    seen: set[str] = set()
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] == "torch":
+            continue
+        if any(name not in seen and _mentions(value, "training") for name, value in vars(base).items()):
+            return True
+        seen.update(vars(base))
+    return False
+
+
+def _mentions(value: Any, name: str) -> bool:
+    value = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
+    code = value if isinstance(value, types.CodeType) else getattr(value, "__code__", None)
+    if not isinstance(code, types.CodeType):
+        return False
+    return name in code.co_names or name in code.co_consts or any(_mentions(c, name) for c in code.co_consts)
+
+
+def _differs(model: nn.Module, example: Example) -> tuple[bool, str]:
+    """Whether the example runs through other operators in training mode, and why it does not run there."""
+    args, kwargs = example
+    calls: list[list[Any]] = []
+    for training in (False, True):
+        noted = _Calls()
+        try:
+            with untouched(model, runs=True), quiet(), inference(model, training=training), _WithoutDropout(), noted:
+                noted.note_outputs(model(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+            return False, first_line(error) if training else ""
+        calls.append(noted.calls)
+    return calls[0] != calls[1], ""
+
+
+def _reads(model: nn.Module, example: Example, names: Sequence[str]) -> tuple[bool, str]:
+    """Whether an example reads some parameters in training mode, and why it does not run there."""
+    args, kwargs = example
+    named = dict(model.named_parameters())
+    mode = _Downstream(named[name] for name in names)
+    try:
+        with untouched(model, runs=True), quiet(), inference(model, training=True), mode:
+            model(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+        return False, first_line(error)
+    return bool(mode.found), ""
+
+
+class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes operators and the shapes of what they make."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Any] = []
+        self.made: dict[int, int] = {}
+
+    def note_outputs(self, outputs: Any) -> None:
+        """Notes what the module returns, by the operators that made it."""
+        leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+        self.calls.append([(self.made.get(id(leaf)), tuple(leaf.shape)) for leaf in leaves])
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator."""
+        made = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+        self.made.update((id(leaf), len(self.calls)) for leaf in leaves)
+        self.calls.append((func, [tuple(leaf.shape) for leaf in leaves]))
+        return made
+
+
+_DROPOUTS = frozenset(
+    getattr(place, name)
+    for place in (torch, functional)
+    for name in (
+        "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "alpha_dropout_",
+        "feature_dropout", "feature_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_",
+    )
+    if hasattr(place, name)
+)  # fmt: skip
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Dropout drops nothing, so that a run in training mode can be compared with another one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function."""
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if func is functional.scaled_dot_product_attention:
+            args, kwargs = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:]), kwargs
+            kwargs.update(dict.fromkeys(("dropout_p",) if "dropout_p" in kwargs else (), 0.0))
+        return func(*args, **kwargs)
+
+
+def _flags(model: nn.Module, example: Example) -> Iterator[tuple[str, bool]]:
+    """Arguments of ``forward`` that are true or false by default and not given, the other way round."""
+    try:
+        signature = inspect.signature(model.forward)
+        given = signature.bind(*example[0], **example[1]).arguments
+    except (TypeError, ValueError):
+        return
+    n = 0
+    for name, parameter in signature.parameters.items():
+        if isinstance(parameter.default, bool) and name not in given and n < FLAGS:
+            n += 1
+            yield name, not parameter.default
+
+
+# -- tracing what nobody asks for --------------------------------------------------------------------------------------
+
+
+class _More(NamedTuple):
+    """What a run returns, and what else it has computed."""
+
+    result: Any
+    more: list[torch.Tensor]
+
+
+class _Downstream(_WithoutDropout):
+    """Collects what is computed from some tensors."""
+
+    def __init__(self, sources: Iterable[torch.Tensor]) -> None:
+        super().__init__()
+        self.found: dict[int, torch.Tensor] = {}
+        self.sources = {id(tensor): tensor for tensor in sources}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function."""
+        made = super().__torch_function__(func, types, args, kwargs)
+        if self.sources and any(
+            id(leaf) in self.sources or id(leaf) in self.found for leaf in pytree.tree_leaves((args, kwargs or {}))
+        ):
+            leaves = pytree.tree_leaves(made)
+            self.found.update((id(leaf), leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
+        return made
+
+
+@contextmanager
+def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """The module returning as well what becomes of some of its parameters, which tracing would leave out if unused."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> _More:
+        named = dict(model.named_parameters())
+        with _Downstream(named[name] for name in names if name in named) as mode:
+            result = forward(*args, **kwargs)
+        sources = mode.sources
+        return _More(result, [tensor for place, tensor in mode.found.items() if place not in sources])
+
+    own = vars(model).get("forward")
+    vars(model)["forward"] = run
+    try:
+        yield
+    finally:
+        del vars(model)["forward"]
+        if own is not None:
+            vars(model)["forward"] = own
+
+
+def _without_more(host: TorchHost) -> TorchHost:
+    """The host of a run of :func:`_downstream` with the module's own outputs; what else it computes stays in it."""
+    spec = host.out_spec.children()[0]
+    graph = host.draft.base
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    returned = output.args[0]
+    output.args = (tuple(returned[: spec.num_leaves]),)
+    return replace(host, out_spec=spec)
+
+
+# -- what a pruned module does in the other ways -----------------------------------------------------------------------
+
+
+def outputs_in(module: nn.Module, run: OtherRun) -> list[torch.Tensor]:
+    """What a module returns in the way of a run, without dropout; it is left as it was."""
+    args, kwargs = run.host.example
+    with untouched(module, runs=True), quiet(), inference(module, training=run.training), _WithoutDropout():
+        torch.manual_seed(0)  # as hosts are run
+        made = module(*args, **kwargs)
+    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+
+
+def host_pairs(original: TorchHost, pruned: TorchHost) -> list[tuple[TorchHost, TorchHost]]:
+    """A host before and after pruning, then those of the other runs."""
+    others = zip(original.runs.runs, pruned.runs.runs, strict=False)
+    return [(original, pruned), *((before.host, after.host) for before, after in others)]
+
+
+def replaced_tensors(
+    original: TorchHost, pruned: TorchHost, named: Mapping[str, torch.Tensor]
+) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+    """The tensors of a module that a pruned host has others for, ties together, and what it has.
+
+    Args:
+        original: The host before; what a module keeps in plain attributes and containers is known by identity.
+        pruned: The host after.
+        named: The module's parameters and buffers.
+    """
+    for before, after in host_pairs(original, pruned):
+        for name, aliases in after.tied.items():
+            old = [named[alias] for alias in (name, *aliases) if alias in named]
+            constant = before.tensors.get(name)
+            if not old and isinstance(constant, torch.Tensor):
+                old = [constant]
+            if old:
+                yield old, after.tensor(name)
+
+
+def train_step(module: nn.Module, example: Example) -> str:
+    """Why one training step of a module fails; empty if it does not. The module is left as it was."""
+    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), example)
+    try:
+        with untouched(module, runs=True), quiet(), torch.enable_grad():
+            module.train()
+            leaves = pytree.tree_leaves(module(*args, **kwargs))
+            outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
+            if outputs:
+                torch.autograd.backward([output.float().mean() for output in outputs if output.numel()])
+    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+        return first_line(error)
+    return ""
+
+
+__all__ = [
+    "OtherRun",
+    "OtherRuns",
+    "asks_for_training",
+    "host_pairs",
+    "other_runs",
+    "outputs_in",
+    "replaced_tensors",
+    "train_step",
+]

@@ -1,0 +1,146 @@
+"""What a criterion may look at, and how scores of columns become scores of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.analysis.groups import Analysis, Group
+from graphprune.brief import brief
+from graphprune.errors import OptionError
+from graphprune.ir.dims import unit_of
+from graphprune.pipeline.host import Arrays, Host
+from graphprune.statistics.collect import Statistics
+from graphprune.statistics.consumers import Consumer, columns_of
+from graphprune.statistics.moments import Moments
+
+Float: TypeAlias = NDArray[np.float64]
+Read: TypeAlias = Callable[[str], NDArray[Any]]
+Scores: TypeAlias = Mapping[str, Float]
+"""By the name of the group: one score for each unit."""
+
+
+FLOOR = 0.1
+"""The least variance of a channel that errors are relative to, as a fraction of the median channel's."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+        analysis: The analysis of the model.
+        read: Gives the values of a stored tensor by name.
+        seed: For criteria that draw random numbers.
+        statistics: Moments of what consumers read on calibration data, if they were collected.
+        host: The model, for criteria that run it.
+        batches: Calibration data, for criteria that run the model; its ``labels`` are used if it has some.
+    """
+
+    __repr__ = brief
+
+    analysis: Analysis
+    read: Read
+    seed: int = 0
+    statistics: Statistics | None = None
+    host: Host | None = None
+    batches: Iterable[Arrays] | None = None
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups to be scored."""
+        return self.analysis.groups
+
+    def measured(self, criterion: str) -> Statistics:
+        """The statistics.
+
+        Raises:
+            OptionError: There are none.
+        """
+        if self.statistics is None:
+            raise OptionError(
+                f"criterion '{criterion}' needs calibration data; give some (calibration=..., --calibration PATH)"
+            )
+        return self.statistics
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How one consumer reads the units of one group.
+
+    Attributes:
+        consumer: The consumer.
+        moments: Of its inputs.
+        units: For each column ``[g, c]`` the unit that it belongs to, or -1.
+        matrix: Its weight, ``[g, rows, c]``.
+        scale: What errors of its rows are relative to, ``[g, rows]``: the inverse of the standard deviation of each
+            channel of its target, over the root of their number. A few channels of large values, as residual streams
+            of language models have them, then do not hide the others.
+    """
+
+    consumer: Consumer
+    moments: Moments
+    units: NDArray[np.int64]
+    matrix: Float
+    scale: Float
+
+    @property
+    def scaled(self) -> Float:
+        """The weight in units of its target, ``[g, rows, c]``: squared errors are means over channels."""
+        return self.matrix * self.scale[:, :, None]
+
+
+def readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterator[Reading]:
+    """How the consumers of a group read its units."""
+    for consumer in statistics.consumers.get(group.name, ()):
+        moments = statistics.moments[consumer.source]
+        dim = evidence.analysis.layouts[consumer.value][consumer.axis]
+        units = columns_of(consumer, unit_of(dim, group.factor), moments.total.shape[1])
+        matrix = consumer.matrix(evidence.read(consumer.weight))
+        variance = statistics.spreads[consumer.node]
+        floor = max(FLOOR * float(np.median(variance)), float(np.finfo(np.float64).tiny))
+        scale = 1 / np.sqrt(len(variance) * np.maximum(variance, floor))
+        rows = np.repeat(scale, matrix[..., 0].size // len(scale)).reshape(matrix.shape[:2])
+        yield Reading(consumer, moments, units, matrix, rows)
+
+
+def per_unit(columns: Float, units: NDArray[np.int64], size: int, *, mean: bool = False) -> Float:
+    """Sums (or means) over the columns ``[g, c]`` of each unit."""
+    inside = units >= 0
+    total: Float = np.bincount(units[inside], columns[inside], minlength=size).astype(np.float64)
+    return total / np.maximum(np.bincount(units[inside], minlength=size), 1) if mean else total
+
+
+def from_columns(
+    evidence: Evidence, criterion: str, column: Callable[[Reading], Float], *, mean: bool
+) -> dict[str, Float]:
+    """Scores from a score of each column: of a unit's columns the sum or the mean, and likewise over its consumers.
+
+    Groups that no weight reads (the dimensions in which queries meet keys) are scored by the norm of their weights,
+    brought to the mean of the others.
+    """
+    statistics = evidence.measured(criterion)
+    scores: dict[str, Float] = {}
+    for group in evidence.groups:
+        found = [
+            per_unit(column(reading), reading.units, group.size, mean=mean)
+            for reading in readings(evidence, statistics, group)
+        ]
+        if found:
+            scores[group.name] = np.sum(found, axis=0) / (len(found) if mean else 1)
+    return with_fallback(scores, evidence)
+
+
+def with_fallback(scores: dict[str, Float], evidence: Evidence) -> dict[str, Float]:
+    """Scores for groups that have none: the norms of their weights, scaled to the median unit of those that have."""
+    from graphprune.importance.magnitude import l2
+
+    typical = float(np.median(np.concatenate(list(scores.values())))) if scores else 1.0
+    for name, values in l2(evidence).items():
+        if name not in scores:
+            scores[name] = values * (typical / max(float(np.mean(values)), 1e-30))
+    return scores
