@@ -1,7 +1,7 @@
 """Records what compilations give, so that a redesign can be held against it: nets x recipes x both hosts, and texts.
 
     python tools/snapshots record before.json           # in the state to keep
-    python tools/snapshots compare before.json          # in the new state: nothing differs, or every difference is listed
+    python tools/snapshots compare before.json          # in the new state: lists what differs
     python tools/snapshots compare before.json --only swin --host torch
 
 A record holds, for each compilation, the plan, the report (without times), digests of every tensor that is written, and
