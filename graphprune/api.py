@@ -59,7 +59,7 @@ from graphprune.planning.transfer import fitting
 from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.proof.compare import compare, require
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
 from graphprune.report.inputs import input_rows
 from graphprune.report.movement import Movement, movement
