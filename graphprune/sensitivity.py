@@ -119,7 +119,8 @@ def sensitivity(
         "criterion": criterion,
         "seed": seed,
         "scores": _digest(state.scores.values()),
-        "outputs": "" if evaluate is not None or batches is None else _digest(original.run(batches[0]).values()),
+        "weights": original.model_digest(),
+        "data": "" if batches is None else batches.fingerprint,
     }
     path = None if folder is None else Path(folder) / PARTIAL
     rows = _resumed(path, key)
