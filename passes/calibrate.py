@@ -18,7 +18,8 @@ from graphprune.statistics.holdout import apart
 class Calibrate(Pass):
     """Walks over the calibration data and takes the moments of what the consumers of each group read.
 
-    Statistics that are there already (saved ones) are kept.
+    Groups that the pipeline cannot cut (:attr:`State.reach`) are left out, but of what goes into a file, which other
+    pipelines may read. Statistics that are there already (saved ones) are kept.
 
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
@@ -45,14 +46,14 @@ class Calibrate(Pass):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
-        known = state.batches.statistics
+        known, groups = state.batches.statistics, None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             known = Statistics.load(self.file, state.host, analysis)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
                 )
-        if known is not None and known.fits(analysis, full=self.products):
+        if known is not None and known.fits(analysis, full=self.products, groups=groups):
             return replace(state, statistics=known)
         taken = [state.batches[i] for i in apart(len(state.batches))[0]] if self.apart else state.batches
         found = collect(
@@ -60,6 +61,7 @@ class Calibrate(Pass):
             analysis,
             taken,
             full=self.products,
+            groups=groups,
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
