@@ -18,7 +18,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_heap
 from graphprune.data.batches import SAMPLES, open_batches
 from graphprune.data.classes import told
-from graphprune.early import n_leading, require_options, require_selected
+from graphprune.early import n_leading, require_options, require_selected, with_reach
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx.blame import blaming_models
@@ -341,6 +341,7 @@ def prune(
     state = run(passes[:n], State(host, seconds=(("open", opened),), progress=counted(progress)))
     require_selected(state, passes)  # before any data are read
     passes = passes[n:]
+    state = with_reach(state, passes)
     if calibration is not None:
         state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
     evaluation = None

@@ -19,7 +19,8 @@ from graphprune.statistics.origin import origin_of
 class Calibrate(Pass):
     """Walks over the calibration data and takes the moments of what the consumers of each group read.
 
-    Statistics that are there already (saved ones) are kept.
+    Groups that the pipeline cannot cut (:attr:`State.reach`) are left out, but of what goes into a file, which other
+    pipelines may read. Statistics that are there already (saved ones) are kept.
 
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
@@ -48,6 +49,7 @@ class Calibrate(Pass):
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
         batches = state.batches
         numbers = apart(len(batches))[0] if self.apart else range(len(batches))
+        groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             origin = origin_of(state.host, batches, numbers, products=self.products)
             known = Statistics.load(self.file, state.host, analysis, origin)
@@ -58,7 +60,8 @@ class Calibrate(Pass):
             return replace(state, statistics=known)
         if batches.statistics:  # before any are there, data need not be read for their digest first
             origin = origin_of(state.host, batches, numbers, products=self.products)
-            if (kept := batches.statistics.get((origin, self.memory))) is not None:
+            kept = batches.statistics.get((origin, self.memory))
+            if kept is not None and kept.fits(analysis, full=self.products, groups=groups):
                 if self.file:
                     kept.save(self.file)
                 return replace(state, statistics=kept)
@@ -68,6 +71,7 @@ class Calibrate(Pass):
             analysis,
             taken,
             full=self.products,
+            groups=groups,
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),
         )

@@ -84,6 +84,7 @@ class State:
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
+        reach: Names of the groups that the pipeline may cut, whose readers are to be measured; ``None``: all.
     """
 
     __repr__ = brief
@@ -108,6 +109,7 @@ class State:
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    reach: frozenset[str] | None = None
 
     @property
     def inexact(self) -> bool:

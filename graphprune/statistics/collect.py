@@ -49,6 +49,7 @@ class Statistics:
         samples: How many samples were seen.
         fingerprint: Of the model's structure.
         origin: What they were taken of; ``None`` where nobody has said so.
+        groups: The names of the groups that were measured; ``None``: all of the model.
     """
 
     __repr__ = brief
@@ -59,12 +60,15 @@ class Statistics:
     samples: int = 0
     fingerprint: str = ""
     origin: Origin | None = None
+    groups: frozenset[str] | None = None
 
-    def fits(self, analysis: Analysis, *, full: bool) -> bool:
-        """Whether these are the statistics of an analysed model, with products where ``full``."""
-        groups = {group.name for group in analysis.groups}
+    def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
+        """Whether these are the statistics of some groups of an analysed model (``None``: all), ``full`` with products.
+        """
+        names = {group.name for group in analysis.groups}
         complete = not full or all(each.product is not None for each in self.moments.values())
-        return complete and self.fingerprint == fingerprint(analysis.graph) and groups >= set(self.consumers)
+        measured = self.groups is None or self.groups.issuperset(names if groups is None else groups)
+        return complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
 
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
@@ -175,7 +179,8 @@ def collect(
     samples = reduce_over_processes([*moments.values(), *spread.values()], _samples(batches))
     everything = {**moments, **spread}
     spreads = {node: everything[source].variance.ravel() for node, source in targets.items()}
-    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph))
+    measured = None if groups is None else frozenset(groups)
+    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph), measured)
 
 
 def walk(
@@ -217,7 +222,9 @@ def walk(
 
 def _gather(rows: list[Array], moments: Moments, more: Array | None) -> None:
     """Counts rows in as soon as there are enough of them for fast products; ``None``: those that are left."""
-    if more is not None:
+    if moments.product is None and more is not None:  # nothing is gained, and rows may be as wide as a vocabulary
+        moments.add(more)
+    elif more is not None:
         rows.append(more)
     if rows and (more is None or sum(map(len, rows)) >= GATHERED):
         moments.add(rows[0] if len(rows) == 1 else np.concatenate(rows))

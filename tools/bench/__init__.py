@@ -1,0 +1,1 @@
+"""Benchmarks, each a module of its own: ``python -m tools.bench.memory``."""
