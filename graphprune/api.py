@@ -18,6 +18,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_heap
 from graphprune.data.batches import SAMPLES, open_batches
 from graphprune.data.classes import told
+from graphprune.defaults import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
@@ -74,11 +75,7 @@ from graphprune.turns import in_turn
 if TYPE_CHECKING:
     from graphprune.hosts.torch.host import TorchHost
 
-CRITERION, ALLOCATION = "l2", "isomorphic"
-"""The default recipe without calibration data."""
 LIMITS = Limits()
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
-"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
+from graphprune.api import measuring, selectors
 from graphprune.collector import frozen_heap
 from graphprune.data.batches import open_batches
+from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.early import require_choices
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
