@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
+    from graphprune.api import Result, apply, export_onnx, profile, prune, restore, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         RuleError,
         TargetError,
     )
+    from graphprune.look import analyze
     from graphprune.planning.latency import Profile
     from graphprune.planning.plan import PruningPlan
     from graphprune.report.data import Report
@@ -82,7 +83,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("Result", "analyze", "apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "api": ("Result", "apply", "export_onnx", "profile", "prune", "restore", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),
@@ -97,6 +98,7 @@ _HOMES = {
         "RuleError",
         "TargetError",
     ),
+    "look": ("analyze",),
     "planning.latency": ("Profile",),
     "planning.plan": ("PruningPlan",),
     "report.data": ("Report",),

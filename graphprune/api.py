@@ -29,6 +29,7 @@ from graphprune.hosts.onnx.verify import file_checks
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
+from graphprune.look import selectors
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.passes import (
     Allocate,
@@ -53,7 +54,7 @@ from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
-from graphprune.planning.select import block_kinds, protected_axes
+from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
@@ -416,11 +417,6 @@ def _require_met(result: Result, targets: Sequence[Target]) -> None:
             )
 
 
-def selectors(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Patterns and kinds as the passes take them; a text is one of them, not a sequence of letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
 def _loaded(plan: PruningPlan | str | Path) -> PruningPlan:
     if isinstance(plan, PruningPlan):
         return plan
@@ -509,27 +505,6 @@ def profile(
         seconds=seconds,
         advance=advance,
     )
-
-
-@blaming_models
-@in_turn
-@frozen_heap()
-def analyze(
-    model: Any,
-    example_inputs: Any = None,
-    *,
-    protect: str | Sequence[str] = (),
-    shapes: Shapes | None = None,
-    dynamic_shapes: Any = None,
-    trust: bool = False,
-) -> Analysis:
-    """Finds what can be pruned: ``analysis.groups``, and ``analysis.fixed`` with the reason of all that stays whole.
-
-    Args and Raises as for :func:`prune`.
-    """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
-    graph = host.graph()
-    return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 
 @blaming_models

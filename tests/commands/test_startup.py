@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import graphprune as gp
+from graphprune import compensation, defaults
 from graphprune.hosts.late import late_import
+from graphprune.planning import share
 
 HEAVY = {"sympy", "networkx", "onnx_ir", "onnxruntime", "torch", "matplotlib", "onnx", "pydantic"}
 
@@ -40,7 +42,7 @@ COMMAND = "from graphprune.cli import main; main()"
     [
         ("import graphprune; graphprune.GraphpruneError, dir(graphprune)", (), HEAVY | {"numpy"}),
         (COMMAND, ("--version",), HEAVY),
-        (COMMAND, ("inspect", "MODEL"), {"sympy", "networkx", "torch", "matplotlib"}),
+        (COMMAND, ("inspect", "MODEL"), {"sympy", "networkx", "torch", "matplotlib", "onnxruntime"}),
     ],
     ids=["import", "version", "inspect"],
 )
@@ -95,6 +97,13 @@ def test_what_is_not_there_is_no_attribute():
         gp.prun  # noqa: B018
     assert str(error.value) == "module 'graphprune' has no attribute 'prun'"
     assert not hasattr(gp, "__wrapped__")
+
+
+def test_names_are_spoken_of_without_what_they_stand_for():
+    built_in = loaded_after("from graphprune.importance import CRITERIA; print(*CRITERIA)")[1].split()
+    assert tuple(built_in) == defaults.CRITERIA
+    assert share.ALLOCATIONS == defaults.ALLOCATIONS
+    assert (*compensation.RUNGS, compensation.NORMS) == defaults.COMPENSATIONS
 
 
 # -- a module that stands in for another until it is used ----------------------------------------------------------
