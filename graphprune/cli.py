@@ -20,14 +20,19 @@ from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.dependency import DependencyGraph
-from graphprune.api import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.bounds import parse_bound
-from graphprune.compensation import NORMS, RUNGS
+from graphprune.defaults import (
+    ALLOCATION,
+    ALLOCATIONS,
+    COMPENSATIONS,
+    CRITERIA,
+    CRITERION,
+    MEASURED_ALLOCATION,
+    MEASURED_CRITERION,
+    SENSITIVITY_SAMPLES,
+)
 from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofError
 from graphprune.files import output_folder, require_writable, visible, write_text
-from graphprune.importance import CRITERIA
-from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
-from graphprune.planning.share import ALLOCATIONS
 from graphprune.report.console import SafeConsole, end_quietly, libraries_quiet, one_line, stdout_of_ours
 from graphprune.report.data import inspect_analysis
 from graphprune.report.envelope import described, enveloped, failure
@@ -94,7 +99,7 @@ Compensation = Annotated[
     str | None,
     typer.Option(
         metavar="RUNG",
-        help=f"How what was lost is made good: {', '.join((*RUNGS, NORMS))}. Default: affine with calibration data, "
+        help=f"How what was lost is made good: {', '.join(COMPENSATIONS)}. Default: affine with calibration data, "
         "else none.",
     ),
 ]
@@ -807,11 +812,18 @@ def demo(
         out.print(outcome.render())
 
 
-@app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         out.print(gp.__version__, highlight=False)
         raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[  # eager: the rest of the line is not read, and what reads it is not imported
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def _show(

@@ -37,8 +37,8 @@ from quality_rivals import RIVALS, Rivals, module_runner, onnx_runner
 from real_models import CACHE
 
 import graphprune as gp
-from graphprune.api import MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.data.batches import Batches, open_batches
+from graphprune.defaults import MEASURED_ALLOCATION, MEASURED_CRITERION
 from graphprune.opening import open_host
 
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)

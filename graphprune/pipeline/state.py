@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.branch import Block
-from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
-from graphprune.compensation.stage import Compensated
-from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
-from graphprune.ir.dims import Factor, Index
-from graphprune.pipeline.host import Host
-from graphprune.planning.latency import LatencyModel
-from graphprune.planning.plan import PruningPlan
-from graphprune.statistics.collect import Statistics
+
+if TYPE_CHECKING:  # what holds a check needs none of these
+    from graphprune.analysis.branch import Block
+    from graphprune.analysis.groups import Analysis
+    from graphprune.compensation.stage import Compensated
+    from graphprune.data.batches import Batches
+    from graphprune.ir.dims import Factor, Index
+    from graphprune.pipeline.host import Host
+    from graphprune.planning.latency import LatencyModel
+    from graphprune.planning.plan import PruningPlan
+    from graphprune.statistics.collect import Statistics
 
 
 @dataclass(frozen=True)

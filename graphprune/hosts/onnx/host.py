@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
@@ -42,6 +42,9 @@ from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.pipeline.recurrent import Recurrent
 from graphprune.runtime.sessions import run_raw, run_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 MAXIMUM_FOLDS = 4
 """How often folding is repeated where a folded shape may let more shapes be inferred."""

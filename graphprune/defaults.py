@@ -1,0 +1,20 @@
+"""The default recipe and the names of its parts, apart from what they stand for: to speak of them imports nothing."""
+
+from __future__ import annotations
+
+CRITERION, ALLOCATION = "l2", "isomorphic"
+"""Without calibration data."""
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "measured"
+"""With calibration data, chosen by ``tools/bench_quality.py``."""
+SENSITIVITY_SAMPLES = 32
+"""Calibration samples of a sensitivity analysis."""
+
+CRITERIA = (
+    *("l1", "l2", "random", "bn-gamma", "lamp", "fpgm", "act-rms", "act-var", "apoz", "wanda", "wifv", "obs", "taylor"),
+    *("fisher", "taylor-elem", "path-taylor", "bonsai", "oracle"),
+)
+"""The names of :data:`graphprune.importance.CRITERIA`."""
+ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", "dp", "measured", "spdy", "evolution")
+"""Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
+COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
+"""Those of :data:`graphprune.compensation.RUNGS` and ``NORMS``."""
