@@ -78,7 +78,7 @@ CRITERION, ALLOCATION = "l2", "isomorphic"
 """The default recipe without calibration data."""
 LIMITS = Limits()
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
-"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
+"""The default recipe with calibration data, chosen by ``tools/quality``."""
 
 
 @dataclass(frozen=True, eq=False)
