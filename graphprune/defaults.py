@@ -5,7 +5,7 @@ from __future__ import annotations
 CRITERION, ALLOCATION = "l2", "isomorphic"
 """Without calibration data."""
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "measured"
-"""With calibration data, chosen by ``tools/bench_quality.py``."""
+"""With calibration data, chosen by ``tools/quality``."""
 SENSITIVITY_SAMPLES = 32
 """Calibration samples of a sensitivity analysis."""
 

@@ -1,1 +1,1 @@
-"""Benchmarks, each a module of its own: ``python -m tools.bench.memory``."""
+"""What the benchmarks share: records that outlive a killed run (`records.py`), downloads (`registry.py`)."""
