@@ -87,6 +87,8 @@ class State:
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
+        done: What was done to the host since the analysis, by the keys of :mod:`graphprune.pipeline.keys`: ``sliced``,
+            ``shallower``, ``refit``.
         selection: What may be pruned, as the user says it.
         profile: The table of latencies that was given, if one was.
         attempts: The allocations of which latency was measured; the last one is the one that was taken.
@@ -119,6 +121,7 @@ class State:
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    done: frozenset[str] = frozenset()
     selection: Selection = field(default=Selection())
     profile: Profile | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -143,7 +146,7 @@ class State:
             return self
         return replace(
             self, statistics=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
-            compensated=(), left_alone=(), protected=(), left_whole={},
+            compensated=(), left_alone=(), protected=(), left_whole={}, done=frozenset(),
         )  # fmt: skip
 
     def analyzed(self, by: str) -> Analysis:
