@@ -21,12 +21,12 @@ from graphprune.passes import (
     default_pipeline,
 )
 from graphprune.planning.select import block_kinds
+from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
 from graphprune.recipe.sections import (
     ALLOCATION,
     COMPENSATION,
     CRITERION,
-    MEASURED,
     MEASURED_ALLOCATION,
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,

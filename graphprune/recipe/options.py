@@ -90,7 +90,8 @@ class Option:
         return f"{first} Repeatable." if self.repeatable else first
 
 
-def options_in(cls: type[Any], section: str = "") -> tuple[Option, ...]:
+@cache
+def options_in(cls: Any, section: str = "") -> tuple[Option, ...]:
     """The options that are fields of a dataclass; fields that were not made by :func:`option` are none."""
     hints, texts = get_type_hints(cls), attributes(cls)
     return tuple(
@@ -110,7 +111,7 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*|\n(?= {8}))*)", re.MULTILINE)
 
 
 @cache
-def attributes(cls: type[Any]) -> Mapping[str, str]:
+def attributes(cls: Any) -> Mapping[str, str]:
     """The texts of the fields of a class, out of ``Attributes:`` of its docstring, each in one line.
 
     Example:
