@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -223,12 +223,14 @@ class Recipe:
 def recipe_options() -> tuple[Option, ...]:
     """All options of a recipe, in order."""
     found: list[Option] = []
-    own = {each.field: each for each in options_in(Recipe)}
+    whole: Any = Recipe
+    own = {each.field: each for each in options_in(whole)}
     for each in fields(Recipe):
         if each.name in own:
             found.append(own[each.name])
-        elif is_dataclass(each.default) and isinstance(each.default, Section):
-            found.extend(options_in(type(each.default), each.name))
+        elif isinstance(each.default, Section):
+            kind: Any = type(each.default)
+            found.extend(options_in(kind, each.name))
     return tuple(found)
 
 
