@@ -90,9 +90,14 @@ class Option:
         return f"{first} Repeatable." if self.repeatable else first
 
 
-@cache
-def options_in(cls: Any, section: str = "") -> tuple[Option, ...]:
+def options_in(cls: type[Any], section: str = "") -> tuple[Option, ...]:
     """The options that are fields of a dataclass; fields that were not made by :func:`option` are none."""
+    key: Any = cls
+    return _options_in(key, section)
+
+
+@cache
+def _options_in(cls: Any, section: str) -> tuple[Option, ...]:
     hints, texts = get_type_hints(cls), attributes(cls)
     return tuple(
         Option(shown.keyword or each.name, section, each.name, hints[each.name], default_of(each), text, shown)

@@ -223,14 +223,12 @@ class Recipe:
 def recipe_options() -> tuple[Option, ...]:
     """All options of a recipe, in order."""
     found: list[Option] = []
-    whole: Any = Recipe
-    own = {each.field: each for each in options_in(whole)}
+    own = {each.field: each for each in options_in(Recipe)}
     for each in fields(Recipe):
         if each.name in own:
             found.append(own[each.name])
         elif isinstance(each.default, Section):
-            kind: Any = type(each.default)
-            found.extend(options_in(kind, each.name))
+            found.extend(options_in(type(each.default), each.name))
     return tuple(found)
 
 
