@@ -550,6 +550,7 @@ def apply(
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
     latency: bool = False,
+    seed: int = 0,
     progress: Callable[[str], None] = lambda step: None,
 ) -> Result:
     """Replays a plan on the model that it was made for, or on another checkpoint of it.
@@ -561,6 +562,7 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     progress("open")
+    require_seed(seed)
     require_samples(samples, calibration)
     plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
@@ -569,7 +571,7 @@ def apply(
     plan = fitting(plan, analysis, _metadata_in(host))
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     rung = plan.options.get("compensation", "none")
-    batches = None if calibration is None else open_batches(calibration, host, samples=samples)
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
     state = State(
         folded,
         folded,
@@ -582,11 +584,11 @@ def apply(
     )
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if verify:
-        passes.append(Verify(unproven=_unproven(verify)))
+        passes.append(Verify(seed, _unproven(verify)))
     if batches is not None and rung != "none":
         passes.append(Compensate(rung))
     state = run_pipeline(passes, state, progress=progress)
-    result = _finish(host, state, verify=verify, latency=latency, progress=progress)
+    result = _finish(host, state, verify=verify, latency=latency, progress=progress, seed=seed)
     if rung == "none" or batches is not None:
         return result
     note = (

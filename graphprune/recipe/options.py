@@ -31,6 +31,7 @@ class Shown:
         choices: The values that there are; the help lists them behind the first sentence.
         unset: What happens where it is not given, if no value says that.
         flags: Options without a value, for some values: name -> (value, help).
+        about: What all of these flags are about: ``the proof``.
     """
 
     keyword: str = ""
@@ -39,6 +40,7 @@ class Shown:
     choices: Callable[[], Iterable[str]] | None = None
     unset: str = ""
     flags: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    about: str = ""
 
 
 def option(default: T, **shown: Any) -> T:
@@ -79,15 +81,20 @@ class Option:
         """What it is called on the command line, without dashes before it."""
         return self.shown.name or self.keyword.replace("_", "-")
 
-    @property
-    def help(self) -> str:
-        """One or two sentences for the command line."""
+    def help(self, unset: str = "") -> str:
+        """One to three sentences for the command line: what it is, which values there are, what its default is.
+
+        Args:
+            unset: What happens where it is not given, if that is not what stands with the option.
+        """
         first = plain(first_sentence(self.text))
         if self.shown.choices is not None:
             first = f"{first.removesuffix('.')}: {', '.join(self.shown.choices())}."
-        if self.shown.unset:
-            first = f"{first} Default: {self.shown.unset}."
-        return f"{first} Repeatable." if self.repeatable else first
+        if not unset:
+            plainly = self.default is None or isinstance(self.default, bool | tuple)
+            unset = self.shown.unset or ("" if plainly else f"{self.default}")
+        sentences = (first, f"Default: {unset}." if unset else "", "Repeatable." if self.repeatable else "")
+        return " ".join(each for each in sentences if each)
 
 
 def options_in(cls: type[Any], section: str = "") -> tuple[Option, ...]:
@@ -117,7 +124,7 @@ _ENTRY = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*|\n(?= {8}))*)", re.MULTILINE)
 
 @cache
 def attributes(cls: Any) -> Mapping[str, str]:
-    """The texts of the fields of a class, out of ``Attributes:`` of its docstring, each in one line.
+    """The texts of the fields of a class, out of ``Attributes:`` of its docstring and those of its bases, in one line.
 
     Example:
         >>> class Net:
@@ -130,8 +137,11 @@ def attributes(cls: Any) -> Mapping[str, str]:
         >>> dict(attributes(Net))
         {'width': 'How wide it is.'}
     """
-    _, found, rest = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    return {name: " ".join(text.split()) for name, text in _ENTRY.findall(rest)} if found else {}
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        _, _, rest = inspect.cleandoc(vars(each).get("__doc__") or "").partition("Attributes:\n")
+        found.update((name, " ".join(text.split())) for name, text in _ENTRY.findall(rest))
+    return found
 
 
 def first_sentence(text: str) -> str:

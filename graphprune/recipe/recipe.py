@@ -114,7 +114,8 @@ class Recipe:
 
     def keywords(self) -> dict[str, Any]:
         """All options by their keywords: ``Recipe.of(**recipe.keywords()) == recipe``."""
-        return {each.keyword: self._value(each) for each in recipe_options()}
+        found = {each.keyword: self._value(each) for each in recipe_options()}
+        return {**found, "target": self.targets or None, "pipeline": self.passes or None}
 
     @classmethod
     def named(cls, name: str) -> Self:

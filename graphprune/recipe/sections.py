@@ -182,6 +182,7 @@ class Proof(Section):
 
     verify: bool | Literal["accept-unproven"] = option(
         default=True,
+        about="the proof",
         flags={
             "no-verify": (False, "Skip the proof."),
             "accept-unproven": (
