@@ -30,12 +30,14 @@ from graphprune.errors import (
 )
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
+from graphprune.recipe import RECIPES, Recipe
 from graphprune.report.data import Report
 from graphprune.sensitivity import sensitivity
 from graphprune.sweep import sweep
 from graphprune.version import __version__
 
 __all__ = [
+    "RECIPES",
     "SAMPLES",
     "Analysis",
     "Batches",
@@ -53,6 +55,7 @@ __all__ = [
     "Profile",
     "ProofError",
     "PruningPlan",
+    "Recipe",
     "Report",
     "Result",
     "RuleError",

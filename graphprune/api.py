@@ -545,6 +545,7 @@ def apply(
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
     latency: bool = False,
+    seed: int = 0,
     progress: Observer | Callable[[str], None] | None = None,
 ) -> Result:
     """Replays a plan on the model that it was made for, or on another checkpoint of it.
@@ -557,6 +558,7 @@ def apply(
     """
     observer = observing(progress)
     observer.begin("open")
+    require_seed(seed)
     require_samples(samples, calibration)
     plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
@@ -565,7 +567,7 @@ def apply(
     plan = fitting(plan, analysis, _metadata_in(host))
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     rung = plan.options.get("compensation", "none")
-    batches = None if calibration is None else open_batches(calibration, host, samples=samples)
+    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
     state = State(
         folded,
         folded,
@@ -578,11 +580,11 @@ def apply(
     )
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if verify:
-        passes.append(Verify(unproven=_unproven(verify)))
+        passes.append(Verify(seed, _unproven(verify)))
     if batches is not None and rung != "none":
         passes.append(Compensate(rung))
     state = run_pipeline(passes, state, observer=observer)
-    result = _finish(host, state, verify=verify, latency=latency, observer=observer)
+    result = _finish(host, state, verify=verify, latency=latency, observer=observer, seed=seed)
     if rung == "none" or batches is not None:
         return result
     note = (
