@@ -39,11 +39,13 @@ if TYPE_CHECKING:
     from graphprune.look import analyze
     from graphprune.planning.latency import Profile
     from graphprune.planning.plan import PruningPlan
+    from graphprune.recipe import RECIPES, Recipe
     from graphprune.report.data import Report
     from graphprune.sensitivity import sensitivity
     from graphprune.sweep import sweep
 
 __all__ = [
+    "RECIPES",
     "SAMPLES",
     "Analysis",
     "Batches",
@@ -61,6 +63,7 @@ __all__ = [
     "Profile",
     "ProofError",
     "PruningPlan",
+    "Recipe",
     "Report",
     "Result",
     "RuleError",
@@ -101,6 +104,7 @@ _HOMES = {
     "look": ("analyze",),
     "planning.latency": ("Profile",),
     "planning.plan": ("PruningPlan",),
+    "recipe": ("RECIPES", "Recipe"),
     "report.data": ("Report",),
     "sensitivity": ("sensitivity",),
     "sweep": ("sweep",),

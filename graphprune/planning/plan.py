@@ -29,7 +29,7 @@ from graphprune.files import read_json, write_text
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Use
 from graphprune.planning.noted import options_of
-from graphprune.planning.reading import MALFORMED, rising, texts, whole
+from graphprune.planning.reading import MALFORMED, mapping, rising, texts, whole
 
 FORMAT = 3
 """The version of the JSON form; a plan of format 1 had no blocks, one of format 2 called copies ``TENSOR__1``."""
@@ -71,6 +71,7 @@ class PruningPlan:
         blocks: The residual branches that are left out.
         made_on: ``torch`` or ``onnx``: what the fingerprint and the names are of.
         uses: Which of the names in :attr:`parameters` and :attr:`shapes` are copies of one tensor of the file.
+        recipe: What asked for it, as :meth:`graphprune.Recipe.to_dict` writes it; empty in plans of older versions.
     """
 
     __repr__ = brief
@@ -83,6 +84,7 @@ class PruningPlan:
     blocks: tuple[BlockPlan, ...] = ()
     made_on: str = ""
     uses: Mapping[str, Use] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def on(self, graph: Graph) -> PruningPlan:
         """The same plan with the present names of copies, where a plan of format 2 calls them otherwise."""
@@ -221,6 +223,7 @@ class PruningPlan:
             blocks,
             self.made_on,
             {**later.uses, **self.uses},
+            later.recipe,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,6 +233,7 @@ class PruningPlan:
             "fingerprint": self.fingerprint,
             "made_on": self.made_on,
             "options": dict(self.options),
+            **({"recipe": dict(self.recipe)} if self.recipe else {}),
             "groups": [{"name": g.name, "kind": g.kind, "size": g.size, "kept": list(g.kept)} for g in self.groups],
             "parameters": {name: _written(axes) for name, axes in self.parameters.items() if name not in self.uses},
             **({"uses": uses} if (uses := self._uses()) else {}),
@@ -291,6 +295,7 @@ class PruningPlan:
                 tuple(BlockPlan(str(b["name"]), str(b["kind"]), texts(b["tensors"])) for b in data.get("blocks", ())),
                 str(data.get("made_on", "")),
                 uses,
+                mapping(data.get("recipe", {})),
             )
         except MALFORMED as error:
             raise PlanError(

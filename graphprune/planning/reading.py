@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -45,6 +46,17 @@ def texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
         raise TypeError(f"got {value!r:.40}, expected a list of texts")
     return tuple(value)
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """An object with names.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"got {value!r:.40}, expected an object")
+    return dict(value)
 
 
 def rising(values: Any, size: int, name: str) -> tuple[int, ...]:

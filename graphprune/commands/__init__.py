@@ -1,0 +1,1 @@
+"""The commands, in files of one or two: they parse, call the Python interface, and print."""

@@ -1,0 +1,173 @@
+"""Options that several commands share and that are no part of a recipe: models, data, files, how passes run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import graphprune as gp
+from graphprune.commands.offered import Offers
+from graphprune.errors import OptionError
+from graphprune.recipe.options import option
+from graphprune.user_code import is_object_name
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="An .onnx file, package.module:factory for a Python model, or (with --trust) a .pt2 program.",
+    ),
+]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file to write.")]
+Plan = Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How a model is opened.
+
+    Attributes:
+        shape: Shape of an input, where it is dynamic.
+        trust: Allow loading .pt2 files, which can run their author's code.
+    """
+
+    shape: tuple[str, ...] = option((), metavar="NAME=1x3x224x224")
+    trust: bool = option(default=False)
+
+    def keywords(self) -> dict[str, Any]:
+        """As Python takes them.
+
+        Raises:
+            OptionError: A shape cannot be read.
+        """
+        shapes = {}
+        for text in self.shape:
+            name, _, sizes = text.partition("=")
+            try:
+                shapes[name] = tuple(int(size) for size in sizes.split("x"))
+            except ValueError:
+                raise OptionError(f"cannot read --shape '{text}'; expected one like 'image=1x3x224x224'") from None
+        return {"shapes": shapes, "trust": self.trust}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a model is measured on, and how that is read.
+
+    Attributes:
+        calibration: Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.
+        samples: At most so many calibration samples.
+        batch_size: Samples of a batch, where it may have any.
+        tokenizer: For texts: tokenizer.json, or a tokenizer's folder.
+        preprocess: For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5,
+            std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512.
+        statistics: What calibration measured: read if it is there, else written.
+        evaluate: Your metric before and after: package.module:function, or labelled data (as --calibration, with
+            labels).
+        metric: Of labelled data: accuracy, mse, perplexity.
+        labels: Which folder of images is which class: JSON, or a text with one name a line.
+    """
+
+    calibration: str | None = option(None, metavar="DATA")
+    samples: int | None = option(None, unset=f"{gp.SAMPLES}")
+    batch_size: int | None = option(None)
+    tokenizer: str | None = option(None, metavar="PATH")
+    preprocess: tuple[str, ...] = option((), metavar="KEY=VALUE")
+    statistics: Path | None = option(None, metavar="statistics.npz")
+    evaluate: str | None = option(None, name="eval", metavar="METRIC")
+    metric: str | None = option(None)
+    labels: Path | None = option(None, metavar="FILE", unset="by number or name")
+
+    def opened(self, *, needed: bool = True) -> tuple[gp.Inputs | None, Any]:
+        """What ``--calibration`` and ``--eval`` name, and how they are read.
+
+        Args:
+            needed: Whether samples are of data of the user's; else some are made up where there are none.
+
+        Raises:
+            OptionError: An option is about data that there are not.
+        """
+        read = self.evaluate is not None and not is_object_name(self.evaluate)
+        preprocess = list(self.preprocess) or None
+        if self.calibration is None and not read:
+            options: dict[str, Any] = {
+                "--batch-size": self.batch_size,
+                "--tokenizer": self.tokenizer,
+                "--preprocess": preprocess,
+                "--labels": self.labels,
+            }
+            if unused := next((name for name, value in options.items() if value is not None), None):
+                raise OptionError(f"{unused} says how data are read, and there are none; give some with --calibration")
+        if self.calibration is None and self.samples is not None and needed:
+            raise OptionError(
+                "--samples says how many calibration inputs are used, and there are none; did you mean "
+                f"'--calibration DATA --samples {self.samples}'?"
+            )
+        how = (self.batch_size, self.tokenizer, preprocess)
+        source, labels = self.calibration, None if read else self.labels
+        inputs = None if source is None else gp.Inputs(source, self.samples, *how, labels)
+        return inputs, gp.Inputs(self.evaluate, None, *how, self.labels) if read else self.evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How passes run, and what is told of them.
+
+    Attributes:
+        profile: Latencies that 'graphprune profile' measured, on any machine.
+        time_passes: Show how long each pass took.
+        dump_after: Print the graph after a pass, on stderr.
+        verify_each: Check the model after every pass.
+        print_pipeline: Print what would run, as text for --pipeline, and stop there.
+    """
+
+    profile: Path | None = option(None, metavar="profile.json")
+    time_passes: bool = option(default=False)
+    dump_after: tuple[str, ...] = option((), metavar="PASS")
+    verify_each: bool = option(default=False)
+    print_pipeline: bool = option(default=False)
+
+    def keywords(self, dump: Callable[[str], None]) -> dict[str, Any]:
+        """As Python takes them."""
+        return {
+            "profile": self.profile,
+            "dump_after": self.dump_after,
+            "dump": dump,
+            "verify_each": self.verify_each,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What is written beside the model, and over what.
+
+    Attributes:
+        plan_out: Write the plan.
+        force: Allow -o to name MODEL itself, which is then replaced.
+    """
+
+    plan_out: Path | None = option(None, metavar="plan.json")
+    force: bool = option(default=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Showing:
+    """What is measured for the report, and how it is shown.
+
+    Attributes:
+        no_latency: Skip the latency measurement.
+        full: Show the sizes of every weight before and after, too.
+        as_json: Print JSON instead of tables.
+    """
+
+    no_latency: bool = option(default=False)
+    full: bool = option(default=False)
+    as_json: bool = option(default=False, name="json")
+
+
+AsJson = Annotated[Showing, Offers(only=("as_json",))]
+"""Of a command that measures no latency and shows no sizes."""

@@ -1,0 +1,158 @@
+"""``graphprune sweep`` and ``graphprune sensitivity``: several budgets in a row, and each group alone."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import graphprune as gp
+from graphprune.commands.bundles import AsJson, Data, Model, Opening, Running, Showing
+from graphprune.commands.offered import Offers
+from graphprune.commands.pipelines import print_pipelines
+from graphprune.commands.shell import dump, out, print_json, progress, require_distinct
+from graphprune.errors import OptionError
+from graphprune.files import output_folder, require_writable, write_text
+from graphprune.passes.protect_sensitive import RATIOS
+from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
+from graphprune.recipe import Recipe
+from graphprune.recipe.options import option
+from graphprune.report.envelope import described
+from graphprune.report.plots import FORMATS, drawn, plot_front, plot_sensitivity
+from graphprune.report.terminal import render_front, render_sensitivity
+from graphprune.suggest import meant
+
+Folder = Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="The folder to write to; made if need be.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plotting:
+    """What is written into the folder beside the table.
+
+    Attributes:
+        plot: png, svg or none.
+        save_models: Write each pruned model and its plan.
+    """
+
+    plot: str = option("png", metavar="FORMAT")
+    save_models: bool = option(default=False)
+
+    def __post_init__(self) -> None:
+        if self.plot not in (*FORMATS, "none"):
+            raise OptionError(
+                f"unknown format {meant(self.plot, (*FORMATS, 'none'))} of --plot; expected {', '.join(FORMATS)} or "
+                "none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeping(Showing, Plotting):
+    """What is shown of a sweep, and what is written."""
+
+
+def sweep(
+    model: Model,
+    output: Folder,
+    target: Annotated[
+        list[str], typer.Option("--target", metavar="METRIC=VALUE", help="One point, as for prune. Repeatable.")
+    ],
+    recipe: Annotated[Recipe, Offers(without=("target",))],
+    data: Data,
+    opening: Opening,
+    running: Annotated[Running, Offers(without=("time_passes",))],
+    showing: Annotated[Sweeping, Offers(without=("full",))],
+) -> None:
+    """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
+    read = (model, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
+    require_distinct(read, output / "front.json", output / f"front.{showing.plot}")
+    inputs, evaluation = data.opened()
+    if running.print_pipeline:
+        points = tuple(recipe.changed(target=each.split(",")) for each in target)
+        print_pipelines(model, points, data, opening, as_json=showing.as_json)
+        return
+    with output_folder(output), progress(showing.as_json) as tell:
+        require_writable(output / "front.json")
+        options = {name: value for name, value in recipe.keywords().items() if name != "target"}
+        front = gp.sweep(
+            model,
+            targets=target,
+            **options,
+            **opening.keywords(),
+            **running.keywords(dump),
+            folder=output if showing.save_models else None,
+            calibration=inputs,
+            statistics=data.statistics,
+            evaluate=evaluation,
+            metric=data.metric,
+            latency=not showing.no_latency,
+            progress=tell,
+        )
+    write_text(output / "front.json", json.dumps(front.to_dict(), indent=1))
+    if showing.plot != "none":
+        path = output / f"front.{showing.plot}"
+        front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, path), path)))
+    if showing.as_json:
+        print_json(front.to_dict(), described(model=model, output=output / "front.json"))
+    else:
+        out.print(render_front(front, title=model))
+
+
+def sensitivity(
+    model: Model,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write sensitivity.json and a plot here.")
+    ] = None,
+    ratios: Annotated[
+        str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
+    ] = ",".join(map(str, RATIOS)),
+    recipe: Annotated[Recipe, Offers(only=("criterion", "protect", "only", "seed"), read=True)],
+    data: Annotated[Data, Offers(without=("statistics",), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
+    opening: Opening,
+    plotting: Annotated[Plotting, Offers(without=("save_models",))],
+    showing: AsJson,
+) -> None:
+    """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
+    if output is not None:
+        written = (output / "sensitivity.json", output / f"sensitivity.{plotting.plot}")
+        require_distinct((model, data.calibration, data.evaluate, data.tokenizer), *written)
+    inputs, evaluation = data.opened(needed=False)
+    with output_folder(output) if output is not None else nullcontext(), progress(showing.as_json) as tell:
+        if output is not None:
+            require_writable(output / "sensitivity.json")
+        found = gp.sensitivity(
+            model,
+            **opening.keywords(),
+            calibration=inputs,
+            samples=SENSITIVITY_SAMPLES if data.samples is None else data.samples,
+            evaluate=evaluation,
+            metric=data.metric,
+            ratios=_ratios(ratios),
+            criterion=recipe.score.criterion,
+            protect=recipe.select.protect,
+            only=recipe.select.only,
+            seed=recipe.seed,
+            folder=output,
+            progress=tell,
+        )
+    if output is not None:
+        write_text(output / "sensitivity.json", json.dumps(found.to_dict(), indent=1))
+        if plotting.plot != "none":
+            path, whole = output / f"sensitivity.{plotting.plot}", found
+            found = replace(found, notes=(*found.notes, *drawn(lambda: plot_sensitivity(whole, path), path)))
+    if showing.as_json:
+        table = None if output is None else output / "sensitivity.json"
+        print_json(found.to_dict(), described(model=model, output=table))
+    else:
+        out.print(render_sensitivity(found, title=model))
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise OptionError(f"cannot read --ratios '{text}'; expected fractions like 0.25,0.5,0.75") from None

@@ -1,0 +1,33 @@
+"""One recipe: all that a compilation does, as a frozen value that is checked when it is made."""
+
+from graphprune.recipe.named import RECIPES
+from graphprune.recipe.options import Option
+from graphprune.recipe.recipe import VERSION, Recipe, recipe_options
+from graphprune.recipe.sections import (
+    ALLOCATION,
+    CRITERION,
+    MEASURED_ALLOCATION,
+    MEASURED_CRITERION,
+    Allocation,
+    Proof,
+    Refit,
+    Scoring,
+    Selection,
+)
+
+__all__ = [
+    "ALLOCATION",
+    "CRITERION",
+    "MEASURED_ALLOCATION",
+    "MEASURED_CRITERION",
+    "RECIPES",
+    "VERSION",
+    "Allocation",
+    "Option",
+    "Proof",
+    "Recipe",
+    "Refit",
+    "Scoring",
+    "Selection",
+    "recipe_options",
+]

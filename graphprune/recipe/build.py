@@ -1,0 +1,92 @@
+"""From a recipe to the passes that carry it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from graphprune.errors import OptionError
+from graphprune.importance import criterion as find_criterion
+from graphprune.passes import (
+    Allocate,
+    Analyze,
+    Calibrate,
+    Compensate,
+    MeasureLosses,
+    Pass,
+    ProtectSensitive,
+    Score,
+    Select,
+    Verify,
+    default_pipeline,
+)
+from graphprune.planning.select import block_kinds
+from graphprune.planning.share import MEASURED
+from graphprune.planning.target import parse_targets
+from graphprune.recipe.sections import (
+    ALLOCATION,
+    COMPENSATION,
+    CRITERION,
+    MEASURED_ALLOCATION,
+    MEASURED_COMPENSATION,
+    MEASURED_CRITERION,
+    Selection,
+)
+
+if TYPE_CHECKING:
+    from graphprune.recipe.recipe import Recipe
+
+
+def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: str = "") -> tuple[Pass, ...]:
+    """The passes of a recipe; see :meth:`graphprune.recipe.Recipe.pipeline`."""
+    if recipe.passes:
+        return tuple(_targeted(each, recipe.targets) for each in recipe.passes)
+    select, sharing, proof, seed = recipe.select, recipe.allocate, recipe.proof, recipe.seed
+    if not (recipe.targets or sharing.whole):
+        parse_targets(())
+    criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
+    allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
+    rung = recipe.refit.compensation or (MEASURED_COMPENSATION if calibrated else COMPENSATION)
+    calibrate = measuring(criterion, allocation)
+    if statistics:
+        if calibrate is None:
+            raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
+        calibrate = replace(calibrate, file=statistics)
+    scores_blocks = sharing.whole or block_kinds(select.only)
+    return default_pipeline(
+        Analyze(),
+        Score(criterion, seed, recipe.score.block_criterion if scores_blocks else ""),
+        Allocate(
+            recipe.targets,
+            allocation,
+            sharing.align,
+            sharing.min_units,
+            sharing.max_ratio,
+            criterion,
+            sharing.blocks or "",
+            sharing.layers or "",
+            sharing.remove_blocks,
+        ),
+        Verify(seed, proof.unproven) if proof.verify else None,
+        ProtectSensitive(seed=seed) if select.protect_ratio else None,
+        calibrate,
+        Compensate(rung) if rung != "none" else None,
+        MeasureLosses() if allocation == MEASURED and recipe.targets else None,
+        Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
+    )
+
+
+def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
+    """The pass that takes what a criterion and an allocation need, if they need statistics."""
+    needs = find_criterion(criterion).needs
+    if allocation == MEASURED:
+        return Calibrate(apart=True)
+    return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
+
+
+def _targeted(each: Pass, targets: Sequence[str]) -> Pass:
+    """An allocation of a user's pipeline that says nothing about what remains, with the targets."""
+    if isinstance(each, Allocate) and not (each.targets or each.blocks or each.layers or each.remove):
+        return replace(each, targets=tuple(targets))
+    return each

@@ -1,0 +1,203 @@
+"""The parts of a recipe: what is pruned, how units are scored, how the budget is shared, refit and proof.
+
+Each is checked when it is made. The defaults of all commands and of Python stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from graphprune.compensation.methods import NORMS, RUNGS, require_rung
+from graphprune.errors import OptionError
+from graphprune.importance import CRITERIA, block_criterion, criterion
+from graphprune.planning.allocation import Limits
+from graphprune.planning.selection import require_ratio
+from graphprune.planning.selectors import read_selector
+from graphprune.planning.share import ALLOCATIONS, MEASURED, require_allocation
+from graphprune.recipe.options import checked, default_of, option, options_in
+
+CRITERION, ALLOCATION = "l2", "isomorphic"
+"""The default recipe without calibration data."""
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
+"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
+COMPENSATION, MEASURED_COMPENSATION = "none", "affine"
+"""The default refit without calibration data, and with it."""
+ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
+"""The value of ``verify`` that takes a result whose proof sees nothing."""
+_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of a recipe. Values are brought to the types of their fields, and checked, when it is made."""
+
+    def __post_init__(self) -> None:
+        for each in options_in(type(self)):
+            object.__setattr__(self, each.field, checked(each.keyword, getattr(self, each.field), each.kind))
+        self.require()
+
+    def require(self) -> None:
+        """Refuses values that mean nothing.
+
+        Raises:
+            OptionError: One does not.
+        """
+
+    def differing(self) -> dict[str, Any]:
+        """The fields whose values are not the defaults."""
+        pairs = ((each, getattr(self, each.name)) for each in fields(self))
+        return {each.name: value for each, value in pairs if value != default_of(each)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection(Section):
+    """What may be pruned.
+
+    Attributes:
+        protect: Tensors, scopes or kinds that stay whole; ``kind:head`` or ``name:head``, where a word is both.
+            Patterns of parameters (``layer4``, ``*.bias``, ``fc.weight[0]``) or kinds of group. A word that is both in
+            this model protects both, and a note says so; ``group:fc.weight[0]`` means a group by its name.
+        protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
+        only: Prune nothing but these kinds, groups or tensors; ``kind:head`` or ``name:head``, where a word is both.
+            Kinds of group, names of groups, or patterns of parameters. A word is a kind where the model has such
+            units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and ``name:head`` say which, and a
+            note says where a word alone could mean two. Residual branches as a whole are left out to meet a target
+            only where ``block`` or ``layer`` is named here, as few as need be and after all other kinds that are named.
+    """
+
+    protect: tuple[str, ...] = option((), metavar="PATTERN")
+    protect_ratio: float = option(0.0)
+    only: tuple[str, ...] = option((), metavar="KIND")
+
+    def require(self) -> None:
+        """Refuses kinds that there are not, and what is no fraction."""
+        require_ratio(self.protect_ratio)
+        for selector in (*self.only, *self.protect):
+            read_selector(selector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Section):
+    """How units and blocks are scored.
+
+    Attributes:
+        criterion: How units are scored. A name of :data:`graphprune.importance.CRITERIA`, or one that was registered.
+        block_criterion: How whole blocks are scored: ``l2``, ``random``; with calibration data: ``bi``, ``ablation``.
+            By the norm of a branch's last weights (``l2``), how far the stream turns (``bi``), what the outputs lose
+            (``ablation``), or one that was registered.
+    """
+
+    criterion: str | None = option(
+        None,
+        metavar="NAME",
+        choices=lambda: CRITERIA,
+        unset=f"{CRITERION}, with calibration data {MEASURED_CRITERION}",
+    )
+    block_criterion: str = option("l2")
+
+    def require(self) -> None:
+        """Refuses criteria that there are not."""
+        if self.criterion is not None:
+            criterion(self.criterion)
+        block_criterion(self.block_criterion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation(Section):
+    """How the budget is shared among groups, and which blocks go as a whole.
+
+    Attributes:
+        allocation: How the budget is shared. A name of :data:`graphprune.planning.share.ALLOCATIONS`; ``measured``
+            needs calibration data and a floating-point output.
+        align: Widths stay multiples of this where the width allows.
+        min_units: At least so many units stay in every group.
+        max_ratio: At most this fraction of a group's units is removed.
+        blocks: Leave out so many residual branches, the least important ones. Attention, MLP, convolutional blocks: a
+            number, or a fraction as a float or text with a percent sign. What they save counts for targets.
+        layers: Leave out so many layers (several branches each), likewise. An attention and an MLP branch together,
+            say.
+        remove_blocks: Leave out the residual branches of this name or scope (``layers.3``). Names of blocks, or
+            patterns of the last weights of branches (``layers.3``, also for ``model.layers.3``, if no other scope ends
+            so).
+    """
+
+    allocation: str | None = option(
+        None,
+        metavar="NAME",
+        choices=lambda: ALLOCATIONS,
+        unset=f"{ALLOCATION}, with calibration data {MEASURED_ALLOCATION}",
+    )
+    align: int = option(_LIMITS.align)
+    min_units: int = option(_LIMITS.min_units)
+    max_ratio: float = option(_LIMITS.max_ratio)
+    blocks: str | None = option(None, metavar="N|FRACTION")
+    layers: str | None = option(None, metavar="N|FRACTION")
+    remove_blocks: tuple[str, ...] = option((), name="remove-block", metavar="NAME")
+
+    def require(self) -> None:
+        """Refuses allocations that there are not, and numbers that are none."""
+        if self.allocation is not None:
+            require_allocation(self.allocation)
+        Limits(self.align, self.min_units, self.max_ratio)
+
+    @property
+    def whole(self) -> bool:
+        """Whether blocks go whatever the targets say."""
+        return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit(Section):
+    """How what was lost is made good.
+
+    Attributes:
+        compensation: How what was lost is made good. The consumers of removed units are refitted: ``affine`` (weights
+            and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of batch normalisations only),
+            or ``none``.
+    """
+
+    compensation: str | None = option(
+        None,
+        metavar="RUNG",
+        choices=lambda: (*RUNGS, NORMS),
+        unset=f"{MEASURED_COMPENSATION} with calibration data, else {COMPENSATION}",
+    )
+
+    def require(self) -> None:
+        """Refuses refits that there are not."""
+        if self.compensation is not None:
+            require_rung(self.compensation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof(Section):
+    """Whether the result is proven.
+
+    Attributes:
+        verify: Whether to prove the result (masked and permutation oracles, onnxruntime on the exported file). A proof
+            that cannot see anything, since outputs and what is inside hardly vary on the example, fails; with
+            ``"accept-unproven"`` the report says so instead.
+    """
+
+    verify: bool | Literal["accept-unproven"] = option(
+        default=True,
+        about="the proof",
+        flags={
+            "no-verify": (False, "Skip the proof."),
+            "accept-unproven": (
+                ACCEPT_UNPROVEN,
+                "Take a result whose proof cannot see anything on the example input.",
+            ),
+        },
+    )
+
+    def require(self) -> None:
+        """Refuses what is neither yes, no, nor what there is between."""
+        if self.verify not in (True, False, ACCEPT_UNPROVEN):
+            raise OptionError(f"unknown value '{self.verify}' of 'verify'; expected True, False or \"accept-unproven\"")
+
+    @property
+    def unproven(self) -> str:
+        """What a proof makes of what it cannot see."""
+        return "accept" if self.verify == ACCEPT_UNPROVEN else "refuse"
