@@ -84,8 +84,7 @@ def reestimate(
 
 
 def _is_batch_norm(node: Node) -> bool:
-    name = node.op.lower().replace("_", "")
-    return "batchnorm" in name and len(node.operands) >= _OPERANDS and all(node.operands[3:_OPERANDS])
+    return node.role == "batch-norm" and len(node.operands) >= _OPERANDS and all(node.operands[3:_OPERANDS])
 
 
 def _rows(x: Array) -> Array:

@@ -91,7 +91,7 @@ def _scaling(graph: Graph, node: Node, readers: Mapping[str, int]) -> Scaling | 
     others = [name for name in node.operands if name is not None and not graph.values[name].stored]
     if node.rule is None or len(node.results) < 1 or node.results[0] is None or len(others) != 1 or not stored:
         return None
-    multiplies = node.multiple and "mul" in node.op.lower() and len(stored) == 1
+    multiplies = node.multiple == "product" and len(stored) == 1
     if not (multiplies or (node.rule.normalized and node.operands[0] == others[0])):
         return None
     result, scale = node.results[0], stored[0]

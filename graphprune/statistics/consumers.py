@@ -159,7 +159,9 @@ def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
         for name in dict.fromkeys(node.operands):
             if name is not None:
                 readers.setdefault(name, []).append(node)
-    makers = {name: node for node in graph.nodes if node.op in _MOVES for name in node.results[:1] if name is not None}
+    makers = {
+        name: node for node in graph.nodes if node.role in _MOVES for name in node.results[:1] if name is not None
+    }
     return {node.name: _consumer(host, graph, node, readers, makers) for node in graph.nodes}
 
 
@@ -177,8 +179,8 @@ def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer
     return host, found
 
 
-_MOVES = ("Transpose", "Cast", "Identity")
-"""Operators through which exporters hand a stored weight to the node that uses it."""
+_MOVES = ("turn", "copy")
+"""Roles of operators through which exporters hand a stored weight to the node that uses it."""
 
 
 def _origin(
