@@ -96,5 +96,8 @@ def verify(
     seed: int = 0,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
-    permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
+    def permuted() -> Host:
+        return original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
     return prove(original, pruned, permuted, analysis, kept, removed, seed=seed)

@@ -157,7 +157,7 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
     Returns:
         ``[g, rows, c]`` and ``[g, rows]``.
     """
-    moments, weight = reading.moments, reading.matrix.copy()
+    moments, weight = reading.moments, reading.matrix
     bias = np.zeros(weight.shape[:2])
     refit = refit and moments.product is not None
     products = (moments.covariance if centre else moments.second) if refit else None

@@ -42,6 +42,8 @@ class Case:
         inner: Neurons of each layer.
         samples: Blocks of tokens.
         length: Tokens of a block.
+        macs: What remains. The head alone takes two thirds of the MACs of the largest model: below what its layers can
+            give, the residual stream is cut, which all weights read.
     """
 
     vocabulary: int = 262_144
@@ -50,12 +52,14 @@ class Case:
     inner: int = 2048
     samples: int = 12
     length: int = 128
+    macs: float = 0.8
 
 
 CASES = {
     "gemma-3-270m": Case(),
-    "four layers": Case(layers=4),
-    "small": Case(vocabulary=32_768, layers=2, hidden=128, inner=256, samples=8, length=64),
+    "four-layers": Case(layers=4, macs=0.95),
+    "four-layers-residual": Case(layers=4),
+    "small": Case(vocabulary=32_768, layers=2, hidden=128, inner=256, samples=8, length=64, macs=0.95),
 }
 
 
@@ -133,7 +137,7 @@ def run(case: Case, options: argparse.Namespace) -> dict:
     peaks = Peaks()
     forget()
     result = gp.prune(
-        model, example, target={"macs": 0.8}, calibration=batches, verify=not options.unverified, progress=peaks
+        model, example, target={"macs": case.macs}, calibration=batches, verify=not options.unverified, progress=peaks
     )
     peaks("")
     rows = peaks.rows

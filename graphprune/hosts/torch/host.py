@@ -554,7 +554,8 @@ class TorchHost:
         changed = dict(self.tensors)
         for name, array in tensors.items():
             old = self.tensor(name)
-            new = torch.from_numpy(np.array(array)).to(old.device, old.dtype).reshape(old.shape)
+            given = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            new = given.to(old.device, old.dtype, copy=True).reshape(old.shape)
             if isinstance(old, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             changed.update((alias, new) for alias in self.tied[name] if alias in changed)
