@@ -750,7 +750,7 @@ def _finish(
             observer.begin("export")
             begin = time.perf_counter()
             try:
-                state.host.save_onnx(smaller, metadata_of(plan))
+                state.host.save_onnx(smaller, metadata_of(plan), beside=True)  # it is looked at, and thrown away
             except OutputError as error:
                 if latency or state.host.kind != "torch":
                     raise

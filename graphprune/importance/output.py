@@ -28,6 +28,7 @@ def wifv(evidence: Evidence) -> dict[str, Float]:
     """
 
     def energy(rows: Float, scale: Float) -> Float:
-        return np.square(rows * scale[:, None]).sum(axis=0)
+        found: Float = np.square(rows * scale[:, None]).sum(axis=0)
+        return found
 
     return from_columns(evidence, "wifv", lambda r: r.moments.variance * r.summed(energy), mean=False)
