@@ -131,6 +131,10 @@ def run(case: Case, options: argparse.Namespace) -> dict:
     import graphprune as gp
 
     torch.set_num_threads(options.threads)
+    if options.quick:
+        from graphprune.importance import trials
+
+        trials.WORK = 0.0
     model, example, batches = gemma(case)
     weights = sum(each.numel() * each.element_size() for each in model.parameters())
     gc.collect()
@@ -171,6 +175,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=CASES, default=list(CASES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="the file that the JSON goes to, instead of the last line")
+    parser.add_argument("--quick", action="store_true", help="as few trials as there can be; each takes what it takes")
     parser.add_argument("--unverified", action="store_true", help="without the proof")
     parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -181,6 +186,7 @@ def main() -> None:
     for name in options.only:
         command = [sys.executable, "-m", "tools.bench.memory", "--child", name, "--threads", str(options.threads)]
         command += ["--unverified"] if options.unverified else []
+        command += ["--quick"] if options.quick else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             print(f"{name}: failed")
