@@ -145,12 +145,14 @@ def from_columns(
     Groups that no weight reads (the dimensions in which queries meet keys) are scored by the norm of their weights,
     brought to the mean of the others.
     """
+    from graphprune.importance.gates import all_readings
+
     statistics = evidence.measured(criterion)
     scores: dict[str, Float] = {}
     for group in evidence.groups:
         found = [
             per_unit(column(reading), reading.units, group.size, mean=mean)
-            for reading in readings(evidence, statistics, group)
+            for reading in all_readings(evidence, statistics, group)
         ]
         if found:
             scores[group.name] = np.sum(found, axis=0) / (len(found) if mean else 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group
 from graphprune.compensation.gates import Gates
 from graphprune.compensation.moved import put_back, value_of
-from graphprune.importance.context import FLOOR, Evidence, Float, Reading
+from graphprune.importance.context import FLOOR, Evidence, Float, Reading, readings
 from graphprune.ir.dims import unit_of
 from graphprune.pipeline.host import Host
 from graphprune.statistics.collect import Statistics
@@ -36,8 +37,14 @@ def gate_readings(evidence: Evidence, statistics: Statistics, group: Group) -> I
         yield gates, Reading(reader, moments, units[None], matrix[None], scale[None])
 
 
+def all_readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterator[Reading]:
+    """How consumers and gates read the units of a group."""
+    yield from readings(evidence, statistics, group)
+    yield from (reading for _, reading in gate_readings(evidence, statistics, group))
+
+
 def refitted_gates(
-    host: Host, found: Sequence[tuple[Gates, Reading]], gone: NDArray[np.int64], without: object
+    host: Host, found: Sequence[tuple[Gates, Reading]], gone: NDArray[np.int64], without: Callable[..., Any]
 ) -> dict[str, Float]:
     """The stored tensors of gates that read some units no more and are refitted on what is left.
 
@@ -47,7 +54,6 @@ def refitted_gates(
         gone: Indices of units.
         without: :func:`graphprune.importance.trials.without`.
     """
-    assert callable(without)
     changes: dict[str, Float] = {}
 
     def changing(name: str) -> Float:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.compensation.methods import damped
-from graphprune.importance.context import Evidence, Float, Reading, readings, with_fallback
+from graphprune.importance.context import Evidence, Float, Reading, with_fallback
+from graphprune.importance.gates import all_readings
 from graphprune.statistics.consumers import Source
 
 ROUNDS = 32
@@ -89,7 +90,7 @@ def obs(evidence: Evidence) -> dict[str, Float]:
     statistics = evidence.measured("obs")
     scores: dict[str, Float] = {}
     for group in evidence.groups:
-        found = problems(list(readings(evidence, statistics, group)), group.size)
+        found = problems(list(all_readings(evidence, statistics, group)), group.size)
         if found:
             scores[group.name] = eliminate(found, group.size)
     return with_fallback(scores, evidence)
