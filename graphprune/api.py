@@ -343,7 +343,9 @@ def prune(
     passes = passes[n:]
     state = with_reach(state, passes)
     if calibration is not None:
-        state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
+        batches = open_batches(calibration, host, samples=samples, seed=seed)
+        batches.passing = batches is not calibration and pipeline is None  # a pipeline of the user's may look again
+        state = replace(state, batches=batches)
     evaluation = None
     if evaluate is not None:
         observer.begin("evaluate the original")
