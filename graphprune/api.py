@@ -343,7 +343,9 @@ def prune(
     passes = passes[n:]
     state = with_reach(state, passes)
     if calibration is not None:
-        state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
+        batches = open_batches(calibration, host, samples=samples, seed=seed)
+        batches.passing = batches is not calibration and pipeline is None  # a pipeline of the user's may look again
+        state = replace(state, batches=batches)
     evaluation = None
     if evaluate is not None:
         observer.begin("evaluate the original")
@@ -750,7 +752,7 @@ def _finish(
             observer.begin("export")
             begin = time.perf_counter()
             try:
-                state.host.save_onnx(smaller, metadata_of(plan))
+                state.host.save_onnx(smaller, metadata_of(plan), beside=True)  # it is looked at, and thrown away
             except OutputError as error:
                 if latency or state.host.kind != "torch":
                     raise

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from graphprune.compensation.gates import find_gates, widths, with_gates
 from graphprune.errors import OptionError
 from graphprune.files import is_there
 from graphprune.pipeline import keys
@@ -64,7 +65,7 @@ class Calibrate(Pass):
             OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
-        if state.statistics is not None and state.statistics.fits(analysis, full=self.products):
+        if state.statistics is not None and state.statistics.fits(analysis, full=self.products, groups=state.reach):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
@@ -73,7 +74,9 @@ class Calibrate(Pass):
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             origin = origin_of(state.host, batches, numbers, products=self.products)
-            known = Statistics.load(self.file, state.host, analysis, origin)
+            gates = find_gates(state.host, analysis)
+            loaded = Statistics.load(self.file, state.host, analysis, origin, widths(gates, analysis))
+            known = replace(loaded, gates=gates)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
@@ -96,6 +99,7 @@ class Calibrate(Pass):
             memory=self.memory,
             progress=state.observer.counter(self.name),
         )
+        found = with_gates(found, state.host, analysis, taken, full=self.products)
         found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
         batches.statistics[found.origin, self.memory] = found
         if self.file:

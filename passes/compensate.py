@@ -76,6 +76,7 @@ class Compensate(Pass):
             raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
+        state = state.without_statistics()
         if self.rung == NORMS:
             host, changed = reestimate(
                 state.original,

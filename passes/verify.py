@@ -76,7 +76,7 @@ class Verify(Pass):
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         self.check()
-        analysis = state.analyzed(self.name)
+        analysis, state = state.analyzed(self.name), state.without_statistics()
         checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
         if self.unproven == "accept":
             checks = excused(checks)
@@ -96,5 +96,8 @@ def verify(
     seed: int = 0,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
-    permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
+    def permuted() -> Host:
+        return original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
     return prove(original, pruned, permuted, analysis, kept, removed, seed=seed)

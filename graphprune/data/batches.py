@@ -65,6 +65,7 @@ class Batches:
         source: What they come from, for messages.
         random: Whether they are made up: statistics of them say little, and the report says so.
         statistics: What was measured on them, by what that is of (:mod:`graphprune.statistics.origin`).
+        passing: Whether they are opened for one compilation alone, after which nobody asks for what was measured.
         losses: What trials on them have found, by what was tried.
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
@@ -85,6 +86,7 @@ class Batches:
         self.batch_size = batch_size
         self.source = samples.where
         self.statistics: dict[Hashable, Any] = {}
+        self.passing = False
         self.losses: dict[str, Any] = {}
         self._digests: dict[int, str] = {}
         self.random = random

@@ -135,6 +135,16 @@ class State:
     exported: Mapping[str, str] = field(default_factory=dict)
     module: Any = field(default=None, repr=False)
 
+    def without_statistics(self) -> State:
+        """The state once nothing will look at what was measured: products of activations may be as large as weights.
+
+        Data that are opened once and used for several compilations keep it for the next.
+        """
+        if self.batches is None or not self.batches.passing:
+            return self
+        self.batches.statistics.clear()
+        return replace(self, statistics=None)
+
     @property
     def inexact(self) -> bool:
         """Whether groups lose units whose removal shifts a normalizer."""

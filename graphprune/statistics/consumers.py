@@ -85,6 +85,10 @@ class Consumer:
 
     def matrix(self, weight: Array) -> NDArray[np.float64]:
         """The weight as ``[g, rows, columns]``; columns run over channels first, then positions of the window."""
+        return self.table(weight).astype(np.float64) * self.scale
+
+    def table(self, weight: Array) -> Array:
+        """The weight as it is stored, laid out as in :meth:`matrix`: a view of it where there can be one."""
         table: Array
         if self._turned:
             kernel = weight.shape[2:]
@@ -96,7 +100,7 @@ class Consumer:
         else:
             table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
             table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
-        return table.astype(np.float64) * self.scale
+        return table
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
