@@ -22,6 +22,7 @@ from graphprune.planning.latency import Attempt, LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.planning.selection import Selection
 from graphprune.statistics.collect import Statistics
+from graphprune.statistics.measurements import Measurements
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class State:
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
+        measured: What was measured before, on this model and others, and is found again by what it is of.
         protected: Names of groups that were found to be sensitive and stay whole.
         observer: Told the passes that run, and by long ones how many parts of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
@@ -116,6 +118,7 @@ class State:
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
+    measured: Measurements = field(default_factory=Measurements, repr=False)
     protected: tuple[str, ...] = ()
     observer: Observer = field(default=SILENT, repr=False)
     latency: LatencyModel | None = None
