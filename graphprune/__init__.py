@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from graphprune.analysis.dependency import DependencyGraph
 from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
+from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, sensitivity, sweep, verify
 from graphprune.bounds import Bounds, bounded
 from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
 from graphprune.data.preprocess import Preprocess
@@ -32,8 +32,7 @@ from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
 from graphprune.recipe import RECIPES, Recipe
 from graphprune.report.data import Report
-from graphprune.sensitivity import sensitivity
-from graphprune.sweep import sweep
+from graphprune.session import Session
 from graphprune.version import __version__
 
 __all__ = [
@@ -59,6 +58,7 @@ __all__ = [
     "Report",
     "Result",
     "RuleError",
+    "Session",
     "Site",
     "TargetError",
     "__version__",

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
 class Holder:
     """What holds a model of the user's, so that whoever looks for one in the arguments of a call finds it."""
 
