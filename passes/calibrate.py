@@ -13,7 +13,6 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
 from graphprune.statistics.holdout import apart
-from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,16 @@ class Calibrate(Pass):
         numbers = apart(len(batches))[0] if self.apart else range(len(batches))
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
-            origin = origin_of(state.host, batches, numbers, products=self.products)
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
             known = Statistics.load(self.file, state.host, analysis, origin)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
                 )
             return replace(state, statistics=known)
-        if batches.statistics:  # before any are there, data need not be read for their digest first
-            origin = origin_of(state.host, batches, numbers, products=self.products)
-            kept = batches.statistics.get((origin, self.memory))
+        if state.measured.any_of(self.name):  # before any are there, data need not be read for their digest first
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+            kept = state.measured.find(self.name, (origin, self.memory))
             if kept is not None and kept.fits(analysis, full=self.products, groups=groups):
                 if self.file:
                     kept.save(self.file)
@@ -96,8 +95,9 @@ class Calibrate(Pass):
             memory=self.memory,
             progress=state.observer.counter(self.name),
         )
-        found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
-        batches.statistics[found.origin, self.memory] = found
+        origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+        found = replace(found, origin=origin)
+        state.measured.keep(self.name, (origin, self.memory), found)
         if self.file:
             found.save(self.file)
         return replace(state, statistics=found)
