@@ -11,30 +11,38 @@ with the chosen units removed, with a proof.
 
 from __future__ import annotations
 
-from graphprune.analysis.dependency import DependencyGraph
-from graphprune.analysis.groups import Analysis, Group, Site
-from graphprune.api import Result, analyze, apply, export_onnx, profile, prune, restore, verify
-from graphprune.bounds import Bounds, bounded
-from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
-from graphprune.data.preprocess import Preprocess
-from graphprune.errors import (
-    BoundError,
-    GraphpruneError,
-    ModelError,
-    OptionError,
-    OutputError,
-    PlanError,
-    ProofError,
-    RuleError,
-    TargetError,
-)
-from graphprune.planning.latency import Profile
-from graphprune.planning.plan import PruningPlan
-from graphprune.recipe import RECIPES, Recipe
-from graphprune.report.data import Report
-from graphprune.sensitivity import sensitivity
-from graphprune.sweep import sweep
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from graphprune.version import __version__
+
+if TYPE_CHECKING:
+    from graphprune.analysis.dependency import DependencyGraph
+    from graphprune.analysis.groups import Analysis, Group, Site
+    from graphprune.api import Result, apply, export_onnx, profile, prune, restore, verify
+    from graphprune.bounds import Bounds, bounded
+    from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
+    from graphprune.data.preprocess import Preprocess
+    from graphprune.errors import (
+        BoundError,
+        GraphpruneError,
+        ModelError,
+        OptionError,
+        OutputError,
+        PlanError,
+        ProofError,
+        RuleError,
+        TargetError,
+    )
+    from graphprune.look import analyze
+    from graphprune.planning.latency import Profile
+    from graphprune.planning.plan import PruningPlan
+    from graphprune.recipe import RECIPES, Recipe
+    from graphprune.report.data import Report
+    from graphprune.sensitivity import sensitivity
+    from graphprune.sweep import sweep
 
 __all__ = [
     "RECIPES",
@@ -74,3 +82,64 @@ __all__ = [
     "sweep",
     "verify",
 ]
+
+_HOMES = {
+    "analysis.dependency": ("DependencyGraph",),
+    "analysis.groups": ("Analysis", "Group", "Site"),
+    "api": ("Result", "apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "bounds": ("Bounds", "bounded"),
+    "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
+    "data.preprocess": ("Preprocess",),
+    "errors": (
+        "BoundError",
+        "GraphpruneError",
+        "ModelError",
+        "OptionError",
+        "OutputError",
+        "PlanError",
+        "ProofError",
+        "RuleError",
+        "TargetError",
+    ),
+    "look": ("analyze",),
+    "planning.latency": ("Profile",),
+    "planning.plan": ("PruningPlan",),
+    "recipe": ("RECIPES", "Recipe"),
+    "report.data": ("Report",),
+    "sensitivity": ("sensitivity",),
+    "sweep": ("sweep",),
+}
+"""Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
+_HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
+
+
+class _Package(ModuleType):
+    """This package. Its function ``sweep`` stays what it is where the module of that name is imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+if not TYPE_CHECKING:  # checkers read the imports above
+
+    def __getattr__(name: str) -> object:
+        """The public names, and the modules."""
+        if name in _HOME:
+            value = getattr(import_module(_HOME[name]), name)
+            setattr(sys.modules[__name__], name, value)
+            return value
+        path = f"{__name__}.{name}"
+        if not name.startswith("_"):
+            try:
+                return import_module(path)
+            except ModuleNotFoundError as error:
+                if error.name != path:
+                    raise
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

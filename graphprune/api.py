@@ -18,7 +18,8 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_heap
 from graphprune.data.batches import SAMPLES, open_batches
 from graphprune.data.classes import told
-from graphprune.early import n_leading, require_options, require_selected
+from graphprune.defaults import ALLOCATION, CRITERION, MEASURED_ALLOCATION, MEASURED_CRITERION
+from graphprune.early import n_leading, require_options, require_selected, with_reach
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError, OutputError, PlanError, TargetError
 from graphprune.evaluation import Evaluation, Runner, open_evaluation, require_evaluation
 from graphprune.hosts.onnx.blame import blaming_models
@@ -28,6 +29,7 @@ from graphprune.hosts.onnx.verify import file_checks
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
+from graphprune.look import selectors
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.passes import (
     Allocate,
@@ -52,14 +54,14 @@ from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.latency import LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
-from graphprune.planning.select import block_kinds, protected_axes
+from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
 from graphprune.profiling.profile import bar, cut, latency_model, make_profile
 from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
 from graphprune.proof.compare import compare, require
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
 from graphprune.report.inputs import input_rows
 from graphprune.report.movement import Movement, movement
@@ -74,11 +76,7 @@ from graphprune.turns import in_turn
 if TYPE_CHECKING:
     from graphprune.hosts.torch.host import TorchHost
 
-CRITERION, ALLOCATION = "l2", "isomorphic"
-"""The default recipe without calibration data."""
 LIMITS = Limits()
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
-"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,6 +339,7 @@ def prune(
     state = run(passes[:n], State(host, seconds=(("open", opened),), progress=counted(progress)))
     require_selected(state, passes)  # before any data are read
     passes = passes[n:]
+    state = with_reach(state, passes)
     if calibration is not None:
         state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
     evaluation = None
@@ -417,11 +416,6 @@ def _require_met(result: Result, targets: Sequence[Target]) -> None:
                 f"the pipeline keeps {cost.fraction:.1%} of the {target.metric}, which is more than target '{target}' "
                 "allows; give the pipeline's 'allocate' this target, or leave one of them out"
             )
-
-
-def selectors(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Patterns and kinds as the passes take them; a text is one of them, not a sequence of letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _loaded(plan: PruningPlan | str | Path) -> PruningPlan:
@@ -512,27 +506,6 @@ def profile(
         seconds=seconds,
         advance=advance,
     )
-
-
-@blaming_models
-@in_turn
-@frozen_heap()
-def analyze(
-    model: Any,
-    example_inputs: Any = None,
-    *,
-    protect: str | Sequence[str] = (),
-    shapes: Shapes | None = None,
-    dynamic_shapes: Any = None,
-    trust: bool = False,
-) -> Analysis:
-    """Finds what can be pruned: ``analysis.groups``, and ``analysis.fixed`` with the reason of all that stays whole.
-
-    Args and Raises as for :func:`prune`.
-    """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
-    graph = host.graph()
-    return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 
 @blaming_models

@@ -7,6 +7,7 @@ any calibration data are read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from graphprune.compensation.methods import require_rung
 from graphprune.errors import OptionError
@@ -28,6 +29,7 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
+from graphprune.planning.reach import within_reach
 from graphprune.planning.select import chosen_groups, named_blocks
 from graphprune.planning.selectors import read_selector
 from graphprune.planning.share import MEASURED, SEARCHES, require_allocation
@@ -100,6 +102,23 @@ def require_selected(state: State, passes: Sequence[Pass]) -> None:
             targets = parse_targets(each.targets) if each.targets else ()
             if any(not target.relative and target.value <= 100 for target in targets):
                 require_meant(targets, build_cost_model(state.analysis).costs())
+
+
+def with_reach(state: State, passes: Sequence[Pass]) -> State:
+    """The state with the groups that the passes to come may cut; not where a pass of the user's may want others."""
+    analysis = state.analysis
+    allocating = [each for each in passes if isinstance(each, Allocate)]
+    others = any(type(each) not in PASSES or isinstance(each, ProtectSensitive) for each in passes)
+    if analysis is None or state.original is None or others or not allocating:
+        return state
+    model = build_cost_model(analysis, stated=state.original.source_costs)
+    names: frozenset[str] = frozenset()
+    for each in allocating:
+        limits = Limits(each.align, each.min_units, each.max_ratio)
+        chosen = chosen_groups(analysis, each.only, each.protect)
+        targets = parse_targets(each.targets) if each.targets else ()
+        names |= within_reach(chosen, model, targets, limits, asked=bool(each.only))
+    return replace(state, reach=names)
 
 
 def n_leading(passes: Sequence[Pass]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -132,7 +132,7 @@ def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Ev
     Args:
         source: A function that takes a :class:`Runner` and returns a number or a mapping of numbers; the name of one
             (``"package.module:function"``); or labelled data: what :func:`open_batches` takes, all of it is used. An
-            :class:`Evaluation` is returned as it is.
+            :class:`Evaluation` is taken over, with what the original gave if it is of this one.
         host: The original model.
         metric: For data: ``accuracy``, ``mse`` or ``perplexity`` (see :data:`METRICS`); by default by the labels.
 
@@ -140,7 +140,7 @@ def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Ev
         OptionError: It cannot be opened, or the data have no labels and need some.
     """
     if isinstance(source, Evaluation):
-        return source
+        return source if source.host is host else replace(source, host=host)  # what another model gave is not its own
     if metric is not None and metric not in METRICS:
         raise OptionError(
             f"unknown metric {meant(metric, METRICS)}; expected one of {', '.join(METRICS)}, or give a function"

@@ -12,14 +12,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from graphprune.api import CRITERION, MEASURED_CRITERION, measuring, selectors
+from graphprune.api import measuring
 from graphprune.collector import frozen_heap
 from graphprune.data.batches import open_batches
+from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.early import require_choices
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import read_json, write_text
 from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.look import selectors
 from graphprune.opening import Shapes, open_host, require_seed
 from graphprune.passes import Allocate, Analyze, Score, default_pipeline
 from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
@@ -119,7 +121,8 @@ def sensitivity(
         "criterion": criterion,
         "seed": seed,
         "scores": _digest(state.scores.values()),
-        "outputs": "" if evaluate is not None or batches is None else _digest(original.run(batches[0]).values()),
+        "weights": original.model_digest(),
+        "data": "" if batches is None else batches.fingerprint,
     }
     path = None if folder is None else Path(folder) / PARTIAL
     rows = _resumed(path, key)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Block, Unneeded
+from graphprune.analysis.branch import Block, Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError

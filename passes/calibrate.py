@@ -12,13 +12,15 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
 from graphprune.statistics.holdout import apart
+from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
 class Calibrate(Pass):
     """Walks over the calibration data and takes the moments of what the consumers of each group read.
 
-    Statistics that are there already (saved ones) are kept.
+    Groups that the pipeline cannot cut (:attr:`State.reach`) are left out, but of what goes into a file, which other
+    pipelines may read. Statistics that are there already (saved ones) are kept.
 
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
@@ -37,7 +39,7 @@ class Calibrate(Pass):
         """The state with statistics.
 
         Raises:
-            OptionError: There is no calibration data, or the file holds statistics of another model.
+            OptionError: There is no calibration data, or the file holds statistics of another model or of other data.
             OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
@@ -45,25 +47,36 @@ class Calibrate(Pass):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
-        known = state.batches.statistics
+        batches = state.batches
+        numbers = apart(len(batches))[0] if self.apart else range(len(batches))
+        groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
-            known = Statistics.load(self.file, state.host, analysis)
+            origin = origin_of(state.host, batches, numbers, products=self.products)
+            known = Statistics.load(self.file, state.host, analysis, origin)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
                 )
-        if known is not None and known.fits(analysis, full=self.products):
             return replace(state, statistics=known)
-        taken = [state.batches[i] for i in apart(len(state.batches))[0]] if self.apart else state.batches
+        if batches.statistics:  # before any are there, data need not be read for their digest first
+            origin = origin_of(state.host, batches, numbers, products=self.products)
+            kept = batches.statistics.get((origin, self.memory))
+            if kept is not None and kept.fits(analysis, full=self.products, groups=groups):
+                if self.file:
+                    kept.save(self.file)
+                return replace(state, statistics=kept)
+        taken = [batches[i] for i in numbers] if self.apart else batches
         found = collect(
             state.host,
             analysis,
             taken,
             full=self.products,
+            groups=groups,
             memory=self.memory,
             progress=lambda done, total: state.progress(self.name, done, total),
         )
-        state.batches.statistics = found
+        found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
+        batches.statistics[found.origin, self.memory] = found
         if self.file:
             found.save(self.file)
         return replace(state, statistics=found)

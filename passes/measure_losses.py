@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from graphprune.planning.select import chosen_groups
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 from graphprune.statistics.holdout import apart
+from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,13 @@ class MeasureLosses(Pass):
         chosen = [g for g in chosen_groups(analysis, self.only, self.protect) if g.name not in state.protected]
         allowed = next(iter(tiers(chosen, asked=bool(self.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
-        key = hashlib.sha256(fingerprint(analysis.graph).encode())
-        for name, scores in state.scores.items():
-            key.update(name.encode() + scores.tobytes() + bytes(name in allowed))
-        found = state.batches.losses.get(key.hexdigest())
+        model = build_cost_model(analysis)
+        _, held = apart(len(state.batches))
+        each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
+        n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
+        key = self._key(state, held[:n_batches], allowed, n_widths)
+        found = state.batches.losses.get(key)
         if found is None:
-            model = build_cost_model(analysis)
-            _, held = apart(len(state.batches))
-            each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
-            n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
             found = loss_curves(
                 Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
                 state.scores,
@@ -70,9 +70,21 @@ class MeasureLosses(Pass):
                 n_widths,
                 progress=lambda done, total: state.progress(self.name, done, total),
             )
-            state.batches.losses[key.hexdigest()] = found
+            if key:
+                state.batches.losses[key] = found
         final = final_of(analysis.graph)
         if final is not None:
             note = f"losses are judged by what goes into the {final.kind} at the end of the model, not by probabilities"
             state = replace(state, notes=(*state.notes, note))
         return replace(state, losses=found)
+
+    def _key(self, state: State, held: Sequence[int], allowed: Collection[str], n_widths: int) -> str:
+        """A digest of all that the trials depend on; empty if nobody says what the statistics were taken of."""
+        if state.statistics is None or state.statistics.origin is None:
+            return ""
+        assert state.batches is not None
+        origins = (origin_of(state.host, state.batches, held, products=False), state.statistics.origin)
+        key = hashlib.sha256(repr((fingerprint(state.analyzed(self.name).graph), origins, n_widths)).encode())
+        for name, scores in state.scores.items():
+            key.update(f"{name} {name in allowed};".encode() + scores.tobytes())
+        return key.hexdigest()

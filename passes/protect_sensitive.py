@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.data.batches import Batches, open_batches
+from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
 from graphprune.passes.allocate import keep_counts
 from graphprune.passes.slice_groups import slice_edits
@@ -22,9 +23,9 @@ from graphprune.planning.select import chosen_groups, most_sensitive
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 
-RATIOS = (0.25, 0.5, 0.75)
+RATIOS = SENSITIVITY_RATIOS
 """Fractions of a group's units that are removed on trial."""
-SAMPLES = 32
+SAMPLES = SENSITIVITY_SAMPLES
 """How many samples are tried where nothing else is said."""
 REFERENCE_BYTES = 1 << 30
 """The original's outputs are kept up to this size, and computed again for each trial above it."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
@@ -15,7 +15,8 @@ from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import Check, State
 from graphprune.proof.compare import excused, require
-from graphprune.proof.oracles import permutations, prove
+from graphprune.proof.masks import permutations
+from graphprune.proof.oracles import prove
 
 UNPROVEN = ("refuse", "accept")
 """What becomes of a result whose outputs, and the values inside, do not vary on the example input."""

@@ -14,7 +14,7 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import OptionError, OutputError, TargetError
 from graphprune.opening import open_host
 from graphprune.passes.allocate import keep_counts
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 from graphprune.report.curves import Front, FrontPoint, Sensitivity, SensitivityRow
 from graphprune.report.plots import plot_front, plot_sensitivity
 

@@ -13,7 +13,9 @@ from graphprune.analysis.groups import Analysis, Group, analyze_graph
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.ir.dims import Factor, Index
 from graphprune.passes.slice_groups import slice_edits
-from graphprune.proof.oracles import Pair, masked, masks, permutations, permuted_alike, precision_of
+from graphprune.proof.findings import Pair
+from graphprune.proof.masks import masks, permutations
+from graphprune.proof.oracles import masked, permuted_alike, precision_of
 from graphprune.proof.watch import watched
 
 

@@ -84,10 +84,11 @@ def resnet50(samples: int):
 
 def smollm(samples: int):
     """The model, an example and batches of one block of 512 tokens."""
-    import quality_models
-    import real_models
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    from tools.bench.registry import CACHE
+    from tools.quality.torch_models import smollm as case_of
 
-    case = quality_models.smollm(real_models.CACHE)
+    case = case_of(CACHE)
     return case.model, case.example, case.calibration[:samples]
 
 

@@ -15,16 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from quality_models import CASES
-from real_models import CACHE
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +38,8 @@ from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.opening import open_host
 from graphprune.statistics.collect import collect
 from graphprune.statistics.holdout import apart
+from tools.bench.registry import CACHE
+from tools.quality.models import CASES
 
 
 def ranks(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Whether a latency target comes out as measured, and whether it is worth more than a MACs target.
 
-Each trained model of the quality benchmark (`quality_models.py`) is pruned with the default recipe and its calibration
+Each trained model of the quality benchmark (`tools/quality`) is pruned with the default recipe and its calibration
 data to ``latency=F`` and to ``macs=F``; then to the latency that the MACs target has come to, so that both can be
 compared at equal latency. The files run interleaved in onnxruntime with the original; what counts is the measured
 fraction of its latency. Quality is the model's metric on held-out data, and the error of the outputs there, relative to
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 import warnings
@@ -22,10 +23,9 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from quality_models import CASES, Batch, Case
-from real_models import CACHE
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +34,9 @@ from graphprune.data.batches import open_batches
 from graphprune.opening import open_host
 from graphprune.profiling.measure import clock_of
 from graphprune.runtime import sessions as runtime
+from tools.bench.registry import CACHE
+from tools.quality.cases import Batch, Case
+from tools.quality.models import CASES
 
 
 def fractions(host: Any, results: dict[str, gp.Result], threads: int) -> tuple[float, dict[str, float]]:

@@ -131,7 +131,9 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
     from graphprune.passes.slice_groups import slice_edits
     from graphprune.passes.verify import verify
     from graphprune.planning.blockers import list_blockers
-    from graphprune.proof.oracles import Pair, masked, masks, precision_of
+    from graphprune.proof.findings import Pair
+    from graphprune.proof.masks import masks
+    from graphprune.proof.oracles import masked, precision_of
     from graphprune.proof.watch import watched
 
     record.update(model=type(model).__name__, stage="built", params=sum(p.numel() for p in model.parameters()))

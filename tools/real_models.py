@@ -13,42 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import graphprune as gp
-
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphprune"
-
-
-def fetch(cache: Path, *requirements: str) -> Path:
-    """The folder into which the wheels are unpacked.
-
-    Raises:
-        RuntimeError: A download was refused.
-    """
-    for requirement in requirements:
-        folder = cache / requirement.replace("==", "-")
-        if not folder.exists():
-            wheels = cache / "wheels"
-            done = subprocess.run(
-                [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(wheels), requirement],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                raise RuntimeError(done.stderr.strip().splitlines()[-1])
-            stem = requirement.replace("==", "-").replace("-", "_").lower()
-            wheel = next(w for w in wheels.glob("*.whl") if w.name.lower().replace("-", "_").startswith(stem))
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(folder)
-    return cache / requirements[0].replace("==", "-")
+from tools.bench.registry import CACHE, fetch
 
 
 def onnx_file(cache: Path, requirement: str, path: str):

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from math import prod
 
 from graphprune.analysis.adapters import find_adapters
-from graphprune.brief import brief
+from graphprune.analysis.branch import Block, Bypass, Unneeded
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node, Value
 
@@ -27,64 +27,6 @@ MOST_SKIPS = 64
 
 LONGEST_PERIOD = 4
 """Most blocks of one layer: self attention, cross attention, MLP and one more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bypass:
-    """A sum that becomes one of its operands.
-
-    Attributes:
-        node: The sum.
-        branch: The operand that goes.
-        skip: The operand that stays, and takes the place of the result.
-        result: The sum's result.
-    """
-
-    node: str
-    branch: str
-    skip: str
-    result: str
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A residual branch, or a layer made of several, that can be left out.
-
-    Attributes:
-        name: The name of the last weight of the branch; for a layer those of its first and last block.
-        kind: ``block`` or ``layer``.
-        source: The value that the branch starts from.
-        result: The value that equals ``source`` without the branch.
-        bypasses: The sums that become their other operand.
-        closing: The weights of the last operator of the branch that has any.
-        features: How many features that operator gives.
-        tensors: The stored tensors that nothing else uses.
-        parts: For a layer, the names of its blocks; for a block that holds others, theirs.
-    """
-
-    __repr__ = brief
-
-    name: str
-    kind: str
-    source: str
-    result: str
-    bypasses: tuple[Bypass, ...]
-    closing: tuple[str, ...]
-    features: int
-    tensors: tuple[str, ...]
-    parts: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Unneeded:
-    """What no output needs any more once some sums are bypassed: names of nodes and of stored tensors."""
-
-    nodes: frozenset[str] = frozenset()
-    tensors: frozenset[str] = frozenset()
-
-    def __or__(self, other: Unneeded) -> Unneeded:
-        """What either leaves out."""
-        return Unneeded(self.nodes | other.nodes, self.tensors | other.tensors)
 
 
 class Branches:

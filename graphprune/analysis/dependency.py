@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import written
 from graphprune.files import visible, write_text
 from graphprune.ir.dims import Factor, factors_of
+
+if TYPE_CHECKING:
+    import networkx as nx  # slow to import, and of use for explanations and exports only
 
 
 class DependencyGraph:
@@ -27,6 +29,8 @@ class DependencyGraph:
     """
 
     def __init__(self, analysis: Analysis) -> None:
+        import networkx as nx
+
         self.analysis = analysis
         self.graph = nx.Graph()
         for value in analysis.graph.values.values():
@@ -80,6 +84,8 @@ class DependencyGraph:
         Two steps across the star of one node count as one. Empty if they are coupled only through another part of the
         same axis.
         """
+        import networkx as nx
+
         graph = self.of_group(group)
         if not nx.has_path(graph, start, end):
             return []
@@ -99,6 +105,8 @@ class DependencyGraph:
         Raises:
             OutputError: The file cannot be written.
         """
+        import networkx as nx
+
         graph = nx.relabel_nodes(self.graph, {name: visible(name) for name in self.graph if visible(name) != name})
         for data in (*(data for _, data in graph.nodes(data=True)), *(data for *_, data in graph.edges(data=True))):
             data.update({key: visible(value) for key, value in data.items() if isinstance(value, str)})
@@ -106,6 +114,8 @@ class DependencyGraph:
 
     def to_dot(self, groups: Iterable[Group] | None = None) -> str:
         """The graph (or the parts that some groups span) in Graphviz' DOT; stored tensors are boxes."""
+        import networkx as nx
+
         graph = self.graph if groups is None else nx.compose_all([self.of_group(group) for group in groups])
         lines = ["graph dependencies {", '  node [fontname="Helvetica"];']
         for name, data in graph.nodes(data=True):

@@ -13,7 +13,8 @@ from math import lcm, prod
 
 from graphprune.analysis import adapters
 from graphprune.analysis.adapters import find_adapters
-from graphprune.analysis.blocks import Block, Branches
+from graphprune.analysis.blocks import Branches
+from graphprune.analysis.branch import Block
 from graphprune.analysis.kinds import Kinds
 from graphprune.analysis.normalizers import find_normalizers
 from graphprune.analysis.solver import Reason, Solver

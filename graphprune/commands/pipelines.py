@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,14 +13,18 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.commands.bundles import AsJson, Data, Opening
 from graphprune.commands.shell import out, print_json, progress
-from graphprune.passes import Pass, all_passes
 from graphprune.recipe import Recipe
 from graphprune.recipe.options import attributes, first_sentence, plain
 from graphprune.recipe.text import pipeline_text
 
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
+
 
 def passes(showing: AsJson) -> None:
     """List the passes that --pipeline takes, with their options."""
+    from graphprune.passes import all_passes
+
     listed = [_described(each) for each in all_passes().values()]
     if showing.as_json:
         print_json({"passes": listed})

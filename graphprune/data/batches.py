@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ class Batches:
         batch_size: Samples of a full batch.
         source: What they come from, for messages.
         random: Whether they are made up: statistics of them say little, and the report says so.
-        statistics: What was measured on them, kept for the next time.
+        statistics: What was measured on them, by what that is of (:mod:`graphprune.statistics.origin`).
         losses: What trials on them have found, by what was tried.
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
@@ -85,8 +84,9 @@ class Batches:
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
-        self.statistics: Any = None
+        self.statistics: dict[Hashable, Any] = {}
         self.losses: dict[str, Any] = {}
+        self._digests: dict[int, str] = {}
         self.random = random
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
@@ -105,7 +105,13 @@ class Batches:
         """One batch, by number from 0."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
-        start = index % len(self) * self.batch_size
+        batch = self._read(index % len(self))
+        if index % len(self) not in self._digests:
+            self._digests[index % len(self)] = _digest_of(batch)
+        return batch
+
+    def _read(self, index: int) -> dict[str, Array]:
+        start = index * self.batch_size
         rows = self._rows[start : start + self.batch_size]
         if self._padded and len(rows) < self.batch_size:
             rows = np.concatenate([rows, np.repeat(rows[-1:], self.batch_size - len(rows))])
@@ -130,15 +136,23 @@ class Batches:
         rows = spread[: n * self.batch_size].astype(np.int64)
         return Batches(self._data, self._specs, rows, self.batch_size)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of names, types, shapes and values of all batches; the first call reads them all."""
+    def digest(self, numbers: Iterable[int]) -> str:
+        """A digest of names, types, shapes and values of some batches; reads those that have not been read yet."""
         digest = hashlib.sha256()
-        for batch in self:
-            for name, array in batch.items():
-                digest.update(f"{name} {array.dtype} {array.shape};".encode())
-                digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+        for number in numbers:
+            if number not in self._digests:
+                self[number]
+            digest.update(self._digests[number].encode())
         return digest.hexdigest()
+
+    def forget_digests(self) -> None:
+        """Takes digests anew: arrays of the user's may have changed in place since they were read."""
+        self._digests.clear()
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of all batches."""
+        return self.digest(range(len(self)))
 
 
 def open_batches(
@@ -183,6 +197,7 @@ def open_batches(
         OptionError: The data cannot be read or does not fit the model.
     """
     if isinstance(source, Batches):
+        source.forget_digests()
         return source
     if isinstance(source, Inputs):
         return open_batches(
@@ -231,6 +246,15 @@ def open_batches(
     elif named is not None:
         raise OptionError(f"{data.where} has no folders of classes that labels could name; leave the labels out")
     return batches
+
+
+def _digest_of(batch: Mapping[str, Array]) -> str:
+    """The digest of names, types, shapes and values of a batch."""
+    digest = hashlib.sha256()
+    for name, array in batch.items():
+        digest.update(f"{name} {array.dtype} {array.shape};".encode())
+        digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
+    return digest.hexdigest()
 
 
 def _assign(

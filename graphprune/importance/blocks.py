@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.importance.context import Evidence

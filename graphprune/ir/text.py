@@ -17,7 +17,8 @@ import re
 
 from graphprune.errors import RuleError
 from graphprune.ir.graph import Graph, Kind, Node, Value
-from graphprune.ir.notation import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.printing import print_rule
 
 _NODE = re.compile(r"(?P<name>\S+): (?P<results>.*?) = (?P<op>[^\s(]+)\((?P<operands>.*?)\) : (?P<rule>.*)$")
 _BARRIER = "barrier"

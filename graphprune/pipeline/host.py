@@ -209,6 +209,11 @@ class Host(Protocol):
     def digest(self, tensor: str) -> str:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
 
+    def model_digest(self) -> str:
+        """The digest of all that decides what the model computes: operators, attributes, connections and the values of
+        every stored tensor as they are at the moment. Names and texts that only describe the model do not count.
+        """
+
     def edited(self, edits: Edits) -> Host:
         """A copy with the edits made."""
 

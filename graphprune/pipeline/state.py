@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Block
-from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
-from graphprune.compensation.stage import Compensated
-from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
-from graphprune.ir.dims import Factor, Index
-from graphprune.pipeline.host import Host
-from graphprune.planning.latency import LatencyModel
-from graphprune.planning.plan import PruningPlan
-from graphprune.statistics.collect import Statistics
+
+if TYPE_CHECKING:  # what holds a check needs none of these
+    from graphprune.analysis.branch import Block
+    from graphprune.analysis.groups import Analysis
+    from graphprune.compensation.stage import Compensated
+    from graphprune.data.batches import Batches
+    from graphprune.ir.dims import Factor, Index
+    from graphprune.pipeline.host import Host
+    from graphprune.planning.latency import LatencyModel
+    from graphprune.planning.plan import PruningPlan
+    from graphprune.statistics.collect import Statistics
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class State:
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
+        reach: Names of the groups that the pipeline may cut, whose readers are to be measured; ``None``: all.
     """
 
     __repr__ = brief
@@ -108,6 +112,7 @@ class State:
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
+    reach: frozenset[str] | None = None
 
     @property
     def inexact(self) -> bool:

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Unneeded
+from graphprune.analysis.branch import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.ir.dims import Dim, Factor, Product

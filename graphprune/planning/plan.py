@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.errors import PlanError

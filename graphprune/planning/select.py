@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import ceil, inf, isfinite, isnan
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.kinds import KINDS
 from graphprune.errors import OptionError

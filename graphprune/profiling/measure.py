@@ -16,9 +16,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 
 from graphprune.errors import ModelError, OptionError, first_line
 from graphprune.hosts.onnx.host import OnnxHost
@@ -26,7 +26,11 @@ from graphprune.hosts.onnx.runtime import MAXIMUM_IR_VERSION
 from graphprune.hosts.onnx.store import fill_inline, with_weights
 from graphprune.pipeline.host import Arrays
 from graphprune.planning.latency import Machine
+from graphprune.runtime.library import onnxruntime
 from graphprune.suggest import meant
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 LAYOUT_OPERATORS = frozenset({"ReorderInput", "ReorderOutput"})
 """onnxruntime's own operators between plain and blocked layouts."""
@@ -48,12 +52,12 @@ def machine(threads: int, provider: str) -> Machine:
     Raises:
         OptionError: This onnxruntime does not have the provider.
     """
-    present = ort.get_available_providers()
+    present = onnxruntime().get_available_providers()
     if provider not in present:
         raise OptionError(
             f"this onnxruntime has no provider {meant(provider, present)}; expected one of {', '.join(present)}"
         )
-    return Machine(_cpu(), os.cpu_count() or 1, threads or os.cpu_count() or 1, provider, ort.__version__)
+    return Machine(_cpu(), os.cpu_count() or 1, threads or os.cpu_count() or 1, provider, onnxruntime().__version__)
 
 
 def _cpu() -> str:
@@ -92,7 +96,7 @@ def kernels(threads: int, provider: str) -> Measure:
 
 
 def _session(piece: OnnxHost, threads: int, provider: str, prefix: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
+    options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -102,7 +106,7 @@ def _session(piece: OnnxHost, threads: int, provider: str, prefix: str) -> ort.I
     model.ir_version = min(model.ir_version, MAXIMUM_IR_VERSION)
     providers = list(dict.fromkeys([provider, "CPUExecutionProvider"]))
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=providers)
+        return onnxruntime().InferenceSession(model.SerializeToString(), options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base, and neither have protobuf's
         raise ModelError(f"onnxruntime cannot load a segment: {first_line(error)}") from error
 

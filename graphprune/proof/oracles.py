@@ -8,12 +8,11 @@ accepted then follows from the rounding that the same run shows in the model's o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graphprune.analysis.blocks import Block
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError
 from graphprune.ir.dims import Factor, Index, factors_of, positions
@@ -30,6 +29,8 @@ from graphprune.proof.compare import (
     place,
     worse,
 )
+from graphprune.proof.findings import Findings, Pair
+from graphprune.proof.masks import masks
 from graphprune.proof.redraw import redrawn
 from graphprune.proof.watch import Watched, watched
 
@@ -43,53 +44,6 @@ GAIN = 1e6
 """How much more than the difference of two precisions predicts is accepted of rounding in the better one."""
 
 _NARROW = ("float16", "bfloat16")
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The original and what was made of it.
-
-    Attributes:
-        original: The model before.
-        pruned: The model after.
-        masks: What of the original's values is zero.
-        watched: The values that are compared inside.
-    """
-
-    original: Host
-    pruned: Host
-    masks: Masks
-    watched: tuple[Watched, ...] = ()
-
-
-@dataclass
-class Findings:
-    """What a run of both sides shows.
-
-    Attributes:
-        check: The comparison of the outputs.
-        inside: The largest deviation of a value inside relative to what is accepted, and where.
-        blind: The groups whose units cannot be told apart in some value that reads them.
-        seen: How many values inside were compared.
-    """
-
-    check: Check
-    inside: Deviation = field(default_factory=lambda: Deviation(0.0))
-    where: str = ""
-    blind: frozenset[Factor] = frozenset()
-    seen: int = 0
-
-    @property
-    def passed(self) -> bool:
-        """Whether all is within what is accepted."""
-        return self.check.difference <= self.check.tolerance and self.inside.excess <= 1
-
-    def as_check(self) -> Check:
-        """As one check: the values inside count like outputs."""
-        difference = self.inside.excess * self.check.tolerance
-        if not self.seen or difference <= self.check.difference:
-            return self.check
-        return replace(self.check, difference=difference, where=self.where)
 
 
 def precision_of(analysis: Analysis) -> int:
@@ -410,33 +364,3 @@ def wrong_tensor(pair: Pair, analysis: Analysis, kept: Mapping[Factor, Index]) -
         if want.shape != have.shape or not np.array_equal(want, have, equal_nan=want.dtype.kind == "f"):
             return f"stored tensor '{value.name}'"
     return ""
-
-
-def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:
-    """A random order of the units of every group whose units may change places."""
-    rng = np.random.default_rng(seed)
-    return {group.factor: rng.permutation(group.size) for group in analysis.groups if group.ordered is None}
-
-
-def masks(
-    analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
-) -> dict[str, dict[int, NDArray[np.bool_]]]:
-    """For every value and axis that loses positions, which ones stay; none of a branch that is left out.
-
-    Constants that are positions are left as they are: they point to what is removed, where there is nothing. So are
-    indices that count what they belong to as well: zeros would point at the first element.
-    """
-    found: dict[str, dict[int, NDArray[np.bool_]]] = {}
-    touched = frozenset(kept)
-    natural = analysis.positions.keys() | analysis.inside
-    for name, layout in analysis.layouts.items():
-        for axis, dim in enumerate(layout if name not in natural else ()):
-            if touched.isdisjoint(factors_of(dim)):
-                continue
-            mask = np.zeros(dim.size, dtype=np.bool_)
-            mask[positions(dim, kept)] = True
-            found.setdefault(name, {})[axis] = mask
-    for bypass in (bypass for block in removed for bypass in block.bypasses):
-        size = analysis.layouts[bypass.branch][0].size
-        found.setdefault(bypass.branch, {})[0] = np.zeros(size, dtype=np.bool_)
-    return found

@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from graphprune.defaults import (
+    ALLOCATION,
+    COMPENSATION,
+    CRITERION,
+    MEASURED_ALLOCATION,
+    MEASURED_COMPENSATION,
+    MEASURED_CRITERION,
+)
 from graphprune.errors import OptionError
 from graphprune.importance import criterion as find_criterion
 from graphprune.passes import (
@@ -23,14 +31,6 @@ from graphprune.passes import (
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
-from graphprune.recipe.sections import (
-    ALLOCATION,
-    COMPENSATION,
-    CRITERION,
-    MEASURED_ALLOCATION,
-    MEASURED_COMPENSATION,
-    MEASURED_CRITERION,
-)
 
 if TYPE_CHECKING:
     from graphprune.recipe.recipe import Recipe

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from graphprune.brief import written
 from graphprune.errors import OptionError
-from graphprune.passes import Pass, all_passes
-from graphprune.pipeline.passes import parse_pipeline
-from graphprune.planning.target import parse_targets
-from graphprune.recipe import build, text
+from graphprune.recipe import text
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option, checked, option, options_in
 from graphprune.recipe.sections import Allocation, Proof, Refit, Scoring, Section, Selection
 from graphprune.suggest import meant
+
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
+else:
+    Pass = Any  # the passes are imported when a recipe names some
 
 VERSION = 1
 """Of the written form; counts up when a field or a default changes its meaning."""
@@ -60,15 +62,12 @@ class Recipe:
     seed: int = option(0)
 
     def __post_init__(self) -> None:
-        given = self.targets
-        targets = () if isinstance(given, Sequence | Mapping) and not given else tuple(map(str, parse_targets(given)))
-        object.__setattr__(self, "targets", targets)
-        passes = parse_pipeline(self.passes, all_passes()) if isinstance(self.passes, str) else tuple(self.passes)
-        object.__setattr__(self, "passes", passes)
+        object.__setattr__(self, "targets", _targets(self.targets))
+        object.__setattr__(self, "passes", _passes(self.passes))
         object.__setattr__(self, "seed", checked("seed", self.seed, int))
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; expected 0 or more")
-        if passes:
+        if self.passes:
             self._require_none_beside()
 
     def _require_none_beside(self) -> None:
@@ -217,6 +216,8 @@ class Recipe:
             OptionError: ``statistics`` are given and none are taken.
             TargetError: Nothing says what remains.
         """
+        from graphprune.recipe import build
+
         return build.pipeline(self, calibrated=calibrated, measurable=measurable, statistics=statistics)
 
 
@@ -231,6 +232,25 @@ def recipe_options() -> tuple[Option, ...]:
         elif isinstance(each.default, Section):
             found.extend(options_in(type(each.default), each.name))
     return tuple(found)
+
+
+def _targets(given: Any) -> tuple[str, ...]:
+    """Targets as they are written in one way."""
+    if isinstance(given, Sequence | Mapping) and not given:
+        return ()
+    from graphprune.planning.target import parse_targets
+
+    return tuple(map(str, parse_targets(given)))
+
+
+def _passes(given: Any) -> tuple[Pass, ...]:
+    """The passes that a text names."""
+    if not isinstance(given, str):
+        return tuple(given)
+    from graphprune.passes import all_passes
+    from graphprune.pipeline.passes import parse_pipeline
+
+    return parse_pipeline(given, all_passes())
 
 
 def _keyword(name: str, section: str, where: str) -> str:

@@ -6,11 +6,13 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import OptionError
 from graphprune.files import read_whole
-from graphprune.pipeline.passes import Pass
+
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
 
 _ADVICE = "give a TOML file, as in README, or the name of a recipe"
 
@@ -23,7 +25,7 @@ def pipeline_text(passes: Iterable[Pass]) -> str:
 def plain_value(value: Any) -> Any:
     """A value as JSON and TOML have it."""
     if isinstance(value, tuple):
-        return pipeline_text(value) if value and isinstance(value[0], Pass) else list(value)
+        return list(value) if all(isinstance(each, str) for each in value) else pipeline_text(value)
     return value
 
 

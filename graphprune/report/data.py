@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief, written
 from graphprune.measured import Interval, Measured, difference
-from graphprune.pipeline.state import Check
 from graphprune.planning.blockers import list_blockers
 from graphprune.planning.cost import build_cost_model, costs_of, prunable_share
 from graphprune.report.curves import finite
 from graphprune.report.inputs import InputRow, input_rows
-from graphprune.report.movement import Movement
 from graphprune.report.titles import axis_title, group_title, tensor_title
-from graphprune.report.widths import WholeRow, WidthRow
+
+if TYPE_CHECKING:  # of prunes, not of inspections
+    from graphprune.pipeline.state import Check
+    from graphprune.report.movement import Movement
+    from graphprune.report.widths import WholeRow, WidthRow
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 from graphprune.analysis.dependency import DependencyGraph, vertex
 from graphprune.analysis.groups import Analysis
 from graphprune.ir.dims import Dim, Factor, Layout, factors_of
-from graphprune.ir.notation import Namer, print_dim
+from graphprune.ir.printing import Namer, print_dim
 from graphprune.report.titles import group_title, tensor_title
 
 

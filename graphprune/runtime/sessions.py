@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from graphprune.errors import ModelError, first_line
+from graphprune.runtime.library import onnxruntime
 from graphprune.runtime.watchdog import sized, watched
 
-ort.set_default_logger_severity(4)  # errors come as exceptions; its own log repeats them on stderr
-
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 CPU = "CPUExecutionProvider"
 
@@ -35,14 +35,14 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU, floating: bool
     Raises:
         ModelError: onnxruntime refuses the file.
     """
-    options = ort.SessionOptions()
+    options = onnxruntime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     if floating:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        found = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
+        found = onnxruntime().InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
         return sized(found, sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file()))
     except Exception as error:  # onnxruntime's errors have no common base
         raise refused(error, f"'{path}'") from error

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
-
-import onnxruntime as ort
 
 from graphprune.bounds import MEMORY_PER_BYTE, present
 from graphprune.errors import BoundError
+from graphprune.runtime.library import onnxruntime
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 PERIOD = 0.05
 """Seconds between two looks; a run that is over by then was never looked at."""
@@ -77,7 +80,9 @@ def watched(session: ort.InferenceSession, n_bytes: int) -> Iterator[ort.RunOpti
         BoundError: The run was stopped.
     """
     now, n_bytes = present(), n_bytes + _sizes.get(session, 0)
-    run = Run(ort.RunOptions(), now.seconds + n_bytes / BYTES_PER_SECOND, now.memory + MEMORY_PER_BYTE * n_bytes)
+    run = Run(
+        onnxruntime().RunOptions(), now.seconds + n_bytes / BYTES_PER_SECOND, now.memory + MEMORY_PER_BYTE * n_bytes
+    )
     run.options.log_severity_level = 4
     with _lock:
         _runs.append(run)

@@ -21,6 +21,7 @@ from graphprune.planning.plan import fingerprint
 from graphprune.statistics.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
 from graphprune.statistics.distributed import summed
 from graphprune.statistics.moments import Moments
+from graphprune.statistics.origin import Origin
 from graphprune.statistics.store import read_statistics
 
 MEMORY = 2 << 30
@@ -47,6 +48,8 @@ class Statistics:
         spreads: By node: the variance of each channel of the consumer's target.
         samples: How many samples were seen.
         fingerprint: Of the model's structure.
+        origin: What they were taken of; ``None`` where nobody has said so.
+        groups: The names of the groups that were measured; ``None``: all of the model.
     """
 
     __repr__ = brief
@@ -56,12 +59,17 @@ class Statistics:
     spreads: Mapping[str, NDArray[np.float64]]
     samples: int = 0
     fingerprint: str = ""
+    origin: Origin | None = None
+    groups: frozenset[str] | None = None
 
-    def fits(self, analysis: Analysis, *, full: bool) -> bool:
-        """Whether these are the statistics of an analysed model, with products where ``full``."""
-        groups = {group.name for group in analysis.groups}
+    def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
+        """Whether these are the statistics of some groups of an analysed model (``None``: all), ``full`` with products."""
+        names = {group.name for group in analysis.groups}
         complete = not full or all(each.product is not None for each in self.moments.values())
-        return complete and self.fingerprint == fingerprint(analysis.graph) and groups >= set(self.consumers)
+        measured = self.groups is None or self.groups.issuperset(names if groups is None else groups)
+        return (
+            complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
@@ -77,21 +85,31 @@ class Statistics:
             "fingerprint": self.fingerprint,
             "sources": [_text(source) for source in self.moments],
             "spreads": {node: each.tolist() for node, each in self.spreads.items()},
+            "origin": None if self.origin is None else self.origin.to_dict(),
         }
         with replaced(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
     @staticmethod
-    def load(path: str | Path, host: Host, analysis: Analysis) -> Statistics:
+    def load(path: str | Path, host: Host, analysis: Analysis, origin: Origin | None = None) -> Statistics:
         """Reads what :meth:`save` wrote, for the same model.
 
+        Args:
+            path: The file.
+            host: The model.
+            analysis: Its analysis.
+            origin: What they have to be of: these weights, these data, this part of them; ``None``: whatever.
+
         Raises:
-            OptionError: The file is no such file, or belongs to another model.
+            OptionError: The file is no such file, or belongs to another model, or to other weights or data.
         """
         consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
         widths = {c.source: _width(c.source, analysis) for each in consumers.values() for c in each}
         about, moments = read_statistics(
-            Path(path), fingerprint(analysis.graph), {_text(s): (s[2], width // s[2]) for s, width in widths.items()}
+            Path(path),
+            fingerprint(analysis.graph),
+            {_text(s): (s[2], width // s[2]) for s, width in widths.items()},
+            origin,
         )
         spreads = {}
         for consumer in (c for each in consumers.values() for c in each):
@@ -99,7 +117,12 @@ class Statistics:
             size = 1 if channel is None else shape[channel]
             spreads[consumer.node] = about.spread(consumer.node, size)
         return Statistics(
-            consumers, {source: moments[_text(source)] for source in widths}, spreads, about.samples, about.fingerprint
+            consumers,
+            {source: moments[_text(source)] for source in widths},
+            spreads,
+            about.samples,
+            about.fingerprint,
+            about.origin,
         )
 
 
@@ -157,7 +180,8 @@ def collect(
     samples = reduce_over_processes([*moments.values(), *spread.values()], _samples(batches))
     everything = {**moments, **spread}
     spreads = {node: everything[source].variance.ravel() for node, source in targets.items()}
-    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph))
+    measured = None if groups is None else frozenset(groups)
+    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph), measured)
 
 
 def walk(
@@ -199,7 +223,9 @@ def walk(
 
 def _gather(rows: list[Array], moments: Moments, more: Array | None) -> None:
     """Counts rows in as soon as there are enough of them for fast products; ``None``: those that are left."""
-    if more is not None:
+    if moments.product is None and more is not None:  # nothing is gained, and rows may be as wide as a vocabulary
+        moments.add(more)
+    elif more is not None:
         rows.append(more)
     if rows and (more is None or sum(map(len, rows)) >= GATHERED):
         moments.add(rows[0] if len(rows) == 1 else np.concatenate(rows))

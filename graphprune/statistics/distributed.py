@@ -6,6 +6,7 @@ these in the same order.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from typing import Any
 
@@ -32,6 +33,14 @@ def averaged(array: NDArray[Any] | float) -> Float:
     """The mean of an array over all processes."""
     distributed = _distributed()
     return np.asarray(array, np.float64) if distributed is None else summed(array) / distributed.get_world_size()
+
+
+def joint(digest: str) -> str:
+    """A digest that all processes share, of those that they have of their parts, in hexadecimal digits."""
+    if _distributed() is None:
+        return digest
+    parts = summed(np.frombuffer(bytes.fromhex(digest), np.uint8))
+    return hashlib.sha256(parts.tobytes()).hexdigest()
 
 
 def _distributed() -> Any:

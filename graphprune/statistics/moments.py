@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.statistics.products import (
+    CHUNK,
     centre_of,
     centred,
+    few_of,
+    positive_of,
     product_of,
     real,
     square_of,
@@ -54,7 +57,7 @@ class Moments:
         shift, rest = centre.astype(np.float64), np.zeros_like(self.total)
         square = np.zeros_like(self.square)
         product = self.product
-        for part in centred(rows, centre):
+        for part in centred(rows, centre, CHUNK if product is not None else few_of(rows)):
             rest += total_of(part)
             if product is None:
                 square += square_of(part)
@@ -63,7 +66,7 @@ class Moments:
         n = len(rows)
         self.count += n
         self.total += rest + n * shift
-        self.positive += np.count_nonzero(rows > 0, axis=0)
+        self.positive += positive_of(rows)
         if product is None:
             self.square += square + shift * (2 * rest + n * shift)
             return

@@ -19,6 +19,8 @@ Float = NDArray[np.float64]
 
 CHUNK = 2048
 """Rows whose products are summed in single precision: the error of a sum grows with the root of their number."""
+CELLS = 1 << 22
+"""Numbers of a chunk, where rows are wide."""
 _SINGLE = 4  # bytes
 
 
@@ -36,16 +38,29 @@ def centre_of(rows: Rows) -> Rows:
     return np.where(np.isfinite(centre), centre, 0).astype(rows.dtype)
 
 
-def centred(rows: Rows, centre: Rows) -> Iterator[Rows]:
+def centred(rows: Rows, centre: Rows, step: int = CHUNK) -> Iterator[Rows]:
     """Chunks of the rows, less the centre."""
-    for start in range(0, len(rows), CHUNK):
-        yield rows[start : start + CHUNK] - centre
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step] - centre
+
+
+def few_of(rows: Rows) -> int:
+    """How many rows make a chunk whose products are not taken."""
+    return min(CHUNK, max(1, CELLS // max(1, rows[:1].size)))
 
 
 def total_of(part: Rows) -> Float:
     """``Σ y`` over the rows of a chunk."""
     total: Float = part.sum(0).astype(np.float64)
     return total
+
+
+def positive_of(rows: Rows) -> NDArray[np.int64]:
+    """How often rows ``[n, g, c]`` are above zero."""
+    step = few_of(rows)
+    parts = (np.count_nonzero(rows[start : start + step] > 0, axis=0) for start in range(0, len(rows), step))
+    found: NDArray[np.int64] = np.sum(list(parts), axis=0, dtype=np.int64)
+    return found
 
 
 def square_of(part: Rows) -> Float:

@@ -16,6 +16,7 @@ from graphprune.data.samples import header_of
 from graphprune.errors import OptionError
 from graphprune.files import require_plain_source
 from graphprune.statistics.moments import Moments
+from graphprune.statistics.origin import Origin, read_origin, require_origin
 
 Float = NDArray[np.float64]
 _ADVICE = "collect them again"
@@ -35,6 +36,7 @@ class About:
         fingerprint: Of the model's structure.
         sources: What the arrays are of, in their order.
         spreads: By node.
+        origin: What the statistics were taken of, if it says so.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class About:
     fingerprint: str
     sources: tuple[str, ...]
     spreads: Mapping[str, Any]
+    origin: Origin | None
 
     def spread(self, node: str, size: int) -> Float:
         """The variance of each channel of what a node gives.
@@ -59,19 +62,22 @@ def _is_variance(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300
 
 
-def read_statistics(path: Path, wanted: str, shapes: Mapping[str, tuple[int, int]]) -> tuple[About, dict[str, Moments]]:
+def read_statistics(
+    path: Path, wanted: str, shapes: Mapping[str, tuple[int, int]], origin: Origin | None = None
+) -> tuple[About, dict[str, Moments]]:
     """Reads the arrays that are expected, each after its header was found to be of the size that it must have.
 
     Args:
         path: The ``.npz`` file.
         wanted: The fingerprint of the model.
         shapes: Groups and columns of each source.
+        origin: What they have to be taken of; ``None``: whatever.
 
     Returns:
         What the file says of itself, and the moments by source.
 
     Raises:
-        OptionError: The file is no such file, belongs to another model, or holds what no data can give.
+        OptionError: The file is no such file, belongs to another model or other data, or holds what no data can give.
     """
     advice = "give a file that --statistics wrote"
     require_plain_source(path, OptionError, "statistics", advice)
@@ -80,6 +86,8 @@ def read_statistics(path: Path, wanted: str, shapes: Mapping[str, tuple[int, int
             about = _about(path, _array(archive, "about", (), "U"))
             if about.fingerprint != wanted:
                 raise OptionError(f"the statistics in '{path}' belong to another model; {_ADVICE}")
+            if origin is not None:
+                require_origin(path, about.origin, origin)
             moments = {}
             for i, source in enumerate(about.sources):
                 if source in shapes:
@@ -103,7 +111,8 @@ def _about(path: Path, text: NDArray[Any]) -> About:
         raise ValueError("'about' does not say what the arrays are")
     if len(set(sources)) != len(sources):
         raise ValueError("'about' names a source twice")
-    return About(path, samples, str(data.get("fingerprint")), tuple(sources), spreads)
+    origin = read_origin(data.get("origin"))
+    return About(path, samples, str(data.get("fingerprint")), tuple(sources), spreads, origin)
 
 
 def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str) -> NDArray[Any]:

@@ -17,7 +17,8 @@ from test_cli import error_of, run
 from torch import nn
 
 import graphprune as gp
-from graphprune.analysis.blocks import Block, Branches
+from graphprune.analysis.blocks import Branches
+from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import OptionError, PlanError, TargetError
 from graphprune.hosts.onnx.host import OnnxHost
@@ -34,7 +35,7 @@ from graphprune.planning.latency import Entry, Machine, Profile
 from graphprune.profiling.profile import cut, latency_model
 from graphprune.profiling.refine import predicted_ms
 from graphprune.proof.compare import compare, require
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 
 class Mlp(nn.Module):

@@ -3,7 +3,8 @@
 import pytest
 
 from graphprune.errors import RuleError
-from graphprune.ir.notation import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.printing import print_rule
 from graphprune.rules import contraction, indexing, joining, layout, normalization, pointwise, reduction
 
 RULES = {

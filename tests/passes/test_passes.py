@@ -21,7 +21,7 @@ from graphprune.passes import (
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.pipeline.passes import parse_pipeline
 from graphprune.proof.compare import compare, require
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 
 def test_slice_edits_of_a_residual_block():

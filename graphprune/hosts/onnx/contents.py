@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.arrays import digest_of
+from graphprune.arrays import digest_of, on_all_cores
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx.load import load_model
 from graphprune.hosts.onnx.store import Store, weightless
@@ -87,6 +88,29 @@ def digest(tensor: ir.TensorProtocol) -> str:
         texts = [bytes(text) for text in np.asarray(tensor.numpy(), dtype=object).ravel()]
         return digest_of("str", shape, b"".join(struct.pack("<q", len(text)) + text for text in texts))
     return digest_of(dtype_name(tensor.dtype), shape, tensor.tobytes())
+
+
+def digest_of_model(contents: Contents) -> str:
+    """The digest of operators, attributes, connections and stored tensors; not of texts that describe the model."""
+    tensors = {header.name: contents.tensor(header) for header in contents.proto.graph.initializer}
+    found: dict[str, str] = {}
+
+    def take(name: str) -> None:
+        found[name] = digest(tensors[name])
+
+    on_all_cores(take, {name: tensor.size for name, tensor in tensors.items()})
+    whole = hashlib.sha256(repr(sorted((each.domain, each.version) for each in contents.proto.opset_import)).encode())
+    whole.update(repr(sorted(found.items())).encode())
+    for graph in graphs_of(contents.proto.graph):
+        names = [[value.name for value in values] for values in (graph.input, graph.output)]
+        whole.update(repr(names).encode())
+        for node in graph.node:
+            attributes = sorted(stated_attributes(node).items())
+            whole.update(repr((node.domain, node.op_type, [*node.input], [*node.output], attributes)).encode())
+        if graph is not contents.proto.graph:
+            for tensor in graph.initializer:
+                whole.update(f"{tensor.name}={digest(ir.serde.deserialize_tensor(tensor))};".encode())
+    return whole.hexdigest()
 
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

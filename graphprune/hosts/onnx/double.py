@@ -6,22 +6,16 @@ only where a single-precision comparison leaves doubt.
 
 from __future__ import annotations
 
-import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
-from onnx.reference.ops.op_loop import Loop as _Loop
 
-from graphprune.bounds import present
-from graphprune.errors import BoundError, ModelError
+from graphprune.errors import ModelError
 from graphprune.hosts.onnx.branches import nested
 from graphprune.hosts.onnx.draws import seeded
-from graphprune.hosts.onnx.reference import OPERATORS
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, fill_inline, inline_array, with_weights
 from graphprune.pipeline.host import Array, Arrays
@@ -43,34 +37,14 @@ _DOUBLE = _Wide(onnx.TensorProto.DOUBLE, np.float64, _HALF | {onnx.TensorProto.F
 _SINGLE = _Wide(onnx.TensorProto.FLOAT, np.float32, _HALF)
 
 
-class Loop(_Loop):
-    """ONNX's ``Loop``, which ends where it takes longer than a run may, and runs where it has no condition."""
-
-    op_domain = ""
-
-    def _run(self, most: Any, condition: Any, *operands: Any, **given: Any) -> Any:  # type: ignore[override]
-        condition = np.ones((), np.bool_) if condition is None else condition
-        end = time.process_time() + present().seconds
-        step: Any = self._run_body  # type: ignore[has-type]
-
-        def body(*inputs: Any, **more: Any) -> Any:
-            if time.process_time() > end:
-                raise BoundError(f"a loop runs for more than {present().seconds} seconds in float64")
-            return step(*inputs, **more)
-
-        self._run_body = body
-        try:
-            return super()._run(most, condition, *operands, **given)  # type: ignore[no-untyped-call]
-        finally:
-            self._run_body = step
-
-
 def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str, Array]:
     """Runs a weightless model in float64; outputs by name, in order.
 
     Raises:
         ModelError: The reference evaluator cannot run it (an operator that it does not have, for example).
     """
+    from graphprune.hosts.onnx.evaluator import evaluate  # imports each operator that ONNX has
+
     wide = with_weights(seeded(nested(proto)), store, fill_inline)
     del wide.graph.value_info[:]
     _widen(wide.graph, _DOUBLE)
@@ -83,7 +57,7 @@ def run_double(proto: onnx.ModelProto, store: Store, inputs: Arrays) -> dict[str
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            results = ReferenceEvaluator(wide, new_ops=[*OPERATORS, Loop]).run(None, feeds)
+            results = evaluate(wide, feeds)
     except Exception as error:  # the evaluator raises whatever an operator's implementation raises
         raise ModelError(
             f"onnx's reference evaluator cannot run the model: {error}; prove it on the runtime"

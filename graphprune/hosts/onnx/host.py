@@ -7,17 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.onnx import steps as onnx_steps
 from graphprune.hosts.onnx.branches import decided, flat, in_branches, outside_branches
 from graphprune.hosts.onnx.cells import cells
-from graphprune.hosts.onnx.contents import Contents, digest
+from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
@@ -42,6 +42,9 @@ from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
 from graphprune.pipeline.recurrent import Recurrent
 from graphprune.runtime.sessions import run_raw, run_session
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 MAXIMUM_FOLDS = 4
 """How often folding is repeated where a folded shape may let more shapes be inferred."""
@@ -254,13 +257,26 @@ class OnnxHost:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
         return digest(Contents(self.proto, self.store).named(tensor))
 
+    def model_digest(self) -> str:
+        """The digest of all that decides what the model computes; each weight is read once."""
+        return self._model_digest
+
+    @cached_property
+    def _model_digest(self) -> str:
+        return digest_of_model(Contents(self.proto, self.store))
+
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
         return replace(self, proto=proto, store=store, held=None)
 
     def folded(self) -> OnnxHost:
-        """A copy in which static shape arithmetic and small tables are constants."""
+        """A copy in which static shape arithmetic and small tables are constants; each time the same one."""
+        return self._folded or self
+
+    @cached_property
+    def _folded(self) -> OnnxHost | None:
+        """The folded model; ``None``: this one, to which it should not refer."""
         host = self
         for _ in range(MAXIMUM_FOLDS):
             chosen = decided(host.proto, host.inferred.values)
@@ -269,7 +285,7 @@ class OnnxHost:
             folded = fold(host.proto, host.store, host.inferred, host.graph())
             if folded is None:
                 if chosen is None:
-                    return host
+                    break
                 continue
             proto, constants = folded
             tensors = host._made & host._uses - no_tensors(host.proto.graph)
@@ -277,8 +293,8 @@ class OnnxHost:
             values = {**host.inferred.values, **constants}
             host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
             if complete:
-                return host
-        return host
+                break
+        return None if host is self else host
 
     def without_dead_nodes(self) -> OnnxHost:
         """A copy without nodes and stored tensors that no output needs; inputs and outputs stay."""

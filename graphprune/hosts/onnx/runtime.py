@@ -5,10 +5,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from graphprune.errors import ModelError
 from graphprune.hosts.onnx.branches import nested
@@ -18,8 +18,12 @@ from graphprune.hosts.onnx.shape_values import Shapes
 from graphprune.hosts.onnx.shapes import bound_model
 from graphprune.hosts.onnx.store import Store, fill_inline, n_bytes, with_weights
 from graphprune.pipeline.host import Array
+from graphprune.runtime.library import onnxruntime
 from graphprune.runtime.sessions import refused
 from graphprune.runtime.watchdog import sized
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 MAXIMUM_IR_VERSION = 13
 """What this onnxruntime reads; newer messages are run as this version, which their operators allow."""
@@ -43,20 +47,22 @@ def session_of(
     store = store or {}
     proto = seeded(nested(proto))
     try:
-        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_ENABLE_ALL, integer)
+        return _session(proto, store, threads, optimised=True, integer=integer)
     except Exception:  # noqa: BLE001  (onnxruntime's errors have no common base)
         pass
     try:
-        return _session(proto, store, threads, ort.GraphOptimizationLevel.ORT_DISABLE_ALL, integer)
+        return _session(proto, store, threads, optimised=False, integer=integer)
     except Exception as error:
         raise refused(error, "the model") from error
 
 
 def _session(
-    proto: onnx.ModelProto, store: Store, threads: int, level: ort.GraphOptimizationLevel, integer: bool
+    proto: onnx.ModelProto, store: Store, threads: int, *, optimised: bool, integer: bool
 ) -> ort.InferenceSession:
+    ort = onnxruntime()
+    level = ort.GraphOptimizationLevel
     options = ort.SessionOptions()
-    options.graph_optimization_level = level
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimised else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4

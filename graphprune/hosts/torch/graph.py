@@ -24,6 +24,7 @@ from graphprune import ops
 from graphprune.errors import RuleError
 from graphprune.hosts.algebra import addends, is_multiple, options
 from graphprune.hosts.torch.kept import kept_number
+from graphprune.hosts.torch.ops import lookups
 from graphprune.hosts.torch.ops import rows as aten_rows
 from graphprune.hosts.torch.ops import views as aten_views
 from graphprune.hosts.torch.ops.rows import UNKNOWN
@@ -438,7 +439,7 @@ _GETITEM = operator.getitem
 # a rotary embedding of nothing, no register tokens
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
 _GAINED = "aten._weight_norm.default"
-_LOOK_UPS = (aten_views.index, aten_views.index_select)
+_LOOK_UPS = (lookups.index, lookups.index_select)
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 

@@ -19,7 +19,6 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from graphprune.arrays import digest_of
 from graphprune.brief import brief
 from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError, first_line
 from graphprune.hosts.torch import gates as torch_gates
@@ -28,6 +27,7 @@ from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
 from graphprune.hosts.torch import steps as torch_steps
 from graphprune.hosts.torch.cells import GATES, cells
+from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor
 from graphprune.hosts.torch.fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch.gains import adjusted, lengthened, rescaled
 from graphprune.hosts.torch.graph import (
@@ -235,9 +235,18 @@ class TorchHost:
         stored = self.tensor(tensor)
         if stored.is_meta:
             self._valued()
-        held = stored.detach().cpu().contiguous().reshape(-1)
-        data = held.view(torch.uint8).numpy().tobytes() if held.numel() else b""
-        return digest_of(str(stored.dtype).removeprefix("torch."), tuple(stored.shape), data)
+        return digest_of_tensor(stored)
+
+    def model_digest(self) -> str:
+        """The digest of all that decides what the model computes, taken anew each time.
+
+        The tensors are the user's, who may change them in place in ways that no version counter notices.
+
+        Raises:
+            ModelError: Weights have no values.
+        """
+        self._valued()
+        return digest_of_graph(self.program, self.tensors)
 
     @cached_property
     def is_meta(self) -> bool:

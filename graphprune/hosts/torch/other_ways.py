@@ -17,7 +17,7 @@ from graphprune.hosts.torch.runs import OtherRun, outputs_in, train_step
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array
 from graphprune.pipeline.state import State
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 TOLERANCE = 1e-4
 """Largest accepted difference, relative to the largest value of an output: there is no second run in float64."""

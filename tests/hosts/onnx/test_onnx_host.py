@@ -25,7 +25,7 @@ from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
 from graphprune.pipeline.host import Edits, SizeEdit
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT

@@ -20,7 +20,8 @@ from rule_oracle import failures, free_factors, mutants
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.ops.table import BARRIERS, ROWS
 from graphprune.hosts.onnx.shapes import infer
-from graphprune.ir.notation import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.printing import print_rule
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "onnx_rules.txt"
 IDS = [case.id for case in CASES]

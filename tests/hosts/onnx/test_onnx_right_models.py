@@ -21,7 +21,7 @@ from graphprune.hosts.onnx.ops import spatial as onnx_spatial
 from graphprune.hosts.onnx.ops import table as onnx_ops
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.proof.compare import compare
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 Array = NDArray[Any]
 

@@ -16,7 +16,8 @@ from torch import fx
 
 from graphprune.hosts.torch.graph import SPEC, annotate, build_graph, spec_of
 from graphprune.hosts.torch.ops.table import ROWS
-from graphprune.ir.notation import parse_rule, print_rule
+from graphprune.ir.notation import parse_rule
+from graphprune.ir.printing import print_rule
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "aten_rules.txt"
 IDS = [case.id for case in CASES]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from graphprune.hosts.onnx.ops import attention, quantized, rows, spatial
+from graphprune.hosts.onnx.ops import attention, lookups, quantized, rows, spatial
 from graphprune.hosts.onnx.ops.rows import told
 from graphprune.ir.rule import Rule
 from graphprune.rules.call import Call, Refusal, Row
@@ -106,7 +106,7 @@ _OWN: Mapping[str, Row] = {
     "DynamicQuantizeLSTM": quantized.dynamic_lstm,
     "MatMulNBits": quantized.matmul_n_bits,
     # as in the default domain
-    "GatherND": rows.gather_nd,
+    "GatherND": lookups.gather_nd,
     "ExpandDims": rows.rearranged,
     "Inverse": spatial.determinant,
     "GridSample": spatial.grid_sample,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from graphprune.hosts.onnx.ops import attention, quantized, rows, spatial
+from graphprune.hosts.onnx.ops import attention, lookups, quantized, rows, spatial
 from graphprune.hosts.onnx.ops.contrib import CONTRIB
 from graphprune.hosts.onnx.ops.ml import ML, ML_BARRIERS
 from graphprune.hosts.onnx.ops.recurrent import recurrent
@@ -148,11 +148,11 @@ ROWS: Mapping[str, Row] = {
     "Pad": rows.padding,
     # looking up
     "Gather": lambda c: gather(c.x, rows.shape_of(c, 1), c.get("axis", 0)),
-    "GatherElements": rows.gather_elements,
-    "GatherND": rows.gather_nd,
-    **dict.fromkeys(("ScatterElements", "Scatter"), rows.scatter_elements),
-    "ScatterND": rows.scatter_nd,
-    "OneHot": rows.one_hot,
+    "GatherElements": lookups.gather_elements,
+    "GatherND": lookups.gather_nd,
+    **dict.fromkeys(("ScatterElements", "Scatter"), lookups.scatter_elements),
+    "ScatterND": lookups.scatter_nd,
+    "OneHot": lookups.one_hot,
     # made from sizes
     "Shape": lambda c: opaque(c.results, _SIZES, n_operands=1),
     "Size": lambda c: rows.whole(c, "the number of elements of this tensor is counted"),

@@ -4,7 +4,7 @@ The architecture of the demo (depth 20, widths 16/32/64, stem of stride 2: He et
 4.2) with fresh weights, 272 thousand parameters; SGD with a one-cycle schedule, mirrored and shifted images, label
 smoothing, bfloat16 autocast.
 
-    python tools/train_cnn.py --data DIR --out resnet20.safetensors [--epochs 6] [--threads 2]
+    python -m tools.quality.train_cnn --data DIR --out resnet20.safetensors [--epochs 6] [--threads 2]
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from train_demo import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
 
 from graphprune.demo.model import DemoNet, preprocess
+from tools.train_demo import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
 
 
 def resnet20(weights: Path | None = None) -> DemoNet:

@@ -1,4 +1,4 @@
-"""Rivals of `bench_quality.py`, run on the same models, data and budgets: Torch-Pruning and onnxsim.
+"""Rivals that are tools of their own, on the same models, data and budgets: Torch-Pruning and onnxsim.
 
 Neither meets a budget of MACs by itself, so that their ratio is searched: the smallest one whose result has at most
 ``ratio + TOLERANCE`` of the MACs, which favours the rival. Nobody fine-tunes. MACs of modules are counted by PyTorch's
@@ -11,12 +11,13 @@ import copy
 import re
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from quality_models import Batch, Case, Run
+
+from tools.bench.registry import fetch, importable
+from tools.quality.cases import Case, Run, module_runner, onnx_runner
 
 TOLERANCE = 0.005
 MAX_STEPS = 9
@@ -24,6 +25,7 @@ LARGEST = 0.95
 """Ratios of rivals up to which is searched."""
 
 ONNXSIM = "onnxsim==0.8.1"
+TORCH_PRUNING = "torch-pruning==1.6.1"
 
 RIVALS: dict[str, dict[str, Any]] = {
     "tp-l2-uniform": {"importance": "magnitude", "global_pruning": False},
@@ -47,6 +49,9 @@ RIVALS: dict[str, dict[str, Any]] = {
     "onnxsim-wanda-global": {"onnxsim": "wanda", "global_sparsity": True},
 }  # fmt: skip
 """Name -> options. ``inner`` leaves the residual stream (and what the case names) whole; otherwise everything goes."""
+
+TABLE = ("tp-l2-isomorphic", "tp-taylor-uniform", "tp-taylor-isomorphic", "tp-taylor-isomorphic-inner", "onnxsim-wanda")
+"""What is run unless others are asked for: the best of them on any model of a first full run."""
 
 
 class Rivals:
@@ -111,6 +116,7 @@ class Rivals:
     # -- Torch-Pruning ------------------------------------------------------------------------------------------------
 
     def _torch_pruning(self, options: dict[str, Any], ratio: float) -> tuple[Any, float]:
+        importable(self.cache, TORCH_PRUNING)
         import torch
         import torch_pruning as tp
 
@@ -165,7 +171,6 @@ class Rivals:
 
     def _onnxsim(self, options: dict[str, Any], ratio: float) -> tuple[Path, float]:
         import onnx
-        from real_models import fetch
 
         folder = str(fetch(self.cache, ONNXSIM))
         if folder not in sys.path:
@@ -222,23 +227,3 @@ def module_macs(model: Any, case: Case) -> float:
     with torch.no_grad(), counter:
         model(**dict(case.example or {}))
     return counter.get_total_flops() / 2
-
-
-def module_runner(model: Any) -> Callable[[Batch], np.ndarray]:
-    """Runs a module on a batch; the first output."""
-    import torch
-
-    def run(batch: Batch) -> np.ndarray:
-        with torch.no_grad():
-            result = model(**{name: torch.from_numpy(array) for name, array in batch.items()})
-        return getattr(result, "logits", result).float().numpy()
-
-    return run
-
-
-def onnx_runner(path: Path) -> Callable[[Batch], np.ndarray]:
-    """Runs an ONNX file in onnxruntime, one thread; the first output."""
-    from graphprune.runtime import sessions as runtime
-
-    session = runtime.session(path)
-    return lambda batch: next(iter(runtime.run_session(session, batch).values()))

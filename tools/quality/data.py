@@ -1,7 +1,8 @@
-"""Real data for `bench_quality.py`, from package registries only, fetched into a cache folder and never shipped.
+"""Real data for the benchmark, from package registries only, fetched into a cache folder and never shipped.
 
 Every function gives numpy arrays or text, with the part to calibrate on and the part to evaluate on disjoint (by
-picture, article, line or file). `data.md` of the project states where each set comes from and its licence.
+picture, article, line or file).
+`Case.source` states where each set comes from and its licence.
 """
 
 from __future__ import annotations
@@ -11,62 +12,20 @@ import html
 import io
 import json
 import re
-import subprocess
-import sys
 import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
-from real_models import fetch
+
+from tools.bench.registry import debian, fetch, source
 
 MAPPED = Path(__file__).with_name("stamps_imagenet.json")
 """For pictures of `tuxpaint-stamps-default`, the ImageNet class indices that are right."""
 
 GENSIM = "gensim==4.4.0"
 WIKI = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-
-
-def debian(cache: Path, package: str) -> Path:
-    """The folder into which a Debian package is unpacked.
-
-    Raises:
-        RuntimeError: The download was refused.
-    """
-    folder = cache / package
-    if not folder.exists():
-        archives = cache / "debs"
-        archives.mkdir(parents=True, exist_ok=True)
-        if not any(archives.glob(f"{package}_*.deb")):
-            done = subprocess.run(
-                ["apt-get", "download", "-q", package], cwd=archives, capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError((done.stderr.strip().splitlines() or ["apt-get failed"])[-1])
-        archive = next(archives.glob(f"{package}_*.deb"))
-        subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True)
-    return folder
-
-
-def source(cache: Path, requirement: str) -> Path:
-    """The archive of a source distribution on PyPI.
-
-    Raises:
-        RuntimeError: The download was refused.
-    """
-    wheels = cache / "wheels"
-    stem = requirement.replace("==", "-").lower()
-
-    def found() -> list[Path]:
-        return [f for f in wheels.glob("*") if f.name.lower().startswith(stem) and f.suffix in {".zip", ".gz"}]
-
-    if not found():
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:"]
-        done = subprocess.run([*command, "-d", str(wheels), requirement], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    return found()[0]
 
 
 def fashion_folder(cache: Path) -> Path:
@@ -80,6 +39,13 @@ def stamps(cache: Path) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
     Returns:
         Pictures ``n 3 224 224`` as EfficientNet-Lite0 takes them, the ids for each, and pictures to calibrate on.
     """
+    mapped = json.loads(MAPPED.read_text())
+    views, rest = ((part.astype(np.float32) - 127) / 128 for part in stamp_views(cache))
+    return views, [ids for ids in mapped.values() for _ in range(2)], rest
+
+
+def stamp_views(cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The views of the mapped pictures and of 128 others, two of each in a row: RGB bytes ``n 3 224 224``."""
     folder = debian(cache, "tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps"
     mapped: dict[str, list[int]] = json.loads(MAPPED.read_text())
     others = sorted(
@@ -94,8 +60,7 @@ def stamps(cache: Path) -> tuple[np.ndarray, list[list[int]], np.ndarray]:
         rest = [_view(others[i], second=second) for i in chosen for second in (False, True)]
         np.savez(ready, views=np.stack(views), rest=np.stack(rest))
     with np.load(ready) as stored:
-        views, rest = ((stored[name].astype(np.float32) - 127) / 128 for name in ("views", "rest"))
-    return views, [ids for ids in mapped.values() for _ in range(2)], rest
+        return stored["views"], stored["rest"]
 
 
 def _view(path: Path, *, second: bool) -> np.ndarray:
@@ -177,34 +142,3 @@ def machine_files(cache: Path, *, per_type: int = 60) -> list[tuple[Path, str]]:
         some = [path for path in some if path.stat().st_size >= 64][:per_type]
         chosen += [(path, EXTENSIONS[extension]) for path in some]
     return [chosen[i] for i in random.permutation(len(chosen))]
-
-
-def text_lines(texts: list[str], n: int) -> tuple[np.ndarray, list[str]]:
-    """Lines of two to four words in the fonts of matplotlib, drawn as PP-OCR reads them.
-
-    Returns:
-        Pictures ``n 3 48 320`` in [-1, 1], padded with 0 on the right, and the texts.
-    """
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
-
-    folder = Path(matplotlib.get_data_path()) / "fonts/ttf"
-    fonts = [
-        ImageFont.truetype(str(path), 32) for path in sorted(folder.glob("DejaVuSans*.ttf")) if "Disp" not in path.name
-    ]
-    words = [word for word in re.findall(r"[A-Za-z]{3,9}", " ".join(texts)) if word]
-    random = np.random.RandomState(0)
-    pictures, labels = np.zeros((n, 3, 48, 320), np.float32), []
-    for i in range(n):
-        label = " ".join(words[j] for j in random.randint(len(words), size=2))
-        label += " " + str(random.randint(10, 9999)) if i % 2 else ""
-        font = fonts[i % len(fonts)]
-        width = round(font.getlength(label)) + 12
-        dark = int(random.randint(0, 90))
-        picture = Image.new("RGB", (width, 48), tuple(int(v) for v in random.randint(200, 256, size=3)))
-        ImageDraw.Draw(picture).text((6, 3), label, font=font, fill=(dark, dark, dark))
-        picture = picture.resize((min(width, 320), 48))
-        pixels = np.asarray(picture, dtype=np.float32)[:, :, ::-1].transpose(2, 0, 1)
-        pictures[i, :, :, : picture.width] = pixels / 127.5 - 1
-        labels.append(label)
-    return pictures, labels

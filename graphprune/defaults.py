@@ -1,0 +1,28 @@
+"""The default recipe and the names of its parts, apart from what they stand for: to speak of them imports nothing."""
+
+from __future__ import annotations
+
+CRITERION, ALLOCATION = "l2", "isomorphic"
+"""Without calibration data."""
+MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "measured"
+"""With calibration data, chosen by ``tools/quality``."""
+COMPENSATION, MEASURED_COMPENSATION = "none", "affine"
+"""The refit without calibration data, and with it."""
+BLOCK_CRITERION = "l2"
+"""How whole blocks are scored."""
+ALIGN, MIN_UNITS, MAX_RATIO = 8, 1, 0.9
+"""What allocation may do to a group; see :class:`graphprune.planning.allocation.Limits`."""
+SENSITIVITY_SAMPLES = 32
+"""Calibration samples of a sensitivity analysis."""
+SENSITIVITY_RATIOS = (0.25, 0.5, 0.75)
+"""Fractions of a group's units that it removes on trial."""
+
+CRITERIA = (
+    *("l1", "l2", "random", "bn-gamma", "lamp", "fpgm", "act-rms", "act-var", "apoz", "wanda", "wifv", "obs", "taylor"),
+    *("fisher", "taylor-elem", "path-taylor", "bonsai", "oracle"),
+)
+"""The names of :data:`graphprune.importance.CRITERIA`."""
+ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", "dp", "measured", "spdy", "evolution")
+"""Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
+COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
+"""Those of :data:`graphprune.compensation.RUNGS` and ``NORMS``."""

@@ -1,0 +1,60 @@
+"""What the proof compares, and what it found: a pair of models, and the verdict of one comparison."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from graphprune.ir.dims import Factor
+from graphprune.pipeline.host import Host, Masks
+from graphprune.pipeline.state import Check
+from graphprune.proof.compare import (
+    Deviation,
+)
+from graphprune.proof.watch import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The original and what was made of it.
+
+    Attributes:
+        original: The model before.
+        pruned: The model after.
+        masks: What of the original's values is zero.
+        watched: The values that are compared inside.
+    """
+
+    original: Host
+    pruned: Host
+    masks: Masks
+    watched: tuple[Watched, ...] = ()
+
+
+@dataclass
+class Findings:
+    """What a run of both sides shows.
+
+    Attributes:
+        check: The comparison of the outputs.
+        inside: The largest deviation of a value inside relative to what is accepted, and where.
+        blind: The groups whose units cannot be told apart in some value that reads them.
+        seen: How many values inside were compared.
+    """
+
+    check: Check
+    inside: Deviation = field(default_factory=lambda: Deviation(0.0))
+    where: str = ""
+    blind: frozenset[Factor] = frozenset()
+    seen: int = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether all is within what is accepted."""
+        return self.check.difference <= self.check.tolerance and self.inside.excess <= 1
+
+    def as_check(self) -> Check:
+        """As one check: the values inside count like outputs."""
+        difference = self.inside.excess * self.check.tolerance
+        if not self.seen or difference <= self.check.difference:
+            return self.check
+        return replace(self.check, difference=difference, where=self.where)

@@ -1,0 +1,1 @@
+"""What the benchmarks share: records that outlive a killed run (`records.py`), downloads (`registry.py`)."""

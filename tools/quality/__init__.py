@@ -1,0 +1,1 @@
+"""What trained models lose when they are pruned without training, beside rivals; see ``__main__.py``."""

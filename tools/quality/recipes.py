@@ -1,0 +1,75 @@
+"""The recipes of graphprune that the benchmark compares; what is theirs as tools is in ``rivals.py``."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import graphprune as gp
+from graphprune.data.batches import Batches, open_batches
+from graphprune.opening import open_host
+from tools.quality.cases import Case, Run, module_runner, onnx_runner
+
+DEFAULT = "default"
+"""The recipe that the summary compares with the others."""
+
+RECIPES: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "isomorphic": {"allocation": "isomorphic"},
+    "flap": {"criterion": "wifv", "compensation": "mean", "allocation": "zscore"},
+    "wanda-sp": {"criterion": "wanda", "compensation": "none", "allocation": "uniform"},
+    "llm-pruner": {"criterion": "taylor-elem", "compensation": "none", "allocation": "uniform"},
+    "l2": {"criterion": "l2", "compensation": "none", "allocation": "isomorphic"},
+    "dp": {"allocation": "dp"},
+    "global": {"allocation": "global"},
+    "uniform": {"allocation": "uniform"},
+    "uncompensated-global": {"compensation": "none", "allocation": "global"},
+    "ols-global": {"compensation": "ols", "allocation": "global"},
+    "wifv-dp": {"criterion": "wifv", "allocation": "dp"},
+    "wifv-isomorphic": {"criterion": "wifv", "allocation": "isomorphic"},
+    "wifv-mean-global": {"criterion": "wifv", "compensation": "mean", "allocation": "global"},
+    "fisher-global": {"criterion": "fisher", "allocation": "global"},
+    "l2-refit": {"criterion": "l2", "compensation": "affine", "allocation": "uniform"},
+    "l2-uniform": {"criterion": "l2", "compensation": "none", "allocation": "uniform"},
+    "random-refit": {"criterion": "random", "compensation": "affine", "allocation": "uniform"},
+}
+"""Name -> keyword arguments of :func:`graphprune.prune` besides the budget and the data. One line adds a recipe."""
+
+PRESETS = ("flap", "wanda-sp", "llm-pruner", "l2")
+"""Rivals that are recipes of ours: their criterion, compensation and allocation on our groups."""
+
+TABLE = (DEFAULT, "isomorphic", *PRESETS)
+"""What is run unless others are asked for."""
+
+
+@cache
+def _calibration_of(case: Case, batches: int | None) -> Batches:
+    """The calibration data of a case, opened once: statistics and trials on it serve all recipes and ratios."""
+    return open_batches(case.calibration[:batches], open_host(case.model, case.example, shapes=case.shapes))
+
+
+def prune(case: Case, name: str, ratio: float, *, seed: int = 0, batches: int | None = None) -> tuple[gp.Result, Run]:
+    """Prunes a case by a recipe to a fraction of its MACs.
+
+    Args:
+        case: The model and its data.
+        name: Of the recipe.
+        ratio: Fraction of MACs to keep.
+        seed: Of graphprune.
+        batches: At most so many batches of its calibration data; all by default.
+
+    Returns:
+        The result, and how to run it: an ONNX file as written, in onnxruntime; a module as it is handed out.
+    """
+    result = gp.prune(
+        case.model, case.example, target={"macs": ratio}, shapes=case.shapes, seed=seed, verify=False,
+        calibration=_calibration_of(case, batches), **RECIPES[name],
+    )  # fmt: skip
+    if not isinstance(case.model, Path):
+        return result, module_runner(result.module)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pruned.onnx"
+        result.save_onnx(path)
+        return result, onnx_runner(path)
