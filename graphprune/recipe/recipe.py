@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -162,8 +162,7 @@ class Recipe:
             if value is None or value == () or (self.passes and value == each.default):
                 continue
             held = data.setdefault(each.section, {}) if each.section else data
-            name = each.keyword if each.keyword == "pipeline" else each.field
-            held[name] = text.plain_value(value)
+            held[_written(each)] = text.plain_value(value)
         return data
 
     @classmethod
@@ -244,34 +243,45 @@ def _targets(given: Any) -> tuple[str, ...]:
 
 
 def _passes(given: Any) -> tuple[Pass, ...]:
-    """The passes that a text names."""
-    if not isinstance(given, str):
-        return tuple(given)
-    from graphprune.passes import all_passes
+    """The passes that a text names.
+
+    Raises:
+        OptionError: It names none, or this is no text.
+    """
+    if not given:
+        return ()
+    from graphprune.passes import Pass, all_passes
     from graphprune.pipeline.passes import parse_pipeline
 
-    return parse_pipeline(given, all_passes())
+    if isinstance(given, str):
+        return parse_pipeline(given, all_passes())
+    passes = tuple(given) if isinstance(given, Iterable) else ()
+    if not passes or not all(isinstance(each, Pass) for each in passes):
+        raise OptionError(f"pipeline is {given!r:.60}; expected a text, or passes")
+    return passes
 
 
-def _keyword(name: str, section: str, where: str) -> str:
+def _keyword(name: Any, section: str, where: str) -> str:
     """The keyword of a field of a section in a file.
 
     Raises:
         OptionError: The section has no such field.
     """
-    here = {
-        each.keyword if each.field == "passes" else each.field: each
-        for each in recipe_options()
-        if each.section == section
-    }
+    here = {_written(each): each for each in recipe_options() if each.section == section}
     if name in here:
         return here[name].keyword
-    title = f"[{section}]" if section else "top level"
-    elsewhere = next((each for each in recipe_options() if each.field == name), None)
+    place = f"in [{section}]" if section else "at the top"
+    elsewhere = next((each for each in recipe_options() if _written(each) == name), None)
     if elsewhere is not None:
-        place = f"[{elsewhere.section}]" if elsewhere.section else "the top, before the first table"
-        raise OptionError(f"'{name}' of {where} stands in {title}; it belongs into {place}")
-    names = [*here, *([] if section else ["version", "recipe"])]
+        other = f"into [{elsewhere.section}]" if elsewhere.section else "to the top, before the first table"
+        raise OptionError(f"'{name}' of {where} stands {place}; it belongs {other}")
+    sections = dict.fromkeys(each.section for each in recipe_options() if each.section)
+    names = [*here, *(() if section else ("version", "recipe", *sections))]
     raise OptionError(
-        f"there is no option {meant(name, names)} in {title} of {where}; expected one of {', '.join(names)}"
+        f"there is no option {meant(str(name), names)} {place} of {where}; expected one of {', '.join(names)}"
     )
+
+
+def _written(each: Option) -> str:
+    """What an option is called in a file."""
+    return each.keyword if each.field == "passes" else each.field

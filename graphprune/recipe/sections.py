@@ -146,11 +146,15 @@ class Allocation(Section):
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
         from graphprune.planning.allocation import Limits
+        from graphprune.planning.select import require_number
         from graphprune.planning.share import require_allocation
 
         if self.allocation is not None:
             require_allocation(self.allocation)
         Limits(self.align, self.min_units, self.max_ratio)
+        for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
+            if text is not None:
+                require_number(text, kind)
 
     @property
     def whole(self) -> bool:
