@@ -15,14 +15,20 @@ from importlib.metadata import entry_points
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
+from graphprune.passes.check_export import CheckExport
 from graphprune.passes.compensate import Compensate
+from graphprune.passes.evaluate import Evaluate
 from graphprune.passes.exchange_units import ExchangeUnits
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.measure_latency import MeasureLatency
 from graphprune.passes.measure_losses import MeasureLosses
+from graphprune.passes.meet_latency import MeetLatency, meeting_latency
 from graphprune.passes.protect_sensitive import ProtectSensitive
+from graphprune.passes.rebuild_module import RebuildModule
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
+from graphprune.passes.select import Select
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import Verify
 from graphprune.pipeline.passes import Pass
@@ -32,22 +38,30 @@ __all__ = [
     "Allocate",
     "Analyze",
     "Calibrate",
+    "CheckExport",
     "Compensate",
+    "Evaluate",
     "ExchangeUnits",
     "FoldConstants",
+    "MeasureLatency",
     "MeasureLosses",
+    "MeetLatency",
     "Pass",
     "ProtectSensitive",
+    "RebuildModule",
     "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
+    "Select",
     "SliceGroups",
     "Verify",
     "all_passes",
     "default_pipeline",
+    "meeting_latency",
 ]
 
 PASSES: tuple[type[Pass], ...] = (
+    Select,
     FoldConstants,
     Analyze,
     Calibrate,
@@ -61,6 +75,11 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveDeadNodes,
     Verify,
     Compensate,
+    MeetLatency,
+    CheckExport,
+    MeasureLatency,
+    RebuildModule,
+    Evaluate,
 )
 """The built-in passes."""
 
@@ -74,9 +93,11 @@ def default_pipeline(
     calibrate: Calibrate | None = None,
     compensate: Compensate | None = None,
     measure: MeasureLosses | None = None,
+    select: Select | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline of ``prune``; what is ``None`` is left out."""
     passes: tuple[Pass | None, ...] = (
+        select,  # before analyze, which fixes what is protected by name
         FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
         analyze,  # before anything is cut: plans speak of the original's units
         calibrate,  # on the whole model: criteria look at what it computes

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from graphprune.errors import OptionError
 from graphprune.files import is_there
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
 from graphprune.statistics.holdout import apart
-from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,26 @@ class Calibrate(Pass):
     apart: bool = False
     file: str = ""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Data."""
+        return frozenset({keys.ANALYSIS, keys.CALIBRATION})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Moments, and products where it takes them."""
+        taken = {keys.STATISTICS} | ({keys.PRODUCTS} if self.products else set())
+        return frozenset(taken)
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It looks at the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def subject(self, key: str) -> str:
+        """The pass."""
+        return f"'{self.name}'"
+
     def run(self, state: State) -> State:
         """The state with statistics.
 
@@ -43,7 +63,7 @@ class Calibrate(Pass):
             OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
-        if state.statistics is not None:
+        if state.statistics is not None and state.statistics.fits(analysis, full=self.products):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
@@ -51,16 +71,16 @@ class Calibrate(Pass):
         numbers = apart(len(batches))[0] if self.apart else range(len(batches))
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
-            origin = origin_of(state.host, batches, numbers, products=self.products)
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
             known = Statistics.load(self.file, state.host, analysis, origin)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
                 )
             return replace(state, statistics=known)
-        if batches.statistics:  # before any are there, data need not be read for their digest first
-            origin = origin_of(state.host, batches, numbers, products=self.products)
-            kept = batches.statistics.get((origin, self.memory))
+        if state.measured.any_of(self.name):  # before any are there, data need not be read for their digest first
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+            kept = state.measured.find(self.name, (origin, self.memory))
             if kept is not None and kept.fits(analysis, full=self.products, groups=groups):
                 if self.file:
                     kept.save(self.file)
@@ -73,10 +93,11 @@ class Calibrate(Pass):
             full=self.products,
             groups=groups,
             memory=self.memory,
-            progress=lambda done, total: state.progress(self.name, done, total),
+            progress=state.observer.counter(self.name),
         )
-        found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
-        batches.statistics[found.origin, self.memory] = found
+        origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+        found = replace(found, origin=origin)
+        state.measured.keep(self.name, (origin, self.memory), found)
         if self.file:
             found.save(self.file)
         return replace(state, statistics=found)

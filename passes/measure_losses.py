@@ -13,15 +13,14 @@ from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.final import final_of
 from graphprune.importance.trials import loss_curves, plan_trials
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
-from graphprune.planning.select import chosen_groups
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 from graphprune.statistics.holdout import apart
-from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,35 @@ class MeasureLosses(Pass):
     brought to the scale of the others. Needs scores, and products of activations (``calibrate``) of other data than
     the trials are made on (``calibrate{apart=true}``), which would flatter the refit.
 
-    Attributes:
-        only: Selectors of the groups that may be pruned; empty means all.
-        protect: Kinds of group that may not be pruned.
+    Groups that the selection leaves out are not tried.
     """
 
     name: ClassVar[str] = "measure-losses"
-    only: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
+    selected: ClassVar[tuple[str, ...]] = ("only", "protect")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Scores, and products of activations."""
+        return frozenset({keys.ANALYSIS, keys.SCORES, keys.CALIBRATION, keys.STATISTICS, keys.PRODUCTS})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Curves of losses."""
+        return frozenset({keys.LOSSES})
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What stays whole is not tried."""
+        return self.needs | {keys.PROTECTION, keys.SELECTION}
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It tries the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def subject(self, key: str) -> str:
+        """The pass."""
+        return f"'{self.name}'"
 
     def run(self, state: State) -> State:
         """The state with curves of losses.
@@ -52,15 +72,15 @@ class MeasureLosses(Pass):
             raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
         if not state.scores:
             raise OptionError(f"'{self.name}' needs scores; put 'score' before it in the pipeline")
-        chosen = [g for g in chosen_groups(analysis, self.only, self.protect) if g.name not in state.protected]
-        allowed = next(iter(tiers(chosen, asked=bool(self.only))), frozenset())
+        chosen = [group for group in state.selection.groups(analysis) if group.name not in state.protected]
+        allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
         model = build_cost_model(analysis)
         _, held = apart(len(state.batches))
         each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
         n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
         key = self._key(state, held[:n_batches], allowed, n_widths)
-        found = state.batches.losses.get(key)
+        found = state.measured.find(self.name, key)
         if found is None:
             found = loss_curves(
                 Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
@@ -68,10 +88,10 @@ class MeasureLosses(Pass):
                 groups,
                 [state.batches[i] for i in held[:n_batches]],
                 n_widths,
-                progress=lambda done, total: state.progress(self.name, done, total),
+                progress=state.observer.counter(self.name),
             )
             if key:
-                state.batches.losses[key] = found
+                state.measured.keep(self.name, key, found)
         final = final_of(analysis.graph)
         if final is not None:
             note = f"losses are judged by what goes into the {final.kind} at the end of the model, not by probabilities"
@@ -83,7 +103,7 @@ class MeasureLosses(Pass):
         if state.statistics is None or state.statistics.origin is None:
             return ""
         assert state.batches is not None
-        origins = (origin_of(state.host, state.batches, held, products=False), state.statistics.origin)
+        origins = (state.measured.origin(state.host, state.batches, held, products=False), state.statistics.origin)
         key = hashlib.sha256(repr((fingerprint(state.analyzed(self.name).graph), origins, n_widths)).encode())
         for name, scores in state.scores.items():
             key.update(f"{name} {name in allowed};".encode() + scores.tobytes())

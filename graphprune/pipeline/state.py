@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.brief import brief
 from graphprune.errors import OptionError
+from graphprune.observer import SILENT, Observer
+from graphprune.planning.selection import Selection
+from graphprune.statistics.measurements import Measurements
 
 if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.analysis.branch import Block
@@ -19,7 +22,7 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.data.batches import Batches
     from graphprune.ir.dims import Factor, Index
     from graphprune.pipeline.host import Host
-    from graphprune.planning.latency import LatencyModel
+    from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
     from graphprune.statistics.collect import Statistics
 
@@ -82,12 +85,25 @@ class State:
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
+        measured: What was measured before, on this model and others, and is found again by what it is of.
         protected: Names of groups that were found to be sensitive and stay whole.
-        progress: Told by long passes: their name, and how many steps of how many are done.
+        observer: Told the passes that run, and by long ones how many parts of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
         reach: Names of the groups that the pipeline may cut, whose readers are to be measured; ``None``: all.
+        done: What was done to the host since the analysis, by the keys of :mod:`graphprune.pipeline.keys`: ``sliced``,
+            ``shallower``, ``refit``.
+        selection: What may be pruned, as the user says it.
+        profile: The table of latencies that was given, if one was.
+        attempts: The allocations of which latency was measured; the last one is the one that was taken.
+        evaluation: The user's metric, measured on the original.
+        metrics: By name, the user's metric of the original and of the pruned model.
+        latencies: Milliseconds in onnxruntime before and after, by number of threads.
+        module: The user's module, made small.
+        attributes: The numbers of the module that differ from those of the user's.
+        opened: The model as it was opened, not folded: what latency is measured against.
+        export: The file of the model, which is removed with the state that holds it.
     """
 
     __repr__ = brief
@@ -107,12 +123,24 @@ class State:
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
+    measured: Measurements = field(default_factory=Measurements, repr=False)
     protected: tuple[str, ...] = ()
-    progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
+    observer: Observer = field(default=SILENT, repr=False)
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
     reach: frozenset[str] | None = None
+    done: frozenset[str] = frozenset()
+    selection: Selection = field(default=Selection())
+    profile: Profile | None = None
+    attempts: tuple[Attempt, ...] = ()
+    evaluation: Any = field(default=None, repr=False)
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    latencies: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    module: Any = field(default=None, repr=False)
+    attributes: tuple[Any, ...] = ()
+    opened: Host | None = field(default=None, repr=False)
+    export: Any = field(default=None, repr=False)
 
     @property
     def inexact(self) -> bool:
@@ -122,6 +150,15 @@ class State:
             if self.analysis
             else False
         )
+
+    def unplanned(self) -> State:
+        """The state before anything was measured or planned, where it has been analysed; the host stays as it is."""
+        if self.analysis is None:
+            return self
+        return replace(
+            self, statistics=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
+            compensated=(), left_alone=(), protected=(), left_whole={}, done=frozenset(),
+        )  # fmt: skip
 
     def analyzed(self, by: str) -> Analysis:
         """The analysis.

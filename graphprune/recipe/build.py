@@ -25,12 +25,14 @@ from graphprune.passes import (
     Pass,
     ProtectSensitive,
     Score,
+    Select,
     Verify,
     default_pipeline,
 )
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
+from graphprune.recipe.sections import Selection
 
 if TYPE_CHECKING:
     from graphprune.recipe.recipe import Recipe
@@ -52,9 +54,8 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
         calibrate = replace(calibrate, file=statistics)
     scores_blocks = sharing.whole or block_kinds(select.only)
-    sensitive = ProtectSensitive(select.protect_ratio, only=select.only, protect=select.protect, seed=seed)
     return default_pipeline(
-        Analyze(select.protect),
+        Analyze(),
         Score(criterion, seed, recipe.score.block_criterion if scores_blocks else ""),
         Allocate(
             recipe.targets,
@@ -62,18 +63,17 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             sharing.align,
             sharing.min_units,
             sharing.max_ratio,
-            select.only,
-            select.protect,
             criterion,
             sharing.blocks or "",
             sharing.layers or "",
             sharing.remove_blocks,
         ),
         Verify(seed, proof.unproven) if proof.verify else None,
-        sensitive if select.protect_ratio else None,
+        ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
         Compensate(rung) if rung != "none" else None,
-        MeasureLosses(select.only, select.protect) if allocation == MEASURED and recipe.targets else None,
+        MeasureLosses() if allocation == MEASURED and recipe.targets else None,
+        Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
 
 

@@ -75,12 +75,9 @@ class Selection(Section):
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
-        from graphprune.passes.protect_sensitive import require_ratio
-        from graphprune.planning.selectors import read_selector
+        from graphprune.planning import selection
 
-        require_ratio(self.protect_ratio)
-        for selector in (*self.only, *self.protect):
-            read_selector(selector)
+        selection.Selection(self.only, self.protect, self.protect_ratio).check()
 
 
 @dataclass(frozen=True, kw_only=True)

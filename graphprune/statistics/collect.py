@@ -16,6 +16,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.files import replaced
 from graphprune.ir.dims import factors_of
+from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.planning.plan import fingerprint
 from graphprune.statistics.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
@@ -34,8 +35,6 @@ LEAST_ROWS = 8192
 """Positions that are counted at least, where the data has them."""
 GATHERED = 512
 """Rows of one activation that are gathered from batches before their products are taken."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Statistics:
     groups: frozenset[str] | None = None
 
     def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
-        """Whether these are the statistics of some groups of an analysed model (``None``: all), ``full`` with products."""
+        """Whether these are those of some groups of an analysed model (``None``: all), with products where ``full``."""
         names = {group.name for group in analysis.groups}
         complete = not full or all(each.product is not None for each in self.moments.values())
         measured = self.groups is None or self.groups.issuperset(names if groups is None else groups)
@@ -138,7 +137,7 @@ def collect(
     full: bool = True,
     groups: Collection[str] | None = None,
     memory: int = MEMORY,
-    progress: Progress = lambda done, total: None,
+    progress: Count = uncounted,
 ) -> Statistics:
     """Walks over the data and takes the moments of everything that prunable units flow into.
 
@@ -181,7 +180,7 @@ def collect(
     everything = {**moments, **spread}
     spreads = {node: everything[source].variance.ravel() for node, source in targets.items()}
     measured = None if groups is None else frozenset(groups)
-    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph), measured)
+    return Statistics(by_group, moments, spreads, samples, fingerprint(analysis.graph), groups=measured)
 
 
 def walk(

@@ -231,6 +231,7 @@ def test_a_file_is_written_also_where_the_measurement_is_kept(tmp_path):
     shared = open_batches({"input": X}, TorchHost.trace(model, EXAMPLE))
     first = kept(model, shared)
     kept(model, shared, statistics=tmp_path / "s.npz")
+    assert (tmp_path / "s.npz").exists()
     assert kept(model, {"input": X}, statistics=tmp_path / "s.npz") == first
 
 
@@ -248,10 +249,11 @@ def test_the_metric_of_one_original_is_not_that_of_another():
     assert before[0] != before[1] == fresh.before
 
 
-def test_an_interrupted_analysis_of_another_checkpoint_is_not_gone_on_with(tmp_path):
-    options = {"calibration": {"input": X}, "folder": tmp_path, "criterion": "random", "ratios": (0.5,)}
-
+@pytest.mark.parametrize("other", ["data", "weights"])
+def test_an_interrupted_analysis_of_something_else_is_not_gone_on_with(tmp_path, other):
+    """All scores are alike, and what comes out for the first batch."""
     left = tmp_path / "sensitivity.partial.json"
+    more = np.concatenate([X[:8], X[8:] * 3]) if other == "data" else X
 
     class Stop(Exception):
         pass
@@ -260,12 +262,38 @@ def test_an_interrupted_analysis_of_another_checkpoint_is_not_gone_on_with(tmp_p
         if left.exists():
             raise Stop
 
-    def two(seed: int) -> nn.Module:
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 8)).eval()
+    def found(path: Path, data: np.ndarray, folder: Path | None, progress: Any = lambda step: None) -> Any:
+        return gp.sensitivity(
+            path, calibration={"x": data}, criterion="random", ratios=(0.5,), folder=folder, progress=progress
+        )
 
+    first, second = (two_layers(tmp_path / f"{i}.onnx", negative) for i, negative in enumerate((1, 5)))
     with pytest.raises(Stop):
-        gp.sensitivity(two(0), EXAMPLE, progress=interrupted, **options)
+        found(first, X, tmp_path, interrupted)
     assert left.exists()
-    found = gp.sensitivity(two(1), EXAMPLE, **options)
-    assert found == gp.sensitivity(two(1), EXAMPLE, **{**options, "folder": None})
+    path = second if other == "weights" else first
+    assert found(path, more, tmp_path) == found(path, more, None) != found(first, X, None)
+
+
+def two_layers(path: Path, negative: float) -> Path:
+    """For the first eight of the samples nothing depends on ``negative``: it stands behind what only others reach."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "first": rng.normal(size=(16, 32)),
+        "second": rng.normal(size=(32, 32)),
+        "third": rng.normal(size=(32, 8)),
+    }
+    limit = float(np.maximum(X[:8] @ weights["first"], 0).max())
+    weights["limit"], weights["scale"] = np.array(limit), np.array(negative)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "first"], ["a"], "a"),
+        onnx.helper.make_node("Relu", ["a"], ["b"], "b"),
+        onnx.helper.make_node("Sub", ["b", "limit"], ["over"], "over"),
+        onnx.helper.make_node("Relu", ["over"], ["more"], "more"),
+        onnx.helper.make_node("Mul", ["more", "scale"], ["scaled"], "scaled"),
+        onnx.helper.make_node("Add", ["b", "scaled"], ["c"], "c"),
+        onnx.helper.make_node("MatMul", ["c", "second"], ["d"], "d"),
+        onnx.helper.make_node("Relu", ["d"], ["e"], "e"),
+        onnx.helper.make_node("MatMul", ["e", "third"], ["y"], "y"),
+    ]
+    return save_net(path, nodes, weights, (16, 8))
