@@ -16,7 +16,6 @@ from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.files import replaced
 from graphprune.ir.dims import factors_of
-from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.planning.plan import fingerprint
 from graphprune.statistics.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
@@ -35,6 +34,8 @@ LEAST_ROWS = 8192
 """Positions that are counted at least, where the data has them."""
 GATHERED = 512
 """Rows of one activation that are gathered from batches before their products are taken."""
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Statistics:
     groups: frozenset[str] | None = None
 
     def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
-        """Whether these are those of some groups of an analysed model (``None``: all), with products where ``full``."""
+        """Whether these are of some groups of an analysed model (``None``: all), with products where ``full``."""
         names = {group.name for group in analysis.groups}
         complete = not full or all(each.product is not None for each in self.moments.values())
         measured = self.groups is None or self.groups.issuperset(names if groups is None else groups)
@@ -137,7 +138,7 @@ def collect(
     full: bool = True,
     groups: Collection[str] | None = None,
     memory: int = MEMORY,
-    progress: Count = uncounted,
+    progress: Progress = lambda done, total: None,
 ) -> Statistics:
     """Walks over the data and takes the moments of everything that prunable units flow into.
 
