@@ -62,12 +62,13 @@ class Statistics:
     groups: frozenset[str] | None = None
 
     def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
-        """Whether these are the statistics of some groups of an analysed model (``None``: all), ``full`` with products.
-        """
+        """Whether these are the statistics of some groups of an analysed model (``None``: all), ``full`` with products."""
         names = {group.name for group in analysis.groups}
         complete = not full or all(each.product is not None for each in self.moments.values())
         measured = self.groups is None or self.groups.issuperset(names if groups is None else groups)
-        return complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
+        return (
+            complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
