@@ -89,16 +89,15 @@ def with_reach(state: State, passes: Sequence[Pass]) -> State:
     analysis = state.analysis
     allocating = [each for each in passes if isinstance(each, Allocate)]
     others = any(type(each) not in PASSES or isinstance(each, ProtectSensitive) for each in passes)
-    selection = state.selection
     if analysis is None or state.original is None or others or not allocating:
         return state
     model = build_cost_model(analysis, stated=state.original.source_costs)
     names: frozenset[str] = frozenset()
     for each in allocating:
         limits = Limits(each.align, each.min_units, each.max_ratio)
-        chosen = selection.groups(analysis)
+        chosen, asked = state.selection.groups(analysis), bool(state.selection.only)
         targets = parse_targets(each.targets) if each.targets else ()
-        names |= within_reach(chosen, model, targets, limits, asked=bool(selection.only))
+        names |= within_reach(chosen, model, targets, limits, asked=asked)
     return replace(state, reach=names)
 
 
