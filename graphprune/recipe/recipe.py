@@ -69,6 +69,7 @@ class Recipe:
             raise OptionError(f"seed is {self.seed}; expected 0 or more")
         if self.passes:
             self._require_none_beside()
+            self._require_passes()
 
     def _require_none_beside(self) -> None:
         """Refuses options of passes beside a pipeline of the user's, where they do nothing."""
@@ -78,6 +79,15 @@ class Recipe:
                     f"'{each.keyword}' has no effect beside a pipeline; give it to the pass that takes it, as in "
                     "'allocate{macs=0.5 align=16}'"
                 )
+
+    def _require_passes(self) -> None:
+        """Refuses passes that can make no plan, whatever data and targets there may be."""
+        from graphprune.pipeline.keys import KEYS
+        from graphprune.pipeline.needs import check
+        from graphprune.recipe.build import targeted
+
+        given = [name for name, key in KEYS.items() if not key.giver]  # by whoever has data, a profile, a metric
+        check([targeted(each, self.targets or ("macs=1",)) for each in self.passes], given, complete=True)
 
     def __repr__(self) -> str:
         shown = {each.keyword: self._value(each) for each in recipe_options() if self._value(each) != each.default}

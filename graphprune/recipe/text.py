@@ -18,8 +18,16 @@ _ADVICE = "give a TOML file, as in README, or the name of a recipe"
 
 
 def pipeline_text(passes: Iterable[Pass]) -> str:
-    """Passes as the text that names them."""
-    return ",".join(map(str, passes))
+    """Passes as the text that names them; one of the user's may hold what no text can say, and is named alone."""
+    from graphprune.pipeline.text import print_pass
+
+    def one(each: Pass) -> str:
+        try:
+            return print_pass(each)
+        except TypeError:
+            return each.name
+
+    return ",".join(map(one, passes))
 
 
 def plain_value(value: Any) -> Any:
