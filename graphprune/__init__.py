@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import Result, apply, export_onnx, profile, prune, restore, verify
+    from graphprune.api import apply, export_onnx, profile, prune, restore, sensitivity, sweep, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from graphprune.planning.plan import PruningPlan
     from graphprune.recipe import RECIPES, Recipe
     from graphprune.report.data import Report
-    from graphprune.sensitivity import sensitivity
-    from graphprune.sweep import sweep
+    from graphprune.result import Result
+    from graphprune.session import Session
 
 __all__ = [
     "RECIPES",
@@ -67,6 +67,7 @@ __all__ = [
     "Report",
     "Result",
     "RuleError",
+    "Session",
     "Site",
     "TargetError",
     "__version__",
@@ -86,7 +87,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("Result", "apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "api": ("apply", "export_onnx", "profile", "prune", "restore", "sensitivity", "sweep", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),
@@ -106,8 +107,8 @@ _HOMES = {
     "planning.plan": ("PruningPlan",),
     "recipe": ("RECIPES", "Recipe"),
     "report.data": ("Report",),
-    "sensitivity": ("sensitivity",),
-    "sweep": ("sweep",),
+    "result": ("Result",),
+    "session": ("Session",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}

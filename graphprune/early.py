@@ -6,7 +6,7 @@ any calibration data are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from graphprune.compensation.methods import require_rung
@@ -76,7 +76,7 @@ def require_selected(state: State, passes: Sequence[Pass]) -> None:
     if state.analysis is None:
         return
     state.selection.groups(state.analysis)
-    for each in passes:
+    for each in flattened(passes):
         if isinstance(each, Allocate):
             named_blocks(state.analysis, each.remove)
             targets = parse_targets(each.targets) if each.targets else ()
@@ -87,18 +87,27 @@ def require_selected(state: State, passes: Sequence[Pass]) -> None:
 def with_reach(state: State, passes: Sequence[Pass]) -> State:
     """The state with the groups that the passes to come may cut; not where a pass of the user's may want others."""
     analysis = state.analysis
-    allocating = [each for each in passes if isinstance(each, Allocate)]
-    others = any(type(each) not in PASSES or isinstance(each, ProtectSensitive) for each in passes)
+    everything = [*flattened(passes)]
+    allocating = [each for each in everything if isinstance(each, Allocate)]
+    others = any(type(each) not in PASSES or isinstance(each, ProtectSensitive) for each in everything)
     if analysis is None or state.original is None or others or not allocating:
         return state
     model = build_cost_model(analysis, stated=state.original.source_costs)
+    chosen, asked = state.selection.groups(analysis), bool(state.selection.only)
     names: frozenset[str] = frozenset()
     for each in allocating:
         limits = Limits(each.align, each.min_units, each.max_ratio)
-        chosen, asked = state.selection.groups(analysis), bool(state.selection.only)
         targets = parse_targets(each.targets) if each.targets else ()
         names |= within_reach(chosen, model, targets, limits, asked=asked)
     return replace(state, reach=names)
+
+
+def flattened(passes: Iterable[Pass]) -> Iterator[Pass]:
+    """All passes, those inside of others behind them."""
+    for each in passes:
+        yield each
+        for inside in each.inside:
+            yield from flattened(inside)
 
 
 def n_leading(passes: Sequence[Pass]) -> int:

@@ -75,11 +75,10 @@ def sweep(
         return
     with output_folder(output), progress(showing.as_json) as tell:
         require_writable(output / "front.json")
-        options = {name: value for name, value in recipe.keywords().items() if name != "target"}
         front = gp.sweep(
             model,
             targets=target,
-            **options,
+            recipe=recipe,
             **opening.keywords(),
             **running.keywords(dump),
             folder=output if showing.save_models else None,
@@ -131,10 +130,7 @@ def sensitivity(
             evaluate=evaluation,
             metric=data.metric,
             ratios=_ratios(ratios),
-            criterion=recipe.score.criterion,
-            protect=recipe.select.protect,
-            only=recipe.select.only,
-            seed=recipe.seed,
+            recipe=recipe,
             folder=output,
             progress=tell,
         )

@@ -42,7 +42,7 @@ def prune(
     with progress(showing.as_json) as tell:
         result = gp.prune(
             model,
-            **recipe.keywords(),
+            recipe=recipe,
             **opening.keywords(),
             **running.keywords(dump),
             calibration=inputs,

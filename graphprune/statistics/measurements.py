@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from graphprune.data.batches import Batches
 from graphprune.statistics.distributed import joint
 from graphprune.statistics.origin import Origin
+
+if TYPE_CHECKING:
+    from graphprune.data.batches import Batches
 
 
 class _Model(Protocol):

@@ -370,6 +370,11 @@ def test_the_signature_of_a_wrapper_follows():
     assert {name: shown[name].default for name in ("align", "criterion")} == {"align": 8, "criterion": None}
     assert "        align: Widths stay multiples of this where the width allows.\n" in wrapper.__doc__
     assert "keywords" not in wrapper.__doc__
+    with pytest.raises(
+        OptionError, match=r"^there is no option 'algin' \(did you mean 'align'\?\); expected one of model, "
+    ):
+        wrapper(1, algin=3)
+    assert list(inspect.signature(takes_recipe(only=("align", "seed"))(wrapper)).parameters)[-2:] != ["align", "seed"]
     assert wrapper.__doc__.rstrip().endswith("Returns:\n            Nothing.")
 
 
