@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphprune.collector import frozen_heap
+from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx.blame import blaming_models
@@ -51,7 +52,8 @@ def prune(
     dump: Callable[[str], None] = lambda text: None,
     verify_each: bool = False,
     progress: Progress = None,
-    **recipe: Any,
+    recipe: Named = None,
+    **keywords: Any,
 ) -> Result:
     """Prunes a model to a budget.
 
@@ -79,7 +81,9 @@ def prune(
         verify_each: Whether to check the model after every pass.
         progress: Told each step before it begins: a function that takes a sentence, or an
             :class:`graphprune.observer.Observer`.
-        **recipe: The options of a :class:`Recipe`.
+        recipe: All options below at once: a :class:`Recipe`, the name of one of :data:`RECIPES`, the path of a TOML
+            file, or a dictionary. Those that are given go before it.
+        **keywords: The options of a :class:`Recipe`.
 
     Returns:
         The pruned model with its plan and report.
@@ -87,7 +91,7 @@ def prune(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    wanted = Recipe.of(**recipe)
+    wanted = Recipe.read(recipe, **keywords)
     session = Session(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
         dynamic_shapes=dynamic_shapes, trust=trust,

@@ -47,11 +47,18 @@ for each in COMMANDS:
     app.command(each.__name__)(command(each))
 
 
-@app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         out.print(gp.__version__, highlight=False)
         raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[  # eager: the rest of the line is not read, and what reads it is not imported
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

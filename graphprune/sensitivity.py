@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.collector import frozen_heap
+from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES, Batches, open_batches
+from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Evaluation, Runner, require_evaluation
 from graphprune.files import read_json, write_text
@@ -31,8 +33,9 @@ from graphprune.pipeline.trials import SAMPLES as TRIED
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
-from graphprune.recipe import CRITERION, MEASURED_CRITERION, Recipe, Selection
+from graphprune.recipe import Recipe, Selection
 from graphprune.recipe.build import measuring
+from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
 from graphprune.turns import in_turn
 
@@ -60,6 +63,7 @@ class _Measured:
 @blaming_models
 @in_turn
 @frozen_heap()
+@takes_recipe(only=("criterion", "protect", "only", "seed"))
 def sensitivity(
     model: Any,
     example_inputs: Any = None,
@@ -69,15 +73,13 @@ def sensitivity(
     evaluate: Any = None,
     metric: str | None = None,
     ratios: Sequence[float] = RATIOS,
-    criterion: str | None = None,
-    protect: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
-    seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     folder: str | Path | None = None,
     progress: Observer | Callable[[str], None] | None = None,
+    recipe: Named = None,
+    **keywords: Any,
 ) -> Sensitivity:
     """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
 
@@ -89,27 +91,25 @@ def sensitivity(
         evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         ratios: Fractions of a group's units that are removed.
-        criterion: How units are scored.
-        protect: Patterns or kinds that are left out.
-        only: Kinds, names or patterns of the groups to try; empty means all.
-        seed: Of random scores and made-up inputs.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
         folder: Where an interrupted run is noted, so that the next goes on from there.
         progress: As for :func:`graphprune.prune`.
+        recipe: As for :func:`graphprune.prune`; what it says of other things does not count.
+        **keywords: Those options of a :class:`Recipe` that count here.
 
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    recipe = Recipe.of(criterion=criterion, protect=protect, only=only, seed=seed)
+    wanted = Recipe.read(recipe, **keywords)
     require_evaluation(evaluate, metric)
     check_ratios(ratios)
     opened = Opened(
         model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
         metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
-    return tried(opened, recipe, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+    return tried(opened, wanted, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
 
 
 def tried(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.collector import frozen_heap
-from graphprune.compiling import Running, compiled, reach_of
+from graphprune.compiling import Named, Running, compiled, reach_of
 from graphprune.data.batches import SAMPLES
 from graphprune.early import with_reach
 from graphprune.errors import GraphpruneError, OptionError
@@ -52,7 +52,8 @@ def sweep(
     dump: Callable[[str], None] = lambda text: None,
     verify_each: bool = False,
     progress: Observer | Callable[[str], None] | None = None,
-    **recipe: Any,
+    recipe: Named = None,
+    **keywords: Any,
 ) -> Front:
     """Prunes a model to each of several targets, each time from the original, which is opened and measured once.
 
@@ -75,7 +76,8 @@ def sweep(
         dump: As for :func:`graphprune.prune`.
         verify_each: As for :func:`graphprune.prune`.
         progress: As for :func:`graphprune.prune`.
-        **recipe: The options of a :class:`Recipe`.
+        recipe: As for :func:`graphprune.prune`; its targets do not count.
+        **keywords: The options of a :class:`Recipe`.
 
     Returns:
         The original and one point for each target; targets that cannot be met say why.
@@ -83,7 +85,7 @@ def sweep(
     Raises:
         GraphpruneError: No target could be met, or an option is wrong.
     """
-    base = Recipe.of(**recipe)
+    base = Recipe.read(recipe, **keywords)
     recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
     opened = Opened(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,

@@ -156,7 +156,7 @@ class State:
         if self.analysis is None:
             return self
         return replace(
-            self, statistics=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
+            self, statistics=None, reach=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
             compensated=(), left_alone=(), protected=(), left_whole={}, done=frozenset(),
         )  # fmt: skip
 
