@@ -30,6 +30,7 @@ from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
 from graphprune.importance import block_criterion as find_block_criterion
 from graphprune.importance import criterion as find_criterion
 from graphprune.look import selectors
+from graphprune.observer import Observer, observing
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.passes import (
     Allocate,
@@ -41,6 +42,7 @@ from graphprune.passes import (
     RemoveBlocks,
     RemoveDeadNodes,
     Score,
+    Select,
     Verify,
     all_passes,
     default_pipeline,
@@ -48,18 +50,18 @@ from graphprune.passes import (
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import verify as run_oracles
 from graphprune.pipeline.host import Host
-from graphprune.pipeline.passes import Pass, parse_pipeline, run_pipeline
+from graphprune.pipeline.passes import Pass, named, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
-from graphprune.planning.latency import LatencyModel, Profile
+from graphprune.planning.latency import Attempt, LatencyModel, Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.transfer import fitting
-from graphprune.profiling.profile import bar, cut, latency_model, make_profile
-from graphprune.profiling.refine import Attempt, latency_target, refine, sentences, split, timed
+from graphprune.profiling.profile import cut, latency_model, make_profile
+from graphprune.profiling.refine import latency_target, refine, sentences, split, timed
 from graphprune.proof.compare import compare, require
 from graphprune.proof.masks import masks
 from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Metric, Report, metric_row
@@ -187,7 +189,7 @@ def prune(
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
     verify_each: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Observer | Callable[[str], None] | None = None,
 ) -> Result:
     """Prunes a model to a budget.
 
@@ -248,7 +250,7 @@ def prune(
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
-        progress: Told each step before it begins.
+        progress: Told each step before it begins: a function that takes a sentence, or an :class:`Observer`.
 
     Returns:
         The pruned model with its plan and report.
@@ -256,6 +258,7 @@ def prune(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
+    observer = observing(progress)
     protect, only, remove_blocks = selectors(protect), selectors(only), selectors(remove_blocks)
     if pipeline is not None:
         _require_none_beside(
@@ -292,7 +295,7 @@ def prune(
                 raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
             calibrate = replace(calibrate, file=str(statistics))
         return default_pipeline(
-            Analyze(protect),
+            Analyze(),
             Score(criterion, seed, block_criterion if whole or block_kinds(only) else ""),
             Allocate(
                 tuple(map(str, parsed)),
@@ -300,18 +303,17 @@ def prune(
                 align,
                 min_units,
                 max_ratio,
-                only,
-                protect,
                 criterion,
                 "" if blocks is None else str(blocks),
                 "" if layers is None else str(layers),
                 remove_blocks,
             ),
             Verify(seed, _unproven(verify)) if verify else None,
-            ProtectSensitive(protect_ratio, only=only, protect=protect, seed=seed) if protect_ratio else None,
+            ProtectSensitive(seed=seed) if protect_ratio else None,
             calibrate,
             Compensate(rung) if rung != "none" else None,
-            MeasureLosses(only, protect) if allocation == MEASURED and parsed else None,
+            MeasureLosses() if allocation == MEASURED and parsed else None,
+            Select(only, protect, protect_ratio) if only or protect or protect_ratio else None,
         )
 
     passes: Sequence[Pass]
@@ -321,22 +323,22 @@ def prune(
         passes = parse_pipeline(pipeline, all_passes()) if isinstance(pipeline, str) else tuple(pipeline)
         passes = tuple(_targeted(each, parsed) for each in passes)
     require_options(passes, calibrated=measured)
-    progress("open")
+    observer.begin("open")
     start = time.perf_counter()
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     opened = time.perf_counter() - start
     if pipeline is None and allocation is None and measured and _has_loss(host):
         passes = default(MEASURED_ALLOCATION)
-    wanted, present = set(dump_after), [each.name for each in passes]
+    wanted, present = set(dump_after), named(passes)
     if unknown := wanted.difference(present):
         raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
 
     def run(part: Sequence[Pass], state: State) -> State:
-        named = wanted & {each.name for each in part}
-        return run_pipeline(part, state, dump_after=named, dump=dump, verify_each=verify_each, progress=progress)
+        here = wanted.intersection(named(part))
+        return run_pipeline(part, state, dump_after=here, dump=dump, verify_each=verify_each, observer=observer)
 
     n = n_leading(passes)
-    state = run(passes[:n], State(host, seconds=(("open", opened),), progress=counted(progress)))
+    state = run(passes[:n], State(host, seconds=(("open", opened),), observer=observer))
     require_selected(state, passes)  # before any data are read
     passes = passes[n:]
     state = with_reach(state, passes)
@@ -344,14 +346,14 @@ def prune(
         state = replace(state, batches=open_batches(calibration, host, samples=samples, seed=seed))
     evaluation = None
     if evaluate is not None:
-        progress("evaluate the original")
+        observer.begin("evaluate the original")
         evaluation = open_evaluation(evaluate, host, metric=metric)
         _ = evaluation.before  # before the work: it may raise
     attempts: tuple[Attempt, ...] = ()
     if asked := latency_target(passes):
         first, repeated, rest = split(passes)
         state = run(first, state)
-        model_latency = _latency_model(host, state, profile, align, progress)
+        model_latency = _latency_model(host, state, profile, align, observer)
         where = model_latency.profile.machine
         timing = timed(where.threads, where.provider)
         state, attempts = refine(state, repeated, model_latency, asked, host, run, timing)
@@ -365,7 +367,7 @@ def prune(
         state,
         verify=verify,
         latency=latency,
-        progress=progress,
+        observer=observer,
         seed=seed,
         evaluation=evaluation,
         attempts=attempts,
@@ -426,11 +428,6 @@ def _loaded(plan: PruningPlan | str | Path) -> PruningPlan:
     return PruningPlan.load(plan)
 
 
-def counted(progress: Callable[[str], None]) -> Callable[[str, int, int], None]:
-    """Reports the steps of a long pass."""
-    return lambda name, done, total: progress(f"{name} {min(done + 1, total)} of {total}")
-
-
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     """The pass that takes what a criterion and an allocation need, if they need statistics."""
     needs = find_criterion(criterion).needs
@@ -439,11 +436,9 @@ def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
 
 
-def _latency_model(
-    host: Host, state: State, profile: Profile | None, align: int, progress: Callable[[str], None]
-) -> LatencyModel:
+def _latency_model(host: Host, state: State, profile: Profile | None, align: int, observer: Observer) -> LatencyModel:
     """What the model takes, by the profile given or by one that is made now."""
-    progress("profile")
+    observer.begin("profile")
     pieces = cut(host, state.analyzed("allocate"))
     if profile is None:
         profile = make_profile(
@@ -451,7 +446,7 @@ def _latency_model(
             pieces,
             align=align,
             quick=True,
-            advance=lambda done, total: progress(f"profile {bar(done, total)}"),
+            advance=observer.counter("profile"),
         )
     return latency_model(profile, pieces)
 
@@ -523,7 +518,7 @@ def apply(
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
     latency: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Observer | Callable[[str], None] | None = None,
 ) -> Result:
     """Replays a plan on the model that it was made for, or on another checkpoint of it.
 
@@ -533,7 +528,8 @@ def apply(
     Raises:
         PlanError: The plan belongs to another model.
     """
-    progress("open")
+    observer = observing(progress)
+    observer.begin("open")
     require_samples(samples, calibration)
     plan = _loaded(plan)
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
@@ -551,15 +547,15 @@ def apply(
         removed=removed,
         plan=plan.without_refit(),
         batches=batches,
-        progress=counted(progress),
+        observer=observer,
     )
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if verify:
         passes.append(Verify(unproven=_unproven(verify)))
     if batches is not None and rung != "none":
         passes.append(Compensate(rung))
-    state = run_pipeline(passes, state, progress=progress)
-    result = _finish(host, state, verify=verify, latency=latency, progress=progress)
+    state = run_pipeline(passes, state, observer=observer)
+    result = _finish(host, state, verify=verify, latency=latency, observer=observer)
     if rung == "none" or batches is not None:
         return result
     note = (
@@ -732,7 +728,7 @@ def _finish(
     *,
     verify: object,
     latency: bool,
-    progress: Callable[[str], None],
+    observer: Observer,
     seed: int = 0,
     evaluation: Evaluation | None = None,
     attempts: tuple[Attempt, ...] = (),
@@ -749,7 +745,7 @@ def _finish(
     if verify or latency:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             smaller = Path(folder) / "after.onnx"
-            progress("export")
+            observer.begin("export")
             begin = time.perf_counter()
             try:
                 state.host.save_onnx(smaller, metadata_of(plan))
@@ -774,7 +770,7 @@ def _finish(
                     notes = (*notes, f"onnxruntime has not checked the ONNX file: {reason}")
                 require(state.checks)
             if latency:
-                progress("measure latency")
+                observer.begin("measure latency")
                 before = Path(folder) / "before.onnx"
                 host.save_onnx(before)
                 rows = tuple(
@@ -785,7 +781,7 @@ def _finish(
         notes = (*notes, *sentences(attempts, state.latency))
     module, made = None, None
     if state.host.kind == "torch":
-        progress("module")
+        observer.begin("module")
         from graphprune.hosts.torch.module import pruned_module
 
         made = pruned_module(state)
@@ -799,7 +795,7 @@ def _finish(
             )
     metrics: tuple[Metric, ...] = ()
     if evaluation is not None:
-        progress("evaluate")
+        observer.begin("evaluate")
         after = evaluation(Runner(state.host, module))
         metrics = tuple(metric_row(name, value, after.get(name, math.nan)) for name, value in evaluation.before.items())
         if evaluation.classes:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import functools
 import inspect as inspect_
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 import graphprune as gp
@@ -33,11 +32,13 @@ from graphprune.defaults import (
 )
 from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofError
 from graphprune.files import output_folder, require_writable, visible, write_text
+from graphprune.observer import Observer
 from graphprune.report.console import SafeConsole, end_quietly, libraries_quiet, one_line, stdout_of_ours
 from graphprune.report.data import inspect_analysis
 from graphprune.report.envelope import described, enveloped, failure
 from graphprune.report.explain import cut_along, explain_axis, layout_of
 from graphprune.report.plots import FORMATS, drawn, plot_front, plot_sensitivity
+from graphprune.report.progress import progress_bar
 from graphprune.report.terminal import (
     render_checks,
     render_front,
@@ -207,22 +208,9 @@ def _guarded(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-@contextmanager
-def _progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """The present step, with a bar where it is "3 of 20", on stderr so that stdout can be piped."""
-    if quiet or not err.is_terminal:
-        yield lambda step: None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def tell(step: str) -> None:
-            counted = re.search(r"(\d+) of (\d+)", step)
-            done, total = (int(counted[1]) - 1, int(counted[2])) if counted else (0, None)
-            bar.update(task, description=f"{escape(step)} ...", completed=done, total=total)
-
-        yield tell
+def _progress(quiet: bool = False) -> AbstractContextManager[Observer]:
+    """The present step, on stderr so that stdout can be piped."""
+    return progress_bar(err, quiet=quiet)
 
 
 def _shapes(options: list[str] | None) -> dict[str, tuple[int, ...]]:
@@ -392,7 +380,7 @@ def prune(
             latency=not no_latency,
             progress=progress,
         )
-        progress("write")
+        progress.begin("write")
         result.save_onnx(output)
         if plan_out is not None:
             result.plan.save(plan_out)
@@ -437,7 +425,7 @@ def apply(
             latency=not no_latency,
             progress=progress,
         )
-        progress("write")
+        progress.begin("write")
         result.save_onnx(output)
     files |= described(output=output) if as_json else {}
     _show(result, output, files if as_json else None, full=full)

@@ -22,8 +22,9 @@ from graphprune.evaluation import Runner, open_evaluation, require_evaluation
 from graphprune.files import read_json, write_text
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.look import selectors
+from graphprune.observer import Observer, Step, observing
 from graphprune.opening import Shapes, open_host, require_seed
-from graphprune.passes import Allocate, Analyze, Score, default_pipeline
+from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
 from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import run_pipeline
@@ -58,7 +59,7 @@ def sensitivity(
     dynamic_shapes: Any = None,
     trust: bool = False,
     folder: str | Path | None = None,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Observer | Callable[[str], None] | None = None,
 ) -> Sensitivity:
     """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
 
@@ -78,7 +79,7 @@ def sensitivity(
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
         folder: Where an interrupted run is noted, so that the next goes on from there.
-        progress: Told each step before it begins.
+        progress: As for :func:`graphprune.prune`.
 
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
@@ -88,22 +89,28 @@ def sensitivity(
     check_ratios(ratios)
     require_choices(criterion=criterion, only=only, protect=protect)
     protect, only = selectors(protect), selectors(only)
-    progress("open")
+    observer = observing(progress)
+    observer.begin("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     batches = None
     if evaluate is None or calibration is not None:
         batches = open_batches(calibration, host, samples=samples, seed=seed)
     criterion = criterion or (MEASURED_CRITERION if calibration is not None else CRITERION)
     passes = default_pipeline(
-        Analyze(protect), Score(criterion, seed), Allocate(), None, calibrate=measuring(criterion)
+        Analyze(),
+        Score(criterion, seed),
+        Allocate(),
+        None,
+        calibrate=measuring(criterion),
+        select=Select(only, protect) if only or protect else None,
     )
     end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
-    state = run_pipeline(passes[: end + 1], State(host, batches=batches), progress=progress)
+    state = run_pipeline(passes[: end + 1], State(host, batches=batches), observer=observer)
     analysis, original = state.analyzed("score"), state.host
     groups = chosen_groups(analysis, only, protect)
     if not groups:
         raise OptionError("no group of this model can be pruned, so there is nothing to try; see 'graphprune inspect'")
-    progress("measure the original")
+    observer.begin("measure the original")
     if evaluate is None:
         assert batches is not None
         name, baseline, measure = OUTPUT_ERROR, 0.0, output_error(original, batches, samples)
@@ -128,9 +135,9 @@ def sensitivity(
     rows = _resumed(path, key)
     done = {(row.group, row.ratio) for row in rows}
     total = len(groups)
-    for i, group in enumerate(groups, start=1):
+    for i, group in enumerate(groups):
         left = [ratio for ratio in ratios if (group.name, ratio) not in done]
-        progress(f"group {i} of {total}: {group.name}")
+        observer.step(Step("group", i, total, group.name))
         rows.extend(
             SensitivityRow(group.name, group.kind, group.size, trial.ratio, trial.removed, measure(trial.host))
             for trial in (trials(original, analysis, (group,), state.scores, left) if left else ())

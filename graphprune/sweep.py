@@ -13,6 +13,7 @@ from graphprune.early import require_choices
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.evaluation import open_evaluation, require_evaluation
 from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.observer import Observer, Within, observing
 from graphprune.opening import Shapes, open_host, require_samples, require_seed
 from graphprune.planning.target import parse_targets
 from graphprune.report.curves import Front, FrontPoint
@@ -39,7 +40,7 @@ def sweep(
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
-    progress: Callable[[str], None] = lambda step: None,
+    progress: Observer | Callable[[str], None] | None = None,
     **options: Any,
 ) -> Front:
     """Prunes a model to each of several targets, each time from the original.
@@ -58,7 +59,7 @@ def sweep(
         shapes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
-        progress: Told each step before it begins.
+        progress: As for :func:`graphprune.prune`.
         options: The other options of :func:`graphprune.prune`.
 
     Returns:
@@ -73,7 +74,8 @@ def sweep(
     require_choices(**options)
     wanted = _distinct(targets)
     _require_apart(model, wanted, folder)
-    progress("open")
+    observer = observing(progress)
+    observer.begin("open")
     host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
     evaluation = None if evaluate is None else open_evaluation(evaluate, host, metric=metric)
@@ -82,14 +84,11 @@ def sweep(
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
     for i, (name, target) in enumerate(wanted.items(), start=1):
-
-        def tell(step: str, head: str = f"{name} ({i} of {len(wanted)})") -> None:
-            progress(f"{head}: {step}")
-
+        inside = Within(observer, f"{name} ({i} of {len(wanted)})")
         try:
             result = prune(
                 host, target=target, calibration=batches, evaluate=evaluation, latency=latency, seed=seed,
-                progress=tell, **options,
+                progress=inside, **options,
             )  # fmt: skip
         except GraphpruneError as error:
             failure = error

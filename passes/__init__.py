@@ -23,6 +23,7 @@ from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
+from graphprune.passes.select import Select
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import Verify
 from graphprune.pipeline.passes import Pass
@@ -41,6 +42,7 @@ __all__ = [
     "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
+    "Select",
     "SliceGroups",
     "Verify",
     "all_passes",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 PASSES: tuple[type[Pass], ...] = (
+    Select,
     FoldConstants,
     Analyze,
     Calibrate,
@@ -74,9 +77,11 @@ def default_pipeline(
     calibrate: Calibrate | None = None,
     compensate: Compensate | None = None,
     measure: MeasureLosses | None = None,
+    select: Select | None = None,
 ) -> tuple[Pass, ...]:
     """The pipeline of ``prune``; what is ``None`` is left out."""
     passes: tuple[Pass | None, ...] = (
+        select,  # before analyze, which fixes what is protected by name
         FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
         analyze,  # before anything is cut: plans speak of the original's units
         calibrate,  # on the whole model: criteria look at what it computes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,26 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.branch import Block, Unneeded
-from graphprune.analysis.groups import Analysis, Group
+from graphprune.analysis.groups import Analysis
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
 from graphprune.importance.loss import Objective, gates_of
-from graphprune.ir.dims import Factor, Index
-from graphprune.passes.slice_groups import realised_costs
+from graphprune.pipeline import keys
+from graphprune.pipeline.edits import realised_costs
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.fill import undershoot
+from graphprune.planning.keep import keep_counts
 from graphprune.planning.plan import make_plan
-from graphprune.planning.select import block_candidates, block_kinds, chosen_groups, how_many, named_blocks
-from graphprune.planning.selectors import doubts
-from graphprune.planning.share import SEARCHES, Fitness
+from graphprune.planning.select import block_candidates, block_kinds, how_many, named_blocks
+from graphprune.planning.share import MEASURED, SEARCHES, UNMEASURED, Fitness, require_allocation
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.ties import join, share_tied, tied_still
 from graphprune.planning.whole import EXPERTS, left_whole, tiers
+
+UNSCORED = "blocks have no scores; put 'score{blocks=l2}' before 'allocate' in the pipeline"
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class Allocate(Pass):
 
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
     heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
-    normalizer (residual width), and at last whole experts are added when ``only`` names them or when the targets cannot
-    be met without them; parts of heads also where the units of the others are so coarse that a quarter less would
-    remain than the targets allow.
+    normalizer (residual width), and at last whole experts are added when ``select`` names them or when the targets
+    cannot be met without them; parts of heads also where the units of the others are so coarse that a quarter less
+    would remain than the targets allow.
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
@@ -48,8 +50,6 @@ class Allocate(Pass):
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
-        only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
-        protect: Kinds and groups that may not be pruned (patterns of tensors are the business of ``analyze``).
         criterion: Noted in the plan.
         blocks: How many residual branches are left out, those with the lowest scores: ``2``, ``0.25`` or ``25%``.
         layers: How many layers (attention and MLP together, say) are left out, likewise.
@@ -58,31 +58,94 @@ class Allocate(Pass):
     """
 
     name: ClassVar[str] = "allocate"
+    selected: ClassVar[tuple[str, ...]] = ("only", "protect")
+    may_need: ClassVar[Mapping[str, str]] = {
+        keys.SCORES: "targets",
+        keys.BLOCK_SCORES: "blocks=..., layers=...",
+        keys.PROFILE: "latency=...",
+        keys.LOSSES: "allocation=measured",
+        keys.CALIBRATION: "allocation=spdy and allocation=evolution",
+    }
     targets: tuple[str, ...] = ()
     allocation: str = "isomorphic"
     align: int = 8
     min_units: int = 1
     max_ratio: float = 0.9
-    only: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
     criterion: str = ""
     blocks: str = ""
     layers: str = ""
     remove: tuple[str, ...] = ()
     seed: int = 0
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the targets, the blocks that go and the allocation ask for."""
+        asked = {
+            keys.ANALYSIS: True,
+            keys.SCORES: bool(self.targets),
+            keys.BLOCK_SCORES: bool(self.blocks or self.layers),
+            keys.PROFILE: any(target.metric == "latency" for target in self._targets),
+            keys.LOSSES: self.allocation == MEASURED and bool(self.targets),
+            keys.CALIBRATION: self.allocation in SEARCHES and bool(self.targets),
+        }
+        return frozenset(key for key, here in asked.items() if here)
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The plan."""
+        return frozenset({keys.PLAN})
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What is there of all that a choice may depend on."""
+        found = {keys.SCORES, keys.BLOCK_SCORES, keys.PROTECTION, keys.SELECTION}
+        return self.needs | found | ({keys.LOSSES} if self.allocation == MEASURED else set())
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It plans for the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    @property
+    def _targets(self) -> tuple[Target, ...]:
+        return parse_targets(self.targets) if self.targets else ()
+
+    def check(self) -> None:
+        """Refuses an unknown allocation, limits that are none, and targets that are none or cannot be read."""
+        require_allocation(self.allocation)
+        Limits(self.align, self.min_units, self.max_ratio)
+        if self.targets or not (self.blocks or self.layers or self.remove):
+            parse_targets(self.targets)
+
+    def subject(self, key: str) -> str:
+        """The option that needs it."""
+        return "a latency target" if key == keys.PROFILE else super().subject(key)
+
+    def lacks(self, key: str) -> str:
+        """The sentence that says that something is missing, and what to do."""
+        if key == keys.BLOCK_SCORES:
+            return UNSCORED
+        if key == keys.LOSSES:
+            return UNMEASURED
+        if key == keys.CALIBRATION:
+            return (
+                f"allocation '{self.allocation}' runs the model and needs calibration data; give some "
+                "(calibration=..., --calibration DATA)"
+            )
+        return super().lacks(key)
+
     def run(self, state: State) -> State:
         """The state with kept units, blocks that go, and a plan."""
         analysis = state.analyzed(self.name)
-        removed = self._removed(analysis, state.block_scores)
+        removed = self._removed(state, analysis)
         targets = parse_targets(self.targets) if self.targets or not removed else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
-            raise OptionError("a latency target needs a profile; prune with graphprune.prune, or give State.latency")
+            raise OptionError(self.lacks(keys.PROFILE))
         assert state.original is not None
         model = self._costs(state, analysis)
         counts = model.full
-        unclear = (*doubts(analysis, "only", self.only), *doubts(analysis, "protect", self.protect))
-        state = replace(state, notes=(*state.notes, *unclear))
+        selection = state.selection
+        state = replace(state, notes=(*state.notes, *selection.doubts(analysis)))
         if targets:
             counts, removed, note = self._met(state, analysis, targets, model, removed)
             state = replace(state, notes=(*state.notes, *([note] if note else [])))
@@ -91,38 +154,38 @@ class Allocate(Pass):
         )
         if targets:
             cut = {group.name for group in analysis.groups if group.factor in kept}
-            chosen = chosen_groups(analysis, self.only, self.protect)
-            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=bool(self.only))
+            chosen, asked = selection.groups(analysis), bool(selection.only)
+            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
             state = replace(state, left_whole=whole)
         options = {
             **({"targets": [str(target) for target in targets]} if targets else {}),
             "allocation": self.allocation,
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
-            **({"only": list(self.only)} if self.only else {}),
+            **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
         }
         plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
         return replace(state, kept=kept, removed=removed, plan=plan)
 
-    def _removed(self, analysis: Analysis, scores: Mapping[str, float]) -> tuple[Block, ...]:
+    def _removed(self, state: State, analysis: Analysis) -> tuple[Block, ...]:
         """The blocks that go whatever the targets say."""
         removed = {block.name: block for block in named_blocks(analysis, self.remove)}
         for kind, number in (("layer", self.layers), ("block", self.blocks)):
             if number:
                 inside = {part for block in removed.values() for part in block.parts}
-                ranked = self._ranked(analysis, scores, kind)
+                ranked = self._ranked(state, analysis, kind)
                 count = how_many(number, len(ranked), kind)
                 chosen = [block for block in ranked if block.name not in removed.keys() | inside][:count]
                 removed.update((block.name, block) for block in chosen)
         inside = {part for block in removed.values() for part in block.parts}
         return tuple(block for block in removed.values() if block.name not in inside)
 
-    def _ranked(self, analysis: Analysis, scores: Mapping[str, float], kind: str) -> list[Block]:
+    def _ranked(self, state: State, analysis: Analysis, kind: str) -> list[Block]:
         """The blocks of a kind that may go, the least important ones first."""
-        candidates = block_candidates(analysis, kind, self.protect)
+        candidates, scores = block_candidates(analysis, kind, state.selection.protect), state.block_scores
         if candidates and not scores:
-            raise OptionError("blocks have no scores; put 'score{blocks=l2}' before 'allocate' in the pipeline")
+            raise OptionError(UNSCORED)
         return sorted(candidates, key=lambda block: scores[block.name])
 
     def _met(
@@ -135,11 +198,11 @@ class Allocate(Pass):
     ) -> tuple[NDArray[np.float64], tuple[Block, ...], str | None]:
         """Counts that meet the targets, the blocks that go (where ``only`` names them, as few as need be), a note."""
         limits = Limits(self.align, self.min_units, self.max_ratio)
-        chosen = chosen_groups(analysis, self.only, self.protect)
-        chosen = tuple(group for group in chosen if group.name not in state.protected)
-        kinds = block_kinds(self.only)
+        only = state.selection.only
+        chosen = tuple(group for group in state.selection.groups(analysis) if group.name not in state.protected)
+        kinds = block_kinds(only)
         gone = {block.name for block in removed}
-        pool = [b for kind in kinds for b in self._ranked(analysis, state.block_scores, kind) if b.name not in gone]
+        pool = [b for kind in kinds for b in self._ranked(state, analysis, kind) if b.name not in gone]
         if not chosen and not pool and not removed:
             raise TargetError(
                 "no group of this model can be pruned; "
@@ -152,10 +215,10 @@ class Allocate(Pass):
         tries = [
             (n, tier, tied)
             for n in range(most + 1)
-            for tier in tiers(chosen, asked=bool(self.only)) or [frozenset()]
+            for tier in tiers(chosen, asked=bool(only)) or [frozenset()]
             for tied in ([ties, ()] if ties else [()])
         ]
-        exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not self.only else frozenset()
+        exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
         fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
         for n, tier, tied in tries:
             going = (*removed, *pool[:n])
@@ -191,7 +254,7 @@ class Allocate(Pass):
             except TargetError as error:
                 if (n, tier, tied) == tries[-1]:
                     raise TargetError(
-                        f"{error}. What stands in the way: {self._obstacles(analysis, len(state.protected))}"
+                        f"{error}. What stands in the way: {self._obstacles(analysis, only, len(state.protected))}"
                     ) from None
                 continue
             joint = join(model, still)
@@ -265,9 +328,9 @@ class Allocate(Pass):
 
         return fitness
 
-    def _obstacles(self, analysis: Analysis, n_protected: int) -> str:
+    def _obstacles(self, analysis: Analysis, only: Sequence[str], n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
-        selected = f", only={'|'.join(self.only)}" if self.only else ""
+        selected = f", only={'|'.join(only)}" if only else ""
         selected += f", protect_ratio ({n_protected} groups)" if n_protected else ""
         return (
             f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
@@ -277,15 +340,3 @@ class Allocate(Pass):
 
 ROUNDS = 3
 """How often an allocation is repeated that turns out a few bytes too large in what is written."""
-
-
-def keep_counts(
-    groups: Iterable[Group], scores: Mapping[str, NDArray[np.float64]], counts: Mapping[str, int]
-) -> dict[Factor, Index]:
-    """So many units of each group with the highest scores, for groups that lose some; ties go to the lower index."""
-
-    def top(group: Group) -> Index:
-        order = np.argsort(-scores[group.name], kind="stable")
-        return np.sort(order[: counts[group.name]]).astype(np.int64)
-
-    return {group.factor: top(group) for group in groups if counts[group.name] < group.size}

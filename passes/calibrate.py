@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from graphprune.errors import OptionError
 from graphprune.files import is_there
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
@@ -35,6 +36,26 @@ class Calibrate(Pass):
     apart: bool = False
     file: str = ""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Data."""
+        return frozenset({keys.ANALYSIS, keys.CALIBRATION})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Moments, and products where it takes them."""
+        taken = {keys.STATISTICS} | ({keys.PRODUCTS} if self.products else set())
+        return frozenset(taken)
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It looks at the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def subject(self, key: str) -> str:
+        """The pass."""
+        return f"'{self.name}'"
+
     def run(self, state: State) -> State:
         """The state with statistics.
 
@@ -43,7 +64,9 @@ class Calibrate(Pass):
             OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
-        if state.statistics is not None:
+        if state.statistics is not None and state.statistics.fits(
+            analysis, full=self.products, groups=state.reach
+        ):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
@@ -73,7 +96,7 @@ class Calibrate(Pass):
             full=self.products,
             groups=groups,
             memory=self.memory,
-            progress=lambda done, total: state.progress(self.name, done, total),
+            progress=state.observer.counter(self.name),
         )
         found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
         batches.statistics[found.origin, self.memory] = found

@@ -10,6 +10,7 @@ from graphprune.compensation.methods import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
+from graphprune.pipeline import keys
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -35,6 +36,31 @@ class Compensate(Pass):
     rung: str = "affine"
     ridges: tuple[float, ...] = RIDGES
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """A model that is cut, and data; without a refit nothing."""
+        if self.rung == "none":
+            return frozenset({keys.ANALYSIS})
+        return frozenset({keys.ANALYSIS, keys.PLAN, keys.SLICED, keys.CALIBRATION})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Refitted weights."""
+        return frozenset() if self.rung == "none" else frozenset({keys.REFIT})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """The plan notes one refit."""
+        return frozenset() if self.rung == "none" else frozenset({keys.REFIT})
+
+    def check(self) -> None:
+        """Refuses an unknown rung."""
+        require_rung(self.rung)
+
+    def subject(self, key: str) -> str:
+        """What the user asked for."""
+        return "compensation" if key == keys.CALIBRATION else f"'{self.name}'"
+
     def run(self, state: State) -> State:
         """The state with refitted weights; the plan says which tensors they are.
 
@@ -56,7 +82,7 @@ class Compensate(Pass):
                 analysis,
                 state.kept,
                 state.batches,
-                progress=lambda done, total: state.progress(self.name, done, total),
+                progress=state.observer.counter(self.name),
             )
             return replace(state, host=host, plan=self._noted(state.plan, host, changed))
         host, rows = compensate(
@@ -67,7 +93,7 @@ class Compensate(Pass):
             state.batches,
             rung=self.rung,
             ridges=self.ridges,
-            progress=lambda done, total: state.progress(self.name, done, total),
+            progress=state.observer.counter(self.name),
         )
         gone = {node.name for node in analysis.graph.nodes} - {node.name for node in state.host.graph().nodes}
         alone = left_alone(state.original, analysis, state.kept.keys(), gone.union(row.node for row in rows))

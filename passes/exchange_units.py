@@ -10,6 +10,7 @@ from graphprune.importance import Evidence
 from graphprune.importance.context import readings
 from graphprune.importance.exchange import Swept, exchange
 from graphprune.importance.obs import systems
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import make_plan
@@ -28,6 +29,25 @@ class ExchangeUnits(Pass):
 
     name: ClassVar[str] = "exchange-units"
     rounds: int = 20
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A choice, and what it is judged by."""
+        return frozenset({keys.ANALYSIS, keys.PLAN, keys.CALIBRATION, keys.STATISTICS, keys.PRODUCTS})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Another plan."""
+        return frozenset({keys.PLAN})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It changes what is cut."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def subject(self, key: str) -> str:
+        """The pass."""
+        return f"'{self.name}'"
 
     def run(self, state: State) -> State:
         """The state with other units kept, as many as before.

@@ -19,6 +19,16 @@ class FoldConstants(Pass):
 
     name: ClassVar[str] = "fold-constants"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Nothing that another pass asks for."""
+        return frozenset()
+
     def run(self, state: State) -> State:
         """The state with the host folded."""
         return replace(state, host=state.host.folded())

@@ -13,11 +13,11 @@ from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.final import final_of
 from graphprune.importance.trials import loss_curves, plan_trials
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
-from graphprune.planning.select import chosen_groups
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 from graphprune.statistics.holdout import apart
@@ -32,14 +32,35 @@ class MeasureLosses(Pass):
     brought to the scale of the others. Needs scores, and products of activations (``calibrate``) of other data than
     the trials are made on (``calibrate{apart=true}``), which would flatter the refit.
 
-    Attributes:
-        only: Selectors of the groups that may be pruned; empty means all.
-        protect: Kinds of group that may not be pruned.
+    Groups that the selection leaves out are not tried.
     """
 
     name: ClassVar[str] = "measure-losses"
-    only: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
+    selected: ClassVar[tuple[str, ...]] = ("only", "protect")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Scores, and products of activations."""
+        return frozenset({keys.ANALYSIS, keys.SCORES, keys.CALIBRATION, keys.STATISTICS, keys.PRODUCTS})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Curves of losses."""
+        return frozenset({keys.LOSSES})
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What stays whole is not tried."""
+        return self.needs | {keys.PROTECTION, keys.SELECTION}
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It tries the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def subject(self, key: str) -> str:
+        """The pass."""
+        return f"'{self.name}'"
 
     def run(self, state: State) -> State:
         """The state with curves of losses.
@@ -52,8 +73,8 @@ class MeasureLosses(Pass):
             raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
         if not state.scores:
             raise OptionError(f"'{self.name}' needs scores; put 'score' before it in the pipeline")
-        chosen = [g for g in chosen_groups(analysis, self.only, self.protect) if g.name not in state.protected]
-        allowed = next(iter(tiers(chosen, asked=bool(self.only))), frozenset())
+        chosen = [group for group in state.selection.groups(analysis) if group.name not in state.protected]
+        allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
         model = build_cost_model(analysis)
         _, held = apart(len(state.batches))
@@ -68,7 +89,7 @@ class MeasureLosses(Pass):
                 groups,
                 [state.batches[i] for i in held[:n_batches]],
                 n_widths,
-                progress=lambda done, total: state.progress(self.name, done, total),
+                progress=state.observer.counter(self.name),
             )
             if key:
                 state.batches.losses[key] = found

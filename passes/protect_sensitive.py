@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graphprune.analysis.groups import Analysis, Group
-from graphprune.data.batches import Batches, open_batches
-from graphprune.defaults import SENSITIVITY_SAMPLES
+from graphprune.data.batches import open_batches
 from graphprune.errors import OptionError
-from graphprune.passes.allocate import keep_counts
-from graphprune.passes.slice_groups import slice_edits
-from graphprune.pipeline.host import Array, Host
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.planning.select import chosen_groups, most_sensitive
+from graphprune.pipeline.trials import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
+from graphprune.planning.select import most_sensitive
+from graphprune.planning.selection import require_ratio
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 
-RATIOS = (0.25, 0.5, 0.75)
-"""Fractions of a group's units that are removed on trial."""
-SAMPLES = SENSITIVITY_SAMPLES
-"""How many samples are tried where nothing else is said."""
-REFERENCE_BYTES = 1 << 30
-"""The original's outputs are kept up to this size, and computed again for each trial above it."""
+__all__ = [
+    "RATIOS",
+    "SAMPLES",
+    "Measure",
+    "ProtectSensitive",
+    "check_ratios",
+    "output_error",
+    "require_ratio",
+    "trials",
+]
 
-Measure = Callable[[Host], float]
-"""From a model with some units removed to a number that is larger the worse that is."""
-
-
-def require_ratio(ratio: float) -> None:
-    """Refuses what is no fraction of the groups.
-
-    Raises:
-        OptionError: It is not.
-    """
-    if not 0 <= ratio < 1:
-        raise OptionError(f"protect_ratio is {ratio:g}; expected a fraction of the groups, at least 0, below 1")
+RATIO = 0.1
+"""The fraction of the groups that is protected where nobody says one."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +41,44 @@ class ProtectSensitive(Pass):
     calibration inputs; a group counts with its mean over ``ratios``. Only groups compete that would be pruned first.
 
     Attributes:
-        ratio: This fraction of the groups is kept whole, rounded up.
+        ratio: This fraction of the groups is kept whole, rounded up; 0: that of ``select{protect_ratio=...}``, or a
+            tenth.
         ratios: Fractions of the units that are removed on trial.
         samples: At most so many calibration samples are used.
-        only: As for ``allocate``.
-        protect: As for ``allocate``.
         seed: Of made-up inputs.
     """
 
     name: ClassVar[str] = "protect-sensitive"
-    ratio: float = 0.1
+    selected: ClassVar[tuple[str, ...]] = ("only", "protect")
+    ratio: float = 0.0
     ratios: tuple[float, ...] = RATIOS
     samples: int = SAMPLES
-    only: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
     seed: int = 0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Scores."""
+        return frozenset({keys.ANALYSIS, keys.SCORES})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Names of groups that stay whole."""
+        return frozenset({keys.PROTECTION})
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """The data, where there are some."""
+        return self.needs | {keys.CALIBRATION, keys.SELECTION}
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It tries the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def check(self) -> None:
+        """Refuses what are no fractions."""
+        require_ratio(self.ratio)
+        check_ratios(self.ratios)
 
     def run(self, state: State) -> State:
         """The state with the names of groups that stay whole.
@@ -79,8 +91,9 @@ class ProtectSensitive(Pass):
         assert original is not None
         if not state.scores:
             raise OptionError(f"pass '{self.name}' needs scores; put 'score' before it in the pipeline")
-        chosen = chosen_groups(analysis, self.only, self.protect)
-        preferred = tiers(chosen, asked=bool(self.only))[0] if chosen else frozenset[str]()
+        ratio = self.ratio or state.selection.protect_ratio or RATIO
+        chosen = state.selection.groups(analysis)
+        preferred = tiers(chosen, asked=bool(state.selection.only))[0] if chosen else frozenset[str]()
         groups = tuple(group for group in chosen if group.name in preferred)
         batches = state.batches or open_batches("random", original, samples=self.samples, seed=self.seed)
         measure = output_error(original, batches, self.samples)
@@ -88,100 +101,4 @@ class ProtectSensitive(Pass):
         for trial in trials(original, analysis, groups, state.scores, self.ratios):
             found[trial.group.name].append(measure(trial.host))
         means = {name: float(averaged(float(np.mean(values)))) for name, values in found.items() if values}
-        return replace(state, batches=batches, protected=most_sensitive(means, self.ratio))
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A model with part of one group removed.
-
-    Attributes:
-        group: The group.
-        ratio: The fraction of its units that was asked for.
-        removed: How many units are gone.
-        host: The model. It computes what the masked original computes, and faster.
-    """
-
-    group: Group
-    ratio: float
-    removed: int
-    host: Host
-
-
-def trials(
-    host: Host,
-    analysis: Analysis,
-    groups: Iterable[Group],
-    scores: Mapping[str, NDArray[np.float64]],
-    ratios: Sequence[float],
-) -> Iterator[Trial]:
-    """Each group alone without part of its units, those with the lowest scores; at least one goes and one stays.
-
-    No more go than a group can spare, and groups that can spare none are left out.
-    """
-    check_ratios(ratios)
-    for group in groups:
-        spare = group.size - group.at_least(1)
-        for ratio in ratios if spare else ():
-            removed = group.size - group.at_least(group.size - min(max(1, round(ratio * group.size)), spare))
-            if removed == 0:  # less than a multiple that an operator wants
-                removed = group.multiple
-            kept = keep_counts((group,), scores, {group.name: group.size - removed})
-            yield Trial(group, ratio, removed, host.edited(slice_edits(analysis, kept)))
-
-
-def check_ratios(ratios: Sequence[float]) -> None:
-    """Refuses fractions that are none.
-
-    Raises:
-        OptionError: There is none, or one is not between 0 and 1.
-    """
-    if not ratios or any(not 0 < ratio < 1 for ratio in ratios):
-        given = ", ".join(f"{ratio:g}" for ratio in ratios) or "none"
-        raise OptionError(f"the ratios are {given}; expected fractions of units between 0 and 1, such as 0.25,0.5,0.75")
-
-
-def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Measure:
-    """A measure: the relative error of the outputs, ``|y' - y| / |y|`` over all samples, mean square over outputs.
-
-    Only floating-point outputs count; values that are not finite in the original are left out.
-
-    Args:
-        original: The original model.
-        batches: What to run.
-        samples: At most so many samples are used, in whole batches.
-    """
-    n_batches = min(len(batches), max(1, samples // batches.batch_size))
-    kept: dict[int, dict[str, Array]] = {}
-    held = 0
-
-    def reference(index: int, batch: Mapping[str, Array]) -> dict[str, Array]:
-        nonlocal held
-        if index in kept:
-            return kept[index]
-        outputs = original.run(batch)
-        size = sum(array.nbytes for array in outputs.values())
-        if held + size <= REFERENCE_BYTES:
-            kept[index] = outputs
-            held += size
-        return outputs
-
-    def measure(host: Host) -> float:
-        errors: dict[int, float] = {}
-        powers: dict[int, float] = {}
-        for index in range(n_batches):
-            batch = batches[index]
-            wanted, found = reference(index, batch), host.run(batch)
-            for i, (want, have) in enumerate(zip(wanted.values(), found.values(), strict=True)):
-                if want.dtype.kind != "f":
-                    continue
-                finite = np.isfinite(want)
-                a, b = want[finite].astype(np.float64), have[finite].astype(np.float64)
-                errors[i] = errors.get(i, 0.0) + float((b - a) @ (b - a))
-                powers[i] = powers.get(i, 0.0) + float(a @ a)
-        relative = [errors[i] / powers[i] for i in errors if powers[i] > 0]
-        if not relative:
-            raise OptionError("the outputs are no floating-point numbers, or all zero; give your metric (--eval)")
-        return sqrt(sum(relative) / len(relative))
-
-    return measure
+        return replace(state, batches=batches, protected=most_sensitive(means, ratio))

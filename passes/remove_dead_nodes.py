@@ -15,6 +15,16 @@ class RemoveDeadNodes(Pass):
 
     name: ClassVar[str] = "remove-dead-nodes"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Nothing that another pass asks for."""
+        return frozenset()
+
     def run(self, state: State) -> State:
         """The state with a tidy host."""
         return replace(state, host=state.host.without_dead_nodes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -10,9 +11,18 @@ import numpy as np
 from graphprune.errors import ModelError
 from graphprune.importance import Evidence, block_criterion, criterion
 from graphprune.importance.criteria import normalized
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.distributed import averaged
+
+_LOOKED_AT = {
+    "weights": frozenset[str](),
+    "runs": frozenset({keys.CALIBRATION}),
+    "diagonal": frozenset({keys.CALIBRATION, keys.STATISTICS}),
+    "products": frozenset({keys.CALIBRATION, keys.STATISTICS, keys.PRODUCTS}),
+}
+"""What has to be there for what a criterion says that it needs."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,46 @@ class Score(Pass):
     criterion: str = "l2"
     seed: int = 0
     blocks: str = ""
+
+    may_need: ClassVar[Mapping[str, str]] = {
+        keys.CALIBRATION: "criteria that run the model, and criteria of blocks that do",
+        keys.STATISTICS: "criteria of activations",
+        keys.PRODUCTS: "criterion=obs",
+    }
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the criteria look at."""
+        found = {keys.ANALYSIS, *_LOOKED_AT[criterion(self.criterion).needs]}
+        return frozenset(found | ({keys.CALIBRATION} if self._runs_blocks else set()))
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """Scores."""
+        return frozenset({keys.SCORES, *([keys.BLOCK_SCORES] if self.blocks else [])})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """It scores the units of the whole model."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    @property
+    def _runs_blocks(self) -> bool:
+        return self.blocks in ("bi", "ablation")
+
+    def check(self) -> None:
+        """Refuses unknown criteria."""
+        criterion(self.criterion)
+        if self.blocks:
+            block_criterion(self.blocks)
+
+    def subject(self, key: str) -> str:
+        """The criterion that needs it."""
+        if key == keys.ANALYSIS:
+            return super().subject(key)
+        if key == keys.CALIBRATION and self._runs_blocks:
+            return f"block criterion '{self.blocks}'"
+        return f"criterion '{self.criterion}'"
 
     def run(self, state: State) -> State:
         """The state with scores.

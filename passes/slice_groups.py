@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
-from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
-from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
-from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Edits, Host, PinEdit, SizeEdit
+from graphprune.ir.graph import Graph
+from graphprune.pipeline import keys
+from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+
+__all__ = ["SliceGroups", "slice_edits"]
+
+_TWICE = "has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the pipeline"
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,25 @@ class SliceGroups(Pass):
     """Slices stored tensors and rewrites every attribute that carries a size."""
 
     name: ClassVar[str] = "slice-groups"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What is to be kept."""
+        return frozenset({keys.ANALYSIS, keys.PLAN})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A model that is cut."""
+        return frozenset({keys.SLICED})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """Its edits speak of all nodes and all units of the original."""
+        return frozenset({keys.SLICED, keys.SHALLOWER})
+
+    def comes_late(self, key: str) -> str:
+        """A second cut by indices that count the units of the original."""
+        return f"the model {_TWICE}" if key == keys.SLICED else super().comes_late(key)
 
     def run(self, state: State) -> State:
         """The state with a smaller host.
@@ -36,83 +55,9 @@ class SliceGroups(Pass):
         return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
 
 
-def realised_costs(
-    host: Host, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
-) -> Mapping[str, float]:
-    """What the host would be written as holds without some units and blocks; empty where the graph says."""
-    smaller = host.edited(slice_edits(analysis, kept))
-    if removed:
-        smaller = smaller.edited(Edits(bypasses=analysis.branches.skips(removed)))
-    return smaller.without_dead_nodes().stored_costs()
-
-
 def _require_whole(graph: Graph, analysis: Analysis) -> None:
     """Refuses a second cut by indices that count the units of the original."""
     for value in graph.stored:
         before = analysis.graph.values.get(value.name)
         if before is not None and before.shape != value.shape:
-            raise OptionError(
-                f"'{value.name}' has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the "
-                "pipeline"
-            )
-
-
-def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
-    """The edits that leave ``kept`` units, in the order given.
-
-    The order matters: a permutation of all units gives the edits of the permutation oracle, which change no size.
-    """
-    sizes = {factor: len(index) for factor, index in kept.items()}
-    taken: dict[Dim, Index] = {}  # by dimension: many axes hold the same units in the same way
-    lengths: dict[Dim, int] = {}
-
-    slices: dict[str, dict[int, Index]] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, layout in analysis.layouts.items():
-        axes = [axis for axis, dim in enumerate(layout) if not sizes.keys().isdisjoint(factors_of(dim))]
-        if not axes:
-            continue
-        value = analysis.graph.values[name]
-        shape = list(value.shape)
-        for axis in axes:
-            dim = layout[axis]
-            if dim not in lengths:
-                lengths[dim] = resized(dim, sizes)
-            shape[axis] = lengths[dim]
-        if tuple(shape) != value.shape:
-            shapes[name] = tuple(shape)
-        if value.stored:
-            for axis in axes:
-                if layout[axis] not in taken:
-                    taken[layout[axis]] = positions(layout[axis], kept)
-            slices[name] = {axis: taken[layout[axis]] for axis in axes}
-    size_edits: list[SizeEdit] = []
-    pins: list[PinEdit] = []
-    for node in analysis.graph.nodes:
-        rule = node.rule
-        if rule is None:
-            continue
-        for slot in rule.sizes:
-            dim = analysis.resolve(node, slot.dim)
-            old, new = slot.value(dim, {}), slot.value(dim, sizes)
-            if new != old:
-                size_edits.append(SizeEdit(node.name, slot.attribute, slot.index, old, new))
-        if rule.pinned and _reshaped(node, shapes):
-            pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
-    others = tuple(slice_edits(other, kept) for other in analysis.others)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept), others=others)
-
-
-def _renumbered(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, Index]:
-    """The new positions of old ones, for stored positions of axes that are cut; -1 for those that are gone."""
-    tables: dict[str, Index] = {}
-    for name, dim in analysis.positions.items():
-        if not kept.keys().isdisjoint(factors_of(dim)):
-            places = positions(dim, kept)
-            tables[name] = np.full(dim.size, -1, dtype=np.int64)
-            tables[name][places] = np.arange(len(places))
-    return tables
-
-
-def _reshaped(node: Node, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    return any(name in shapes for name in (*node.operands, *node.results) if name is not None)
+            raise OptionError(f"'{value.name}' {_TWICE}")

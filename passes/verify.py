@@ -10,7 +10,8 @@ from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor, Index
-from graphprune.passes.slice_groups import slice_edits
+from graphprune.pipeline import keys
+from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import Check, State
@@ -40,6 +41,31 @@ class Verify(Pass):
     seed: int = 0
     unproven: str = "refuse"
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """A model that is cut as planned."""
+        return frozenset({keys.ANALYSIS, keys.SLICED})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """A proof."""
+        return frozenset({keys.PROOF})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """A refit changes what is computed."""
+        return frozenset({keys.REFIT})
+
+    @property
+    def adds(self) -> frozenset[str]:
+        """Checks come behind those that there are."""
+        return frozenset({keys.PROOF})
+
+    def check(self) -> None:
+        """Refuses what ``unproven`` cannot be."""
+        if self.unproven not in UNPROVEN:
+            raise OptionError(f"unknown value '{self.unproven}' of 'unproven'; expected one of {', '.join(UNPROVEN)}")
+
     def run(self, state: State) -> State:
         """The state with the proof's numbers.
 
@@ -49,8 +75,7 @@ class Verify(Pass):
         """
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
-        if self.unproven not in UNPROVEN:
-            raise OptionError(f"unknown value '{self.unproven}' of 'unproven'; expected one of {', '.join(UNPROVEN)}")
+        self.check()
         analysis = state.analyzed(self.name)
         checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
         if self.unproven == "accept":

@@ -8,7 +8,7 @@ between the calibration data and the training data stays where it was (adaptive 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from graphprune.analysis.groups import Analysis
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Node
+from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.statistics.collect import reduce_over_processes
 from graphprune.statistics.moments import Moments
@@ -32,7 +33,7 @@ def reestimate(
     kept: Mapping[Factor, Index],
     batches: Iterable[Arrays],
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = uncounted,
 ) -> tuple[Host, tuple[str, ...]]:
     """Brings the running statistics of all batch normalisations up to date, in the order of the graph.
 

@@ -9,7 +9,7 @@ is cut are refitted in their place among the consumers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ from graphprune.compensation.stage import Compensated, Stage
 from graphprune.compensation.weights import weight_stages
 from graphprune.errors import PlanError
 from graphprune.ir.dims import Factor, Index, factors_of
+from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Masks
 from graphprune.statistics.consumers import find_consumers, with_biases
@@ -41,7 +42,7 @@ def compensate(
     rung: str = "affine",
     ridges: Sequence[float] = RIDGES,
     memory: int = MEMORY,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = uncounted,
 ) -> tuple[Host, tuple[Compensated, ...]]:
     """Refits every consumer that has lost columns.
 

@@ -17,6 +17,7 @@ from graphprune.brief import brief
 from graphprune.demo import PIXEL_MEAN, PIXEL_STD
 from graphprune.files import made_folder
 from graphprune.measured import Measured
+from graphprune.observer import Observer, observing
 from graphprune.report.data import metric_row
 from graphprune.report.metrics import sure
 from graphprune.report.terminal import render_report
@@ -73,12 +74,12 @@ class DemoOutcome:
         )
 
 
-def run_demo(folder: Path, progress: Callable[[str], None] = lambda step: None) -> DemoOutcome:
+def run_demo(folder: Path, progress: Observer | Callable[[str], None] | None = None) -> DemoOutcome:
     """Prunes the shipped model and evaluates it before and after.
 
     Args:
         folder: Where ``demo_net_pruned.onnx`` and ``plan.json`` are written; made if need be.
-        progress: Told each step before it begins.
+        progress: As for :func:`graphprune.prune`.
 
     Raises:
         OutputError: The folder cannot be made.
@@ -89,7 +90,7 @@ def run_demo(folder: Path, progress: Callable[[str], None] = lambda step: None) 
     output = folder / "demo_net_pruned.onnx"
     result.save_onnx(output)
     result.plan.save(folder / "plan.json")
-    progress("evaluate")
+    observing(progress).begin("evaluate")
     before, after = (accuracy(path, images, labels) for path in (HERE / "demo_net.onnx", output))
     return DemoOutcome(before, after, len(labels), result, output)
 

@@ -10,7 +10,7 @@ allocation).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isqrt
 
 import numpy as np
@@ -23,6 +23,7 @@ from graphprune.importance.context import Evidence, Float, Reading, Scores, read
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
+from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases
@@ -58,7 +59,7 @@ def loss_curves(
     n_widths: int,
     *,
     memory: int = MEMORY,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Count = uncounted,
 ) -> dict[str, Float]:
     """Curves of the loss of every group of the model.
 

@@ -1,41 +1,165 @@
-"""What a pass is, and pipelines of passes: as data, as text, and run with timing, dumps and checks between passes."""
+"""What a pass is, and pipelines of passes: run with timing, dumps and checks between passes.
+
+What passes need of each other is checked in :mod:`graphprune.pipeline.needs`, their text is that of
+:mod:`graphprune.pipeline.text`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from graphprune.errors import OptionError
 from graphprune.ir.text import print_graph
+from graphprune.observer import Observer, Several
+from graphprune.pipeline import keys
+from graphprune.pipeline.keys import ANYTHING
+from graphprune.pipeline.needs import check, lacking
 from graphprune.pipeline.state import State
-from graphprune.suggest import meant, nearest
+from graphprune.pipeline.text import parse_pipeline, print_pass, print_pipeline
+from graphprune.planning.selection import Selection
+from graphprune.suggest import meant
+
+__all__ = ["Dumps", "Pass", "check_host", "have", "named", "parse_pipeline", "print_pipeline", "run_pipeline"]
+
+NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Pass(ABC):
     """A step of the compiler: a frozen dataclass whose fields are its options.
 
-    Subclasses set :attr:`name`, the kebab-case name used in pipelines as text.
+    Subclasses set :attr:`name`, the kebab-case name used in pipelines as text, and say what they need and give by the
+    keys of :mod:`graphprune.pipeline.keys`: plain sets, which may depend on the options. A pass that does not say what
+    it gives may give anything, and what comes behind it is not checked.
+
+    Attributes:
+        may_need: What only some options need, and which ones, for the reader of a list of passes.
+        selected: Options of texts of before that ``select`` has now.
     """
 
     name: ClassVar[str]
+    may_need: ClassVar[Mapping[str, str]] = {}
+    selected: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def run(self, state: State) -> State:
         """The state after the pass. Gets a valid model and leaves a valid model."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What has to be there before it runs."""
+        return NOTHING
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What is there once it has run."""
+        return ANYTHING
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What it looks at if it is there; what it needs among that."""
+        return self.needs | (self.gives & ANYTHING)
+
+    @property
+    def spoils(self) -> frozenset[str]:
+        """What is there no longer once it has run."""
+        return NOTHING
+
+    @property
+    def before(self) -> frozenset[str]:
+        """What must not be there yet: it has to run before the passes that give it."""
+        return NOTHING
+
+    @property
+    def adds(self) -> frozenset[str]:
+        """Of what it gives, what is added to what is there instead of taking its place."""
+        return NOTHING
+
+    @property
+    def lends(self) -> frozenset[str]:
+        """What the passes inside of it have beside what was there before it."""
+        return NOTHING
+
+    @property
+    def inside(self) -> tuple[tuple[Pass, ...], ...]:
+        """The pipelines that it runs, as its options say."""
+        found: list[tuple[Pass, ...]] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and value:
+                if all(isinstance(each, Pass) for each in value):
+                    found.append(value)
+                elif all(isinstance(each, tuple) and all(isinstance(p, Pass) for p in each) for each in value):
+                    found.extend(value)
+        return tuple(found)
+
+    def check(self) -> None:  # noqa: B027  # most take whatever their options are
+        """Refuses options that the pass cannot work with, before anything is opened.
+
+        Raises:
+            GraphpruneError: One is wrong.
+        """
+
+    def subject(self, key: str) -> str:
+        """Who needs something, for the sentence that says that it is missing."""
+        return f"pass '{self.name}'"
+
+    def lacks(self, key: str) -> str:
+        """The sentence that says that something is missing, and what to do."""
+        return lacking(self.subject(key), key, self.name)
+
+    def comes_late(self, key: str) -> str:
+        """The sentence that says that the pass comes too late."""
+        giver = keys.KEYS[key].giver.partition("{")[0] if key in keys.KEYS else key
+        if giver == self.name:
+            return f"pass '{self.name}' runs twice, and the second time cannot work; leave one of them out"
+        return f"pass '{self.name}' comes after '{giver}' and has to come before it; change their order"
+
     def __str__(self) -> str:
-        options = [
-            f"{field.name}={_written(value)}"
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default and not (value == () and field.default == ())
-        ]
-        return f"{self.name}{{{' '.join(options)}}}" if options else self.name
+        return print_pass(self)
+
+
+def named(passes: Iterable[Pass]) -> tuple[str, ...]:
+    """The names of passes, those inside of others behind them; each once."""
+    found: dict[str, None] = {}
+    for each in passes:
+        found[each.name] = None
+        for inside in each.inside:
+            found.update(dict.fromkeys(named(inside)))
+    return tuple(found)
+
+
+def have(state: State) -> frozenset[str]:
+    """What is there in a state, by the keys of :mod:`graphprune.pipeline.keys`."""
+    plan, statistics = state.plan, state.statistics
+    cut = plan is not None and (state.host is not state.original or not (state.kept or state.removed))
+    there = {
+        keys.SELECTION: state.selection != Selection(),
+        keys.ANALYSIS: state.analysis is not None,
+        keys.SCORES: bool(state.scores),
+        keys.PLAN: plan is not None,
+        keys.SLICED: cut,
+        keys.CALIBRATION: state.batches is not None,
+        keys.STATISTICS: statistics is not None,
+        keys.PRODUCTS: _has_products(state),
+        keys.BLOCK_SCORES: bool(state.block_scores),
+        keys.PROTECTION: bool(state.protected),
+        keys.LOSSES: bool(state.losses),
+        keys.PROFILE: state.latency is not None,
+        keys.PROOF: bool(state.checks),
+        keys.REFIT: bool(state.compensated),
+    }
+    return frozenset(key for key, here in there.items() if here)
+
+
+def _has_products(state: State) -> bool:
+    statistics, analysis = state.statistics, state.analysis
+    return statistics is not None and analysis is not None and statistics.fits(analysis, full=True, groups=state.reach)
 
 
 def run_pipeline(
@@ -45,9 +169,9 @@ def run_pipeline(
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
     verify_each: bool = False,
-    progress: Callable[[str], None] = lambda name: None,
+    observer: Observer | None = None,
 ) -> State:
-    """Runs passes in order.
+    """Runs passes in order, once it is clear that each has what it needs.
 
     Args:
         passes: The passes.
@@ -55,26 +179,61 @@ def run_pipeline(
         dump_after: Names of passes after which the graph is given to ``dump`` as text.
         dump: Takes a text.
         verify_each: Derive and check the graph after every pass, and run the model on its example input.
-        progress: Told the name of each pass before it runs.
+        observer: Told each pass before it runs, and when it has run; that of the state where nothing is said. The
+            passes inside of others tell it, too.
 
     Raises:
-        OptionError: ``dump_after`` names no pass of the pipeline.
+        OptionError: ``dump_after`` names no pass of the pipeline, or a pass lacks something.
     """
-    wanted = set(dump_after)
-    if unknown := wanted - {each.name for each in passes}:
-        raise OptionError(
-            f"cannot dump after '{min(unknown)}'; the passes are {', '.join(each.name for each in passes)}"
-        )
+    wanted = frozenset(dump_after)
+    if unknown := wanted.difference(names := named(passes)):
+        raise OptionError(f"cannot dump after {meant(min(unknown), names)}; the passes are {', '.join(names)}")
+    check(passes, have(state))
+    told: list[Observer] = [observer or state.observer]
+    told += [Dumps(wanted, dump)] if wanted else []
+    told += [Checks()] if verify_each else []
+    before = state.observer
+    watching = told[0] if len(told) == 1 else Several(tuple(told))
+    state = replace(state, observer=watching)
     for each in passes:
-        progress(each.name)
-        start = time.perf_counter()
+        watching.begin(each.name)
+        start, spent = time.perf_counter(), _spent(state)
         state = each.run(state)
-        state = replace(state, seconds=(*state.seconds, (each.name, time.perf_counter() - start)))
-        if each.name in wanted:
-            dump(f"# after {each.name}\n{print_graph(state.host.graph())}")
-        if verify_each:
-            check_host(state, each.name)
-    return state
+        taken = time.perf_counter() - start
+        own = max(0.0, taken - (_spent(state) - spent))  # what passes inside of it took is theirs
+        state = replace(state, seconds=(*state.seconds, (each.name, own)))
+        watching.finished(each.name, taken, state)
+    return replace(state, observer=before)
+
+
+def _spent(state: State) -> float:
+    return sum(seconds for _, seconds in state.seconds)
+
+
+@dataclass(frozen=True)
+class Dumps(Observer):
+    """Writes the graph after some passes.
+
+    Attributes:
+        after: The names of the passes.
+        write: Takes a text.
+    """
+
+    after: frozenset[str]
+    write: Callable[[str], None]
+
+    def finished(self, name: str, seconds: float, state: State) -> None:
+        """Writes it."""
+        if name in self.after:
+            self.write(f"# after {name}\n{print_graph(state.host.graph())}")
+
+
+class Checks(Observer):
+    """Checks the model after every pass."""
+
+    def finished(self, name: str, seconds: float, state: State) -> None:
+        """Checks it."""
+        check_host(state, name)
 
 
 def check_host(state: State, after: str) -> None:
@@ -91,82 +250,3 @@ def check_host(state: State, after: str) -> None:
         state.host.run(state.host.example_inputs())
     except GraphpruneError as error:
         raise ProofError(f"the model is broken after pass '{after}': {error}; please report this") from error
-
-
-_ITEM = re.compile(r"\s*([a-z][a-z0-9-]*)\s*(?:\{([^}]*)\})?\s*(,|$)")
-
-
-def parse_pipeline(text: str, known: Mapping[str, type[Pass]]) -> tuple[Pass, ...]:
-    """Reads ``"analyze,score{criterion=l2},allocate{macs=0.5 align=16},slice-groups"``.
-
-    Args:
-        text: Names of passes, with options in braces, separated by spaces or semicolons. Several values of one option
-            are separated by ``|``.
-        known: Passes by name.
-
-    Raises:
-        OptionError: A pass or an option is unknown, or a value has the wrong type.
-    """
-    passes: list[Pass] = []
-    at = 0
-    while at < len(text):
-        match = _ITEM.match(text, at)
-        if match is None:
-            raise OptionError(f"cannot read '{text[at:]}' of pipeline '{text}'; expected 'pass{{option=value}},pass'")
-        name, options, _ = match.groups()
-        if name not in known:
-            raise OptionError(
-                f"unknown pass {meant(name, known)} in pipeline '{text}'; expected one of {', '.join(known)}"
-            )
-        passes.append(_instance(known[name], options or ""))
-        at = match.end()
-    return tuple(passes)
-
-
-def _instance(cls: type[Pass], text: str) -> Pass:
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for item in re.split(r"[;\s]+", text.strip()) if text.strip() else ():
-        option, equals, value = item.partition("=")
-        option = option.replace("-", "_")
-        if option not in fields and "targets" in fields and equals:  # allocate{macs=0.5}
-            values["targets"] = (*values.get("targets", ()), item)
-            continue
-        if option not in fields or not equals:
-            near = _meant_option(item, fields)
-            raise OptionError(f"unknown option {near} of pass '{cls.name}'; expected one of {', '.join(fields)}")
-        values[option] = _read(value, fields[option].default, f"{cls.name}{{{item}}}")
-    return cls(**values)
-
-
-def _meant_option(item: str, fields: Iterable[str]) -> str:
-    """An option as it was written, and behind it the one that may be meant."""
-    option, equals, value = item.partition("=")
-    near = nearest(option.replace("-", "_"), fields, at_most=1)
-    return f"'{item}'" + (f" (did you mean '{near[0]}{equals}{value}'?)" if near else "")
-
-
-def _read(value: str, default: object, where: str) -> object:
-    """Reads an option's value as the type of its default."""
-    try:
-        match default:
-            case bool():
-                return {"true": True, "false": False}[value.lower()]
-            case int():
-                return int(value)
-            case float():
-                return float(value)
-            case tuple():
-                parts = value.split("|")
-                return tuple(map(float, parts)) if default and isinstance(default[0], float) else tuple(parts)
-            case _:
-                return value
-    except (KeyError, ValueError) as error:
-        expected = type(default).__name__
-        raise OptionError(f"cannot read the value of '{where}'; expected a value of type {expected}") from error
-
-
-def _written(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "|".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.brief import brief
 from graphprune.errors import OptionError
+from graphprune.observer import SILENT, Observer
+from graphprune.planning.selection import Selection
 
 if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.analysis.branch import Block
@@ -19,7 +21,7 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.data.batches import Batches
     from graphprune.ir.dims import Factor, Index
     from graphprune.pipeline.host import Host
-    from graphprune.planning.latency import LatencyModel
+    from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
     from graphprune.statistics.collect import Statistics
 
@@ -83,11 +85,19 @@ class State:
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
         protected: Names of groups that were found to be sensitive and stay whole.
-        progress: Told by long passes: their name, and how many steps of how many are done.
+        observer: Told the passes that run, and by long ones how many parts of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
         reach: Names of the groups that the pipeline may cut, whose readers are to be measured; ``None``: all.
+        selection: What may be pruned, as the user says it.
+        profile: The table of latencies that was given, if one was.
+        attempts: The allocations of which latency was measured; the last one is the one that was taken.
+        evaluation: The user's metric, measured on the original.
+        metrics: By name, the user's metric of the original and of the pruned model.
+        latencies: Milliseconds in onnxruntime before and after, by number of threads.
+        exported: What a plan says of the tensors of an exported file.
+        module: The user's module made small, with what there is to say about it.
     """
 
     __repr__ = brief
@@ -108,11 +118,19 @@ class State:
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
     protected: tuple[str, ...] = ()
-    progress: Callable[[str, int, int], None] = field(default=lambda name, done, total: None, repr=False)
+    observer: Observer = field(default=SILENT, repr=False)
     latency: LatencyModel | None = None
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
     reach: frozenset[str] | None = None
+    selection: Selection = field(default=Selection())
+    profile: Profile | None = None
+    attempts: tuple[Attempt, ...] = ()
+    evaluation: Any = field(default=None, repr=False)
+    metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    latencies: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    exported: Mapping[str, str] = field(default_factory=dict)
+    module: Any = field(default=None, repr=False)
 
     @property
     def inexact(self) -> bool:
@@ -122,6 +140,15 @@ class State:
             if self.analysis
             else False
         )
+
+    def unplanned(self) -> State:
+        """The state before anything was measured or planned, where it has been analysed; the host stays as it is."""
+        if self.analysis is None:
+            return self
+        return replace(
+            self, statistics=None, reach=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
+            compensated=(), left_alone=(), protected=(), left_whole={},
+        )  # fmt: skip
 
     def analyzed(self, by: str) -> Analysis:
         """The analysis.

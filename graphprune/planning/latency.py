@@ -251,6 +251,20 @@ class LatencyCost:
         return self(counts) - self(without)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One allocation, as fractions of the original's latency; ``measured`` is ``None`` for a profile from elsewhere."""
+
+    requested: float
+    predicted: float
+    measured: float | None
+
+    @property
+    def meets(self) -> bool:
+        """Whether the bound is met, as measured where it was measured."""
+        return (self.predicted if self.measured is None else self.measured) <= self.requested * (1 + 1e-9)
+
+
 @dataclass(frozen=True)
 class LatencyModel:
     """What a model takes, by a profile.

@@ -33,6 +33,12 @@ MEASURED = "measured"
 ALLOCATIONS = (*ORDERS, "kwon", "dp", MEASURED, *SEARCHES)
 """How a budget is shared."""
 
+UNMEASURED = (
+    "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
+    "--calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"
+)
+"""What is wrong where there are no such curves."""
+
 TRIALS = 60
 """How many choices a search tries."""
 HEADS = frozenset({"head", "kv-group", "query-head", "expert", "expert-group"})
@@ -104,10 +110,7 @@ def share(
             lambda limits, names: _kwon(model, scores, targets, limits=limits, allowed=names, original=original)
         )
     if allocation == MEASURED and not losses:
-        raise OptionError(
-            "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
-            "--calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"
-        )
+        raise OptionError(UNMEASURED)
     curves = {
         name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name])
         for name in allowed | finer

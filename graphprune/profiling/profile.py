@@ -215,9 +215,3 @@ def latency_model(profile: Profile, pieces: Cut) -> LatencyModel:
     except OptionError:
         local = False
     return LatencyModel(profile, pieces.usages, local=local, exported=pieces.exported)
-
-
-def bar(done: int, total: int, width: int = 24) -> str:
-    """A progress bar as text."""
-    full = width * done // max(1, total)
-    return f"{'━' * full}{'╌' * (width - full)} {done} of {total}"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from graphprune.errors import TargetError
-from graphprune.passes import Allocate
-from graphprune.passes.verify import Verify
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
-from graphprune.planning.latency import LatencyModel
+from graphprune.planning.latency import Attempt, LatencyModel
 from graphprune.planning.target import Target, parse_targets
 from graphprune.profiling.measure import clock_of
 from graphprune.runtime import sessions as runtime
@@ -26,35 +24,28 @@ ROUNDS = 4
 STEADY = 3.0
 """At most by this factor one measurement changes the predicted savings."""
 
+ALLOCATE = "allocate"
+
 Run = Callable[[Sequence[Pass], State], State]
 Timing = Callable[[Host, Host], tuple[float, float]]
 """Milliseconds of the original and of the pruned model, measured together."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One allocation, as fractions of the original's latency; ``measured`` is ``None`` for a profile from elsewhere."""
-
-    requested: float
-    predicted: float
-    measured: float | None
-
-    @property
-    def meets(self) -> bool:
-        """Whether the bound is met, as measured where it was measured."""
-        return (self.predicted if self.measured is None else self.measured) <= self.requested * (1 + 1e-9)
-
-
 def split(passes: Sequence[Pass]) -> tuple[Sequence[Pass], Sequence[Pass], Sequence[Pass]]:
     """What runs before the first allocation, what is repeated with it, and the proof and what follows it."""
-    first = next((i for i, each in enumerate(passes) if isinstance(each, Allocate)), len(passes))
-    last = next((i for i, each in enumerate(passes) if i > first and isinstance(each, Verify)), len(passes))
+    first = next((i for i, each in enumerate(passes) if each.name == ALLOCATE), len(passes))
+    last = next((i for i, each in enumerate(passes) if i > first and each.name == "verify"), len(passes))
     return passes[:first], passes[first:last], passes[last:]
+
+
+def _targets(each: Pass) -> tuple[str, ...]:
+    found: tuple[str, ...] = getattr(each, "targets", ()) if each.name == ALLOCATE else ()
+    return found
 
 
 def latency_target(passes: Sequence[Pass]) -> Target | None:
     """The latency target of the first allocation, if it has one."""
-    targets = next((parse_targets(each.targets) for each in passes if isinstance(each, Allocate) and each.targets), ())
+    targets = next((parse_targets(each) for each in map(_targets, passes) if each), ())
     return next((target for target in targets if target.metric == "latency"), None)
 
 

@@ -24,7 +24,7 @@ from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.ops.values import operands_of
 from graphprune.hosts.onnx.store import has_data
 from graphprune.ir.dims import Dim, Factor, Index, Sum, factors_of, resized, unit_of
-from graphprune.passes.slice_groups import slice_edits
+from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.host import Arrays
 from graphprune.planning.latency import MOST_COORDINATES, Usage
 

@@ -32,6 +32,7 @@ from graphprune.passes.verify import verify
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import Entry, Machine, Profile
+from graphprune.planning.selection import Selection
 from graphprune.profiling.profile import cut, latency_model
 from graphprune.profiling.refine import predicted_ms
 from graphprune.proof.compare import compare, require
@@ -598,7 +599,7 @@ def test_latency_counts_blocks(tmp_path: Path) -> None:
     latency = latency_model(Profile(Machine("other", 1, 1, "none", "1"), 8, entries, n, n), pieces)
     analysis = analyze_graph(host.graph())
     state = Score("l2", 0, "l2").run(State(host, host, analysis, latency=latency))
-    state = Allocate(targets=("latency=0.6",), only=("block",)).run(state)
+    state = Allocate(targets=("latency=0.6",)).run(replace(state, selection=Selection(only=("block",))))
     gone = {node.name for node in analysis.graph.nodes if node.rule is not None and node.rule.macs}
     gone &= analysis.branches.unneeded(state.removed).nodes
     assert predicted_ms(state, latency) == pytest.approx(n - len(gone))

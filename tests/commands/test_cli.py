@@ -1,7 +1,6 @@
 """The command line: the main job on the shipped model, and one clear error for each kind of bad input."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -337,17 +336,18 @@ def test_options_of_passes_are_refused_beside_a_pipeline(tmp_path, option):
 def test_a_pipeline_carries_out_its_plan_and_meets_the_target(tmp_path):
     path = small_model(tmp_path / "small.onnx")
     start = "fold-constants,analyze,score,allocate"
-    missing = "the pipeline plans to cut 'first.bias' and does not; put 'slice-groups' after 'allocate' in it"
-    twice = "'first.bias' has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the pipeline"
+    missing = "the pipeline plans a cut and does not make it; put 'slice-groups' after 'allocate' in it"
+    uncut = "pass 'verify' needs a model that is cut as planned; put 'slice-groups' before it in the pipeline"
+    unplanned = "pass 'slice-groups' needs a plan; put 'allocate' before it in the pipeline"
+    twice = "the model has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the pipeline"
     for pipeline, expected in (
         (f"{start}{{macs=0.5}}", missing),
-        (f"{start}{{macs=0.5}},verify", missing),
-        ("analyze,score,slice-groups,allocate{macs=0.5}", missing),
+        (f"{start}{{macs=0.5}},verify", uncut),
+        ("analyze,score,slice-groups,allocate{macs=0.5}", unplanned),
         (f"{start}{{macs=0.5}},slice-groups,slice-groups", twice),
     ):
         options = ("--no-latency", "--no-verify", "--pipeline", pipeline)
-        message = bad(tmp_path, path, "-o", tmp_path / "out.onnx", *options)
-        assert re.sub(r"'(first|second)\.\w+'", "'first.bias'", message) == expected
+        assert bad(tmp_path, path, "-o", tmp_path / "out.onnx", *options) == expected
     pipeline = f"{start}{{macs=0.9}},slice-groups"
     assert bad(tmp_path, path, "-o", tmp_path / "out.onnx", "--target", "macs=50%", "--pipeline", pipeline) == (
         "the pipeline keeps 66.7% of the macs, which is more than target 'macs=0.5' allows; give the pipeline's "

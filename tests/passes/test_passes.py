@@ -14,6 +14,7 @@ from graphprune.passes import (
     ProtectSensitive,
     RemoveDeadNodes,
     Score,
+    Select,
     SliceGroups,
     Verify,
     all_passes,
@@ -134,8 +135,9 @@ def test_pipeline_as_text():
     text = "fold-constants,analyze{protect=fc|stem},score{criterion=l1},allocate{macs=0.5 align=16},slice-groups,verify"
     passes = parse_pipeline(text, all_passes())
     assert passes == (
+        Select(protect=("fc", "stem")),
         FoldConstants(),
-        Analyze(("fc", "stem")),
+        Analyze(),
         Score("l1"),
         Allocate(("macs=0.5",), align=16),
         SliceGroups(),
@@ -144,10 +146,10 @@ def test_pipeline_as_text():
 
 
 def test_passes_print_as_they_are_written():
-    passes = (Analyze(("fc",)), Score("l1", 3), ProtectSensitive(0.3, (0.5, 0.75)), RemoveDeadNodes())
+    passes = (Select(protect=("fc",)), Analyze(), Score("l1", 3), ProtectSensitive(0.3, (0.5, 0.75)), RemoveDeadNodes())
     text = ",".join(map(str, passes))
     assert text == (
-        "analyze{protect=fc},score{criterion=l1 seed=3},protect-sensitive{ratio=0.3 ratios=0.5|0.75},remove-dead-nodes"
+        "select{protect=fc},analyze,score{criterion=l1 seed=3},protect-sensitive{ratio=0.3 ratios=0.5|0.75},remove-dead-nodes"
     )
     assert parse_pipeline(text, all_passes()) == passes
 
@@ -157,7 +159,7 @@ def test_passes_print_as_they_are_written():
     [
         (
             "analyse",
-            "unknown pass 'analyse' (did you mean 'analyze'?) in pipeline 'analyse'; expected one of fold-constants, analyze, calibrate, score, "
+            "unknown pass 'analyse' (did you mean 'analyze'?) in pipeline 'analyse'; expected one of select, fold-constants, analyze, calibrate, score, "
             "protect-sensitive, measure-losses, allocate, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate",
         ),
         (
@@ -165,7 +167,10 @@ def test_passes_print_as_they_are_written():
             "unknown option 'kriterion=l1' (did you mean 'criterion=l1'?) of pass 'score'; expected one of criterion, seed, blocks",
         ),
         ("score{seed=x}", "cannot read the value of 'score{seed=x}'; expected a value of type int"),
-        ("score}", "cannot read 'score}' of pipeline 'score}'; expected 'pass{option=value},pass'"),
+        (
+            "score}",
+            "cannot read '}' at letter 6 of pipeline 'score}'; expected ',' and another pass, or the end, after pass 'score'",
+        ),
     ],
 )
 def test_bad_pipelines(text, message):

@@ -22,8 +22,7 @@ from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import GraphpruneError, first_line
 from graphprune.hosts.torch.host import TorchHost, to_numpy
 from graphprune.hosts.torch.trace import Example, inference
-from graphprune.passes.remove_blocks import RemoveBlocks
-from graphprune.passes.slice_groups import SliceGroups
+from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.host import Array
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
@@ -164,8 +163,7 @@ def _cut(state: State, host: TorchHost, pruned: TorchHost) -> TorchHost | None:
     whole = host.folded()
     analysis = analyze_graph(whole.graph())
     plan = replace(state.plan, fingerprint=fingerprint(analysis.graph))
-    start = State(whole, whole, analysis, kept=plan.kept_of(analysis), removed=plan.blocks_of(analysis), plan=plan)
-    cut = RemoveBlocks().run(SliceGroups().run(start)).host.without_dead_nodes()
+    cut = smaller(whole, analysis, plan.kept_of(analysis), plan.blocks_of(analysis))
     assert isinstance(cut, TorchHost)
     parameters = {name for name, tensor in pruned.tensors.items() if isinstance(tensor, nn.Parameter)}
     if not parameters <= cut.tensors.keys():  # a bias that a refit has added

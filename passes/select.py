@@ -1,0 +1,55 @@
+"""Say what may be pruned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.pipeline import keys
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+from graphprune.planning.selection import Selection
+
+
+@dataclass(frozen=True)
+class Select(Pass):
+    """Says once, for all passes behind it, what may be pruned.
+
+    Attributes:
+        only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
+        protect: Patterns of stored tensors, kinds and groups that stay whole.
+        protect_ratio: This fraction of the groups stays whole: those that ``protect-sensitive`` finds.
+    """
+
+    name: ClassVar[str] = "select"
+    only: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
+    protect_ratio: float = 0.0
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Nothing."""
+        return frozenset()
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The selection."""
+        return frozenset({keys.SELECTION})
+
+    @property
+    def before(self) -> frozenset[str]:
+        """What is protected is known to the analysis."""
+        return frozenset({keys.ANALYSIS})
+
+    def check(self) -> None:
+        """Refuses selectors that cannot be read."""
+        self.selection.check()
+
+    @property
+    def selection(self) -> Selection:
+        """What may be pruned."""
+        return Selection(self.only, self.protect, self.protect_ratio)
+
+    def run(self, state: State) -> State:
+        """The state with the selection."""
+        return replace(state, selection=self.selection)
