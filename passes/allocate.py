@@ -102,6 +102,12 @@ class Allocate(Pass):
         return self.needs | found | ({keys.LOSSES} if self.allocation == MEASURED else set())
 
     @property
+    def asks(self) -> frozenset[str]:
+        """What is planned has to be done."""
+        whole = self.blocks or self.layers or self.remove
+        return frozenset({keys.SLICED, keys.SHALLOWER} if whole else {keys.SLICED})
+
+    @property
     def before(self) -> frozenset[str]:
         """It plans for the whole model."""
         return frozenset({keys.SLICED, keys.SHALLOWER})

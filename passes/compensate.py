@@ -69,6 +69,7 @@ class Compensate(Pass):
         """
         analysis = state.analyzed(self.name)
         require_rung(self.rung)
+        state = replace(state, done=state.done | self.gives)
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:

@@ -34,6 +34,7 @@ class RemoveBlocks(Pass):
 
     def run(self, state: State) -> State:
         """The state with a shallower host; the same host where no block goes."""
+        state = replace(state, done=state.done | self.gives)
         if not state.removed:
             return state
         skips = state.analyzed(self.name).branches.skips(state.removed)

@@ -37,6 +37,11 @@ class Select(Pass):
         return frozenset({keys.SELECTION})
 
     @property
+    def asks(self) -> frozenset[str]:
+        """Somebody has to find the groups that the outputs depend on most."""
+        return frozenset({keys.PROTECTION}) if self.protect_ratio else frozenset()
+
+    @property
     def before(self) -> frozenset[str]:
         """What is protected is known to the analysis."""
         return frozenset({keys.ANALYSIS})

@@ -52,7 +52,8 @@ class SliceGroups(Pass):
         analysis = state.analyzed(self.name)
         if state.host is not state.original:
             _require_whole(state.host.graph(), analysis)
-        return replace(state, host=state.host.edited(slice_edits(analysis, state.kept)))
+        host = state.host.edited(slice_edits(analysis, state.kept))
+        return replace(state, host=host, done=state.done | self.gives)
 
 
 def _require_whole(graph: Graph, analysis: Analysis) -> None:

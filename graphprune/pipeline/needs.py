@@ -46,6 +46,10 @@ class Needing(Protocol):
         """What is added to what is there."""
 
     @property
+    def asks(self) -> frozenset[str]:
+        """What has to be there behind it, in the end."""
+
+    @property
     def lends(self) -> frozenset[str]:
         """What passes inside of it have besides."""
 
@@ -101,7 +105,7 @@ def check(passes: Sequence[Needing], have: Iterable[str] = (), *, complete: bool
         unused = {key: by for key, by in unused.items() if key not in each.spoils}
         unused.update((key, each) for key in each.gives - ANYTHING)
     if complete and not there & ANYTHING:
-        _require_result(there)
+        _require_result(passes, there)
     return frozenset(there)
 
 
@@ -126,11 +130,24 @@ def _check_inside(each: Needing, there: set[str]) -> None:
             raise OptionError(f"{error} (inside of '{each.name}')") from None
 
 
-def _require_result(there: set[str]) -> None:
+def _require_result(passes: Sequence[Needing], there: set[str]) -> None:
     if PLAN not in there:
         raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
-    if SLICED not in there:
-        raise OptionError("the pipeline plans a cut and does not make it; put 'slice-groups' after 'allocate' in it")
+    for i, each in enumerate(passes):
+        for key in sorted(_unanswered(each, passes[i + 1 :]), key=_rank):
+            if key == SLICED:
+                raise OptionError(
+                    "the pipeline plans a cut and does not make it; put 'slice-groups' after 'allocate' in it"
+                )
+            raise OptionError(
+                f"pass '{each.name}' asks for {_phrase(key)}, and no pass behind it gives that; put "
+                f"'{KEYS[key].giver if key in KEYS else key}' after it in the pipeline"
+            )
+
+
+def _unanswered(each: Needing, behind: Sequence[Needing]) -> frozenset[str]:
+    later = given(behind)
+    return frozenset() if later & ANYTHING else each.asks - later
 
 
 def needed(passes: Sequence[Needing]) -> frozenset[str]:
@@ -144,12 +161,9 @@ def needed(passes: Sequence[Needing]) -> frozenset[str]:
     return found
 
 
-def given(passes: Sequence[Needing]) -> frozenset[str]:
-    """What is there behind passes in a row."""
-    there: frozenset[str] = frozenset()
-    for each in passes:
-        there = there - each.spoils | each.gives
-    return there
+def given(passes: Iterable[Needing]) -> frozenset[str]:
+    """What passes in a row give."""
+    return frozenset().union(*(each.gives for each in passes))
 
 
 def lacking(subject: str, key: str, by: str) -> str:

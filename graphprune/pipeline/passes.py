@@ -81,6 +81,11 @@ class Pass(ABC):
         return NOTHING
 
     @property
+    def asks(self) -> frozenset[str]:
+        """What a pass behind it has to give, for it would have no effect without."""
+        return NOTHING
+
+    @property
     def lends(self) -> frozenset[str]:
         """What the passes inside of it have beside what was there before it."""
         return NOTHING
@@ -136,25 +141,21 @@ def named(passes: Iterable[Pass]) -> tuple[str, ...]:
 
 def have(state: State) -> frozenset[str]:
     """What is there in a state, by the keys of :mod:`graphprune.pipeline.keys`."""
-    plan, statistics = state.plan, state.statistics
-    cut = plan is not None and (state.host is not state.original or not (state.kept or state.removed))
     there = {
         keys.SELECTION: state.selection != Selection(),
         keys.ANALYSIS: state.analysis is not None,
         keys.SCORES: bool(state.scores),
-        keys.PLAN: plan is not None,
-        keys.SLICED: cut,
+        keys.PLAN: state.plan is not None,
         keys.CALIBRATION: state.batches is not None,
-        keys.STATISTICS: statistics is not None,
+        keys.STATISTICS: state.statistics is not None,
         keys.PRODUCTS: _has_products(state),
         keys.BLOCK_SCORES: bool(state.block_scores),
         keys.PROTECTION: bool(state.protected),
         keys.LOSSES: bool(state.losses),
         keys.PROFILE: state.latency is not None,
         keys.PROOF: bool(state.checks),
-        keys.REFIT: bool(state.compensated),
     }
-    return frozenset(key for key, here in there.items() if here)
+    return state.done.union(key for key, here in there.items() if here)
 
 
 def _has_products(state: State) -> bool:

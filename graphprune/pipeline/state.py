@@ -90,6 +90,8 @@ class State:
         notes: Sentences for the user.
         left_whole: By the name of a group that was not to lose units, why.
         reach: Names of the groups that the pipeline may cut, whose readers are to be measured; ``None``: all.
+        done: What was done to the host since the analysis, by the keys of :mod:`graphprune.pipeline.keys`: ``sliced``,
+            ``shallower``, ``refit``.
         selection: What may be pruned, as the user says it.
         profile: The table of latencies that was given, if one was.
         attempts: The allocations of which latency was measured; the last one is the one that was taken.
@@ -123,6 +125,7 @@ class State:
     notes: tuple[str, ...] = ()
     left_whole: Mapping[str, str] = field(default_factory=dict)
     reach: frozenset[str] | None = None
+    done: frozenset[str] = frozenset()
     selection: Selection = field(default=Selection())
     profile: Profile | None = None
     attempts: tuple[Attempt, ...] = ()
@@ -147,7 +150,7 @@ class State:
             return self
         return replace(
             self, statistics=None, reach=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
-            compensated=(), left_alone=(), protected=(), left_whole={},
+            compensated=(), left_alone=(), protected=(), left_whole={}, done=frozenset(),
         )  # fmt: skip
 
     def analyzed(self, by: str) -> Analysis:

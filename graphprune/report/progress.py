@@ -27,6 +27,9 @@ class Bar(Observer):
 
     def step(self, step: Step) -> None:
         """Shows it."""
+        if step.total is None:  # "no total" means to rich that it stays as it was
+            for task in self.progress.tasks:
+                task.total = None
         self.progress.update(self.task, description=f"{escape(str(step))} ...", completed=step.done, total=step.total)
 
 
