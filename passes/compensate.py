@@ -50,8 +50,9 @@ class Compensate(Pass):
 
     @property
     def before(self) -> frozenset[str]:
-        """The plan notes one refit."""
-        return frozenset() if self.rung == "none" else frozenset({keys.REFIT})
+        """The plan notes one refit, and what is measured on the result has to be of its weights."""
+        measured = {keys.REFIT, keys.EXPORT, keys.LATENCY, keys.MODULE, keys.METRICS}
+        return frozenset() if self.rung == "none" else frozenset(measured)
 
     def check(self) -> None:
         """Refuses an unknown rung."""

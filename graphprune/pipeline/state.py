@@ -98,8 +98,10 @@ class State:
         evaluation: The user's metric, measured on the original.
         metrics: By name, the user's metric of the original and of the pruned model.
         latencies: Milliseconds in onnxruntime before and after, by number of threads.
-        exported: What a plan says of the tensors of an exported file.
-        module: The user's module made small, with what there is to say about it.
+        module: The user's module, made small.
+        attributes: The numbers of the module that differ from those of the user's.
+        opened: The model as it was opened, not folded: what latency is measured against.
+        export: The file of the model, which is removed with the state that holds it.
     """
 
     __repr__ = brief
@@ -132,8 +134,10 @@ class State:
     evaluation: Any = field(default=None, repr=False)
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     latencies: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    exported: Mapping[str, str] = field(default_factory=dict)
     module: Any = field(default=None, repr=False)
+    attributes: tuple[Any, ...] = ()
+    opened: Host | None = field(default=None, repr=False)
+    export: Any = field(default=None, repr=False)
 
     @property
     def inexact(self) -> bool:
