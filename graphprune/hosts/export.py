@@ -13,7 +13,7 @@ from graphprune.hosts.onnx.refits import exported_digests
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
-from graphprune.proof.oracles import masks
+from graphprune.proof.masks import masks
 
 
 class Export:
