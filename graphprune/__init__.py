@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import Result, apply, export_onnx, profile, prune, restore, verify
+    from graphprune.api import apply, export_onnx, profile, prune, restore, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from graphprune.planning.plan import PruningPlan
     from graphprune.recipe import RECIPES, Recipe
     from graphprune.report.data import Report
+    from graphprune.result import Result
     from graphprune.sensitivity import sensitivity
+    from graphprune.session import Session
     from graphprune.sweep import sweep
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "Report",
     "Result",
     "RuleError",
+    "Session",
     "Site",
     "TargetError",
     "__version__",
@@ -86,7 +89,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("Result", "apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "api": ("apply", "export_onnx", "profile", "prune", "restore", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),
@@ -106,7 +109,9 @@ _HOMES = {
     "planning.plan": ("PruningPlan",),
     "recipe": ("RECIPES", "Recipe"),
     "report.data": ("Report",),
+    "result": ("Result",),
     "sensitivity": ("sensitivity",),
+    "session": ("Session",),
     "sweep": ("sweep",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""

@@ -6,8 +6,16 @@ CRITERION, ALLOCATION = "l2", "isomorphic"
 """Without calibration data."""
 MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", "measured"
 """With calibration data, chosen by ``tools/quality``."""
+COMPENSATION, MEASURED_COMPENSATION = "none", "affine"
+"""The refit without calibration data, and with it."""
+BLOCK_CRITERION = "l2"
+"""How whole blocks are scored."""
+ALIGN, MIN_UNITS, MAX_RATIO = 8, 1, 0.9
+"""What allocation may do to a group; see :class:`graphprune.planning.allocation.Limits`."""
 SENSITIVITY_SAMPLES = 32
 """Calibration samples of a sensitivity analysis."""
+SENSITIVITY_RATIOS = (0.25, 0.5, 0.75)
+"""Fractions of a group's units that it removes on trial."""
 
 CRITERIA = (
     *("l1", "l2", "random", "bn-gamma", "lamp", "fpgm", "act-rms", "act-var", "apoz", "wanda", "wifv", "obs", "taylor"),

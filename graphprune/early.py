@@ -76,7 +76,7 @@ def require_selected(state: State, passes: Sequence[Pass]) -> None:
     if state.analysis is None:
         return
     state.selection.groups(state.analysis)
-    for each in passes:
+    for each in flattened(passes):
         if isinstance(each, Allocate):
             named_blocks(state.analysis, each.remove)
             targets = parse_targets(each.targets) if each.targets else ()

@@ -9,6 +9,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_heap
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.opening import Shapes, open_host
+from graphprune.pipeline.host import Host
 from graphprune.planning.select import protected_axes
 from graphprune.turns import in_turn
 
@@ -29,8 +30,13 @@ def analyze(
 
     Args and Raises as for :func:`graphprune.prune`.
     """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes).folded()
-    graph = host.graph()
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    return looked(host, protect)
+
+
+def looked(host: Host, protect: str | Iterable[str]) -> Analysis:
+    """The analysis of an opened model, in which what some patterns name stays whole."""
+    graph = host.folded().graph()
     return analyze_graph(graph, protected_axes(graph, selectors(protect)))
 
 

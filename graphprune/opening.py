@@ -147,6 +147,23 @@ def _arrays(inputs: Any) -> dict[str, Array]:
     return {name: np.asarray(array) for name, array in inputs.items()}
 
 
+def layout_of(model: Any) -> object:
+    """Where a PyTorch module holds its tensors, and of which types: what is traced is no longer the module where this
+    has changed. Values do not count. ``None`` for anything else.
+    """
+    if not _is_torch(model) or not hasattr(model, "named_parameters") or type(model).__name__ == "ExportedProgram":
+        return None
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return tuple((name, id(each), *_place(each)) for name, each in named)
+
+
+def _place(tensor: Any) -> tuple[Any, ...]:
+    try:
+        return tensor.data_ptr(), str(tensor.dtype), tuple(tensor.shape)
+    except RuntimeError:  # one that is made on the first call has none of these yet
+        return ()
+
+
 def _is_torch(model: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(model, torch.nn.Module | torch.export.ExportedProgram)

@@ -6,32 +6,36 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from graphprune.api import measuring
+from graphprune.analysis.groups import Analysis, Group
 from graphprune.collector import frozen_heap
-from graphprune.data.batches import open_batches
+from graphprune.compiling import Named
+from graphprune.data.batches import SAMPLES, Batches, open_batches
 from graphprune.defaults import CRITERION, MEASURED_CRITERION
-from graphprune.early import require_choices
 from graphprune.errors import BoundError, OptionError
-from graphprune.evaluation import Runner, open_evaluation, require_evaluation
+from graphprune.evaluation import Evaluation, Runner, require_evaluation
 from graphprune.files import read_json, write_text
 from graphprune.hosts.onnx.blame import blaming_models
-from graphprune.look import selectors
-from graphprune.observer import Observer, Step, observing
-from graphprune.opening import Shapes, open_host, require_seed
+from graphprune.observer import SILENT, Observer, Step, observing
+from graphprune.opened import Opened
+from graphprune.opening import Shapes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
-from graphprune.passes.protect_sensitive import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
+from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.trials import SAMPLES as TRIED
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
+from graphprune.recipe import Recipe, Selection
+from graphprune.recipe.build import measuring
+from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
 from graphprune.turns import in_turn
 
@@ -39,27 +43,43 @@ PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What trials are judged by.
+
+    Attributes:
+        name: Of the number.
+        baseline: What the original has.
+        measure: Takes it of a model.
+        batches: The inputs, where outputs are compared.
+    """
+
+    name: str
+    baseline: float
+    measure: Measure
+    batches: Batches | None = None
+
+
 @blaming_models
 @in_turn
 @frozen_heap()
+@takes_recipe(only=("criterion", "protect", "only", "seed"))
 def sensitivity(
     model: Any,
     example_inputs: Any = None,
     *,
     calibration: Any = None,
-    samples: int = SAMPLES,
+    samples: int = TRIED,
     evaluate: Any = None,
     metric: str | None = None,
     ratios: Sequence[float] = RATIOS,
-    criterion: str | None = None,
-    protect: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
-    seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     folder: str | Path | None = None,
     progress: Observer | Callable[[str], None] | None = None,
+    recipe: Named = None,
+    **keywords: Any,
 ) -> Sensitivity:
     """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
 
@@ -71,86 +91,137 @@ def sensitivity(
         evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         ratios: Fractions of a group's units that are removed.
-        criterion: How units are scored.
-        protect: Patterns or kinds that are left out.
-        only: Kinds, names or patterns of the groups to try; empty means all.
-        seed: Of random scores and made-up inputs.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
         folder: Where an interrupted run is noted, so that the next goes on from there.
         progress: As for :func:`graphprune.prune`.
+        recipe: As for :func:`graphprune.prune`; what it says of other things does not count.
+        **keywords: Those options of a :class:`Recipe` that count here.
 
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    require_seed(seed)
+    wanted = Recipe.read(recipe, **keywords)
     require_evaluation(evaluate, metric)
     check_ratios(ratios)
-    require_choices(criterion=criterion, only=only, protect=protect)
-    protect, only = selectors(protect), selectors(only)
-    observer = observing(progress)
-    observer.begin("open")
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
-    batches = None
-    if evaluate is None or calibration is not None:
-        batches = open_batches(calibration, host, samples=samples, seed=seed)
-    criterion = criterion or (MEASURED_CRITERION if calibration is not None else CRITERION)
-    passes = default_pipeline(
-        Analyze(),
-        Score(criterion, seed),
-        Allocate(),
-        None,
-        calibrate=measuring(criterion),
-        select=Select(only, protect) if only or protect else None,
-    )
-    end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
-    state = run_pipeline(passes[: end + 1], State(host, batches=batches), observer=observer)
-    analysis, original = state.analyzed("score"), state.host
-    groups = chosen_groups(analysis, only, protect)
+    opened = Opened(
+        model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
+        metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
+    )  # fmt: skip
+    return tried(opened, wanted, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+
+
+def tried(
+    opened: Opened,
+    recipe: Recipe,
+    *,
+    ratios: Sequence[float] = RATIOS,
+    samples: int = TRIED,
+    folder: str | Path | None = None,
+    observer: Observer = SILENT,
+) -> Sensitivity:
+    """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
+
+    Args:
+        opened: The model; its metric counts if there is one, else the relative error of the outputs.
+        recipe: What may be pruned, and how units are scored.
+        ratios: Fractions of a group's units that are removed.
+        samples: Outputs are compared on at most so many.
+        folder: Where an interrupted run is noted, so that the next goes on from there.
+        observer: Told each step before it begins.
+
+    Raises:
+        GraphpruneError: One of its kinds, with a message that says what to do.
+    """
+    check_ratios(ratios)
+    state = _scored(opened, recipe, samples, observer)
+    analysis, original, selection = state.analyzed("score"), state.host, recipe.select
+    groups = chosen_groups(analysis, selection.only, selection.protect)
     if not groups:
         raise OptionError("no group of this model can be pruned, so there is nothing to try; see 'graphprune inspect'")
     observer.begin("measure the original")
-    if evaluate is None:
-        assert batches is not None
-        name, baseline, measure = OUTPUT_ERROR, 0.0, output_error(original, batches, samples)
-    else:
-        evaluation = open_evaluation(evaluate, host, metric=metric)
-        if not evaluation.before:
-            raise OptionError(f"{evaluation.where} returns no number; expected at least one")
-        name, baseline = next(iter(evaluation.before.items()))
-        measure = _by_metric(evaluation, name)
-    key = {
-        "fingerprint": fingerprint(analysis.graph),
-        "measure": name,
-        "baseline": finite(baseline),
-        "ratios": list(ratios),
-        "criterion": criterion,
-        "seed": seed,
-        "scores": _digest(state.scores.values()),
-        "weights": original.model_digest(),
-        "data": "" if batches is None else batches.fingerprint,
-    }
+    judged = _judged(opened, state, samples)
     path = None if folder is None else Path(folder) / PARTIAL
+    key = {} if path is None else _key(state, judged, ratios, recipe)
     rows = _resumed(path, key)
     done = {(row.group, row.ratio) for row in rows}
-    total = len(groups)
     for i, group in enumerate(groups):
         left = [ratio for ratio in ratios if (group.name, ratio) not in done]
-        observer.step(Step("group", i, total, group.name))
+        observer.step(Step("group", i, len(groups), group.name))
         rows.extend(
-            SensitivityRow(group.name, group.kind, group.size, trial.ratio, trial.removed, measure(trial.host))
+            SensitivityRow(group.name, group.kind, group.size, trial.ratio, trial.removed, judged.measure(trial.host))
             for trial in (trials(original, analysis, (group,), state.scores, left) if left else ())
         )
         if path is not None and left:
             write_text(path, json.dumps({"key": key, "rows": [asdict(row) for row in rows]}))
-    order = {group.name: i for i, group in enumerate(groups)}
-    rows = sorted((row for row in rows if row.group in order), key=lambda row: (order[row.group], row.ratio))
     if path is not None:
         path.unlink(missing_ok=True)
-    made_up = evaluate is None and batches is not None and batches.random
-    notes = (*doubts(analysis, "only", only), *doubts(analysis, "protect", protect))
-    return Sensitivity(name, baseline, tuple(rows), made_up, notes)
+    return Sensitivity(
+        judged.name,
+        judged.baseline,
+        _in_order(rows, groups),
+        judged.batches is not None and judged.batches.random,
+        _doubts(analysis, selection),
+    )
+
+
+def _scored(opened: Opened, recipe: Recipe, samples: int, observer: Observer) -> State:
+    """The state with scores, and with made-up inputs where outputs are to be compared on some and there are none."""
+    state = opened.start(observer)
+    batches = opened.batches(recipe.seed)
+    if batches is None and opened.evaluate is None:
+        batches = open_batches(None, state.host, samples=samples, seed=recipe.seed)
+    criterion, selection = _criterion(opened, recipe), recipe.select
+    passes = default_pipeline(
+        Analyze(),
+        Score(criterion, recipe.seed),
+        Allocate(),
+        None,
+        calibrate=measuring(criterion),
+        select=Select(selection.only, selection.protect) if selection.only or selection.protect else None,
+    )
+    end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
+    return run_pipeline(passes[: end + 1], replace(state, batches=batches), observer=observer)
+
+
+def _judged(opened: Opened, state: State, samples: int) -> _Measured:
+    """The user's metric, or the error of the outputs."""
+    evaluation = opened.evaluation(SILENT)
+    if evaluation is None:
+        assert state.batches is not None
+        return _Measured(OUTPUT_ERROR, 0.0, output_error(state.host, state.batches, samples), state.batches)
+    if not evaluation.before:
+        raise OptionError(f"{evaluation.where} returns no number; expected at least one")
+    name, baseline = next(iter(evaluation.before.items()))
+    return _Measured(name, baseline, _by_metric(evaluation, name))
+
+
+def _key(state: State, judged: _Measured, ratios: Sequence[float], recipe: Recipe) -> dict[str, Any]:
+    """All that a partial result depends on."""
+    return {
+        "fingerprint": fingerprint(state.analyzed("score").graph),
+        "measure": judged.name,
+        "baseline": finite(judged.baseline),
+        "ratios": list(ratios),
+        "seed": recipe.seed,
+        "scores": _digest(state.scores.values()),
+        "weights": state.measured.digest(state.host),
+        "data": "" if judged.batches is None else judged.batches.fingerprint,
+    }
+
+
+def _criterion(opened: Opened, recipe: Recipe) -> str:
+    return recipe.score.criterion or (MEASURED_CRITERION if opened.calibrated else CRITERION)
+
+
+def _in_order(rows: Iterable[SensitivityRow], groups: Sequence[Group]) -> tuple[SensitivityRow, ...]:
+    order = {group.name: i for i, group in enumerate(groups)}
+    return tuple(sorted((row for row in rows if row.group in order), key=lambda row: (order[row.group], row.ratio)))
+
+
+def _doubts(analysis: Analysis, selection: Selection) -> tuple[str, ...]:
+    return (*doubts(analysis, "only", selection.only), *doubts(analysis, "protect", selection.protect))
 
 
 def _digest(arrays: Iterable[NDArray[Any]]) -> str:
@@ -160,7 +231,7 @@ def _digest(arrays: Iterable[NDArray[Any]]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _by_metric(evaluation: Callable[[Runner], dict[str, float]], name: str) -> Measure:
+def _by_metric(evaluation: Evaluation, name: str) -> Measure:
     def measure(host: Host) -> float:
         run = Runner(host, getattr(host, "module", None))  # not the user's own module, which is whole
         return evaluation(run).get(name, math.nan)

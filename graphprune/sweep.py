@@ -1,4 +1,4 @@
-"""Several targets in a row: what is left of metric, latency and size at each."""
+"""Several recipes in a row on one model: what is left of metric, latency and size at each."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphprune.api import Result, prune
-from graphprune.data.batches import SAMPLES, open_batches
-from graphprune.early import require_choices
+from graphprune.collector import frozen_heap
+from graphprune.compiling import Named, Running, compiled, reach_of
+from graphprune.data.batches import SAMPLES
+from graphprune.early import with_reach
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.evaluation import open_evaluation, require_evaluation
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.observer import Observer, Within, observing
-from graphprune.opening import Shapes, open_host, require_samples, require_seed
+from graphprune.opened import Opened
+from graphprune.opening import Shapes
+from graphprune.planning.latency import Profile
 from graphprune.planning.target import parse_targets
+from graphprune.recipe import Recipe
+from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import Front, FrontPoint
 from graphprune.report.metrics import sure
+from graphprune.result import Result
 from graphprune.turns import in_turn
 
 ORIGINAL = "original"
@@ -25,6 +30,8 @@ ORIGINAL = "original"
 
 @blaming_models
 @in_turn
+@frozen_heap()
+@takes_recipe(without=("target",))
 def sweep(
     model: Any,
     example_inputs: Any = None,
@@ -33,34 +40,44 @@ def sweep(
     folder: str | Path | None = None,
     calibration: Any = None,
     samples: int = SAMPLES,
+    statistics: str | Path | None = None,
     evaluate: Any = None,
     metric: str | None = None,
-    latency: bool = True,
-    seed: int = 0,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
+    latency: bool = True,
+    profile: Profile | str | Path | None = None,
+    dump_after: Iterable[str] = (),
+    dump: Callable[[str], None] = lambda text: None,
+    verify_each: bool = False,
     progress: Observer | Callable[[str], None] | None = None,
-    **options: Any,
+    recipe: Named = None,
+    **keywords: Any,
 ) -> Front:
-    """Prunes a model to each of several targets, each time from the original.
+    """Prunes a model to each of several targets, each time from the original, which is opened and measured once.
 
     Args:
-        model: As for :func:`graphprune.prune`; it is opened once.
+        model: As for :func:`graphprune.prune`.
         example_inputs: As for :func:`graphprune.prune`.
         targets: The targets, e.g. ``["macs=0.9", "macs=0.8"]``; ``"macs=0.8,params=2M"`` is one point that meets both.
         folder: Where the pruned models and their plans are written; nothing is if absent.
         calibration: As for :func:`graphprune.prune`.
         samples: As for :func:`graphprune.prune`.
+        statistics: As for :func:`graphprune.prune`.
         evaluate: As for :func:`graphprune.prune`; the original is measured once.
         metric: As for :func:`graphprune.prune`.
-        latency: Whether to measure latency.
-        seed: As for :func:`graphprune.prune`.
         shapes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        latency: Whether to measure latency.
+        profile: As for :func:`graphprune.prune`.
+        dump_after: As for :func:`graphprune.prune`.
+        dump: As for :func:`graphprune.prune`.
+        verify_each: As for :func:`graphprune.prune`.
         progress: As for :func:`graphprune.prune`.
-        options: The other options of :func:`graphprune.prune`.
+        recipe: As for :func:`graphprune.prune`; its targets do not count.
+        **keywords: The options of a :class:`Recipe`.
 
     Returns:
         The original and one point for each target; targets that cannot be met say why.
@@ -68,28 +85,52 @@ def sweep(
     Raises:
         GraphpruneError: No target could be met, or an option is wrong.
     """
-    require_seed(seed)
-    require_evaluation(evaluate, metric)
-    require_samples(samples, calibration)
-    require_choices(**options)
-    wanted = _distinct(targets)
-    _require_apart(model, wanted, folder)
-    observer = observing(progress)
-    observer.begin("open")
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
-    batches = None if calibration is None else open_batches(calibration, host, samples=samples, seed=seed)
-    evaluation = None if evaluate is None else open_evaluation(evaluate, host, metric=metric)
+    base = Recipe.read(recipe, **keywords)
+    recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
+    opened = Opened(
+        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
+        dynamic_shapes=dynamic_shapes, trust=trust,
+    )  # fmt: skip
+    running = Running(
+        statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
+        verify_each=verify_each, progress=progress,
+    )  # fmt: skip
+    return swept(opened, recipes, running, folder=folder)
+
+
+def swept(
+    opened: Opened, recipes: Mapping[str, Recipe], running: Running, *, folder: str | Path | None = None
+) -> Front:
+    """Carries out recipes, each from the original; model, data and what is measured on them are shared.
+
+    Args:
+        opened: The model.
+        recipes: By the names of the points.
+        running: How they are carried out.
+        folder: Where the pruned models and their plans are written; nothing is if absent.
+
+    Returns:
+        The original and one point for each recipe; targets that cannot be met say why.
+
+    Raises:
+        GraphpruneError: No recipe could be carried out, or an option is wrong.
+    """
+    if not recipes:
+        raise OptionError("a sweep needs targets; give some, such as macs=0.9 and macs=0.8")
+    _require_apart(opened.model, recipes, folder)
+    observer = observing(running.progress)
+    opened.start(observer)
+    opened.batches(next(iter(recipes.values())).seed)
+    opened.evaluation(observer)
+    reach = reach_of(opened, recipes.values(), running) if opened.calibrated else with_reach
     points: list[FrontPoint] = []
     originals: list[FrontPoint] = []
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
-    for i, (name, target) in enumerate(wanted.items(), start=1):
-        inside = Within(observer, f"{name} ({i} of {len(wanted)})")
+    for i, (name, recipe) in enumerate(recipes.items(), start=1):
+        inside = Within(observer, f"{name} ({i} of {len(recipes)})")
         try:
-            result = prune(
-                host, target=target, calibration=batches, evaluate=evaluation, latency=latency, seed=seed,
-                progress=inside, **options,
-            )  # fmt: skip
+            result = compiled(opened, recipe, replace(running, progress=inside), reach)
         except GraphpruneError as error:
             failure = error
             points.append(FrontPoint(name, {}, {}, {}, {}, str(error)))
@@ -104,8 +145,33 @@ def sweep(
     return Front((_median(originals), *points), tuple(notes))
 
 
-def _distinct(targets: Iterable[str | Mapping[str, float | str]]) -> dict[str, list[str]]:
-    """The targets by name, checked, each once."""
+def by_name(recipes: Mapping[str, Recipe] | Iterable[Recipe]) -> dict[str, Recipe]:
+    """Recipes by the names of their points: the targets, and a number where several have the same ones.
+
+    Raises:
+        OptionError: Something is no recipe.
+    """
+    if isinstance(recipes, Mapping):
+        return dict(recipes)
+    found: dict[str, Recipe] = {}
+    for recipe in recipes:
+        if not isinstance(recipe, Recipe):
+            raise OptionError(f"a '{type(recipe).__name__}' is no recipe; give Recipe.of(target=...), several of them")
+        name = first = ",".join(recipe.targets) or "recipe"
+        n = 1
+        while name in found:
+            n += 1
+            name = f"{first} {n}"
+        found[name] = recipe
+    return found
+
+
+def points_of(targets: Iterable[str | Mapping[str, float | str]]) -> dict[str, list[str]]:
+    """The targets of a sweep by the names of its points, checked, each once.
+
+    Raises:
+        GraphpruneError: There is none, or one cannot be read.
+    """
     found: dict[str, list[str]] = {}
     for target in [targets] if isinstance(targets, str) else targets:
         if isinstance(target, Mapping):

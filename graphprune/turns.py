@@ -11,6 +11,13 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+
+class Holder:
+    """What holds a model of the user's, so that whoever looks for one in the arguments of a call finds it."""
+
+    model: Any
+
+
 _turn = threading.RLock()
 
 
@@ -32,6 +39,7 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
 
 def _is_onnx(model: Any) -> bool:
     """Whether a model is one that no framework is needed for."""
+    model = model.model if isinstance(model, Holder) else model
     if isinstance(model, str | os.PathLike):
         return os.fspath(model).endswith(".onnx")
     return type(model).__name__ in ("ModelProto", "OnnxHost")

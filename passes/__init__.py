@@ -15,11 +15,16 @@ from importlib.metadata import entry_points
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
+from graphprune.passes.check_export import CheckExport
 from graphprune.passes.compensate import Compensate
+from graphprune.passes.evaluate import Evaluate
 from graphprune.passes.exchange_units import ExchangeUnits
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.measure_latency import MeasureLatency
 from graphprune.passes.measure_losses import MeasureLosses
+from graphprune.passes.meet_latency import MeetLatency, meeting_latency
 from graphprune.passes.protect_sensitive import ProtectSensitive
+from graphprune.passes.rebuild_module import RebuildModule
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
@@ -33,12 +38,17 @@ __all__ = [
     "Allocate",
     "Analyze",
     "Calibrate",
+    "CheckExport",
     "Compensate",
+    "Evaluate",
     "ExchangeUnits",
     "FoldConstants",
+    "MeasureLatency",
     "MeasureLosses",
+    "MeetLatency",
     "Pass",
     "ProtectSensitive",
+    "RebuildModule",
     "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
@@ -47,6 +57,7 @@ __all__ = [
     "Verify",
     "all_passes",
     "default_pipeline",
+    "meeting_latency",
 ]
 
 PASSES: tuple[type[Pass], ...] = (
@@ -64,6 +75,11 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveDeadNodes,
     Verify,
     Compensate,
+    MeetLatency,
+    CheckExport,
+    MeasureLatency,
+    RebuildModule,
+    Evaluate,
 )
 """The built-in passes."""
 

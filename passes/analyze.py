@@ -54,6 +54,10 @@ class Analyze(Pass):
                 keys.SLICED,
                 keys.SHALLOWER,
                 keys.REFIT,
+                keys.EXPORT,
+                keys.LATENCY,
+                keys.MODULE,
+                keys.METRICS,
             }
         )
 

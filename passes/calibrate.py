@@ -14,7 +14,6 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
 from graphprune.statistics.holdout import apart
-from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Calibrate(Pass):
         numbers = apart(len(batches))[0] if self.apart else range(len(batches))
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
-            origin = origin_of(state.host, batches, numbers, products=self.products)
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
             gates = find_gates(state.host, analysis)
             loaded = Statistics.load(self.file, state.host, analysis, origin, widths(gates, analysis))
             known = replace(loaded, gates=gates)
@@ -82,9 +81,9 @@ class Calibrate(Pass):
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
                 )
             return replace(state, statistics=known)
-        if batches.statistics:  # before any are there, data need not be read for their digest first
-            origin = origin_of(state.host, batches, numbers, products=self.products)
-            kept = batches.statistics.get((origin, self.memory))
+        if state.measured.any_of(self.name):  # before any are there, data need not be read for their digest first
+            origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+            kept = state.measured.find(self.name, (origin, self.memory))
             if kept is not None and kept.fits(analysis, full=self.products, groups=groups):
                 if self.file:
                     kept.save(self.file)
@@ -100,8 +99,9 @@ class Calibrate(Pass):
             progress=state.observer.counter(self.name),
         )
         found = with_gates(found, state.host, analysis, taken, full=self.products)
-        found = replace(found, origin=origin_of(state.host, batches, numbers, products=self.products))
-        batches.statistics[found.origin, self.memory] = found
+        origin = state.measured.origin(state.host, batches, numbers, products=self.products)
+        found = replace(found, origin=origin)
+        state.measured.keep(self.name, (origin, self.memory), found)
         if self.file:
             found.save(self.file)
         return replace(state, statistics=found)

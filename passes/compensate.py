@@ -50,8 +50,9 @@ class Compensate(Pass):
 
     @property
     def before(self) -> frozenset[str]:
-        """The plan notes one refit."""
-        return frozenset() if self.rung == "none" else frozenset({keys.REFIT})
+        """The plan notes one refit, and what is measured on the result has to be of its weights."""
+        measured = {keys.REFIT, keys.EXPORT, keys.LATENCY, keys.MODULE, keys.METRICS}
+        return frozenset() if self.rung == "none" else frozenset(measured)
 
     def check(self) -> None:
         """Refuses an unknown rung."""
@@ -70,13 +71,14 @@ class Compensate(Pass):
         analysis = state.analyzed(self.name)
         require_rung(self.rung)
         state = replace(state, done=state.done | self.gives)
+        if self.rung != "none" and state.kept and state.batches is not None:
+            state = state.without_statistics()
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:
             raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
-        state = state.without_statistics()
         if self.rung == NORMS:
             host, changed = reestimate(
                 state.original,

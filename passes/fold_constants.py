@@ -31,4 +31,4 @@ class FoldConstants(Pass):
 
     def run(self, state: State) -> State:
         """The state with the host folded."""
-        return replace(state, host=state.host.folded())
+        return replace(state, host=state.host.folded(), opened=state.opened or state.host)

@@ -21,7 +21,6 @@ from graphprune.planning.plan import fingerprint
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
 from graphprune.statistics.holdout import apart
-from graphprune.statistics.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ class MeasureLosses(Pass):
         each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
         n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
         key = self._key(state, held[:n_batches], allowed, n_widths)
-        found = state.batches.losses.get(key)
+        found = state.measured.find(self.name, key)
         if found is None:
             found = loss_curves(
                 Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
@@ -92,7 +91,7 @@ class MeasureLosses(Pass):
                 progress=state.observer.counter(self.name),
             )
             if key:
-                state.batches.losses[key] = found
+                state.measured.keep(self.name, key, found)
         final = final_of(analysis.graph)
         if final is not None:
             note = f"losses are judged by what goes into the {final.kind} at the end of the model, not by probabilities"
@@ -104,7 +103,7 @@ class MeasureLosses(Pass):
         if state.statistics is None or state.statistics.origin is None:
             return ""
         assert state.batches is not None
-        origins = (origin_of(state.host, state.batches, held, products=False), state.statistics.origin)
+        origins = (state.measured.origin(state.host, state.batches, held, products=False), state.statistics.origin)
         key = hashlib.sha256(repr((fingerprint(state.analyzed(self.name).graph), origins, n_widths)).encode())
         for name, scores in state.scores.items():
             key.update(f"{name} {name in allowed};".encode() + scores.tobytes())

@@ -73,10 +73,11 @@ class Verify(Pass):
             ProofError: A difference is larger than rounding explains.
             OptionError: The pipeline lacks a pass.
         """
+        state = state.without_statistics()
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         self.check()
-        analysis, state = state.analyzed(self.name), state.without_statistics()
+        analysis = state.analyzed(self.name)
         checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
         if self.unproven == "accept":
             checks = excused(checks)

@@ -15,10 +15,9 @@ from graphprune.commands.bundles import AsJson, Data, Model, Opening, Running, S
 from graphprune.commands.offered import Offers
 from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, print_json, progress, require_distinct
+from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
 from graphprune.files import output_folder, require_writable, write_text
-from graphprune.passes.protect_sensitive import RATIOS
-from graphprune.passes.protect_sensitive import SAMPLES as SENSITIVITY_SAMPLES
 from graphprune.recipe import Recipe
 from graphprune.recipe.options import option
 from graphprune.report.envelope import described
@@ -76,11 +75,10 @@ def sweep(
         return
     with output_folder(output), progress(showing.as_json) as tell:
         require_writable(output / "front.json")
-        options = {name: value for name, value in recipe.keywords().items() if name != "target"}
         front = gp.sweep(
             model,
             targets=target,
-            **options,
+            recipe=recipe,
             **opening.keywords(),
             **running.keywords(dump),
             folder=output if showing.save_models else None,
@@ -109,7 +107,7 @@ def sensitivity(
     ] = None,
     ratios: Annotated[
         str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
-    ] = ",".join(map(str, RATIOS)),
+    ] = ",".join(map(str, SENSITIVITY_RATIOS)),
     recipe: Annotated[Recipe, Offers(only=("criterion", "protect", "only", "seed"), read=True)],
     data: Annotated[Data, Offers(without=("statistics",), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
     opening: Opening,
@@ -132,10 +130,7 @@ def sensitivity(
             evaluate=evaluation,
             metric=data.metric,
             ratios=_ratios(ratios),
-            criterion=recipe.score.criterion,
-            protect=recipe.select.protect,
-            only=recipe.select.only,
-            seed=recipe.seed,
+            recipe=recipe,
             folder=output,
             progress=tell,
         )

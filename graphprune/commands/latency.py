@@ -12,8 +12,8 @@ from rich.progress import Progress
 import graphprune as gp
 from graphprune.commands.bundles import AsJson, Model, Opening
 from graphprune.commands.shell import err, out, print_json, require_distinct
+from graphprune.defaults import ALIGN
 from graphprune.files import require_writable
-from graphprune.planning.allocation import Limits
 from graphprune.recipe.options import option
 from graphprune.report.envelope import described
 from graphprune.report.terminal import render_profile
@@ -33,7 +33,7 @@ class Profiling:
 
     threads: int = option(1)
     provider: str = option("CPUExecutionProvider")
-    align: int = option(Limits().align)
+    align: int = option(ALIGN)
     quick: bool = option(default=False)
     seconds: float | None = option(None, unset="120, with --quick 20")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
-from dataclasses import MISSING, fields
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,14 +11,18 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.commands.bundles import AsJson, Data, Opening
 from graphprune.commands.shell import out, print_json, progress
-from graphprune.passes import Pass, all_passes
 from graphprune.recipe import Recipe
-from graphprune.recipe.options import attributes, first_sentence, plain
+from graphprune.recipe.options import first_sentence, plain
 from graphprune.recipe.text import pipeline_text
+
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
 
 
 def passes(showing: AsJson) -> None:
-    """List the passes that --pipeline takes, with their options."""
+    """List the passes that --pipeline takes, with what they need, what they give, and their options."""
+    from graphprune.passes import all_passes
+
     listed = [_described(each) for each in all_passes().values()]
     if showing.as_json:
         print_json({"passes": listed})
@@ -28,28 +30,54 @@ def passes(showing: AsJson) -> None:
     for row in listed:
         out.print(f"[bold]{row['name']}[/]  {escape(row['doc'])}", highlight=False)
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-        for option in row["options"]:
-            table.add_row(f"[cyan]{option['name']}[/]", escape(option["default"]), escape(option["doc"]))
-        if row["options"]:
+        for key in ("needs", "gives"):
+            if row[key]:
+                table.add_row(f"[dim]{key}[/]", "", escape("; ".join(row[key])))
+        for each in row["options"]:
+            default = "(required)" if each["required"] else each["default"]
+            table.add_row(f"[cyan]{each['name']}[/]", escape(default), escape(each["doc"]))
+        if table.row_count:
             out.print(table, highlight=False)
 
 
 def _described(cls: type[Pass]) -> dict[str, Any]:
     """What there is to say of a pass."""
-    texts = attributes(cls)
+    from graphprune.pipeline.options import options_of, summary
+
+    options = options_of(cls)
+    missing = [each.name for each in options.values() if each.required]
+    made = None if missing else cls()  # by default; what only some options need stands in may_need
     return {
         "name": cls.name,
-        "doc": plain(inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]),
+        "doc": plain(summary(cls)),
+        "needs": [] if made is None else [*_phrases(made.needs), *_phrases(cls.may_need)],
+        "gives": [] if made is None else _phrases(made.gives),
         "options": [
-            {"name": each.name, "default": _shown(each.default), "doc": plain(first_sentence(texts.get(each.name, "")))}
-            for each in fields(cls)
+            {
+                "name": each.name,
+                "type": each.type,
+                "required": each.required,
+                "default": "" if each.required else _shown(each.default),
+                "doc": plain(first_sentence(each.doc)),
+            }
+            for each in options.values()
         ],
     }
 
 
+def _phrases(names: Iterable[str]) -> list[str]:
+    """Keys as a reader has them, in the order in which they are made; with what asks for them, if that is said."""
+    from graphprune.pipeline.keys import KEYS
+
+    asked = names if isinstance(names, Mapping) else {}
+    order = [*KEYS, *sorted(set(names) - KEYS.keys() - {"*"})]
+    phrases = {name: KEYS[name].phrase if name in KEYS else name for name in order if name in names}
+    return [f"{phrase} ({plain(asked[name])})" if name in asked else phrase for name, phrase in phrases.items()]
+
+
 def _shown(default: Any) -> str:
-    if default is MISSING:
-        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
     return "|".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 

@@ -42,7 +42,7 @@ def prune(
     with progress(showing.as_json) as tell:
         result = gp.prune(
             model,
-            **recipe.keywords(),
+            recipe=recipe,
             **opening.keywords(),
             **running.keywords(dump),
             calibration=inputs,
@@ -52,7 +52,7 @@ def prune(
             latency=not showing.no_latency,
             progress=tell,
         )
-        tell("write")
+        tell.begin("write")
         result.save_onnx(output)
         if writing.plan_out is not None:
             result.plan.save(writing.plan_out)
@@ -86,7 +86,7 @@ def apply(
             latency=not showing.no_latency,
             progress=tell,
         )
-        tell("write")
+        tell.begin("write")
         result.save_onnx(output)
     files |= described(output=output) if showing.as_json else {}
     _show(result, output, files, showing)

@@ -5,24 +5,24 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import graphprune as gp
 from graphprune.bounds import parse_bound
 from graphprune.commands.offered import offered, shown
 from graphprune.errors import GraphpruneError, OptionError, ProofError
 from graphprune.files import visible
+from graphprune.observer import Observer
 from graphprune.report.console import SafeConsole, end_quietly, libraries_quiet, one_line, stdout_of_ours
 from graphprune.report.envelope import enveloped, failure
+from graphprune.report.progress import progress_bar
 
 out = SafeConsole(soft_wrap=False)
 err = SafeConsole(stderr=True)
@@ -89,22 +89,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return shown(guarded, (*inspect.signature(run).parameters.values(), *more))
 
 
-@contextmanager
-def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """The present step, with a bar where it is "3 of 20", on stderr so that stdout can be piped."""
-    if quiet or not err.is_terminal:
-        yield lambda step: None
-        return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=30), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def tell(step: str) -> None:
-            counted = re.search(r"(\d+) of (\d+)", step)
-            done, total = (int(counted[1]) - 1, int(counted[2])) if counted else (0, None)
-            bar.update(task, description=f"{escape(step)} ...", completed=done, total=total)
-
-        yield tell
+def progress(quiet: bool = False) -> AbstractContextManager[Observer]:
+    """The present step, on stderr so that stdout can be piped."""
+    return progress_bar(err, quiet=quiet)
 
 
 def dump(text: str) -> None:

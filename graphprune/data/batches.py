@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +64,6 @@ class Batches:
         batch_size: Samples of a full batch.
         source: What they come from, for messages.
         random: Whether they are made up: statistics of them say little, and the report says so.
-        statistics: What was measured on them, by what that is of (:mod:`graphprune.statistics.origin`).
-        passing: Whether they are opened for one compilation alone, after which nobody asks for what was measured.
-        losses: What trials on them have found, by what was tried.
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
     """
@@ -85,9 +82,6 @@ class Batches:
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
-        self.statistics: dict[Hashable, Any] = {}
-        self.passing = False
-        self.losses: dict[str, Any] = {}
         self._digests: dict[int, str] = {}
         self.random = random
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])

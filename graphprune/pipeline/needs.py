@@ -86,6 +86,7 @@ def check(passes: Sequence[Needing], have: Iterable[str] = (), *, complete: bool
     there = set(have)
     unused: dict[str, Needing] = {}
     for each in passes:
+        _check_inside(each, there)
         if not there & ANYTHING:
             _require(each, there)
         for key in sorted(each.before & there, key=_rank):
@@ -100,7 +101,6 @@ def check(passes: Sequence[Needing], have: Iterable[str] = (), *, complete: bool
                     f"'{unused[key].name}' and '{each.name}' both make {_phrase(key)}, and nothing between them uses "
                     f"what the first makes; leave one of them out"
                 )
-        _check_inside(each, there)
         there = there - each.spoils | each.gives
         unused = {key: by for key, by in unused.items() if key not in each.spoils}
         unused.update((key, each) for key in each.gives - ANYTHING)
@@ -133,8 +133,8 @@ def _check_inside(each: Needing, there: set[str]) -> None:
 def _require_result(passes: Sequence[Needing], there: set[str]) -> None:
     if PLAN not in there:
         raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
-    for i, each in enumerate(passes):
-        for key in sorted(_unanswered(each, passes[i + 1 :]), key=_rank):
+    for each, unanswered in asked(passes):
+        for key in sorted(unanswered, key=_rank):
             if key == SLICED:
                 raise OptionError(
                     "the pipeline plans a cut and does not make it; put 'slice-groups' after 'allocate' in it"
@@ -145,9 +145,11 @@ def _require_result(passes: Sequence[Needing], there: set[str]) -> None:
             )
 
 
-def _unanswered(each: Needing, behind: Sequence[Needing]) -> frozenset[str]:
-    later = given(behind)
-    return frozenset() if later & ANYTHING else each.asks - later
+def asked(passes: Sequence[Needing]) -> Iterator[tuple[Needing, frozenset[str]]]:
+    """Passes in a row, each with what it asks for that none behind it gives."""
+    for i, each in enumerate(passes):
+        behind = given(passes[i + 1 :])
+        yield each, frozenset() if behind & ANYTHING else each.asks - behind
 
 
 def needed(passes: Sequence[Needing]) -> frozenset[str]:
@@ -158,6 +160,16 @@ def needed(passes: Sequence[Needing]) -> frozenset[str]:
         if not there & ANYTHING:
             found |= each.needs - there
         there = there - each.spoils | each.gives
+    return found
+
+
+def late(passes: Sequence[Needing]) -> frozenset[str]:
+    """What must not be there before passes in a row."""
+    there: frozenset[str] = frozenset()
+    found: frozenset[str] = frozenset()
+    for each in passes:
+        found |= each.before - there
+        there |= each.gives
     return found
 
 

@@ -18,13 +18,23 @@ from graphprune.ir.text import print_graph
 from graphprune.observer import Observer, Several
 from graphprune.pipeline import keys
 from graphprune.pipeline.keys import ANYTHING
-from graphprune.pipeline.needs import check, lacking
+from graphprune.pipeline.needs import asked, check, given, lacking, late, needed
 from graphprune.pipeline.state import State
 from graphprune.pipeline.text import parse_pipeline, print_pass, print_pipeline
 from graphprune.planning.selection import Selection
 from graphprune.suggest import meant
 
-__all__ = ["Dumps", "Pass", "check_host", "have", "named", "parse_pipeline", "print_pipeline", "run_pipeline"]
+__all__ = [
+    "Compound",
+    "Dumps",
+    "Pass",
+    "check_host",
+    "have",
+    "named",
+    "parse_pipeline",
+    "print_pipeline",
+    "run_pipeline",
+]
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -129,6 +139,37 @@ class Pass(ABC):
         return print_pass(self)
 
 
+@dataclass(frozen=True)
+class Compound(Pass):
+    """A pass that runs pipelines, each of them (:attr:`inside`) from where the pass begins; one of them is kept."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the pipelines need but for what the pass lends them."""
+        return NOTHING.union(*map(needed, self.inside)) - self.lends
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """What each of the pipelines gives."""
+        found = [given(inside) for inside in self.inside]
+        return found[0].intersection(*found[1:]) if found else NOTHING
+
+    @property
+    def uses(self) -> frozenset[str]:
+        """What the pipelines look at."""
+        return self.needs.union(*(each.uses for inside in self.inside for each in inside))
+
+    @property
+    def before(self) -> frozenset[str]:
+        """What must not be there before one of the pipelines."""
+        return NOTHING.union(*map(late, self.inside))
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What the pipelines ask for and do not give."""
+        return NOTHING.union(*(keys for inside in self.inside for _, keys in asked(inside)))
+
+
 def named(passes: Iterable[Pass]) -> tuple[str, ...]:
     """The names of passes, those inside of others behind them; each once."""
     found: dict[str, None] = {}
@@ -154,6 +195,7 @@ def have(state: State) -> frozenset[str]:
         keys.LOSSES: bool(state.losses),
         keys.PROFILE: state.latency is not None,
         keys.PROOF: bool(state.checks),
+        keys.EVALUATION: state.evaluation is not None,
     }
     return state.done.union(key for key, here in there.items() if here)
 

@@ -13,6 +13,7 @@ from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.observer import SILENT, Observer
 from graphprune.planning.selection import Selection
+from graphprune.statistics.measurements import Measurements
 
 if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.analysis.branch import Block
@@ -84,6 +85,7 @@ class State:
         checks: The proof so far.
         seconds: Time taken by each pass that ran, in order.
         batches: Calibration inputs, if there are any.
+        measured: What was measured before, on this model and others, and is found again by what it is of.
         protected: Names of groups that were found to be sensitive and stay whole.
         observer: Told the passes that run, and by long ones how many parts of how many are done.
         latency: What the model takes by a profile, where a target is about latency.
@@ -98,8 +100,10 @@ class State:
         evaluation: The user's metric, measured on the original.
         metrics: By name, the user's metric of the original and of the pruned model.
         latencies: Milliseconds in onnxruntime before and after, by number of threads.
-        exported: What a plan says of the tensors of an exported file.
-        module: The user's module made small, with what there is to say about it.
+        module: The user's module, made small.
+        attributes: The numbers of the module that differ from those of the user's.
+        opened: The model as it was opened, not folded: what latency is measured against.
+        export: The file of the model, which is removed with the state that holds it.
     """
 
     __repr__ = brief
@@ -119,6 +123,7 @@ class State:
     checks: tuple[Check, ...] = ()
     seconds: tuple[tuple[str, float], ...] = ()
     batches: Batches | None = None
+    measured: Measurements = field(default_factory=Measurements, repr=False)
     protected: tuple[str, ...] = ()
     observer: Observer = field(default=SILENT, repr=False)
     latency: LatencyModel | None = None
@@ -132,17 +137,19 @@ class State:
     evaluation: Any = field(default=None, repr=False)
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     latencies: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    exported: Mapping[str, str] = field(default_factory=dict)
     module: Any = field(default=None, repr=False)
+    attributes: tuple[Any, ...] = ()
+    opened: Host | None = field(default=None, repr=False)
+    export: Any = field(default=None, repr=False)
 
     def without_statistics(self) -> State:
         """The state once nothing will look at what was measured: products of activations may be as large as weights.
 
-        Data that are opened once and used for several compilations keep it for the next.
+        A session keeps it for its next compilation.
         """
-        if self.batches is None or not self.batches.passing:
+        if not self.measured.passing:
             return self
-        self.batches.statistics.clear()
+        self.measured.clear()
         return replace(self, statistics=None)
 
     @property
@@ -159,7 +166,7 @@ class State:
         if self.analysis is None:
             return self
         return replace(
-            self, statistics=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
+            self, statistics=None, reach=None, scores={}, losses={}, block_scores={}, kept={}, removed=(), plan=None,
             compensated=(), left_alone=(), protected=(), left_whole={}, done=frozenset(),
         )  # fmt: skip
 

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.data.batches import Batches
+from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
 from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.host import Array, Host
 from graphprune.planning.keep import keep_counts
 
-RATIOS = (0.25, 0.5, 0.75)
+RATIOS = SENSITIVITY_RATIOS
 """Fractions of a group's units that are removed on trial."""
-SAMPLES = 32
+SAMPLES = SENSITIVITY_SAMPLES
 """How many samples are tried where nothing else is said."""
 REFERENCE_BYTES = 1 << 30
 """The original's outputs are kept up to this size, and computed again for each trial above it."""

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group, multiplicity
+from graphprune.defaults import ALIGN, MAX_RATIO, MIN_UNITS
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.cost import METRICS, CostModel
 from graphprune.planning.target import Target
@@ -46,9 +47,9 @@ class Limits:
         floors: By name of a group, at least so many units stay in it.
     """
 
-    align: int = 8
-    min_units: int = 1
-    max_ratio: float = 0.9
+    align: int = ALIGN
+    min_units: int = MIN_UNITS
+    max_ratio: float = MAX_RATIO
     floors: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

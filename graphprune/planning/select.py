@@ -180,11 +180,7 @@ def how_many(text: str, n: int, kind: str) -> int:
     Raises:
         OptionError: It is no number, is none of them, or more than there are.
     """
-    try:
-        value = float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1)
-    except ValueError:
-        raise OptionError(f"cannot read '{text}' {kind}s; expected a number like 2 or a fraction like 0.25") from None
-    whole = text.isdigit()
+    value, whole = _number(text, kind)
     count = (int(value) if whole else int(value * n + 1e-9)) if isfinite(value) else 0
     if not 1 <= count <= n or not (whole or value <= 1):
         raise OptionError(
@@ -194,3 +190,26 @@ def how_many(text: str, n: int, kind: str) -> int:
             else f"the model has no {kind} that can be removed; see 'graphprune inspect'"
         )
     return count
+
+
+def require_number(text: str, kind: str) -> None:
+    """Refuses what is no number of blocks of any model.
+
+    Raises:
+        OptionError: It is not.
+    """
+    value, whole = _number(text, kind)
+    if not isfinite(value) or not (value >= 1 if whole else 0 < value <= 1):
+        raise OptionError(f"'{text}' {kind}s cannot be removed; expected a number of 1 or more, or a fraction up to 1")
+
+
+def _number(text: str, kind: str) -> tuple[float, bool]:
+    """What a text says, and whether that is a number of blocks; else it is a fraction of them.
+
+    Raises:
+        OptionError: It cannot be read.
+    """
+    try:
+        return float(text.removesuffix("%")) * (0.01 if text.endswith("%") else 1), text.isdigit()
+    except ValueError:
+        raise OptionError(f"cannot read '{text}' {kind}s; expected a number like 2 or a fraction like 0.25") from None

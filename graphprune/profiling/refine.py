@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from graphprune.errors import TargetError
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import Attempt, LatencyModel
 from graphprune.planning.target import Target, parse_targets
@@ -38,6 +39,20 @@ def split(passes: Sequence[Pass]) -> tuple[Sequence[Pass], Sequence[Pass], Seque
     return passes[:first], passes[first:last], passes[last:]
 
 
+def alignment(passes: Sequence[Pass]) -> int:
+    """Of the first allocation: widths are measured at what it chooses from."""
+    return next((getattr(each, "align", Limits().align) for each in _allocations(passes)), Limits().align)
+
+
+def _allocations(passes: Sequence[Pass]) -> Iterator[Pass]:
+    """The allocations among passes, those inside of others too."""
+    for each in passes:
+        if each.name == ALLOCATE:
+            yield each
+        for inside in each.inside:
+            yield from _allocations(inside)
+
+
 def _targets(each: Pass) -> tuple[str, ...]:
     found: tuple[str, ...] = getattr(each, "targets", ()) if each.name == ALLOCATE else ()
     return found
@@ -45,12 +60,20 @@ def _targets(each: Pass) -> tuple[str, ...]:
 
 def latency_target(passes: Sequence[Pass]) -> Target | None:
     """The latency target of the first allocation, if it has one."""
-    targets = next((parse_targets(each) for each in map(_targets, passes) if each), ())
+    targets = next((parse_targets(each) for each in map(_targets, _allocations(passes)) if each), ())
     return next((target for target in targets if target.metric == "latency"), None)
 
 
 def refine(
-    scored: State, repeated: Sequence[Pass], model: LatencyModel, target: Target, host: Host, run: Run, timing: Timing
+    scored: State,
+    repeated: Sequence[Pass],
+    model: LatencyModel,
+    target: Target,
+    host: Host,
+    run: Run,
+    timing: Timing,
+    *,
+    rounds: int = ROUNDS,
 ) -> tuple[State, tuple[Attempt, ...]]:
     """Repeats allocation and slicing until the measured latency meets the target by no more than :data:`MISS`.
 
@@ -64,6 +87,7 @@ def refine(
         host: The original model.
         run: Runs passes.
         timing: Measures.
+        rounds: At most so many allocations.
 
     Returns:
         The state of the attempt that came closest to the bound from below, or, if none met it, from above; and all
@@ -75,7 +99,7 @@ def refine(
     whole = model.profile.whole
     requested = target.limit(whole) / whole
     attempts: list[tuple[State, Attempt]] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         try:
             state = run(repeated, replace(scored, latency=model))
         except TargetError:

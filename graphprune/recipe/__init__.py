@@ -3,23 +3,9 @@
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option
 from graphprune.recipe.recipe import VERSION, Recipe, recipe_options
-from graphprune.recipe.sections import (
-    ALLOCATION,
-    CRITERION,
-    MEASURED_ALLOCATION,
-    MEASURED_CRITERION,
-    Allocation,
-    Proof,
-    Refit,
-    Scoring,
-    Selection,
-)
+from graphprune.recipe.sections import Allocation, Proof, Refit, Scoring, Selection
 
 __all__ = [
-    "ALLOCATION",
-    "CRITERION",
-    "MEASURED_ALLOCATION",
-    "MEASURED_CRITERION",
     "RECIPES",
     "VERSION",
     "Allocation",

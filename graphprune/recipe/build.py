@@ -6,6 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from graphprune.defaults import (
+    ALLOCATION,
+    COMPENSATION,
+    CRITERION,
+    MEASURED_ALLOCATION,
+    MEASURED_COMPENSATION,
+    MEASURED_CRITERION,
+)
 from graphprune.errors import OptionError
 from graphprune.importance import criterion as find_criterion
 from graphprune.passes import (
@@ -24,15 +32,7 @@ from graphprune.passes import (
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
-from graphprune.recipe.sections import (
-    ALLOCATION,
-    COMPENSATION,
-    CRITERION,
-    MEASURED_ALLOCATION,
-    MEASURED_COMPENSATION,
-    MEASURED_CRITERION,
-    Selection,
-)
+from graphprune.recipe.sections import Selection
 
 if TYPE_CHECKING:
     from graphprune.recipe.recipe import Recipe
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: str = "") -> tuple[Pass, ...]:
     """The passes of a recipe; see :meth:`graphprune.recipe.Recipe.pipeline`."""
     if recipe.passes:
-        return tuple(_targeted(each, recipe.targets) for each in recipe.passes)
+        return tuple(targeted(each, recipe.targets) for each in recipe.passes)
     select, sharing, proof, seed = recipe.select, recipe.allocate, recipe.proof, recipe.seed
     if not (recipe.targets or sharing.whole):
         parse_targets(())
@@ -85,7 +85,7 @@ def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
 
 
-def _targeted(each: Pass, targets: Sequence[str]) -> Pass:
+def targeted(each: Pass, targets: Sequence[str]) -> Pass:
     """An allocation of a user's pipeline that says nothing about what remains, with the targets."""
     if isinstance(each, Allocate) and not (each.targets or each.blocks or each.layers or each.remove):
         return replace(each, targets=tuple(targets))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from math import isfinite
@@ -37,7 +37,7 @@ class Shown:
     keyword: str = ""
     name: str = ""
     metavar: str | None = None
-    choices: Callable[[], Iterable[str]] | None = None
+    choices: tuple[str, ...] = ()
     unset: str = ""
     flags: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     about: str = ""
@@ -88,8 +88,8 @@ class Option:
             unset: What happens where it is not given, if that is not what stands with the option.
         """
         first = plain(first_sentence(self.text))
-        if self.shown.choices is not None:
-            first = f"{first.removesuffix('.')}: {', '.join(self.shown.choices())}."
+        if self.shown.choices:
+            first = f"{first.removesuffix('.')}: {', '.join(self.shown.choices)}."
         if not unset:
             plainly = self.default is None or isinstance(self.default, bool | tuple)
             unset = self.shown.unset or ("" if plainly else f"{self.default}")

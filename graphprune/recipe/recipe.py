@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from graphprune.brief import written
 from graphprune.errors import OptionError
-from graphprune.passes import Pass, all_passes
-from graphprune.pipeline.passes import parse_pipeline
-from graphprune.planning.target import parse_targets
-from graphprune.recipe import build, text
+from graphprune.recipe import text
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option, checked, option, options_in
 from graphprune.recipe.sections import Allocation, Proof, Refit, Scoring, Section, Selection
 from graphprune.suggest import meant
+
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
+else:
+    Pass = Any  # the passes are imported when a recipe names some
 
 VERSION = 1
 """Of the written form; counts up when a field or a default changes its meaning."""
@@ -60,16 +62,14 @@ class Recipe:
     seed: int = option(0)
 
     def __post_init__(self) -> None:
-        given = self.targets
-        targets = () if isinstance(given, Sequence | Mapping) and not given else tuple(map(str, parse_targets(given)))
-        object.__setattr__(self, "targets", targets)
-        passes = parse_pipeline(self.passes, all_passes()) if isinstance(self.passes, str) else tuple(self.passes)
-        object.__setattr__(self, "passes", passes)
+        object.__setattr__(self, "targets", _targets(self.targets))
+        object.__setattr__(self, "passes", _passes(self.passes))
         object.__setattr__(self, "seed", checked("seed", self.seed, int))
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; expected 0 or more")
-        if passes:
+        if self.passes:
             self._require_none_beside()
+            self._require_passes()
 
     def _require_none_beside(self) -> None:
         """Refuses options of passes beside a pipeline of the user's, where they do nothing."""
@@ -79,6 +79,15 @@ class Recipe:
                     f"'{each.keyword}' has no effect beside a pipeline; give it to the pass that takes it, as in "
                     "'allocate{macs=0.5 align=16}'"
                 )
+
+    def _require_passes(self) -> None:
+        """Refuses passes that can make no plan, whatever data and targets there may be."""
+        from graphprune.pipeline.keys import KEYS
+        from graphprune.pipeline.needs import check
+        from graphprune.recipe.build import targeted
+
+        given = [name for name, key in KEYS.items() if not key.giver]  # by whoever has data, a profile, a metric
+        check([targeted(each, self.targets or ("macs=1",)) for each in self.passes], given, complete=True)
 
     def __repr__(self) -> str:
         shown = {each.keyword: self._value(each) for each in recipe_options() if self._value(each) != each.default}
@@ -163,8 +172,7 @@ class Recipe:
             if value is None or value == () or (self.passes and value == each.default):
                 continue
             held = data.setdefault(each.section, {}) if each.section else data
-            name = each.keyword if each.keyword == "pipeline" else each.field
-            held[name] = text.plain_value(value)
+            held[_written(each)] = text.plain_value(value)
         return data
 
     @classmethod
@@ -217,6 +225,8 @@ class Recipe:
             OptionError: ``statistics`` are given and none are taken.
             TargetError: Nothing says what remains.
         """
+        from graphprune.recipe import build
+
         return build.pipeline(self, calibrated=calibrated, measurable=measurable, statistics=statistics)
 
 
@@ -233,25 +243,55 @@ def recipe_options() -> tuple[Option, ...]:
     return tuple(found)
 
 
-def _keyword(name: str, section: str, where: str) -> str:
+def _targets(given: Any) -> tuple[str, ...]:
+    """Targets as they are written in one way."""
+    if isinstance(given, Sequence | Mapping) and not given:
+        return ()
+    from graphprune.planning.target import parse_targets
+
+    return tuple(map(str, parse_targets(given)))
+
+
+def _passes(given: Any) -> tuple[Pass, ...]:
+    """The passes that a text names.
+
+    Raises:
+        OptionError: It names none, or this is no text.
+    """
+    if not given:
+        return ()
+    from graphprune.passes import Pass, all_passes
+    from graphprune.pipeline.passes import parse_pipeline
+
+    if isinstance(given, str):
+        return parse_pipeline(given, all_passes())
+    passes = tuple(given) if isinstance(given, Iterable) else ()
+    if not passes or not all(isinstance(each, Pass) for each in passes):
+        raise OptionError(f"pipeline is {given!r:.60}; expected a text, or passes")
+    return passes
+
+
+def _keyword(name: Any, section: str, where: str) -> str:
     """The keyword of a field of a section in a file.
 
     Raises:
         OptionError: The section has no such field.
     """
-    here = {
-        each.keyword if each.field == "passes" else each.field: each
-        for each in recipe_options()
-        if each.section == section
-    }
+    here = {_written(each): each for each in recipe_options() if each.section == section}
     if name in here:
         return here[name].keyword
-    title = f"[{section}]" if section else "top level"
-    elsewhere = next((each for each in recipe_options() if each.field == name), None)
+    place = f"in [{section}]" if section else "at the top"
+    elsewhere = next((each for each in recipe_options() if _written(each) == name), None)
     if elsewhere is not None:
-        place = f"[{elsewhere.section}]" if elsewhere.section else "the top, before the first table"
-        raise OptionError(f"'{name}' of {where} stands in {title}; it belongs into {place}")
-    names = [*here, *([] if section else ["version", "recipe"])]
+        other = f"into [{elsewhere.section}]" if elsewhere.section else "to the top, before the first table"
+        raise OptionError(f"'{name}' of {where} stands {place}; it belongs {other}")
+    sections = dict.fromkeys(each.section for each in recipe_options() if each.section)
+    names = [*here, *(() if section else ("version", "recipe", *sections))]
     raise OptionError(
-        f"there is no option {meant(name, names)} in {title} of {where}; expected one of {', '.join(names)}"
+        f"there is no option {meant(str(name), names)} {place} of {where}; expected one of {', '.join(names)}"
     )
+
+
+def _written(each: Option) -> str:
+    """What an option is called in a file."""
+    return each.keyword if each.field == "passes" else each.field

@@ -8,24 +8,26 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from graphprune.compensation.methods import NORMS, RUNGS, require_rung
+from graphprune.defaults import (
+    ALIGN,
+    ALLOCATION,
+    ALLOCATIONS,
+    BLOCK_CRITERION,
+    COMPENSATION,
+    COMPENSATIONS,
+    CRITERIA,
+    CRITERION,
+    MAX_RATIO,
+    MEASURED_ALLOCATION,
+    MEASURED_COMPENSATION,
+    MEASURED_CRITERION,
+    MIN_UNITS,
+)
 from graphprune.errors import OptionError
-from graphprune.importance import CRITERIA, block_criterion, criterion
-from graphprune.planning.allocation import Limits
-from graphprune.planning.selection import require_ratio
-from graphprune.planning.selectors import read_selector
-from graphprune.planning.share import ALLOCATIONS, MEASURED, require_allocation
 from graphprune.recipe.options import checked, default_of, option, options_in
 
-CRITERION, ALLOCATION = "l2", "isomorphic"
-"""The default recipe without calibration data."""
-MEASURED_CRITERION, MEASURED_ALLOCATION = "obs", MEASURED
-"""The default recipe with calibration data, chosen by ``tools/bench_quality.py``."""
-COMPENSATION, MEASURED_COMPENSATION = "none", "affine"
-"""The default refit without calibration data, and with it."""
 ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
-_LIMITS = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,11 @@ class Section:
     def __post_init__(self) -> None:
         for each in options_in(type(self)):
             object.__setattr__(self, each.field, checked(each.keyword, getattr(self, each.field), each.kind))
-        self.require()
+        if self.differing():
+            self.require()
 
     def require(self) -> None:
-        """Refuses values that mean nothing.
+        """Refuses values that mean nothing. Defaults do, and nothing is imported for their sake.
 
         Raises:
             OptionError: One does not.
@@ -72,9 +75,9 @@ class Selection(Section):
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
-        require_ratio(self.protect_ratio)
-        for selector in (*self.only, *self.protect):
-            read_selector(selector)
+        from graphprune.planning import selection
+
+        selection.Selection(self.only, self.protect, self.protect_ratio).check()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +94,15 @@ class Scoring(Section):
     criterion: str | None = option(
         None,
         metavar="NAME",
-        choices=lambda: CRITERIA,
+        choices=CRITERIA,
         unset=f"{CRITERION}, with calibration data {MEASURED_CRITERION}",
     )
-    block_criterion: str = option("l2")
+    block_criterion: str = option(BLOCK_CRITERION)
 
     def require(self) -> None:
         """Refuses criteria that there are not."""
+        from graphprune.importance import block_criterion, criterion
+
         if self.criterion is not None:
             criterion(self.criterion)
         block_criterion(self.block_criterion)
@@ -125,21 +130,28 @@ class Allocation(Section):
     allocation: str | None = option(
         None,
         metavar="NAME",
-        choices=lambda: ALLOCATIONS,
+        choices=ALLOCATIONS,
         unset=f"{ALLOCATION}, with calibration data {MEASURED_ALLOCATION}",
     )
-    align: int = option(_LIMITS.align)
-    min_units: int = option(_LIMITS.min_units)
-    max_ratio: float = option(_LIMITS.max_ratio)
+    align: int = option(ALIGN)
+    min_units: int = option(MIN_UNITS)
+    max_ratio: float = option(MAX_RATIO)
     blocks: str | None = option(None, metavar="N|FRACTION")
     layers: str | None = option(None, metavar="N|FRACTION")
     remove_blocks: tuple[str, ...] = option((), name="remove-block", metavar="NAME")
 
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
+        from graphprune.planning.allocation import Limits
+        from graphprune.planning.select import require_number
+        from graphprune.planning.share import require_allocation
+
         if self.allocation is not None:
             require_allocation(self.allocation)
         Limits(self.align, self.min_units, self.max_ratio)
+        for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
+            if text is not None:
+                require_number(text, kind)
 
     @property
     def whole(self) -> bool:
@@ -160,12 +172,14 @@ class Refit(Section):
     compensation: str | None = option(
         None,
         metavar="RUNG",
-        choices=lambda: (*RUNGS, NORMS),
+        choices=COMPENSATIONS,
         unset=f"{MEASURED_COMPENSATION} with calibration data, else {COMPENSATION}",
     )
 
     def require(self) -> None:
         """Refuses refits that there are not."""
+        from graphprune.compensation.methods import require_rung
+
         if self.compensation is not None:
             require_rung(self.compensation)
 

@@ -6,24 +6,34 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from graphprune.errors import OptionError
 from graphprune.files import read_whole
-from graphprune.pipeline.passes import Pass
+
+if TYPE_CHECKING:
+    from graphprune.passes import Pass
 
 _ADVICE = "give a TOML file, as in README, or the name of a recipe"
 
 
 def pipeline_text(passes: Iterable[Pass]) -> str:
-    """Passes as the text that names them."""
-    return ",".join(map(str, passes))
+    """Passes as the text that names them; one of the user's may hold what no text can say, and is named alone."""
+    from graphprune.pipeline.text import print_pass
+
+    def one(each: Pass) -> str:
+        try:
+            return print_pass(each)
+        except TypeError:
+            return each.name
+
+    return ",".join(map(one, passes))
 
 
 def plain_value(value: Any) -> Any:
     """A value as JSON and TOML have it."""
     if isinstance(value, tuple):
-        return pipeline_text(value) if value and isinstance(value[0], Pass) else list(value)
+        return list(value) if all(isinstance(each, str) for each in value) else pipeline_text(value)
     return value
 
 

@@ -6,23 +6,16 @@ and the two parts of data that is split, differ in nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
-from graphprune.statistics.distributed import joint
 
 _SHOWN = 12
 """Digits of a digest in a message."""
 _AGAIN = "remove it, or name another file, to collect them again"
-
-
-class _Model(Protocol):
-    def model_digest(self) -> str:
-        """See :class:`graphprune.pipeline.host.Host`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +37,6 @@ class Origin:
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
-
-
-def origin_of(host: _Model, batches: Batches, numbers: Sequence[int], *, products: bool) -> Origin:
-    """What is measured with a model on some batches; reads those that have not been read yet.
-
-    Args:
-        host: The model as it is measured.
-        batches: All batches.
-        numbers: Which of them are used.
-        products: Whether products are taken.
-    """
-    split = f"{len(numbers)} of {len(batches)} batches"
-    return Origin(host.model_digest(), joint(batches.digest(numbers)), split, products)
 
 
 def read_origin(data: object) -> Origin | None:

@@ -1,7 +1,7 @@
 """What passes need of each other: told before anything runs, and true of what they do when they run."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from graphprune.passes import (
 )
 from graphprune.pipeline import keys
 from graphprune.pipeline.needs import check, given, needed
-from graphprune.pipeline.passes import Pass, have, parse_pipeline, run_pipeline
+from graphprune.pipeline.passes import Compound, Pass, have, parse_pipeline, run_pipeline
 from graphprune.pipeline.state import State
 
 X = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
@@ -196,7 +196,6 @@ def test_what_the_check_lets_through_runs(host):
             except OptionError:
                 continue
             passes.append(each)
-        batches.statistics, batches.losses = None, {}
         there, state = frozenset({keys.CALIBRATION}), State(host, batches=batches)
         for each in passes:
             there = check([each], there)
@@ -240,12 +239,11 @@ def test_a_pass_of_the_user_may_name_keys_of_its_own():
 
 
 @dataclass(frozen=True)
-class Loop(Pass):
+class Loop(Compound):
     """Runs passes twice, from where it begins."""
 
     name: ClassVar[str] = "loop"
-    passes: tuple[Pass, ...] = field(default=())
-    gives: ClassVar[frozenset[str]] = frozenset({"plan", "sliced"})
+    passes: tuple[Pass, ...] = ()
 
     def run(self, state):
         run_pipeline(self.passes, state)
@@ -257,6 +255,19 @@ LOOP = Loop((Allocate(("macs=0.6",)), SliceGroups()))
 
 def test_passes_inside_of_passes(host):
     check([Analyze(), Score(), LOOP, Verify()], complete=True)
+    assert (LOOP.needs, LOOP.gives) == ({"analysis", "scores"}, {"plan", "sliced"})
+    assert (LOOP.before, LOOP.asks) == ({"sliced", "shallower"}, set())
+    with pytest.raises(OptionError) as caught:
+        check([Analyze(), Score(blocks="l2"), Loop((Allocate(blocks="1"), SliceGroups()))], complete=True)
+    assert str(caught.value) == (
+        "pass 'loop' asks for a model without the blocks that go, and no pass behind it gives that; put "
+        "'remove-blocks' after it in the pipeline"
+    )
+    with pytest.raises(OptionError) as caught:
+        check([Analyze(), Score(), LOOP, LOOP])
+    assert str(caught.value) == (
+        "pass 'allocate' comes after 'slice-groups' and has to come before it; change their order (inside of 'loop')"
+    )
     with pytest.raises(OptionError) as caught:
         check([Analyze(), LOOP, Verify()], complete=True)
     assert str(caught.value) == "pass 'allocate' needs scores; put 'score' before it in the pipeline (inside of 'loop')"

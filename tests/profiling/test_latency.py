@@ -24,7 +24,7 @@ from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import Entry, LatencyModel, Machine, Profile, Usage
 from graphprune.planning.target import Target, parse_targets
-from graphprune.profiling.profile import bar, cut, latency_model, make_profile
+from graphprune.profiling.profile import cut, latency_model, make_profile
 from graphprune.profiling.refine import latency_target, refine, sentences, split
 from graphprune.profiling.segments import at_widths, feed
 
@@ -517,7 +517,3 @@ def test_the_groups_of_a_torch_model_are_found_in_its_export():
     )
     assert result.report.cost("latency").fraction <= 0.8 + 1e-9
     assert result.module is not None
-
-
-def test_the_bar_is_text():
-    assert bar(3, 4, width=4) == "━━━╌ 3 of 4"

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 import onnx
 
 from graphprune.errors import BoundError, GraphpruneError, ModelError, first_line
+from graphprune.turns import Holder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +27,8 @@ def blamed(error: BaseException, models: Iterable[Any]) -> GraphpruneError | Non
         return BoundError("the memory of this machine is not enough; give smaller shapes, or use a larger machine")
     if not isinstance(error, Exception):  # such as sys.exit in a module's forward, or a panic of a library in Rust
         return ModelError(f"code of the model or of the data raises {type(error).__name__}: {error}; mend that code")
-    for model in models:
+    for given in models:
+        model = given.model if isinstance(given, Holder) else given
         is_file = isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".onnx")
         if not is_file and not isinstance(model, onnx.ModelProto):
             continue

@@ -1,0 +1,209 @@
+"""Carrying out a recipe on an opened model: the passes in order, the data when they are needed, and the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from graphprune.early import n_leading, require_options, require_selected, with_reach
+from graphprune.errors import OptionError, TargetError
+from graphprune.observer import Observer, observing
+from graphprune.opened import Opened
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.pipeline.passes import named, run_pipeline
+from graphprune.pipeline.state import State
+from graphprune.planning.latency import Profile
+from graphprune.planning.target import Target, parse_targets
+from graphprune.profiling.refine import latency_target
+from graphprune.recipe import Recipe
+from graphprune.report.assemble import added_costs, report_of
+from graphprune.result import Result
+from graphprune.suggest import meant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a recipe is carried out, and what is done beside it; no other plan comes of that.
+
+    Attributes:
+        statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
+        profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
+        latency: Whether to measure latency in onnxruntime before and after.
+        dump_after: Names of passes after which the graph is given to ``dump``.
+        dump: Takes the text of a graph.
+        verify_each: Whether to check the model after every pass.
+        progress: Told each step before it begins: a function that takes a sentence, or an
+            :class:`graphprune.observer.Observer`.
+    """
+
+    statistics: str | Path | None = None
+    profile: Profile | str | Path | None = None
+    latency: bool = False
+    dump_after: Iterable[str] = ()
+    dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
+    verify_each: bool = False
+    progress: Observer | Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dump_after", tuple(self.dump_after))
+        if self.profile is not None and not isinstance(self.profile, Profile):
+            object.__setattr__(self, "profile", Profile.load(self.profile))
+
+    @property
+    def file(self) -> str:
+        """The file of statistics as passes take it."""
+        return "" if self.statistics is None else str(self.statistics)
+
+    @property
+    def table(self) -> Profile | None:
+        """The table of latencies."""
+        return self.profile if isinstance(self.profile, Profile) else None
+
+
+Named = Recipe | str | Path | Mapping[str, Any] | None
+"""A recipe, its name, its file, or its dictionary; see :meth:`graphprune.Recipe.read`."""
+Reach = Callable[[State, Sequence[Pass]], State]
+"""From an analysed state and the passes to come to the state that says which groups are to be measured."""
+
+
+def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = with_reach) -> Result:
+    """Carries out a recipe.
+
+    Args:
+        opened: The model.
+        recipe: The recipe.
+        running: How it is carried out.
+        reach: Says which groups are to be measured: those that the recipe can cut.
+
+    Raises:
+        GraphpruneError: One of its kinds, with a message that says what to do.
+    """
+    observer = observing(running.progress)
+    if recipe.passes and running.statistics is not None:
+        raise OptionError(
+            "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
+            "'allocate{macs=0.5 align=16}'"
+        )
+    passes = passes_of(opened, recipe, running)
+    require_options(passes, calibrated=opened.calibrated)
+    state = replace(opened.start(observer), profile=running.table)
+    if opened.calibrated:
+        passes = passes_of(opened, recipe, running, measurable=opened.measurable)
+    if unknown := {*running.dump_after}.difference(present := named(passes)):
+        raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
+
+    def run(part: Sequence[Pass], state: State) -> State:
+        here = {*running.dump_after}.intersection(named(part))
+        return run_pipeline(
+            part, state, dump_after=here, dump=running.dump, verify_each=running.verify_each, observer=observer
+        )
+
+    n = n_leading(passes)
+    state = run(passes[:n], state)
+    require_selected(state, passes)  # before any data are read
+    state = reach(state, passes[n:])
+    state = replace(state, batches=opened.batches(recipe.seed), evaluation=opened.evaluation(observer))
+    state = run(passes[n:], state)
+    if recipe.passes:
+        state.require_sliced()
+    result = finished(noted(state, recipe), recipe, latency=running.latency)
+    if recipe.passes:
+        require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
+    if running.profile is None or latency_target(passes):
+        return result
+    return with_note(result, "no target is about latency, and the profile was not used")
+
+
+def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reach:
+    """What says that the groups are to be measured that one of several recipes can cut, so that one walk is enough."""
+    names: frozenset[str] = frozenset()
+    for recipe in recipes:
+        passes = passes_of(opened, recipe, running, measurable=opened.calibrated and opened.measurable)
+        n = n_leading(passes)
+        found = with_reach(run_pipeline(passes[:n], State(opened.host)), passes[n:]).reach
+        if found is None:
+            return lambda state, passes: state
+        names |= found
+    return lambda state, passes: replace(state, reach=names)
+
+
+def passes_of(opened: Opened, recipe: Recipe, running: Running, *, measurable: bool = False) -> tuple[Pass, ...]:
+    """The passes of a recipe up to the refit; what follows is the business of :func:`finished`."""
+    found = recipe.pipeline(calibrated=opened.calibrated, measurable=measurable, statistics=running.file)
+    return meeting_latency(found)
+
+
+def noted(state: State, recipe: Recipe) -> State:
+    """The state with a plan that says which recipe it is of.
+
+    Raises:
+        OptionError: There is no plan.
+    """
+    if state.plan is None or state.analysis is None or state.original is None:
+        raise OptionError("the pipeline made no plan; it needs 'analyze', 'score' and 'allocate'")
+    return replace(state, plan=replace(state.plan, recipe=recipe.to_dict()))
+
+
+def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
+    """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
+    verify, seed = bool(recipe.proof.verify), recipe.seed
+    passes: tuple[Pass | None, ...] = (
+        CheckExport(seed, required=latency) if verify else None,
+        MeasureLatency(seed) if latency else None,
+        RebuildModule(proof=verify) if state.host.kind == "torch" else None,
+        Evaluate() if state.evaluation is not None else None,
+    )
+    return tuple(each for each in passes if each is not None and not each.gives <= state.done)
+
+
+def finished(state: State, recipe: Recipe, *, latency: bool) -> Result:
+    """The result of a state with a plan and a model that is what the plan says.
+
+    Args:
+        state: The state.
+        recipe: Whether to prove the result, and by which seed.
+        latency: Whether to measure latency.
+    """
+    state = run_pipeline(finishing(state, recipe, latency=latency), state)
+    if state.export is not None:
+        state.export.close()
+        state = replace(state, export=None)
+    plan = state.plan
+    assert plan is not None
+    report = report_of(state, moved=bool(recipe.proof.verify), seed=recipe.seed)
+    return Result(plan, report, state.host, state, state.module)
+
+
+def with_note(result: Result, note: str) -> Result:
+    """The result with a sentence more."""
+    return replace(result, report=replace(result.report, notes=(*result.report.notes, note)))
+
+
+def require_met(result: Result, targets: Sequence[Target]) -> None:
+    """Refuses what a pipeline of the user's makes if it is larger than the targets beside it allow.
+
+    Biases that a refit has added are not counted: targets are about what is left of the model.
+
+    Raises:
+        TargetError: It is larger.
+    """
+    added = added_costs(result.state)
+    for target in targets:
+        cost = next((cost for cost in result.report.costs if cost.metric == target.metric), None)
+        if cost is None or cost.measured is not None:
+            continue
+        if cost.after - added.get(target.metric, 0) > target.limit(cost.before) * (1 + 1e-9):
+            raise TargetError(
+                f"the pipeline keeps {cost.fraction:.1%} of the {target.metric}, which is more than target '{target}' "
+                "allows; give the pipeline's 'allocate' this target, or leave one of them out"
+            )
+
+
+def split_keywords(keywords: dict[str, Any]) -> tuple[Running, dict[str, Any]]:
+    """Keywords of :class:`Running`, and those of a recipe."""
+    names = Running.__dataclass_fields__
+    return Running(**{n: v for n, v in keywords.items() if n in names}), {
+        n: v for n, v in keywords.items() if n not in names
+    }

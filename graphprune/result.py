@@ -1,0 +1,110 @@
+"""What a compilation gives: the smaller model, its plan and its report, and how they are written."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from graphprune.errors import GraphpruneWarning, ModelError, OptionError
+from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
+from graphprune.pipeline.host import Host
+from graphprune.pipeline.state import State
+from graphprune.planning.metadata import metadata_of
+from graphprune.planning.plan import PruningPlan
+from graphprune.proof.compare import compare, require
+from graphprune.report.data import Report
+from graphprune.turns import in_turn
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.host import TorchHost
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned model.
+
+    Attributes:
+        plan: Which units stay; JSON by ``plan.save(path)``.
+        report: Requested and realised costs, latency, and the proof.
+        host: The pruned model as graphprune holds it.
+        module: For PyTorch input, the pruned module: the user's own class with sliced parameters where the proof says
+            that this is right, otherwise the pruned graph module; ``None`` for ONNX input.
+        state: The compiler's state after the last pass.
+    """
+
+    plan: PruningPlan = field(repr=False)
+    report: Report
+    host: Host = field(repr=False)
+    state: State = field(repr=False)
+    module: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
+
+    def __str__(self) -> str:
+        """The report's tables."""
+        return str(self.report)
+
+    @in_turn
+    def save_onnx(self, path: str | Path) -> None:
+        """Writes the pruned model as a checked ONNX file, whole or not at all.
+
+        For PyTorch input with the weights and element types that :attr:`module` has now: train it, call ``half()``,
+        and save again. A file of another type is proven anew in onnxruntime; where that cannot run it, a
+        warning says so.
+
+        Raises:
+            OutputError: It cannot be written, or the module is no longer built as it was.
+            ProofError: The file of another type does not compute what the module does.
+        """
+        if self.module is None:
+            self.host.save_onnx(Path(path), metadata_of(self.plan))
+            return
+        from graphprune.hosts.torch.now import as_it_is
+
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+
+        def proof(file: Path) -> None:
+            try:
+                require((file_parity(host, file, host.example_inputs()),))
+            except ModelError as error:
+                reason = str(error).replace(f"'{file}'", "it")
+                checked = ", onnx's reference evaluator in float64 has" if _agrees_in_double(host, file) else ""
+                text = f"onnxruntime has not checked '{path}'{checked}: {reason}"
+                warnings.warn(text, GraphpruneWarning, stacklevel=4)
+
+        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
+
+    @in_turn
+    def save_state(self, folder: str | Path) -> None:
+        """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.
+
+        Raises:
+            OptionError: The model was an ONNX file, which has no module.
+            OutputError: A file cannot be written.
+        """
+        if self.module is None:
+            raise OptionError("an ONNX model has no module to save the state of; use save_onnx and plan.save")
+        from graphprune.hosts.torch.state import save_state
+
+        save_state(self.module, self.plan, Path(folder))
+
+
+def _agrees_in_double(host: Host, path: Path) -> bool:
+    """Whether a file that onnxruntime cannot run equals its host in float64; not if nothing else can run it either.
+
+    Raises:
+        ProofError: It does not equal it.
+    """
+    inputs = host.example_inputs()
+    try:
+        expected, got = host.run(inputs, double=True), OnnxHost.load(path).run(inputs, double=True)
+    except ModelError:
+        return False
+    note = "file = pruned model, in float64"
+    check = compare("reference evaluator", expected, got, note=note, rounding=EXPORTED_DOUBLE)
+    require((replace(check, informative=True),))
+    return True

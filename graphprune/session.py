@@ -1,0 +1,211 @@
+"""One model, opened once: analysed, measured, pruned in several ways, and proven. What was measured is kept.
+
+    session = gp.Session("model.onnx", data="train.npz")
+    small, smaller = (session.prune(target={"macs": fraction}) for fraction in (0.7, 0.5))
+
+The functions of :mod:`graphprune` are sessions of one call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+from graphprune.analysis.groups import Analysis
+from graphprune.collector import frozen_heap
+from graphprune.compiling import Named, Running, compiled, split_keywords
+from graphprune.errors import OptionError
+from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.look import looked
+from graphprune.observer import Observer, observing
+from graphprune.opened import Opened
+from graphprune.pipeline.state import Check
+from graphprune.pipeline.trials import RATIOS, SAMPLES
+from graphprune.planning.latency import Profile
+from graphprune.planning.plan import PruningPlan
+from graphprune.profiling.profile import cut, make_profile
+from graphprune.recipe import Recipe
+from graphprune.replay import applied, checked_file
+from graphprune.report.curves import Front, Sensitivity
+from graphprune.result import Result
+from graphprune.sensitivity import tried
+from graphprune.sweep import by_name, swept
+from graphprune.turns import in_turn
+
+F = TypeVar("F", bound=Callable[..., Any])
+Progress = Observer | Callable[[str], None] | None
+
+
+def _one_at_a_time(method: F) -> F:
+    """A method that waits for others of the session, and of all PyTorch models; it looks at weights and data anew."""
+
+    @wraps(method)
+    def run(session: Session, *args: Any, **keywords: Any) -> Any:
+        with session._lock:
+            session.begin()
+            return method(session, *args, **keywords)
+
+    return cast("F", blaming_models(in_turn(frozen_heap()(run))))
+
+
+@dataclass(frozen=True, eq=False)
+class Session(Opened):
+    """An opened model and what was measured on it.
+
+    Nothing is measured twice: statistics, trials and the metric of the original are kept by digests of the weights, of
+    the data and of the part of them that was used. Weights of a PyTorch module that change between two calls, and data
+    that change in place, are other weights and other data.
+
+    Methods take the keywords of the functions of the same names. Threads wait for each other.
+
+    Args:
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, or the name of
+            a factory ``"package.module:factory"``.
+        example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
+        data: Unlabelled inputs to measure the model on: ``calibration`` of :func:`graphprune.prune`.
+        samples: At most so many of them are used.
+        evaluate: Your metric, as for :func:`graphprune.prune`.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
+        shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
+        trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+
+    Raises:
+        OptionError: Samples without data, or a metric's name without anything to take it on.
+    """
+
+    _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, init=False, repr=False)
+
+    @_one_at_a_time
+    def analyze(self, protect: str | Sequence[str] = ()) -> Analysis:
+        """Finds what can be pruned; see :func:`graphprune.analyze`."""
+        return looked(self.host, protect)
+
+    @_one_at_a_time
+    def prune(self, recipe: Named = None, **keywords: Any) -> Result:
+        """Prunes the model.
+
+        Args:
+            recipe: A recipe, its name, the path of its file, or its dictionary.
+            **keywords: Of a recipe (``target``, ``criterion``, ...), before what ``recipe`` says; or of
+                :class:`graphprune.compiling.Running`: ``statistics``, ``profile``, ``latency``, ``progress``, ...
+
+        Raises:
+            GraphpruneError: One of its kinds, with a message that says what to do.
+        """
+        running, rest = split_keywords(keywords)
+        return compiled(self, Recipe.read(recipe, **rest), running)
+
+    @_one_at_a_time
+    def apply(
+        self,
+        plan: PruningPlan | str | Path,
+        *,
+        verify: bool | Literal["accept-unproven"] = True,
+        latency: bool = False,
+        seed: int = 0,
+        progress: Progress = None,
+    ) -> Result:
+        """Replays a plan, with its refit where there are data; see :func:`graphprune.apply`.
+
+        Args:
+            plan: The plan, or its file.
+            verify: Whether to prove the result.
+            latency: Whether to measure latency.
+            seed: Of the choice of samples, and of the proof's inputs.
+            progress: Told each step before it begins.
+
+        Raises:
+            PlanError: The plan belongs to another model.
+        """
+        return applied(self, plan, Recipe.of(verify=verify, seed=seed), Running(latency=latency, progress=progress))
+
+    @_one_at_a_time
+    def verify(
+        self, pruned: str | Path, plan: PruningPlan | str | Path, *, seed: int = 0, graph: str = "auto"
+    ) -> tuple[Check, ...]:
+        """Proves that an ONNX file is what a plan makes of the model; see :func:`graphprune.verify`."""
+        return checked_file(self, pruned, plan, seed=Recipe.of(seed=seed).seed, graph=graph)
+
+    @_one_at_a_time
+    def sensitivity(
+        self,
+        recipe: Named = None,
+        *,
+        ratios: Sequence[float] = RATIOS,
+        samples: int = SAMPLES,
+        folder: str | Path | None = None,
+        progress: Progress = None,
+        **keywords: Any,
+    ) -> Sensitivity:
+        """Removes part of each group alone and measures what that does; see :func:`graphprune.sensitivity`.
+
+        Args:
+            recipe: As for :meth:`prune`; its selection, its scoring and its seed count.
+            ratios: Fractions of a group's units that are removed.
+            samples: Outputs are compared on at most so many.
+            folder: Where an interrupted run is noted, so that the next goes on from there.
+            progress: Told each step before it begins.
+            **keywords: Of a recipe, before what ``recipe`` says.
+
+        Raises:
+            GraphpruneError: One of its kinds, with a message that says what to do.
+        """
+        found = Recipe.read(recipe, **keywords)
+        return tried(self, found, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+
+    @_one_at_a_time
+    def profile(
+        self,
+        *,
+        threads: int = 1,
+        provider: str = "CPUExecutionProvider",
+        align: int = 8,
+        quick: bool = False,
+        seconds: float | None = None,
+        advance: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Profile:
+        """Measures what the operators of the model take at smaller widths; see :func:`graphprune.profile`."""
+        return make_profile(
+            self.host,
+            cut(self.host),
+            threads=threads,
+            provider=provider,
+            align=align,
+            quick=quick,
+            seconds=seconds,
+            advance=advance,
+        )
+
+    @_one_at_a_time
+    def sweep(
+        self,
+        recipes: Mapping[str, Recipe] | Iterable[Recipe],
+        *,
+        folder: str | Path | None = None,
+        latency: bool = True,
+        **keywords: Any,
+    ) -> Front:
+        """Carries out several recipes, each from the original; the model is opened and measured once.
+
+        Args:
+            recipes: The recipes, or recipes by the names of their points; without names those are the targets.
+            folder: Where the pruned models and their plans are written; nothing is if absent.
+            latency: Whether to measure latency.
+            **keywords: Of :class:`graphprune.compiling.Running`.
+
+        Returns:
+            The original and one point for each recipe; targets that cannot be met say why.
+
+        Raises:
+            GraphpruneError: No recipe could be carried out, or an option is wrong.
+        """
+        running, rest = split_keywords({"latency": latency, **keywords})
+        if unknown := next(iter(rest), None):
+            raise OptionError(f"a sweep takes no '{unknown}'; give it to the recipes, as in Recipe.of({unknown}=...)")
+        return swept(self, by_name(recipes), running, folder=folder)

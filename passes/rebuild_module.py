@@ -1,0 +1,52 @@
+"""Make the user's own PyTorch module as small as the pruned model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from graphprune.pipeline import keys
+from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.state import State
+
+
+@dataclass(frozen=True)
+class RebuildModule(Pass):
+    """Copies the user's module with sliced parameters, where the proof says that this is right; else a graph module.
+
+    Does nothing for ONNX files. See :mod:`graphprune.hosts.torch.module`.
+
+    Attributes:
+        proof: Whether what was proven of the module beside its forward counts among the checks.
+    """
+
+    name: ClassVar[str] = "rebuild-module"
+    proof: bool = True
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A model that is done."""
+        return frozenset({keys.ANALYSIS, keys.PLAN, keys.SLICED})
+
+    @property
+    def gives(self) -> frozenset[str]:
+        """The module."""
+        return frozenset({keys.MODULE})
+
+    def run(self, state: State) -> State:
+        """The state with the module, notes on it, and in the plan the numbers of it that differ."""
+        state = replace(state, done=state.done | self.gives)
+        if state.host.kind != "torch":
+            return state
+        from graphprune.hosts.torch.module import pruned_module
+
+        made, plan = pruned_module(state), state.plan
+        assert plan is not None
+        if made.attributes:
+            attributes = {row.path: [row.before, row.after] for row in made.attributes}
+            plan = replace(plan, options={**plan.options, "attributes": attributes})
+        checks = (*state.checks, *(made.checks if self.proof else ()))
+        return replace(
+            state, module=made.module, attributes=made.attributes, plan=plan, checks=checks,
+            notes=(*state.notes, *made.notes),
+        )  # fmt: skip
