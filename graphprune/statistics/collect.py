@@ -16,6 +16,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.files import replaced
 from graphprune.ir.dims import factors_of
+from graphprune.observer import Count, uncounted
 from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.planning.plan import fingerprint
 from graphprune.statistics.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
@@ -34,8 +35,6 @@ LEAST_ROWS = 8192
 """Positions that are counted at least, where the data has them."""
 GATHERED = 512
 """Rows of one activation that are gathered from batches before their products are taken."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def collect(
     full: bool = True,
     groups: Collection[str] | None = None,
     memory: int = MEMORY,
-    progress: Progress = lambda done, total: None,
+    progress: Count = uncounted,
 ) -> Statistics:
     """Walks over the data and takes the moments of everything that prunable units flow into.
 
