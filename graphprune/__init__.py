@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import apply, export_onnx, profile, prune, restore, sensitivity, sweep, verify
+    from graphprune.api import apply, export_onnx, profile, prune, restore, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from graphprune.recipe import RECIPES, Recipe
     from graphprune.report.data import Report
     from graphprune.result import Result
+    from graphprune.sensitivity import sensitivity
     from graphprune.session import Session
+    from graphprune.sweep import sweep
 
 __all__ = [
     "RECIPES",
@@ -87,7 +89,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("apply", "export_onnx", "profile", "prune", "restore", "sensitivity", "sweep", "verify"),
+    "api": ("apply", "export_onnx", "profile", "prune", "restore", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),
@@ -108,7 +110,9 @@ _HOMES = {
     "recipe": ("RECIPES", "Recipe"),
     "report.data": ("Report",),
     "result": ("Result",),
+    "sensitivity": ("sensitivity",),
     "session": ("Session",),
+    "sweep": ("sweep",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}

@@ -1,35 +1,30 @@
-"""The Python interface: prune, apply, verify, profile, sweep, sensitivity, each a session of one call."""
+"""The Python interface: prune, apply, verify, profile, each a session of one call; restore and export."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from graphprune.collector import frozen_heap
+from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import OptionError, PlanError
-from graphprune.evaluation import require_evaluation
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.look import analyze
 from graphprune.observer import Observer
 from graphprune.opening import Shapes, open_host
 from graphprune.pipeline.state import Check
-from graphprune.pipeline.trials import RATIOS, check_ratios
-from graphprune.pipeline.trials import SAMPLES as TRIED
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
 from graphprune.recipe import Recipe
 from graphprune.recipe.signature import takes_recipe
-from graphprune.report.curves import Front, Sensitivity
 from graphprune.result import Result
-from graphprune.session import Named, Session
-from graphprune.sweep import points_of
+from graphprune.session import Session
 from graphprune.turns import in_turn
 
 __all__ = [
-    "Result", "analyze", "apply", "export_onnx", "profile", "prune", "restore", "sensitivity", "sweep", "verify",
+    "Result", "apply", "export_onnx", "profile", "prune", "restore", "verify",
 ]  # fmt: skip
 
 Progress = Observer | Callable[[str], None] | None
@@ -105,127 +100,6 @@ def prune(
         wanted, statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
         verify_each=verify_each, progress=progress,
     )  # fmt: skip
-
-
-@blaming_models
-@in_turn
-@frozen_heap()
-@takes_recipe(without=("target",))
-def sweep(
-    model: Any,
-    example_inputs: Any = None,
-    *,
-    targets: Iterable[str | Mapping[str, float | str]],
-    folder: str | Path | None = None,
-    calibration: Any = None,
-    samples: int = SAMPLES,
-    statistics: str | Path | None = None,
-    evaluate: Any = None,
-    metric: str | None = None,
-    shapes: Shapes | None = None,
-    dynamic_shapes: Any = None,
-    trust: bool = False,
-    latency: bool = True,
-    profile: Profile | str | Path | None = None,
-    dump_after: Iterable[str] = (),
-    dump: Callable[[str], None] = lambda text: None,
-    verify_each: bool = False,
-    progress: Progress = None,
-    recipe: Named = None,
-    **keywords: Any,
-) -> Front:
-    """Prunes a model to each of several targets, each time from the original, which is opened and measured once.
-
-    Args:
-        model: As for :func:`graphprune.prune`.
-        example_inputs: As for :func:`graphprune.prune`.
-        targets: The targets, e.g. ``["macs=0.9", "macs=0.8"]``; ``"macs=0.8,params=2M"`` is one point that meets both.
-        folder: Where the pruned models and their plans are written; nothing is if absent.
-        calibration: As for :func:`graphprune.prune`.
-        samples: As for :func:`graphprune.prune`.
-        statistics: As for :func:`graphprune.prune`.
-        evaluate: As for :func:`graphprune.prune`; the original is measured once.
-        metric: As for :func:`graphprune.prune`.
-        shapes: As for :func:`graphprune.prune`.
-        dynamic_shapes: As for :func:`graphprune.prune`.
-        trust: As for :func:`graphprune.prune`.
-        latency: Whether to measure latency.
-        profile: As for :func:`graphprune.prune`.
-        dump_after: As for :func:`graphprune.prune`.
-        dump: As for :func:`graphprune.prune`.
-        verify_each: As for :func:`graphprune.prune`.
-        progress: As for :func:`graphprune.prune`.
-        recipe: As for :func:`graphprune.prune`; its targets do not count.
-        **keywords: The options of a :class:`Recipe`.
-
-    Returns:
-        The original and one point for each target; targets that cannot be met say why.
-
-    Raises:
-        GraphpruneError: No target could be met, or an option is wrong.
-    """
-    base = Recipe.read(recipe, **keywords)
-    recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
-    session = Session(
-        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
-        dynamic_shapes=dynamic_shapes, trust=trust,
-    )  # fmt: skip
-    return session.sweep(
-        recipes, folder=folder, latency=latency, statistics=statistics, profile=profile, dump_after=dump_after,
-        dump=dump, verify_each=verify_each, progress=progress,
-    )  # fmt: skip
-
-
-@blaming_models
-@in_turn
-@frozen_heap()
-@takes_recipe(only=("criterion", "protect", "only", "seed"))
-def sensitivity(
-    model: Any,
-    example_inputs: Any = None,
-    *,
-    calibration: Any = None,
-    samples: int = TRIED,
-    evaluate: Any = None,
-    metric: str | None = None,
-    ratios: Sequence[float] = RATIOS,
-    shapes: Shapes | None = None,
-    dynamic_shapes: Any = None,
-    trust: bool = False,
-    folder: str | Path | None = None,
-    progress: Progress = None,
-    recipe: Named = None,
-    **keywords: Any,
-) -> Sensitivity:
-    """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
-
-    Args:
-        model: As for :func:`graphprune.prune`.
-        example_inputs: As for :func:`graphprune.prune`.
-        calibration: Inputs on which outputs are compared; made-up ones if there are none.
-        samples: At most so many of them are used.
-        evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
-        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
-        ratios: Fractions of a group's units that are removed.
-        shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
-        dynamic_shapes: Dynamic axes of a PyTorch model.
-        trust: Whether a ``.pt2`` file may be loaded.
-        folder: Where an interrupted run is noted, so that the next goes on from there.
-        progress: As for :func:`graphprune.prune`.
-        recipe: As for :func:`graphprune.prune`; what it says of other things does not count.
-        **keywords: Those options of a :class:`Recipe` that count here.
-
-    Raises:
-        GraphpruneError: One of its kinds, with a message that says what to do.
-    """
-    wanted = Recipe.read(recipe, **keywords)
-    require_evaluation(evaluate, metric)
-    check_ratios(ratios)
-    session = Session(
-        model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
-        metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
-    )  # fmt: skip
-    return session.sensitivity(wanted, ratios=ratios, samples=samples, folder=folder, progress=progress)
 
 
 @blaming_models

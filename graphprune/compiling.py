@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,8 @@ class Running:
         return self.profile if isinstance(self.profile, Profile) else None
 
 
+Named = Recipe | str | Path | Mapping[str, Any] | None
+"""A recipe, its name, its file, or its dictionary; see :meth:`graphprune.Recipe.read`."""
 Reach = Callable[[State, Sequence[Pass]], State]
 """From an analysed state and the passes to come to the state that says which groups are to be measured."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,31 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.data.batches import Batches, open_batches
+from graphprune.collector import frozen_heap
+from graphprune.compiling import Named
+from graphprune.data.batches import SAMPLES, Batches, open_batches
 from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
-from graphprune.evaluation import Evaluation, Runner
+from graphprune.evaluation import Evaluation, Runner, require_evaluation
 from graphprune.files import read_json, write_text
-from graphprune.observer import SILENT, Observer, Step
+from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
+from graphprune.opening import Shapes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
 from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
-from graphprune.pipeline.trials import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.trials import SAMPLES as TRIED
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
 from graphprune.recipe import Recipe, Selection
 from graphprune.recipe.build import measuring
+from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import OUTPUT_ERROR, Sensitivity, SensitivityRow, finite
+from graphprune.turns import in_turn
 
 PARTIAL = "sensitivity.partial.json"
 """What an interrupted run leaves in its folder; the next one with the same options goes on from there."""
@@ -53,12 +60,64 @@ class _Measured:
     batches: Batches | None = None
 
 
+@blaming_models
+@in_turn
+@frozen_heap()
+@takes_recipe(only=("criterion", "protect", "only", "seed"))
+def sensitivity(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    calibration: Any = None,
+    samples: int = TRIED,
+    evaluate: Any = None,
+    metric: str | None = None,
+    ratios: Sequence[float] = RATIOS,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    folder: str | Path | None = None,
+    progress: Observer | Callable[[str], None] | None = None,
+    recipe: Named = None,
+    **keywords: Any,
+) -> Sensitivity:
+    """Removes part of each group alone, least important units first, and measures what that does (Li 2016).
+
+    Args:
+        model: As for :func:`graphprune.prune`.
+        example_inputs: As for :func:`graphprune.prune`.
+        calibration: Inputs on which outputs are compared; made-up ones if there are none.
+        samples: At most so many of them are used.
+        evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
+        metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
+        ratios: Fractions of a group's units that are removed.
+        shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        dynamic_shapes: Dynamic axes of a PyTorch model.
+        trust: Whether a ``.pt2`` file may be loaded.
+        folder: Where an interrupted run is noted, so that the next goes on from there.
+        progress: As for :func:`graphprune.prune`.
+        recipe: As for :func:`graphprune.prune`; what it says of other things does not count.
+        **keywords: Those options of a :class:`Recipe` that count here.
+
+    Raises:
+        GraphpruneError: One of its kinds, with a message that says what to do.
+    """
+    wanted = Recipe.read(recipe, **keywords)
+    require_evaluation(evaluate, metric)
+    check_ratios(ratios)
+    opened = Opened(
+        model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
+        metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
+    )  # fmt: skip
+    return tried(opened, wanted, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+
+
 def tried(
     opened: Opened,
     recipe: Recipe,
     *,
     ratios: Sequence[float] = RATIOS,
-    samples: int = SAMPLES,
+    samples: int = TRIED,
     folder: str | Path | None = None,
     observer: Observer = SILENT,
 ) -> Sensitivity:

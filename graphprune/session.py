@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from graphprune.analysis.groups import Analysis
 from graphprune.collector import frozen_heap
-from graphprune.compiling import Running, compiled, split_keywords
+from graphprune.compiling import Named, Running, compiled, split_keywords
 from graphprune.errors import OptionError
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.look import looked
@@ -39,8 +39,6 @@ from graphprune.turns import in_turn
 
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Observer | Callable[[str], None] | None
-Named = Recipe | str | Path | Mapping[str, Any] | None
-"""A recipe, its name, its file, or its dictionary; see :meth:`graphprune.Recipe.read`."""
 
 
 def _one_at_a_time(method: F) -> F:

@@ -2,23 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphprune.compiling import Running, compiled, reach_of
+from graphprune.collector import frozen_heap
+from graphprune.compiling import Named, Running, compiled, reach_of
+from graphprune.data.batches import SAMPLES
 from graphprune.early import with_reach
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.observer import Within, observing
+from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.observer import Observer, Within, observing
 from graphprune.opened import Opened
+from graphprune.opening import Shapes
+from graphprune.planning.latency import Profile
 from graphprune.planning.target import parse_targets
 from graphprune.recipe import Recipe
+from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import Front, FrontPoint
 from graphprune.report.metrics import sure
 from graphprune.result import Result
+from graphprune.turns import in_turn
 
 ORIGINAL = "original"
+
+
+@blaming_models
+@in_turn
+@frozen_heap()
+@takes_recipe(without=("target",))
+def sweep(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    targets: Iterable[str | Mapping[str, float | str]],
+    folder: str | Path | None = None,
+    calibration: Any = None,
+    samples: int = SAMPLES,
+    statistics: str | Path | None = None,
+    evaluate: Any = None,
+    metric: str | None = None,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    latency: bool = True,
+    profile: Profile | str | Path | None = None,
+    dump_after: Iterable[str] = (),
+    dump: Callable[[str], None] = lambda text: None,
+    verify_each: bool = False,
+    progress: Observer | Callable[[str], None] | None = None,
+    recipe: Named = None,
+    **keywords: Any,
+) -> Front:
+    """Prunes a model to each of several targets, each time from the original, which is opened and measured once.
+
+    Args:
+        model: As for :func:`graphprune.prune`.
+        example_inputs: As for :func:`graphprune.prune`.
+        targets: The targets, e.g. ``["macs=0.9", "macs=0.8"]``; ``"macs=0.8,params=2M"`` is one point that meets both.
+        folder: Where the pruned models and their plans are written; nothing is if absent.
+        calibration: As for :func:`graphprune.prune`.
+        samples: As for :func:`graphprune.prune`.
+        statistics: As for :func:`graphprune.prune`.
+        evaluate: As for :func:`graphprune.prune`; the original is measured once.
+        metric: As for :func:`graphprune.prune`.
+        shapes: As for :func:`graphprune.prune`.
+        dynamic_shapes: As for :func:`graphprune.prune`.
+        trust: As for :func:`graphprune.prune`.
+        latency: Whether to measure latency.
+        profile: As for :func:`graphprune.prune`.
+        dump_after: As for :func:`graphprune.prune`.
+        dump: As for :func:`graphprune.prune`.
+        verify_each: As for :func:`graphprune.prune`.
+        progress: As for :func:`graphprune.prune`.
+        recipe: As for :func:`graphprune.prune`; its targets do not count.
+        **keywords: The options of a :class:`Recipe`.
+
+    Returns:
+        The original and one point for each target; targets that cannot be met say why.
+
+    Raises:
+        GraphpruneError: No target could be met, or an option is wrong.
+    """
+    base = Recipe.read(recipe, **keywords)
+    recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
+    opened = Opened(
+        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
+        dynamic_shapes=dynamic_shapes, trust=trust,
+    )  # fmt: skip
+    running = Running(
+        statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
+        verify_each=verify_each, progress=progress,
+    )  # fmt: skip
+    return swept(opened, recipes, running, folder=folder)
 
 
 def swept(

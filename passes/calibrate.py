@@ -63,7 +63,7 @@ class Calibrate(Pass):
             OutputError: The file cannot be written.
         """
         analysis = state.analyzed(self.name)
-        if state.statistics is not None and state.statistics.fits(analysis, full=self.products):
+        if state.statistics is not None and state.statistics.fits(analysis, full=self.products, groups=state.reach):
             return state
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")

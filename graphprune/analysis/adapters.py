@@ -59,6 +59,7 @@ class _Maps:
         self.uses = Counter([name for node in graph.nodes for name in node.operands] + list(graph.outputs))
         self.roots: dict[str, frozenset[str]] = {}  # by stored value: the tensors that it is made of
         self.read_by: dict[str, set[str]] = {}  # by stored tensor: the operators that use it, however turned
+        self._origins: dict[str, str] = {}
         self.sums: dict[str, str] = {}  # by result of an adapter's sum: what it is a linear map of
         for node in graph.nodes:
             names = [name for name in node.operands if name is not None]
@@ -118,12 +119,17 @@ class _Maps:
 
     def origin(self, name: str) -> str:
         """The value that another is a multiple of (plus something stored)."""
-        while (node := self.producer.get(name)) is not None and name not in self.sums:
-            operand = self.computed(node)
-            if operand is None or not (node.addends or node.multiple):
+        passed = []
+        while (known := self._origins.get(name)) is None:
+            passed.append(name)
+            node = None if name in self.sums else self.producer.get(name)
+            operand = self.computed(node) if node is not None and (node.addends or node.multiple) else None
+            if operand is None:
+                known = name
                 break
             name = operand
-        return name
+        self._origins.update(dict.fromkeys(passed, known))
+        return known
 
     def contraction(self, name: str | None) -> tuple[Node, str] | None:
         """The operator with a stored weight that a value comes from, and its other operand."""

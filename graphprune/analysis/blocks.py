@@ -69,16 +69,20 @@ class Branches:
 
     def bypasses(self, blocks: Iterable[Block]) -> dict[str, Bypass]:
         """The sums to bypass without these blocks, by node; a sum of which nothing is left is bypassed further out."""
-        known = {(bypass.node, bypass.branch): bypass for block in self.blocks for bypass in block.bypasses}
-        outer = {bypass.branch: bypass for bypass in known.values()}
         gone: dict[tuple[str, str], Bypass] = {}
         pending = [bypass for block in blocks for bypass in block.bypasses]
         while pending:
             bypass = pending.pop()
             gone[bypass.node, bypass.branch] = bypass
             if (bypass.node, bypass.skip) in gone:
-                pending.append(outer[bypass.result])
+                pending.append(self._outer[bypass.result])
         return {bypass.node: bypass for bypass in gone.values()}
+
+    @cached_property
+    def _outer(self) -> Mapping[str, Bypass]:
+        """The bypass that a branch ends in, by the value that it adds."""
+        known = {(bypass.node, bypass.branch): bypass for block in self.blocks for bypass in block.bypasses}
+        return {bypass.branch: bypass for bypass in known.values()}
 
     def skips(self, blocks: Iterable[Block]) -> dict[str, str]:
         """Without these blocks: for the result of each bypassed sum, the value that takes its place."""
@@ -176,6 +180,7 @@ class Branches:
                     skips[result] = skip or ""
                     found.append(Bypass(node.name, branch or "", skip or "", result))
                     break
+        known = {(bypass.node, bypass.branch) for bypass in found}
         around = {bypass.branch: _chain(bypass.skip, skips) for bypass in found}
         whole = {adapter.sum for adapter in find_adapters(self.graph)}  # one linear map, written as a sum
         for _, node in reversed(sums):  # sums inside a branch: what starts where the branch starts goes on its own
@@ -184,11 +189,11 @@ class Branches:
                 continue
             for at in node.addends:
                 skip, branch = node.operands[at], node.operands[1 - at]
-                known = any(b.node == node.name and b.branch == branch for b in found)
-                if known or not self._fits(skip, branch, node.results[0] or ""):
+                if (node.name, branch) in known or not self._fits(skip, branch, node.results[0] or ""):
                     continue
                 if self._starts(branch or "", sources):
                     found.append(Bypass(node.name, branch or "", skip or "", node.results[0] or ""))
+                    known.add((node.name, branch or ""))
                     around[branch or ""] = sources
         taken: set[str] = set()
         blocks = [self._block(bypass, taken) for bypass in sorted(found, key=lambda b: self._producer[b.branch])]

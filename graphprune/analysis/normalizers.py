@@ -43,7 +43,8 @@ class _Flow:
     ) -> None:
         self.graph, self.layouts, self.solver, self.matches = graph, layouts, solver, matches
         self.stored = {value.name for value in graph.stored}
-        self.origins: dict[str, frozenset[str]] = {name: frozenset((name,)) for name in graph.values}
+        self.operands: dict[str, list[str]] = {}
+        self._origins: dict[str, Mapping[str, None]] = {}
         self.sums: dict[str, _Sums] = {}
         self.ops = {node.name: node.op for node in graph.nodes}
 
@@ -61,18 +62,41 @@ class _Flow:
             if not weighted:
                 yield from self._scaled(node, operands)
             mixed = any(name in self.stored for name in operands)
-            origins = frozenset().union(*(self.origins[name] for name in operands))
-            if not alone:
-                origins = frozenset(name for name in origins if name not in self.stored)
+            counted = operands if alone else [name for name in operands if name not in self.stored]
             sums: _Sums = {} if weighted else self._carried(operands)
             if not (weighted and mixed):
-                reduced = self._reduced(node)
-                sums.update({(factor, name): node.name for factor in reduced for name in origins})
+                for factor in self._reduced(node):
+                    sums.update({(factor, source): node.name for name in counted for source in self.origins(name)})
             for name in results:
                 if not weighted:
-                    self.origins[name] = origins or frozenset((name,))
+                    self.operands[name] = counted
                 if sums and not node.kept:
                     self.sums[name] = sums
+
+    def origins(self, name: str) -> Mapping[str, None]:
+        """What a value comes from: inputs, stored tensors if nothing else, and results of layers.
+
+        Found on demand: each sum of a residual stream comes from all branches before it, and few are ever asked for.
+        """
+        known = self._origins.get(name)
+        if known is None:
+            found: dict[str, None] = {}
+            pending, seen = [name], {name}
+            while pending:
+                here = pending.pop()
+                held = self._origins.get(here)
+                if held is not None:
+                    found.update(held)
+                    continue
+                operands = self.operands.get(here)
+                if operands is None:
+                    found[here] = None
+                    continue
+                fresh = [each for each in operands if each not in seen]
+                seen.update(fresh)
+                pending.extend(fresh)
+            known = self._origins[name] = found
+        return known
 
     def _carried(self, operands: list[str]) -> _Sums:
         held = [self.sums[name] for name in operands if name in self.sums]
@@ -83,7 +107,7 @@ class _Flow:
         for name in operands:
             for (factor, source), summed in self.sums.get(name, {}).items():
                 for other in operands:
-                    if other == name or source not in self.origins[other]:
+                    if other == name or source not in self.origins(other):
                         continue
                     if any(factor in factors_of(dim) for dim in self.layouts[other]):
                         op = self.ops[summed]
@@ -96,12 +120,13 @@ class _Flow:
             return set()
         made = {factor for name in node.results if name for dim in self.layouts[name] for factor in factors_of(dim)}
         match = self.matches[node.name]
-        read = {f for dim in rule.reads.values() for f in factors_of(self.solver.resolve(match.of(dim)))}
         found: set[Factor] = set()
         for name, layout in zip(node.operands, rule.operands, strict=False):
             for dim in self.layouts[name] if name is not None and layout is not None else ():
                 factors = {*factors_of(dim)}
                 if made.isdisjoint(factors):
                     found |= factors
-        known = self.solver.fixed.keys() | self.solver.normalized.keys()
-        return found - read - known
+        found = {f for f in found if f not in self.solver.fixed and f not in self.solver.normalized}
+        if found:
+            found -= {f for dim in rule.reads.values() for f in factors_of(self.solver.resolve(match.of(dim)))}
+        return found

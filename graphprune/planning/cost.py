@@ -8,7 +8,7 @@ can ask thousands of times. Latency, where a profile gives it, is one more funct
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -241,23 +241,25 @@ def _starts(lengths: Iterable[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(list(lengths))[:-1]]).astype(np.int64)
 
 
-def costs_of(analysis: Analysis, part: Unneeded) -> dict[str, float]:
-    """What some nodes and stored tensors of the unpruned model cost, by metric."""
+def costs_of(analysis: Analysis, parts: Iterable[Unneeded]) -> Iterator[dict[str, float]]:
+    """What some nodes and stored tensors of the unpruned model cost, by metric; for each of several parts of it."""
     graph = analysis.graph
-    left = {v.use.tensor for v in graph.stored if v.use is not None and v.name not in part.tensors}
-    gone = {(v.use.tensor if v.use else name): v for name in part.tensors for v in [graph.values[name]]}
-    stored = [value for name, value in gone.items() if name not in left]  # a copy may be stored for others
-    monomials = (
-        monomial
-        for node in graph.nodes
-        if node.name in part.nodes and node.rule is not None
-        for monomial in node.rule.macs
-    )
-    return {
-        "macs": float(sum(prod(dim.size for dim in monomial) for monomial in monomials)),
-        "params": float(sum(value.n_elements for value in stored if value.weighs)),
-        "bytes": float(sum(value.n_elements * value.itemsize for value in stored)),
-    }
+    rules = {node.name: node.rule for node in graph.nodes if node.rule is not None and node.rule.macs}
+    copies: dict[str, list[str]] = defaultdict(list)
+    for value in graph.stored:
+        if value.use is not None:
+            copies[value.use.tensor].append(value.name)
+    for part in parts:
+        gone = {(v.use.tensor if v.use else name): v for name in part.tensors for v in [graph.values[name]]}
+        stored = [
+            value for name, value in gone.items() if part.tensors.issuperset(copies.get(name, ()))
+        ]  # for no others
+        monomials = (monomial for name in part.nodes if name in rules for monomial in rules[name].macs)
+        yield {
+            "macs": float(sum(prod(dim.size for dim in monomial) for monomial in monomials)),
+            "params": float(sum(value.n_elements for value in stored if value.weighs)),
+            "bytes": float(sum(value.n_elements * value.itemsize for value in stored)),
+        }
 
 
 def prunable_share(analysis: Analysis) -> float:

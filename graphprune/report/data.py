@@ -270,8 +270,8 @@ def inspect_analysis(analysis: Analysis) -> Inspection:
 
 
 def _blocks(analysis: Analysis, costs: Mapping[str, float]) -> Iterator[dict[str, Any]]:
-    for block in analysis.blocks:
-        gone = costs_of(analysis, analysis.branches.unneeded([block]))
+    parts = (analysis.branches.unneeded([block]) for block in analysis.blocks)
+    for block, gone in zip(analysis.blocks, costs_of(analysis, parts), strict=True):
         yield {
             "name": block.name,
             "title": tensor_title(analysis, block.name),

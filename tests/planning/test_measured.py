@@ -14,7 +14,6 @@ from torch import nn
 import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.compensation import Residuals, refit
-from graphprune.data.batches import open_batches
 from graphprune.errors import OptionError
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
@@ -209,11 +208,11 @@ def test_it_is_the_default_with_calibration_data_only(model):
 
 
 def test_trials_are_made_once_for_several_targets(model, monkeypatch):
-    batches = open_batches({"x": X}, OnnxHost.load(model))
-    gp.prune(model, target={"macs": 0.8}, calibration=batches, verify=False)
-    assert len(batches.losses) == 1
+    session = gp.Session(model, data={"x": X})
+    session.prune(target={"macs": 0.8}, verify=False)
+    assert session.measured.any_of(MeasureLosses.name)
     monkeypatch.setattr("graphprune.passes.measure_losses.loss_curves", lambda *args, **kwargs: pytest.fail("again"))
-    gp.prune(model, target={"macs": 0.6}, calibration=batches, verify=False)
+    session.prune(target={"macs": 0.6}, verify=False)
     assert MeasureLosses.name == "measure-losses"
 
 

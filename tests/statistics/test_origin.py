@@ -45,9 +45,20 @@ def onnx_mlp(path: Path, seed: int) -> Path:
     return save_net(path, nodes, weights, (16, 8))
 
 
-def kept(model: Any, calibration: Any, example: Any = EXAMPLE, **options: Any) -> tuple[int, ...]:
-    result = gp.prune(model, example, calibration=calibration, **{**OPTIONS, **BY_DATA, **options})
-    return result.plan.groups[0].kept
+def kept(model: Any, calibration: Any = None, example: Any = EXAMPLE, **options: Any) -> tuple[int, ...]:
+    """The units that stay, of a model and data or of a session."""
+    options = {**OPTIONS, **BY_DATA, **options}
+    if isinstance(model, gp.Session):
+        return model.prune(**options).plan.groups[0].kept
+    return gp.prune(model, example, calibration=calibration, **options).plan.groups[0].kept
+
+
+def sessions(*models: Any, data: Any, example: Any = EXAMPLE) -> list[gp.Session]:
+    """Sessions that share all that any of them has measured."""
+    shared = [gp.Session(model, example, data=data) for model in models]
+    for each in shared[1:]:
+        vars(each)["measured"] = shared[0].measured
+    return shared
 
 
 # -- other weights -------------------------------------------------------------------------------------------------
@@ -56,20 +67,21 @@ def kept(model: Any, calibration: Any, example: Any = EXAMPLE, **options: Any) -
 @pytest.mark.parametrize(
     "options", [BY_DATA, {"criterion": "obs", "allocation": "measured"}], ids=["moments", "losses"]
 )
-def test_two_checkpoints_that_share_their_batches_get_plans_of_their_own(options):
-    a, b = mlp(0), mlp(1)
-    shared = open_batches({"input": X}, TorchHost.trace(a, EXAMPLE))
-    alone = [kept(model, {"input": X}, **options) for model in (a, b)]
-    assert alone[0] != alone[1]
-    assert [kept(model, shared, **options) for model in (a, b, a)] == [*alone, alone[0]]
-
-
-def test_two_files_that_share_their_batches_get_plans_of_their_own(tmp_path):
+def test_two_checkpoints_that_share_batches_and_measurements_get_plans_of_their_own(tmp_path, options):
     paths = [onnx_mlp(tmp_path / f"{seed}.onnx", seed) for seed in (0, 1)]
-    shared = open_batches({"x": X}, OnnxHost.load(paths[0]))
-    alone = [kept(path, {"x": X}, None) for path in paths]
+    batches = open_batches({"x": X}, OnnxHost.load(paths[0]))
+    alone = [kept(path, {"x": X}, None, **options) for path in paths]
     assert alone[0] != alone[1]
-    assert [kept(path, shared, None) for path in paths] == alone
+    assert [kept(path, batches, None, **options) for path in paths] == alone
+    a, b = sessions(*paths, data=batches, example=None)
+    assert [kept(each, **options) for each in (a, b, a)] == [*alone, alone[0]]
+
+
+def test_two_modules_that_share_batches_and_measurements_get_plans_of_their_own():
+    models = mlp(0), mlp(1)
+    alone = [kept(model, {"input": X}) for model in models]
+    assert alone[0] != alone[1]
+    assert [kept(each) for each in sessions(*models, data={"input": X})] == alone
 
 
 def through_data(weight: torch.Tensor) -> None:
@@ -89,22 +101,21 @@ def as_an_optimizer(weight: torch.Tensor) -> None:
 @pytest.mark.parametrize("change", [through_data, through_numpy, as_an_optimizer], ids=lambda change: change.__name__)
 def test_weights_that_change_in_place_are_noticed(change):
     model = mlp(0)
-    host = TorchHost.trace(model, EXAMPLE)
-    shared = open_batches({"input": X}, host)
-    before = kept(host, shared)
+    session = gp.Session(model, EXAMPLE, data={"input": X})
+    before, host = kept(session), session.host
     change(model[0].weight)
-    after = kept(host, shared)
+    after = kept(session)
+    assert session.host is host
     assert after == kept(model, {"input": X})
     assert after != before
 
 
-def test_data_that_change_in_place_are_noticed():
-    model, data = mlp(0), X.copy()
-    shared = open_batches({"input": data}, TorchHost.trace(model, EXAMPLE))
-    before = kept(model, shared)
+def test_data_that_change_in_place_are_noticed(tmp_path):
+    path, data = onnx_mlp(tmp_path / "net.onnx", 0), X.copy()
+    session = gp.Session(path, data={"x": data})
+    before = kept(session)
     data[:, :8] *= -5
-    assert kept(model, shared) == kept(model, {"input": data})
-    assert kept(model, shared) != before
+    assert kept(session) == kept(path, {"x": data}, None) != before
 
 
 def edited(path: Path, change: Any) -> Path:
@@ -170,14 +181,14 @@ def test_the_digest_of_a_module_is_that_of_what_it_computes():
 # -- another part of the data --------------------------------------------------------------------------------------
 
 
-def test_the_part_that_is_held_apart_is_not_in_the_statistics_whatever_ran_before():
-    model = mlp(0)
-    shared = open_batches({"input": X}, TorchHost.trace(model, EXAMPLE))
+def test_the_part_that_is_held_apart_is_not_in_the_statistics_whatever_ran_before(tmp_path):
+    path = onnx_mlp(tmp_path / "net.onnx", 0)
+    session = gp.Session(path, data={"x": X})
     found = [
-        gp.prune(model, EXAMPLE, calibration=shared, allocation=allocation, criterion="obs", **OPTIONS)
+        session.prune(allocation=allocation, criterion="obs", **OPTIONS)
         for allocation in ("isomorphic", "measured", "isomorphic")
     ]
-    fresh = gp.prune(model, EXAMPLE, calibration={"input": X}, allocation="measured", criterion="obs", **OPTIONS)
+    fresh = gp.prune(path, calibration={"x": X}, allocation="measured", criterion="obs", **OPTIONS)
     assert [result.state.statistics.samples for result in found] == [32, 24, 32]
     assert found[1].plan.parameters == fresh.plan.parameters
 
@@ -186,13 +197,13 @@ def test_the_part_that_is_held_apart_is_not_in_the_statistics_whatever_ran_befor
 
 
 def test_a_file_is_refused_where_it_does_not_fit(tmp_path):
-    file, a = tmp_path / "s.npz", mlp(0)
-    first = kept(a, {"input": X}, statistics=file)
-    assert kept(a, {"input": X}, statistics=file) == first
+    file, a, b = tmp_path / "s.npz", *(onnx_mlp(tmp_path / f"{seed}.onnx", seed) for seed in (0, 1))
+    first = kept(a, {"x": X}, None, statistics=file)
+    assert kept(a, {"x": X}, None, statistics=file) == first
     other = X.copy()
     other[31, 15] += 1
     for model, data, options, message in (
-        (mlp(1), X, {}, r"were taken of other weights \(digest {0}, those of this model have {0}\); remove it, or name another file, to collect them again"),
+        (b, X, {}, r"were taken of other weights \(digest {0}, those of this model have {0}\); remove it, or name another file, to collect them again"),
         (a, X[::-1], {}, r"were taken of other data \(digest {0}, those that are given have {0}\); give the same data, number of samples and seed, or remove it, or name another file, to collect them again"),
         (a, other, {}, "were taken of other data .*"),
         (a, X[:16], {}, r"were taken of 4 of 4 batches, and 2 of 2 batches are used here .*"),
@@ -200,52 +211,51 @@ def test_a_file_is_refused_where_it_does_not_fit(tmp_path):
     ):  # fmt: skip
         expected = message.replace("{0}", "[0-9a-f]{12}")
         with pytest.raises(OptionError, match=f"^the statistics in '{re.escape(str(file))}' {expected}$"):
-            kept(model, {"input": X if data is X else data.copy()}, statistics=file, **options)
+            kept(model, {"x": X if data is X else data.copy()}, None, statistics=file, **options)
 
 
 def test_a_file_of_all_data_is_refused_where_some_are_held_apart(tmp_path):
+    path = onnx_mlp(tmp_path / "net.onnx", 0)
     options = {"criterion": "obs", "statistics": tmp_path / "s.npz"}
-    kept(mlp(0), {"input": X}, **options)
+    kept(path, {"x": X}, None, **options)
     with pytest.raises(
         OptionError,
         match=r"were taken of 4 of 4 batches, and 3 of 4 batches are used here \(allocation 'measured' holds one of "
         r"four apart, to judge by\); remove it",
     ):
-        kept(mlp(0), {"input": X}, allocation="measured", **options)
+        kept(path, {"x": X}, None, allocation="measured", **options)
 
 
 def test_a_file_that_does_not_say_what_it_is_of_is_refused(tmp_path):
-    file = tmp_path / "s.npz"
-    kept(mlp(0), {"input": X}, statistics=file)
+    file, path = tmp_path / "s.npz", onnx_mlp(tmp_path / "net.onnx", 0)
+    kept(path, {"x": X}, None, statistics=file)
     with np.load(file) as held:
         arrays = {name: held[name] for name in held.files}
     for origin in (None, 3, {"weights": "a", "data": 1, "split": "4 of 4 batches"}):
         about = {**json.loads(str(arrays["about"])), "origin": origin}
         np.savez(file, **{**arrays, "about": np.array(json.dumps(about))})
         with pytest.raises(OptionError, match="do not say which weights and data they were taken of, as files of this"):
-            kept(mlp(0), {"input": X}, statistics=file)
+            kept(path, {"x": X}, None, statistics=file)
 
 
 def test_a_file_is_written_also_where_the_measurement_is_kept(tmp_path):
-    model = mlp(0)
-    shared = open_batches({"input": X}, TorchHost.trace(model, EXAMPLE))
-    first = kept(model, shared)
-    kept(model, shared, statistics=tmp_path / "s.npz")
+    path = onnx_mlp(tmp_path / "net.onnx", 0)
+    session = gp.Session(path, data={"x": X})
+    first = kept(session)
+    kept(session, statistics=tmp_path / "s.npz")
     assert (tmp_path / "s.npz").exists()
-    assert kept(model, {"input": X}, statistics=tmp_path / "s.npz") == first
+    assert kept(path, {"x": X}, None, statistics=tmp_path / "s.npz") == first
 
 
 # -- numbers of the original -----------------------------------------------------------------------------------------
 
 
-def test_the_metric_of_one_original_is_not_that_of_another():
-    labels = X @ np.ones((16, 8), np.float32)
-    a, b = mlp(0), mlp(1)
-    shared = open_evaluation({"input": X, "labels": labels}, TorchHost.trace(a, EXAMPLE), metric="mse")
-    before = [
-        gp.prune(model, EXAMPLE, evaluate=shared, **OPTIONS).report.metrics[0].before for model in (a, b)
-    ]  # fmt: skip
-    fresh = gp.prune(b, EXAMPLE, evaluate={"input": X, "labels": labels}, metric="mse", **OPTIONS).report.metrics[0]
+def test_the_metric_of_one_original_is_not_that_of_another(tmp_path):
+    data = {"x": X, "labels": X @ np.ones((16, 8), np.float32)}
+    a, b = (onnx_mlp(tmp_path / f"{seed}.onnx", seed) for seed in (0, 1))
+    shared = open_evaluation(data, OnnxHost.load(a), metric="mse")
+    before = [gp.prune(model, evaluate=shared, **OPTIONS).report.metrics[0].before for model in (a, b)]
+    fresh = gp.prune(b, evaluate=data, metric="mse", **OPTIONS).report.metrics[0]
     assert before[0] != before[1] == fresh.before
 
 

@@ -57,10 +57,10 @@ def quality_table(records: list[Record]) -> str:
         error = dense["values"].get(ERROR)
         spread = f" ± {error:.2g}" if error else ""
         arrow = "higher" if dense["higher"] else "lower"
+        shown = [table(["recipe", *(f"{ratio:.0%}" for ratio in ratios), "seconds"], rows)] if rows else []
         text.append(
             f"{model}: {metric} ({arrow} is better), dense {dense['values'][metric]:.4g}{spread}, "
-            f"{dense['n']} items\n{dense['source']}\n\n"
-            + table(["recipe", *(f"{ratio:.0%}" for ratio in ratios), "seconds"], rows)
+            + "\n\n".join([f"{dense['n']} items\n{dense['source']}", *shown])
         )
     return "\n\n".join(text)
 

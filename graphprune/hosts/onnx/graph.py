@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,7 +41,7 @@ def build_graph(proto: onnx.ModelProto, inferred: Inferred, uses: Mapping[str, U
     """
     opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     reader = _Reader(proto, inferred, opset, uses or {})
-    nodes = tuple(reader.node(node) for node in proto.graph.node)
+    nodes = tuple(map(reader.node, proto.graph.node, reader.operands))
     return Graph(
         reader.values(nodes),
         nodes,
@@ -53,13 +55,14 @@ class _Reader:
         self.proto, self.inferred, self.opset, self.uses = proto, inferred, opset, uses
         self.rules = RuleBook()
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self.used = {name for node in proto.graph.node for name in operands_of(node)}
+        self.operands = [operands_of(node) for node in proto.graph.node]
+        self.used = {name for operands in self.operands for name in operands}
         self.used.update(value.name for value in proto.graph.output)
         self.weights = set(self.initializers)  # and what is only computed from them, such as a transposed weight
-        for node in proto.graph.node:
+        for node, operands in zip(proto.graph.node, self.operands, strict=True):
             rank = len(inferred.shapes.get(node.input[0], ())) if node.input else 0
             looked_up = node.op_type in ("Gather", "GatherND") and rank > 2  # a matrix for each index
-            of_weights = [name in self.weights for name in operands_of(node) if name]
+            of_weights = [name in self.weights for name in operands if name]
             if of_weights and (all(of_weights) or (looked_up and of_weights[0])):
                 self.weights.update(node.output)
 
@@ -105,24 +108,28 @@ class _Reader:
         )
 
     def computed(self, name: str, kind: Kind) -> Value:
-        dtype = ir.DataType(self.inferred.types.get(name, 0) or ir.DataType.FLOAT)
-        itemsize = dtype.bitwidth / 8 if dtype != ir.DataType.STRING else 0.0
+        dtype, itemsize = _element(self.inferred.types.get(name, 0) or onnx.TensorProto.FLOAT)
         shape = self.inferred.shapes.get(name, ())
-        return Value(name, shape, _dtype(dtype), kind, itemsize, self.inferred.dynamic.get(name, frozenset()))
+        return Value(name, shape, dtype, kind, itemsize, self.inferred.dynamic.get(name, frozenset()))
 
-    def node(self, proto: onnx.NodeProto) -> Node:
-        operands = tuple(name or None for name in operands_of(proto))
-        results = tuple(name or None for name in proto.output)
+    def node(self, proto: onnx.NodeProto, names: list[str]) -> Node:
+        operands = tuple([name or None for name in names])
+        results = tuple([name or None for name in proto.output])
         domain = "" if proto.domain in ("", "ai.onnx") else proto.domain
         op = f"{domain}::{proto.op_type}" if domain else proto.op_type
         location = next((entry.value for entry in proto.metadata_props if entry.key.endswith("name_scopes")), "")
-        rule, reason = self.rule(proto, op, operands, results)
         attributes = attributes_of(proto)
+        rule, reason = self.rule(proto, op, operands, results, attributes)
         known = (addends(op, {}), is_multiple(op, [name in self.weights for name in operands]), options(attributes))
         return Node(proto.name, op, operands, results, rule, location, reason, *known)
 
     def rule(
-        self, proto: onnx.NodeProto, op: str, operands: tuple[str | None, ...], results: tuple[str | None, ...]
+        self,
+        proto: onnx.NodeProto,
+        op: str,
+        operands: tuple[str | None, ...],
+        results: tuple[str | None, ...],
+        attributes: Mapping[str, Any],
     ) -> tuple[Rule | None, str]:
         """The rule of a node, or the reason why it has none."""
         row = ops.lookup(op) or ROWS.get(op)
@@ -141,7 +148,7 @@ class _Reader:
         sized = self.inferred.sized.get(operands[0] or "") if op in ("Shape", "Size") else None
         if sized:
             return self.measured(operands[0] or "", sized, results), ""
-        return self.build(row, self.call(proto, op, operands, results))
+        return self.build(row, self.call(op, operands, results, attributes))
 
     def measured(self, operand: str, sized: frozenset[int], results: tuple[str | None, ...]) -> Rule:
         """The rule of a node that reads sizes which the model computes with: those axes stay whole."""
@@ -153,7 +160,11 @@ class _Reader:
         return Rule((dims,), made, fixed)
 
     def call(
-        self, proto: onnx.NodeProto, op: str, operands: tuple[str | None, ...], results: tuple[str | None, ...]
+        self,
+        op: str,
+        operands: tuple[str | None, ...],
+        results: tuple[str | None, ...],
+        attributes: Mapping[str, Any],
     ) -> Call:
         shapes, values = self.inferred.shapes, self.inferred.values
         integers = {
@@ -169,8 +180,8 @@ class _Reader:
             op,
             tuple(map(shape, operands)),
             tuple(map(shape, results)),
-            {"opset": self.opset, **attributes_of(proto)},
-            tuple(name in self.weights for name in operands),
+            {"opset": self.opset, **attributes},
+            tuple([name in self.weights for name in operands]),
             integers,
         )
 
@@ -186,6 +197,14 @@ class _Reader:
             return None, f"'{call.op}' is used in a way that its rule does not describe"
 
 
+@cache
+def _element(data_type: int) -> tuple[str, float]:
+    """What elements of a type are called, and how many bytes one takes; texts count none."""
+    dtype = ir.DataType(data_type)
+    return _dtype(dtype), dtype.bitwidth / 8 if dtype != ir.DataType.STRING else 0.0
+
+
+@cache
 def _dtype(dtype: ir.DataType) -> str:
     try:
         return str(dtype.numpy())

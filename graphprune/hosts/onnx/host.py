@@ -169,8 +169,12 @@ class OnnxHost:
 
     def _unknown(self, inferred: Inferred) -> list[str]:
         """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
-        outside = outside_branches(self.proto.graph) - no_tensors(self.proto.graph)
-        return sorted(name for name in self._made & self._uses & outside if name not in inferred.shapes)
+        return sorted(name for name in self._asked if name not in inferred.shapes)
+
+    @cached_property
+    def _asked(self) -> frozenset[str]:
+        """The tensors of the main graph that something uses."""
+        return (self._made & self._uses & outside_branches(self.proto.graph)) - no_tensors(self.proto.graph)
 
     @property
     def _foreign(self) -> frozenset[str]:
@@ -182,11 +186,11 @@ class OnnxHost:
             for name in node.output
         )
 
-    @property
+    @cached_property
     def _made(self) -> frozenset[str]:
         return frozenset(name for node in self.proto.graph.node for name in node.output if name)
 
-    @property
+    @cached_property
     def _uses(self) -> frozenset[str]:
         used = {name for node in self.proto.graph.node for name in operands_of(node)}
         return frozenset(used | {value.name for value in self.proto.graph.output})

@@ -159,20 +159,13 @@ def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[s
     model = bound_model(proto, bound)
     with suppress(onnx.shape_inference.InferenceError):  # then node by node, below
         model = onnx.shape_inference.infer_shapes(model, data_prop=carries_little(model.graph))
-    found: dict[str, TypeProto] = {}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-        found[value.name] = value.type
-    for tensor in model.graph.initializer:
-        found[tensor.name] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
-    for name, (data_type, sizes) in probed.items():
-        found[name] = onnx.helper.make_tensor_type_proto(data_type, _certain(found.get(name), sizes))
     values = constants_of(model.graph)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, kind in found.items():
-        if (shape := _shape(kind)) is not None:
-            shapes[name] = shape
+    found, stored, shapes = _stated(model, probed)
     for node in model.graph.node:
         if any(name and name not in shapes for name in node.output):
+            for name in node.input:
+                if name in stored:
+                    found[name] = onnx.helper.make_tensor_type_proto(stored.pop(name), shapes[name])
             for name, kind in _infer_node(model, node, found, values).items():
                 if _shape(found.get(name, TypeProto())) is None:
                     found[name] = kind
@@ -183,7 +176,28 @@ def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[s
             values[node.output[0]] = result
             shapes.setdefault(node.output[0], result.values.shape)
     types = {name: kind.tensor_type.elem_type for name, kind in found.items() if kind.HasField("tensor_type")}
-    return shapes, types
+    return shapes, types | stored
+
+
+def _stated(
+    model: onnx.ModelProto, probed: Probed
+) -> tuple[dict[str, TypeProto], dict[str, int], dict[str, tuple[int, ...]]]:
+    """What is known of values before the walk: types; element types of stored tensors, apart; shapes of both."""
+    found = {value.name: value.type for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)}
+    stored: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for tensor in model.graph.initializer:
+        found.pop(tensor.name, None)
+        stored[tensor.name] = tensor.data_type
+        shapes[tensor.name] = tuple(tensor.dims)
+    for name, (data_type, sizes) in probed.items():
+        found[name] = onnx.helper.make_tensor_type_proto(data_type, _certain(found.get(name), sizes))
+        stored.pop(name, None)
+        shapes.pop(name, None)
+    for name, kind in found.items():
+        if (shape := _shape(kind)) is not None:
+            shapes[name] = shape
+    return found, stored, shapes
 
 
 CARRIED_ELEMENTS = 1 << 20
@@ -233,9 +247,10 @@ def _shape(kind: TypeProto) -> tuple[int, ...] | None:
     if not kind.HasField("tensor_type") or not kind.tensor_type.HasField("shape"):
         return None
     dims = kind.tensor_type.shape.dim
-    if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in dims):
-        return None
-    return tuple(dim.dim_value for dim in dims)
+    sizes = tuple([dim.dim_value for dim in dims])
+    if min(sizes, default=1) > 0:
+        return sizes
+    return None if any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in dims) else sizes
 
 
 def _infer_node(
