@@ -149,6 +149,14 @@ def test_what_is_printed_can_be_run_and_does_the_same(tmp_path, name):
     assert (tmp_path / "out.onnx").read_bytes() == file
 
 
+def test_what_is_repeated_is_printed_inside():
+    text = printed("--target", "latency=0.6")
+    assert ',meet-latency{passes="allocate{targets=latency=0.6 criterion=l2},slice-groups,' in text
+    recipe = Recipe.of(pipeline=text)
+    assert [each.name for each in recipe.passes][-2:] == ["meet-latency", "verify"]
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
 def test_a_sweep_prints_a_pipeline_for_each_point(tmp_path):
     options = ("sweep", "none.onnx", "-o", tmp_path / "f", "--target", "macs=0.6", "--target", "macs=0.4,params=0.5")
     lines = run(*options, "--criterion", "l1", "--print-pipeline").stdout.splitlines()
