@@ -17,7 +17,7 @@ ALL = {each.keyword for each in recipe_options()}
 MEANT = {
     "prune": ALL,
     "sweep": ALL,
-    "sensitivity": {"protect", "only", "criterion", "seed"},
+    "sensitivity": {"protect", "only", "criterion", "align", "seed"},
     "inspect": {"protect"},
     "explain": {"protect"},
     "apply": {"verify", "seed"},
@@ -54,7 +54,7 @@ def test_an_option_says_the_same_everywhere():
         for name, (info, default) in parameters(command).items():
             if isinstance(info, typer.models.OptionInfo) and name in ALL and (command, name) != ("sweep", "target"):
                 said.setdefault(name, set()).add((info.help, info.param_decls, info.metavar, repr(default)))
-    said.pop("align", None)  # 'profile' measures at multiples of a number of its own
+    said.pop("align")  # 'profile' measures at multiples of a number of its own, 'sensitivity' takes single units
     assert {name: len(each) for name, each in said.items()} == dict.fromkeys(said, 1)
     assert "protect" in said
 
@@ -62,7 +62,7 @@ def test_an_option_says_the_same_everywhere():
 def test_no_default_stands_in_the_way_of_a_recipe():
     for command in ("prune", "sweep", "sensitivity"):
         for name, (_, default) in parameters(command).items():
-            if name in ALL and name != "target":
+            if name in ALL - {"target", "align"}:
                 assert default is None, name
 
 
@@ -189,6 +189,18 @@ def test_sweep_has_the_limits_of_prune(tmp_path):
     run("sweep", model, "-o", tmp_path / "c", *options, "--pipeline", pipeline, "--save-models")
     plan = gp.PruningPlan.load(tmp_path / "c" / "macs-0.4.plan.json")
     assert (plan.options["align"], plan.options["targets"]) == (1, ["macs=0.4"])
+
+
+@pytest.mark.parametrize(
+    ("align", "of_24", "of_7"),
+    [((), [6, 12, 18], [2, 4, 5]), (("--align", "1"), [6, 12, 18], [2, 4, 5]), (("--align", "8"), [8, 16, 16], [3, 5, 5])],
+)  # fmt: skip
+def test_trials_keep_to_the_multiples_of_prune(tmp_path, align, of_24, of_7):
+    """A width of 7 goes in steps of 2, as in an allocation."""
+    for width, removed in ((24, of_24), (7, of_7)):
+        model = small_model(tmp_path / f"{width}.onnx", width=width)
+        found = json.loads(run("sensitivity", model, "--json", *align).stdout)
+        assert [row["removed"] for row in found["rows"]] == removed
 
 
 def test_apply_takes_a_seed(tmp_path):
