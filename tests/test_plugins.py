@@ -86,7 +86,7 @@ def test_an_example_package_is_installed_and_found(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["rule"] == "n:2 c:24, c -> n c"
+    assert found["rule"] == "n c, c -> n c"
     (a, wide), (b, narrow) = found["kept"]
     assert (wide, narrow) == (24, 16)
     assert wide - a == narrow - b > 0  # equal steps
