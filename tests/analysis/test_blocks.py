@@ -306,7 +306,9 @@ def traced(n: int) -> tuple[TorchHost, gp.Analysis]:
 def allocated(n: int, criterion: str = "l2", seed: int = 0, **options) -> State:
     """The state after allocation on a net of ``n`` layers."""
     host, analysis = traced(n)
-    return Allocate(**options).run(Score("l2", seed, criterion).run(State(host, host, analysis)))
+    selection = Selection(options.pop("only", ()), options.pop("protect", ()))
+    state = State(host, host, analysis, selection=selection)
+    return Allocate(**options).run(Score("l2", seed, criterion).run(state))
 
 
 def names(state: State) -> list[str]:
