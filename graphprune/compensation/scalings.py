@@ -3,7 +3,7 @@
 A normalisation over fewer channels divides by another root mean square. Weights that read its result make that good
 where they can be refitted; a tied output layer cannot, and neither is there a refit where only biases change. So each
 channel ``y = γ z + β`` gets the ``γ`` and ``β`` that bring it closest to the dense ``y``: a weighted sum of one input,
-refitted as any other (methods.md §1.4), before what reads it.
+refitted as any other (docs/methods.md, Refits), before what reads it.
 """
 
 from __future__ import annotations

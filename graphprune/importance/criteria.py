@@ -101,5 +101,8 @@ def criterion(name: str) -> Criterion:
 
 
 def normalized(scores: Scores) -> dict[str, Float]:
-    """Each group's scores divided by their mean, so that groups can be ranked together (methods.md §1.3)."""
+    """Each group's scores divided by their mean, so that groups can be ranked together.
+
+    See docs/methods.md, Ranking across groups.
+    """
     return {name: values / max(float(values.mean()), 1e-30) for name, values in scores.items()}

@@ -1,8 +1,8 @@
 """Structured optimal brain surgeon: what the outputs of consumers lose although the other weights are refitted.
 
 Removing the columns ``P`` of a consumer ``y = W x`` and refitting the others costs ``tr(W_P [(Σ⁻¹)_PP]⁻¹ W_Pᵀ)``
-(rung 3 of methods.md §1.4; OBS, ZipLM, OSSCAR). Units go greedily, a few at a time; after each round the weights and
-the inverse are brought up to date, without which the scores mislead. Consumers count relative to the variance of
+(docs/methods.md, Optimal brain surgeon on structures). Units go greedily, a few at a time; after each round the weights
+and the inverse are brought up to date, without which the scores mislead. Consumers count relative to the variance of
 their targets and add up.
 """
 

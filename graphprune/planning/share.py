@@ -2,7 +2,7 @@
 
 ``kwon`` splits the budget between heads and neurons exactly; ``dp`` minimises the sum of predicted errors,
 ``measured`` that of losses measured on trial; ``spdy`` and
-``evolution`` judge choices by running the model, starting from what ``dp`` finds (methods.md §7).
+``evolution`` judge choices by running the model, starting from what ``dp`` finds (docs/methods.md, Allocation).
 """
 
 from __future__ import annotations

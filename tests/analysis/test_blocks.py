@@ -378,7 +378,7 @@ def batches(host: TorchHost, n: int = 3) -> list[dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def dead() -> tuple[TorchHost, gp.Analysis]:
-    """A net whose branch ``mlp.0`` has a zero output projection (methods.md §5.12, P18)."""
+    """A net whose branch ``mlp.0`` has a zero output projection."""
     host = TorchHost.trace(with_dead_mlp(), (X,)).folded()
     return host, analyze_graph(host.graph())
 
