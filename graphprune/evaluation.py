@@ -16,8 +16,8 @@ from graphprune.data.batches import Batches, open_batches
 from graphprune.data.specs import Array, specs_of
 from graphprune.data.text import role_of
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.measured import Measured
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.suggest import meant
 from graphprune.user_code import is_object_name, load_object, told
 

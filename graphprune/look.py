@@ -7,9 +7,9 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_heap
+from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.opening import Shapes, open_host
-from graphprune.pipeline.host import Host
 from graphprune.planning.select import protected_axes
 from graphprune.turns import in_turn
 

@@ -20,12 +20,12 @@ from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Evaluation, Runner, require_evaluation
 from graphprune.files import read_json, write_text
+from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
 from graphprune.opening import Shapes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, output_error, trials

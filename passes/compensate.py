@@ -10,8 +10,8 @@ from graphprune.compensation.methods import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Host
 from graphprune.pipeline import keys
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import PruningPlan

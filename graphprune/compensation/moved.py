@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.hosts.host import Array, Host
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Host
 
 MOST = 1 << 24
 """The most elements that single precision can number."""
@@ -21,7 +21,7 @@ MOST = 1 << 24
 def value_of(host: Host, name: str) -> Array:
     """The values of a stored tensor, or of what follows from stored tensors alone."""
     value = host.graph().values[name]
-    return host.read(name) if value.stored else host.stretch((), [name])({})[1][name]
+    return host.read(name) if value.stored else host.partial_run((), [name])({})[1][name]
 
 
 def made_of(graph: Graph, name: str) -> tuple[frozenset[str], frozenset[str]]:

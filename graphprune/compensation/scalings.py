@@ -16,9 +16,9 @@ import numpy as np
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.methods import Residuals, refit
 from graphprune.compensation.stage import Compensated, Counter, Positions
+from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 from graphprune.statistics.collect import picked
 from graphprune.statistics.consumers import count_of
 from graphprune.statistics.products import real
@@ -132,13 +132,13 @@ class _Counter:
         shift = None if scaling.shift is None else pruned.read(scaling.shift).ravel()
         self._shift: Array = np.zeros(len(self._channels)) if shift is None else shift
         self._sums = Residuals.zeros(len(self._channels), 1, 1)
-        self._look: Stretch | None = None
+        self._look: PartialRun | None = None
 
     def add(self, values: Carried, wanted: Arrays, masks: Mapping[str, Positions]) -> None:
         """Counts one batch in."""
         scaling = self._scaling
         if self._look is None:
-            self._look = self._pruned.stretch(list(values), scaling.read)
+            self._look = self._pruned.partial_run(list(values), scaling.read)
         y = self._look(values)[1][scaling.result]
         n = count_of((scaling.result, scaling.channel, 1, None), y)
         pick = picked(n, 1, self._n_batches, masks[scaling.node], self._rng)

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.hosts.onnx.double import run_single
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import EPSILON, SEEN, Rounding, compare, noise_of
 from graphprune.runtime import sessions as runtime
-
-if TYPE_CHECKING:
-    from graphprune.hosts.torch.host import TorchHost
 
 NAME, NOTE = "onnxruntime", "file = pruned model"
 EXPORT_TOLERANCE = 1e-4
@@ -53,9 +49,9 @@ def file_parity(host: Host, path: Path, inputs: Arrays, original: Host | None = 
     Raises:
         ModelError: onnxruntime cannot run it, or it draws random numbers, which no two runtimes draw alike.
     """
-    if host.kind != "torch":
-        return _of_onnx(cast("OnnxHost", host), path, inputs, cast("OnnxHost | None", original))
-    if drawing := cast("TorchHost", host).drawing:
+    if isinstance(host, OnnxHost):
+        return _of_onnx(host, path, inputs, original if isinstance(original, OnnxHost) else None)
+    if drawing := host.drawing:
         raise ModelError(
             f"the model draws random numbers ({', '.join(drawing)}), which onnxruntime draws differently; hand them in "
             "as an input, or draw only in training mode"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.ir.dims import unit_of
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, columns_of
 from graphprune.statistics.moments import Moments

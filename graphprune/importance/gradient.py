@@ -7,15 +7,14 @@ are drawn from the model itself, whose gradients' second moment is the Fisher in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Array, Arrays, Differentiable, Gate
 from graphprune.importance.context import Evidence, Float, with_fallback
 from graphprune.importance.loss import Gates, first_output, gates_of, is_categorical, log_softmax
 from graphprune.ir.dims import unit_of
-from graphprune.pipeline.host import Array, Arrays, Gate
 
 _POINTS = tuple(zip(*np.polynomial.legendre.leggauss(5), strict=True))
 
@@ -100,7 +99,9 @@ def _from_gates(evidence: Evidence, criterion: str, of: Callable[[Float], Float]
     return with_fallback({name: total / max(1, samples) for name, total in totals.items()}, evidence)
 
 
-def _gradients(host: Any, batch: Arrays, gates: Gates, labels: Array | None, seed: int) -> Mapping[Gate, Array]:
+def _gradients(
+    host: Differentiable, batch: Arrays, gates: Gates, labels: Array | None, seed: int
+) -> Mapping[Gate, Array]:
     categorical = is_categorical(*first_output(host.run(batch)), labels)
     found: Mapping[Gate, Array] = host.gate_gradients(batch, gates.all, labels, categorical=categorical, seed=seed)
     return found
@@ -111,13 +112,13 @@ def _summed(values: Array, units: Array, size: int) -> Float:
     return np.bincount(units[inside], np.asarray(values)[inside], minlength=size).astype(np.float64)
 
 
-def _differentiable(gates: Gates, criterion: str) -> Any:
+def _differentiable(gates: Gates, criterion: str) -> Differentiable:
     """The host, if it has gradients.
 
     Raises:
         OptionError: It has none.
     """
-    if not hasattr(gates.host, "gate_gradients"):
+    if not isinstance(gates.host, Differentiable):
         raise OptionError(
             f"criterion '{criterion}' needs gradients, which ONNX models do not have; prune the PyTorch model, or use "
             "obs, wifv, bonsai or oracle"

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Factor, unit_of
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Host
 from graphprune.statistics.consumers import Consumer
 
 Float = NDArray[np.float64]

@@ -102,6 +102,7 @@ class Node:
         options: The attributes that carry no size, as text: they tell models apart that have the same shapes.
         role: What the operator is for those who ask (:data:`graphprune.rules.call.Role`); most are nothing special.
         kept: Whether the result is a number of stored tensors that the host keeps as it is when they are cut.
+        optional: Whether it lies in a branch that need not run, so that nothing in it can be measured.
     """
 
     __repr__ = brief
@@ -118,6 +119,12 @@ class Node:
     options: str = ""
     role: str = ""
     kept: bool = False
+    optional: bool = False
+
+    @property
+    def plain_sum(self) -> bool:
+        """Whether the result is the sum of two values and nothing else, each time the model runs."""
+        return len(self.addends) == 2 == len(self.operands) and None not in self.operands and not self.optional
 
 
 @dataclass(frozen=True, slots=True)

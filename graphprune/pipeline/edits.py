@@ -8,9 +8,10 @@ import numpy as np
 
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.edits import Edits, PinEdit, SizeEdit
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
 from graphprune.ir.graph import Node
-from graphprune.pipeline.host import Edits, Host, PinEdit, SizeEdit
 
 
 def smaller(host: Host, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()) -> Host:

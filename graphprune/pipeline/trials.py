@@ -13,8 +13,8 @@ from graphprune.analysis.groups import Analysis, Group
 from graphprune.data.batches import Batches
 from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Array, Host
 from graphprune.pipeline.edits import slice_edits
-from graphprune.pipeline.host import Array, Host
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.keep import keep_counts
 

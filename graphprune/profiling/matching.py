@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array, Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ir.dims import factors_of
-from graphprune.pipeline.host import Array, Host
 
 Place = tuple[str, int, int]
 """A tensor, an axis, and which of the groups on it, from the major one."""

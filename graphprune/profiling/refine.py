@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphprune.errors import TargetError
-from graphprune.pipeline.host import Host
+from graphprune.hosts.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits

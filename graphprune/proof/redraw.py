@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array, Host
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.pipeline.host import Array, Host
 
 TINY = 1e-2
 """Weights that are all below this scale what they multiply away."""

@@ -10,8 +10,8 @@ from math import isfinite, sqrt
 import numpy as np
 
 from graphprune.data.batches import Batches
+from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.proof.parts import parts_of
 from graphprune.statistics.holdout import apart
 
@@ -138,7 +138,7 @@ def _made_up(host: Host, macs: float, seed: int) -> tuple[Iterable[Arrays], str]
         return [first], GIVEN
     most = _affordable(macs, "made up")
     seeds = range(seed, seed + most)
-    return (host.example_inputs(each) for each in seeds), EXAMPLE if host.kind == "torch" and seed == 0 else RANDOM
+    return (host.example_inputs(each) for each in seeds), EXAMPLE if host.given_example and seed == 0 else RANDOM
 
 
 def _real(batches: Batches, graph: Graph, held: bool, macs: float) -> tuple[Iterable[Arrays], str]:

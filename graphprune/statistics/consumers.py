@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.hosts.host import Array, Host
+from graphprune.hosts.windows import Window
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Host, Window
 from graphprune.statistics.products import real
 
 Source = tuple[str, int | None, int, Window | None]
@@ -208,7 +209,7 @@ def _consumer(
     rule = node.rule
     if rule is None:
         return "its operator has no rule"
-    if host.optional(node.name):
+    if node.optional:
         return "it lies in a branch that need not run"
     if any(_quantized(graph, name) for name in node.operands):
         return "its weights are whole numbers"
@@ -265,8 +266,8 @@ def _consumer(
         return "its weight is neither a matrix nor the kernel of a convolution"
     rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]
     along = [n for n, layout in rest if _lies_along(layout, ONE if channel is None else rule.results[0][channel])]
-    bias, after = _bias(host, graph, along, result, readers, channel, uses)
-    target, skip = _target(host, graph, after, readers)
+    bias, after = _bias(graph, along, result, readers, channel, uses)
+    target, skip = _target(graph, after, readers)
     return Consumer(
         node.name,
         value,
@@ -307,7 +308,6 @@ def _lies_along(layout: Iterable[Dim], channel: Dim) -> bool:
 
 
 def _bias(
-    host: Host,
     graph: Graph,
     along: Iterable[str],
     result: str,
@@ -329,7 +329,7 @@ def _bias(
     rows = 1 if channel is None else shape[channel]
     behind = 0 if channel is None else len(shape) - 1 - channel
     users = readers.get(result, [])
-    if len(users) == 1 and result not in graph.outputs and _always_adds(host, users[0]):
+    if len(users) == 1 and result not in graph.outputs and users[0].plain_sum:
         total = users[0].results[0]
         for name in filter(own, users[0].operands):
             assert name is not None
@@ -346,14 +346,10 @@ def _quantized(graph: Graph, name: str | None) -> bool:
     return value is not None and value.stored and len(value.shape) > 1 and "float" not in value.dtype
 
 
-def _always_adds(host: Host, node: Node) -> bool:
-    return host.adds(node.name) and not host.optional(node.name)
-
-
-def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> tuple[str, str | None]:
+def _target(graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> tuple[str, str | None]:
     """The residual sum that a result is added to, and what it is added to; or the result."""
     users = readers.get(result, [])
-    if len(users) != 1 or result in graph.outputs or not _always_adds(host, users[0]):
+    if len(users) != 1 or result in graph.outputs or not users[0].plain_sum:
         return result, None
     others = [name for name in users[0].operands if name is not None and name != result]
     total = users[0].results[0]

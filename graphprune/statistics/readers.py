@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Dim, Factor, Sum, factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Host
 from graphprune.statistics.consumers import Consumer, look
 
 SHOWN = 3

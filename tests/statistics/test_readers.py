@@ -42,12 +42,6 @@ class Traced:
     def scales(self, node: str) -> Any:
         return torch_steps.scales(self.nodes[node])
 
-    def adds(self, node: str) -> bool:
-        return torch_steps.adds(self.nodes[node])
-
-    def optional(self, node: str) -> bool:
-        return False
-
 
 def _aten(case: test_aten_ops.Case, judged: test_aten_ops.Judged, at: int) -> tuple[Any, Any]:
     """A graph of the call, and its host: floating-point tensors are stored, but for one."""

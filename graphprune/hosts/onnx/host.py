@@ -14,14 +14,16 @@ import onnx
 
 from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.onnx import steps as onnx_steps
-from graphprune.hosts.onnx.branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx.branches import decided, flat, outside_branches
 from graphprune.hosts.onnx.cells import cells
 from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
-from graphprune.hosts.onnx.draws import draws
+from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
 from graphprune.hosts.onnx.graph import build_graph
@@ -38,9 +40,9 @@ from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
+from graphprune.hosts.recurrent import Recurrent
+from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
-from graphprune.pipeline.recurrent import Recurrent
 from graphprune.runtime.sessions import run_raw, run_session
 
 if TYPE_CHECKING:
@@ -123,6 +125,11 @@ class OnnxHost:
     def kind(self) -> str:
         """``onnx``."""
         return "onnx"
+
+    @property
+    def exports(self) -> bool:
+        """No: the file is the model as it is."""
+        return False
 
     @property
     def keeps_code(self) -> bool:
@@ -324,6 +331,16 @@ class OnnxHost:
         return {}
 
     @property
+    def given_example(self) -> bool:
+        """Whether the user gave all inputs."""
+        return all(self._fits(name, array) for name, array in random_inputs(self.proto, self.bound, 0).items())
+
+    @property
+    def drawing(self) -> tuple[str, ...]:
+        """The operators that draw random numbers."""
+        return tuple(dict.fromkeys(drawing(self.proto.graph)))
+
+    @property
     def pinned(self) -> tuple[str, ...]:
         """None: a file computes its sizes from the inputs that it is given."""
         return ()
@@ -391,7 +408,7 @@ class OnnxHost:
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
     ) -> Iterator[tuple[str, Array]]:
-        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        """A run that shows values on the way; see :class:`graphprune.hosts.host.Host`."""
         proto, store = self.proto, self.store
         if masks is not None:
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
@@ -399,11 +416,13 @@ class OnnxHost:
 
     # -- step by step ------------------------------------------------------------------------------------------------
 
-    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
-        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+    def partial_run(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> PartialRun:
+        """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
-        return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
+        return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
@@ -436,19 +455,6 @@ class OnnxHost:
     def recurrent(self, node: str) -> Recurrent | str | None:
         """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
         return cells(self._nodes[node])
-
-    def adds(self, node: str) -> bool:
-        """Whether a node is the plain sum of its two operands."""
-        found = self._nodes[node]
-        return found.op_type == "Add" and found.domain in ("", "ai.onnx")
-
-    def optional(self, node: str) -> bool:
-        """Whether a node lies in a branch, where nothing can be measured."""
-        return node in self._in_branches
-
-    @cached_property
-    def _in_branches(self) -> frozenset[str]:
-        return in_branches(self.proto.graph)
 
     def scales(self, node: str) -> tuple[float, float]:
         """What a node multiplies its product of two operands by, and what its bias."""

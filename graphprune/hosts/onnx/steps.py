@@ -11,23 +11,24 @@ import onnx_graphsurgeon as gs
 import onnx_ir as ir
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Arrays, Carried, Gate, PartialRun, bias_shape
 from graphprune.hosts.onnx.ops.values import Inferred, attributes_of, operands_of
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
-from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window, bias_shape, transposed
+from graphprune.hosts.windows import Window, transposed
 from graphprune.runtime.sessions import as_array, run_raw
 
 
-def stretch(
+def partial_run(
     proto: onnx.ModelProto,
     store: Store,
     inferred: Inferred,
     have: Collection[str],
     outputs: Sequence[str],
     later: Sequence[str],
-) -> Stretch:
-    """A runner of the nodes between what there is and what is wanted; see ``Host.stretch``."""
+) -> PartialRun:
+    """A runner of the nodes between what there is and what is wanted; see ``Runnable.partial_run``."""
     makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
     stored = {tensor.name for tensor in proto.graph.initializer}
     given = frozenset(have)

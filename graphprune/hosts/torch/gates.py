@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from graphprune.hosts.host import Gate
 from graphprune.hosts.torch.masked import Interpreter
-from graphprune.pipeline.host import Gate
 
 
 class GatedInterpreter(Interpreter):

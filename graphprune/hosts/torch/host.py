@@ -21,6 +21,9 @@ from torch.utils import _pytree as pytree
 
 from graphprune.brief import brief
 from graphprune.errors import GraphpruneError, ModelError, OutputError, PlanError, first_line
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun, bias_shape
+from graphprune.hosts.recurrent import Recurrent
 from graphprune.hosts.torch import gates as torch_gates
 from graphprune.hosts.torch import masked as torch_masked
 from graphprune.hosts.torch import onnx_export as torch_onnx
@@ -43,9 +46,8 @@ from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.slice import sliced
 from graphprune.hosts.torch.trace import Example, Trace, draws, export, functional, normal_form, split_example
 from graphprune.hosts.torch.untouched import noticing, untouched
+from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window, bias_shape
-from graphprune.pipeline.recurrent import Recurrent
 from graphprune.planning.transfer import METADATA, write_origins
 
 _AS_FLOAT32 = frozenset(
@@ -98,6 +100,8 @@ class TorchHost:
     runs: OtherRuns = field(default=OtherRuns(), repr=False)
 
     kind = "torch"
+    exports = True
+    metadata = None
 
     @classmethod
     def trace(
@@ -362,6 +366,11 @@ class TorchHost:
         return {name: array if name in self.pinned else _like(array, rng) for name, array in arrays.items()}
 
     @property
+    def given_example(self) -> bool:
+        """Yes: a trace is of a call."""
+        return True
+
+    @property
     def pinned(self) -> tuple[str, ...]:
         """Names of the inputs that must have the example's values: sizes or branches were taken from them."""
         return tuple(name for name, leaf in self._placeholders if any(leaf is tensor for tensor in self.decisive))
@@ -401,7 +410,7 @@ class TorchHost:
         return self._interpreted(torch_masked.Interpreter(self.program, self.tensors, double=double), inputs)
 
     def run_masked(self, inputs: Arrays, masks: Masks, *, double: bool = False) -> dict[str, Array]:
-        """Runs the model with the removed units zeroed after every node; see :class:`graphprune.pipeline.host.Host`.
+        """Runs the model with the removed units zeroed after every node; see :class:`graphprune.hosts.host.Host`.
 
         Raises:
             ProofError: A node normalizes over a masked axis and there is no masked form of it.
@@ -425,7 +434,7 @@ class TorchHost:
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
     ) -> Iterator[tuple[str, Array]]:
-        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        """A run that shows values on the way; see :class:`graphprune.hosts.host.Host`."""
         self._valued()
         graph, values = self._built
         interpreter = (
@@ -453,10 +462,12 @@ class TorchHost:
     def _nodes(self) -> Mapping[str, fx.Node]:
         return {node.name: node for node in self.program.nodes}
 
-    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
-        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+    def partial_run(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> PartialRun:
+        """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
-        run = torch_steps.stretch(
+        run = torch_steps.partial_run(
             self.program, self.tensors, self._built[1], to_numpy, inputs if have is None else have, outputs, later
         )
         if have is not None:
@@ -536,14 +547,6 @@ class TorchHost:
         if found.target not in GATES:
             return None
         return cells(found, next(each.operands for each in self.graph().nodes if each.name == node))
-
-    def adds(self, node: str) -> bool:
-        """Whether a node is the plain sum of two tensors."""
-        return torch_steps.adds(self._nodes[node])
-
-    def optional(self, node: str) -> bool:
-        """Whether a node need not run: a traced graph has no branches of its own."""
-        return False
 
     def scales(self, node: str) -> tuple[float, float]:
         """What a node multiplies its product of two operands by, and what its bias."""

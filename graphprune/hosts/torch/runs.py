@@ -26,12 +26,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.errors import first_line
+from graphprune.hosts.edits import Edits
 from graphprune.hosts.torch.graph import storage_key
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.trace import Example, Trace, export, inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Edits
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch.host import TorchHost

@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Carried, PartialRun
 from graphprune.hosts.torch.graph import argument
-from graphprune.pipeline.host import Array, Carried, Stretch, Window, transposed
+from graphprune.hosts.windows import Window, transposed
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {
@@ -29,7 +30,7 @@ BIASED = frozenset({*_CONVOLUTIONS, _ATEN.linear.default})
 """Operators whose third argument is a bias along the channel axis of the result."""
 
 
-def stretch(
+def partial_run(
     program: fx.Graph,
     tensors: Mapping[str, Any],
     names: Mapping[fx.Node, str],
@@ -37,8 +38,8 @@ def stretch(
     have: Collection[str],
     outputs: Sequence[str],
     later: Sequence[str],
-) -> Stretch:
-    """A runner of the nodes between what there is and what is wanted; see ``Host.stretch``. Values go by node names."""
+) -> PartialRun:
+    """A runner of the nodes between what there is and what is wanted, by node names; see ``Runnable.partial_run``."""
     by_value: dict[str, fx.Node] = {}
     for node, name in names.items():
         by_value.setdefault(name, node)
@@ -123,15 +124,6 @@ def window(node: fx.Node) -> Window | None:
 def _spread(value: Any, n: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * n if len(values) == 1 else values
-
-
-def adds(node: fx.Node) -> bool:
-    """Whether a node is the plain sum of two tensors."""
-    return bool(
-        node.target is _ATEN.add.Tensor
-        and node.kwargs.get("alpha", 1) == 1
-        and all(isinstance(operand, fx.Node) for operand in node.args[:2])
-    )
 
 
 def scales(node: fx.Node) -> tuple[float, float]:
