@@ -20,7 +20,7 @@ from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Evaluation, Runner, require_evaluation
 from graphprune.files import read_json, write_text
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Runnable
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
@@ -241,7 +241,7 @@ def _digest(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 def _by_metric(evaluation: Evaluation, name: str) -> Measure:
-    def measure(host: Host) -> float:
+    def measure(host: Runnable) -> float:
         run = Runner(host, getattr(host, "module", None))  # not the user's own module, which is whole
         return evaluation(run).get(name, math.nan)
 

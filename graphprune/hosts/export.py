@@ -8,7 +8,7 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.refits import exported_digests
 from graphprune.pipeline.state import State
@@ -24,7 +24,7 @@ class Export:
         path: The file.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Model) -> None:
         folder = tempfile.mkdtemp(prefix="graphprune-")
         self.host = host
         self.path = Path(folder) / "after.onnx"

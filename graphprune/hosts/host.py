@@ -272,8 +272,8 @@ class Host(Runnable, Refittable, Protocol):
 
 AnyModel = TypeVar("AnyModel", bound=Model)
 """A host of some kind: what is made of it is of that kind."""
-AnyRunnable = TypeVar("AnyRunnable", bound=Runnable)
-"""A host that runs: what is made of it runs as well."""
+AnyRefittable = TypeVar("AnyRefittable", bound=Refittable)
+"""A host whose weights can be replaced: what is made of it is of that kind."""
 
 
 def bias_shape(shape: tuple[int, ...], axis: int | None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from graphprune.errors import ModelError
-from graphprune.hosts.host import Arrays, Host
+from graphprune.hosts.host import Arrays, Runnable
 from graphprune.hosts.onnx.double import run_single
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.pipeline.state import Check
@@ -36,7 +36,7 @@ MOVED = Rounding(2e-2, residue=1e-2, noise=8)
 """What integer kernels of a runtime may move; noise: what they move of the original."""
 
 
-def file_parity(host: Host, path: Path, inputs: Arrays, original: Host | None = None) -> Check:
+def file_parity(host: Runnable, path: Path, inputs: Arrays, original: Runnable | None = None) -> Check:
     """Compares an exported file in onnxruntime with the host that it was exported from.
 
     Args:
@@ -86,7 +86,7 @@ def _of_onnx(host: OnnxHost, path: Path, inputs: Arrays, original: OnnxHost | No
     return check if moved.difference <= moved.tolerance else replace(moved, note=check.note, informative=True)
 
 
-def _of_torch(host: Host, path: Path, inputs: Arrays) -> Check:
+def _of_torch(host: Runnable, path: Path, inputs: Arrays) -> Check:
     got, own = runtime.run_file(path, inputs), host.run(inputs)
     first = compare(NAME, own, got, note=NOTE, rounding=replace(EXPORTED, noise=0))
     if first.difference <= first.tolerance:
@@ -105,7 +105,7 @@ def _of_torch(host: Host, path: Path, inputs: Arrays) -> Check:
     return replace(check, note=note, informative=True)
 
 
-def _of_half(host: Host, path: Path, inputs: Arrays) -> Check:
+def _of_half(host: Runnable, path: Path, inputs: Arrays) -> Check:
     """Half precision hides much: the file is compared as computed in single precision, and only run in its own."""
     got, own = runtime.run_file(path, inputs), host.run(inputs)
     try:

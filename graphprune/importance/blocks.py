@@ -11,7 +11,7 @@ from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
 from graphprune.hosts.edits import Edits
-from graphprune.hosts.host import Array, Arrays, Host
+from graphprune.hosts.host import Array, Arrays, Runnable
 from graphprune.importance.context import Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
@@ -102,7 +102,7 @@ def block_ablation(evidence: Evidence) -> dict[str, float]:
     return scores
 
 
-def _data(evidence: Evidence, criterion: str) -> tuple[Host, Iterable[Arrays]]:
+def _data(evidence: Evidence, criterion: str) -> tuple[Runnable, Iterable[Arrays]]:
     if evidence.host is None or evidence.batches is None:
         raise OptionError(
             f"block criterion '{criterion}' needs calibration data; give some (calibration=..., --calibration PATH)"

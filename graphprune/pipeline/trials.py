@@ -13,7 +13,7 @@ from graphprune.analysis.groups import Analysis, Group
 from graphprune.data.batches import Batches
 from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
-from graphprune.hosts.host import Array, Host
+from graphprune.hosts.host import Array, Host, Runnable
 from graphprune.pipeline.edits import slice_edits
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.keep import keep_counts
@@ -25,7 +25,7 @@ SAMPLES = SENSITIVITY_SAMPLES
 REFERENCE_BYTES = 1 << 30
 """The original's outputs are kept up to this size, and computed again for each trial above it."""
 
-Measure = Callable[[Host], float]
+Measure = Callable[[Runnable], float]
 """From a model with some units removed to a number that is larger the worse that is."""
 
 
@@ -83,7 +83,7 @@ def check_ratios(ratios: Sequence[float]) -> None:
         raise OptionError(f"the ratios are {given}; expected fractions of units between 0 and 1, such as 0.25,0.5,0.75")
 
 
-def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Measure:
+def output_error(original: Runnable, batches: Batches, samples: int = SAMPLES) -> Measure:
     """A measure: the relative error of the outputs, ``|y' - y| / |y|`` over all samples, mean square over outputs.
 
     Only floating-point outputs count; values that are not finite in the original are left out.
@@ -108,7 +108,7 @@ def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Me
             held += size
         return outputs
 
-    def measure(host: Host) -> float:
+    def measure(host: Runnable) -> float:
         errors: dict[int, float] = {}
         powers: dict[int, float] = {}
         for index in range(n_batches):

@@ -10,7 +10,7 @@ from math import isfinite, sqrt
 import numpy as np
 
 from graphprune.data.batches import Batches
-from graphprune.hosts.host import Array, Arrays, Host
+from graphprune.hosts.host import Array, Arrays, Runnable
 from graphprune.ir.graph import Graph
 from graphprune.proof.parts import parts_of
 from graphprune.statistics.holdout import apart
@@ -86,7 +86,7 @@ def _percent(error: float) -> str:
 
 
 def movement(
-    original: Host, pruned: Host, batches: Batches | None, *, held: bool, macs: float, seed: int = 0
+    original: Runnable, pruned: Runnable, batches: Batches | None, *, held: bool, macs: float, seed: int = 0
 ) -> Movement | None:
     """Runs both models on a few inputs.
 
@@ -120,7 +120,7 @@ def movement(
     return Movement(GIVEN if source == EXAMPLE and n_runs == 1 else source, samples, made_up, moves)
 
 
-def _run(feeds: Iterable[Arrays], hosts: tuple[Host, Host]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
+def _run(feeds: Iterable[Arrays], hosts: tuple[Runnable, Runnable]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
     """Inputs with the outputs of both models, up to the first that cannot be read or run.
 
     Nothing here may cost the user a result that is proven: random inputs may be none that the model takes, a file that
@@ -131,7 +131,7 @@ def _run(feeds: Iterable[Arrays], hosts: tuple[Host, Host]) -> Iterator[tuple[Ar
             yield feed, [host.run(feed) for host in hosts]
 
 
-def _made_up(host: Host, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
+def _made_up(host: Runnable, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
     """A few examples, and what they are."""
     first, second = host.example_inputs(seed), host.example_inputs(seed + 1)
     if all(np.array_equal(first[name], second[name]) for name in first):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.hosts.host import Array, Host
+from graphprune.hosts.host import AnyRefittable, Array, Refittable
 from graphprune.hosts.windows import Window
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
@@ -150,14 +150,14 @@ def count_of(source: Source, activation: Array) -> int:
     return window.places(activation.shape)
 
 
-def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
+def find_consumers(host: Refittable, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
     """All consumers of a graph in order, or those that read ``values``."""
     wanted = None if values is None else frozenset(values)
     found = (each for each in look(host, graph).values() if isinstance(each, Consumer))
     return tuple(each for each in found if wanted is None or each.value in wanted)
 
 
-def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
+def look(host: Refittable, graph: Graph) -> dict[str, Consumer | str]:
     """For each node, by name and in order: the consumer that it is, or why it is none, as part of a sentence."""
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -170,7 +170,7 @@ def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
     return {node.name: _consumer(host, graph, node, readers, makers) for node in graph.nodes}
 
 
-def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer]]:
+def with_biases(host: AnyRefittable, nodes: Collection[str]) -> tuple[AnyRefittable, list[Consumer]]:
     """A copy in which consumers that can have a bias of their own have one (zeros), and its consumers at some nodes.
 
     The inner product of an adapter gets none: merging the adapter, which knows two matrices only, would forget it.
@@ -204,7 +204,7 @@ def _origin(
 
 
 def _consumer(
-    host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
+    host: Refittable, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
 ) -> Consumer | str:
     rule = node.rule
     if rule is None:
