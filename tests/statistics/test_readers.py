@@ -20,8 +20,9 @@ import graphprune as gp
 from graphprune.compensation.sequential import compensate
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch import steps as torch_steps
-from graphprune.hosts.torch.graph import annotate, build_graph
+from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.specs import annotate
 from graphprune.ir.dims import factors_of
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.statistics.consumers import Consumer, look

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from graphprune.hosts.recurrent import Cell, Part, Recurrent
-from graphprune.hosts.torch.graph import argument
+from graphprune.hosts.torch.signatures import argument
 
 _ATEN = torch.ops.aten
 GATES = {

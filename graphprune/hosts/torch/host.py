@@ -33,18 +33,14 @@ from graphprune.hosts.torch.cells import GATES, cells
 from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor
 from graphprune.hosts.torch.fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch.gains import adjusted, lengthened, rescaled
-from graphprune.hosts.torch.graph import (
-    SPEC,
-    argument,
-    build_graph,
-    output_nodes,
-    spec_of,
-    storage_key,
-)
+from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import Draft, copied, set_argument
+from graphprune.hosts.torch.normal_form import normal_form
 from graphprune.hosts.torch.runs import OtherRuns
+from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.slice import sliced
-from graphprune.hosts.torch.trace import Example, Trace, draws, export, functional, normal_form, split_example
+from graphprune.hosts.torch.specs import SPEC, output_nodes, spec_of, storage_key
+from graphprune.hosts.torch.trace import Example, Trace, draws, export, functional, split_example
 from graphprune.hosts.torch.untouched import noticing, untouched
 from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph

@@ -11,33 +11,25 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.errors import first_line
 from graphprune.hosts.edits import Edits
-from graphprune.hosts.torch.graph import storage_key
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.specs import storage_key
 from graphprune.hosts.torch.trace import Example, Trace, export, inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.ir.graph import Graph
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch.host import TorchHost
-
-FLAGS = 4
-"""Arguments of ``forward`` that are true or false and are tried the other way round."""
+from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,11 +125,11 @@ def other_runs(model: nn.Module, example: Example, main: TorchHost, build: Build
     asks = asks_for_training(model)
     differs = False
     if asks and not main.is_meta:
-        differs, failure = _differs(model, example)
+        differs, failure = differs_in_training(model, example)
     if differs or (unreached and not failure):
         label = "in training mode" if asks else "where its result is not used"
         failure = looking.try_run(label, example, needed=differs)
-    for name, value in _flags(model, example) if looking.unreached() else ():
+    for name, value in flipped_flags(model, example) if looking.unreached() else ():
         flipped = (example[0], {**example[1], name: value})
         way = f"with {name}={value}"
         looking.try_run(f"in training mode {way}" if asks else way, flipped)
@@ -168,8 +160,8 @@ class _Looking:
         """
         left = self.unreached()
         if not needed and not self.main.is_meta:
-            reads, failure = _reads(self.model, example, left)
-            if not reads:
+            met, failure = reads_any(self.model, example, left)
+            if not met:
                 return failure
         try:
             with untouched(self.model), quiet(), _downstream(self.model, left):
@@ -215,123 +207,6 @@ def second_call(
         return None
 
 
-# -- does the mode matter ----------------------------------------------------------------------------------------------
-
-
-def asks_for_training(model: nn.Module) -> bool:
-    """Whether the code of a module's classes, but for torch's own, reads ``training``."""
-    return any(_reads_training(kind) for kind in {type(layer) for layer in model.modules()})
-
-
-def _reads_training(kind: type) -> bool:
-    """Whether a method of a class reads ``training``, if it is not one of torch's own."""
-    seen: set[str] = set()
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] == "torch":
-            continue
-        if any(name not in seen and _mentions(value, "training") for name, value in vars(base).items()):
-            return True
-        seen.update(vars(base))
-    return False
-
-
-def _mentions(value: Any, name: str) -> bool:
-    value = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
-    code = value if isinstance(value, types.CodeType) else getattr(value, "__code__", None)
-    if not isinstance(code, types.CodeType):
-        return False
-    return name in code.co_names or name in code.co_consts or any(_mentions(c, name) for c in code.co_consts)
-
-
-def _differs(model: nn.Module, example: Example) -> tuple[bool, str]:
-    """Whether the example runs through other operators in training mode, and why it does not run there."""
-    args, kwargs = example
-    calls: list[list[Any]] = []
-    for training in (False, True):
-        noted = _Calls()
-        try:
-            with untouched(model, runs=True), quiet(), inference(model, training=training), _WithoutDropout(), noted:
-                noted.note_outputs(model(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-            return False, first_line(error) if training else ""
-        calls.append(noted.calls)
-    return calls[0] != calls[1], ""
-
-
-def _reads(model: nn.Module, example: Example, names: Sequence[str]) -> tuple[bool, str]:
-    """Whether an example reads some parameters in training mode, and why it does not run there."""
-    args, kwargs = example
-    named = dict(model.named_parameters())
-    mode = _Downstream(named[name] for name in names)
-    try:
-        with untouched(model, runs=True), quiet(), inference(model, training=True), mode:
-            model(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-        return False, first_line(error)
-    return bool(mode.found), ""
-
-
-class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes operators and the shapes of what they make."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Any] = []
-        self.made: dict[int, int] = {}
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Notes what the module returns, by the operators that made it."""
-        leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-        self.calls.append([(self.made.get(id(leaf)), tuple(leaf.shape)) for leaf in leaves])
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
-        made = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        self.made.update((id(leaf), len(self.calls)) for leaf in leaves)
-        self.calls.append((func, [tuple(leaf.shape) for leaf in leaves]))
-        return made
-
-
-_DROPOUTS = frozenset(
-    getattr(place, name)
-    for place in (torch, functional)
-    for name in (
-        "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "alpha_dropout_",
-        "feature_dropout", "feature_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_",
-    )
-    if hasattr(place, name)
-)  # fmt: skip
-
-
-class _WithoutDropout(TorchFunctionMode):
-    """Dropout drops nothing, so that a run in training mode can be compared with another one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function."""
-        kwargs = dict(kwargs or {})
-        if func in _DROPOUTS:
-            return args[0] if args else kwargs["input"]
-        if func is functional.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:]), kwargs
-            kwargs.update(dict.fromkeys(("dropout_p",) if "dropout_p" in kwargs else (), 0.0))
-        return func(*args, **kwargs)
-
-
-def _flags(model: nn.Module, example: Example) -> Iterator[tuple[str, bool]]:
-    """Arguments of ``forward`` that are true or false by default and not given, the other way round."""
-    try:
-        signature = inspect.signature(model.forward)
-        given = signature.bind(*example[0], **example[1]).arguments
-    except (TypeError, ValueError):
-        return
-    n = 0
-    for name, parameter in signature.parameters.items():
-        if isinstance(parameter.default, bool) and name not in given and n < FLAGS:
-            n += 1
-            yield name, not parameter.default
-
-
 # -- tracing what nobody asks for --------------------------------------------------------------------------------------
 
 
@@ -342,25 +217,6 @@ class _More(NamedTuple):
     more: list[torch.Tensor]
 
 
-class _Downstream(_WithoutDropout):
-    """Collects what is computed from some tensors."""
-
-    def __init__(self, sources: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.found: dict[int, torch.Tensor] = {}
-        self.sources = {id(tensor): tensor for tensor in sources}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function."""
-        made = super().__torch_function__(func, types, args, kwargs)
-        if self.sources and any(
-            id(leaf) in self.sources or id(leaf) in self.found for leaf in pytree.tree_leaves((args, kwargs or {}))
-        ):
-            leaves = pytree.tree_leaves(made)
-            self.found.update((id(leaf), leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-        return made
-
-
 @contextmanager
 def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """The module returning as well what becomes of some of its parameters, which tracing would leave out if unused."""
@@ -369,7 +225,7 @@ def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> _More:
         named = dict(model.named_parameters())
-        with _Downstream(named[name] for name in names if name in named) as mode:
+        with Downstream(named[name] for name in names if name in named) as mode:
             result = forward(*args, **kwargs)
         sources = mode.sources
         return _More(result, [tensor for place, tensor in mode.found.items() if place not in sources])
@@ -394,16 +250,7 @@ def _without_more(host: TorchHost) -> TorchHost:
     return replace(host, out_spec=spec)
 
 
-# -- what a pruned module does in the other ways -----------------------------------------------------------------------
-
-
-def outputs_in(module: nn.Module, run: OtherRun) -> list[torch.Tensor]:
-    """What a module returns in the way of a run, without dropout; it is left as it was."""
-    args, kwargs = run.host.example
-    with untouched(module, runs=True), quiet(), inference(module, training=run.training), _WithoutDropout():
-        torch.manual_seed(0)  # as hosts are run
-        made = module(*args, **kwargs)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
+# -- what pruning has made of them -------------------------------------------------------------------------------------
 
 
 def host_pairs(original: TorchHost, pruned: TorchHost) -> list[tuple[TorchHost, TorchHost]]:
@@ -430,30 +277,3 @@ def replaced_tensors(
                 old = [constant]
             if old:
                 yield old, after.tensor(name)
-
-
-def train_step(module: nn.Module, example: Example) -> str:
-    """Why one training step of a module fails; empty if it does not. The module is left as it was."""
-    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), example)
-    try:
-        with untouched(module, runs=True), quiet(), torch.enable_grad():
-            module.train()
-            leaves = pytree.tree_leaves(module(*args, **kwargs))
-            outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-            if outputs:
-                torch.autograd.backward([output.float().mean() for output in outputs if output.numel()])
-    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-        return first_line(error)
-    return ""
-
-
-__all__ = [
-    "OtherRun",
-    "OtherRuns",
-    "asks_for_training",
-    "host_pairs",
-    "other_runs",
-    "outputs_in",
-    "replaced_tensors",
-    "train_step",
-]

@@ -11,7 +11,7 @@ from torch import fx
 
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Carried, PartialRun
-from graphprune.hosts.torch.graph import argument
+from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.windows import Window, transposed
 
 _ATEN = torch.ops.aten
