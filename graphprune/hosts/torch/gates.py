@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
-from graphprune.hosts.host import Gate
+from graphprune.hosts.host import Array, Gate
 from graphprune.hosts.torch.masked import Interpreter
 
 
@@ -47,8 +49,29 @@ def _spread(values: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     return values.reshape(shape).to(x.dtype)
 
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From outputs and targets to one loss for each sample, summed up."""
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the first output.
+
+    Attributes:
+        target: What the output should be (classes, or values); ``None``: drawn from the model itself.
+        categorical: Whether the output holds logits of classes along its last axis, and the loss is the cross entropy;
+            otherwise it is half the mean squared error.
+        seed: For drawn targets.
+    """
+
+    target: Array | None
+    categorical: bool
+    seed: int = 0
+
+    def backward(self, output: torch.Tensor) -> None:
+        """The gradients of what the output was computed from."""
+        if self.target is None:
+            generator = torch.Generator().manual_seed(self.seed)
+            target = sampled_targets(output.detach(), self.categorical, generator)
+        else:
+            target = torch.from_numpy(np.asarray(self.target))
+        torch.autograd.backward(loss_of(output, target, self.categorical))
 
 
 def sampled_targets(output: torch.Tensor, categorical: bool, generator: torch.Generator) -> torch.Tensor:
@@ -78,10 +101,7 @@ def gate_gradients(
     names: Mapping[fx.Node, str],
     flat: list[Any],
     gates: Sequence[Gate],
-    target: torch.Tensor | None,
-    *,
-    categorical: bool,
-    generator: torch.Generator,
+    loss: Loss,
     level: Mapping[Gate, float],
 ) -> dict[Gate, torch.Tensor]:
     """``∂ℓ_n/∂m_u`` of each sample and unit, ``[n, d]``, for one batch."""
@@ -95,9 +115,7 @@ def gate_gradients(
         for gate in gates
     }
     output = _first(GatedInterpreter(program, tensors, names, values), flat)
-    if target is None:
-        target = sampled_targets(output.detach(), categorical, generator)
-    torch.autograd.backward(loss_of(output, target, categorical))
+    loss.backward(output)
     found = {}
     for gate, tensor in values.items():
         gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
@@ -111,17 +129,12 @@ def parameter_gradients(
     tensors: Mapping[str, Any],
     flat: list[Any],
     wanted: Sequence[str],
-    target: torch.Tensor | None,
-    *,
-    categorical: bool,
-    generator: torch.Generator,
+    loss: Loss,
 ) -> dict[str, torch.Tensor]:
     """The gradients of some stored tensors for one batch, summed over its samples."""
     leaves = {name: tensors[name].detach().clone().requires_grad_() for name in wanted}
     output = _first(Interpreter(program, {**tensors, **leaves}), flat)
-    if target is None:
-        target = sampled_targets(output.detach(), categorical, generator)
-    torch.autograd.backward(loss_of(output, target, categorical))
+    loss.backward(output)
     return {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx, nn
 
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.runs import host_pairs
+from graphprune.hosts.torch.pairs import host_pairs
 from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.specs import SPEC, Spec
 

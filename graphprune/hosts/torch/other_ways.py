@@ -13,8 +13,9 @@ from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, first_line
 from graphprune.hosts.host import Array
 from graphprune.hosts.torch.attributes import Use
-from graphprune.hosts.torch.host import TorchHost, to_numpy
+from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.runs import OtherRun
+from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.training import outputs_in, train_step
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.state import State

@@ -14,22 +14,20 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from graphprune.errors import first_line
 from graphprune.hosts.edits import Edits
+from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
+from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.specs import storage_key
 from graphprune.hosts.torch.trace import Example, Trace, export, inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.ir.graph import Graph
-
-if TYPE_CHECKING:
-    from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +42,7 @@ class OtherRun:
     """
 
     label: str
-    host: TorchHost
+    host: Program
     shared: Mapping[str, str]
     training: bool
 
@@ -57,15 +55,19 @@ class OtherRun:
         """Edited; what it shares is taken from the main host's edited tensors."""
         cut = {name: axes for name, axes in edits.slices.items() if self.shared.get(name) not in tensors}
         numbered = {name: new for name, new in edits.renumbered.items() if self.shared.get(name) not in tensors}
-        return replace(self, host=self.host.edited(replace(edits, slices=cut, renumbered=numbered))).following(tensors)
+        host = self.host.edited(replace(edits, slices=cut, renumbered=numbered))
+        return replace(self, host=replace(host, tensors=self._own(host, tensors)))
 
     def following(self, tensors: Mapping[str, Any]) -> OtherRun:
-        """With the main host's tensors."""
-        own = dict(self.host.tensors)
+        """With other values of the main host's tensors."""
+        return replace(self, host=self.host.with_tensors(self._own(self.host, tensors)))
+
+    def _own(self, host: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        own = dict(host.tensors)
         for name, main in self.shared.items():
             if main in tensors:
-                own.update((alias, tensors[main]) for alias in self.host.tied.get(name, (name,)) if alias in own)
-        return replace(self, host=replace(self.host, tensors=own))
+                own.update((alias, tensors[main]) for alias in host.tied.get(name, (name,)) if alias in own)
+        return own
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,21 +106,19 @@ class OtherRuns:
         return replace(self, runs=tuple(replace(run, host=run.host.folded()) for run in self.runs))
 
 
-Build = Callable[[Trace], "TorchHost"]
-"""Makes a host of a trace."""
+AnyProgram = TypeVar("AnyProgram", bound=Program)
 
 
-def other_runs(model: nn.Module, example: Example, main: TorchHost, build: Build, *, caches: bool) -> OtherRuns:
+def other_runs(model: nn.Module, example: Example, main: Program, *, caches: bool) -> OtherRuns:
     """Runs a module in the other ways that matter; it is left as it was.
 
     Args:
         model: The module.
         example: A call of it.
         main: Its trace in evaluation mode.
-        build: Makes a host of a trace.
         caches: Whether its code makes tables on first use.
     """
-    looking = _Looking(model, example, main, build)
+    looking = _Looking(model, example, main)
     warm = looking.again() if caches else None
     unreached = looking.unreached()
     failure = ""
@@ -142,8 +142,7 @@ class _Looking:
 
     model: nn.Module
     example: Example
-    main: TorchHost
-    build: Build
+    main: Program
     runs: list[OtherRun] = field(default_factory=list)
 
     def unreached(self) -> tuple[str, ...]:
@@ -165,7 +164,7 @@ class _Looking:
                 return failure
         try:
             with untouched(self.model), quiet(), _downstream(self.model, left):
-                host = _without_more(self.build(export(self.model, example, training=True)))
+                host = _without_more(Program.of(export(self.model, example, training=True)))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
             return first_line(error.__cause__ or error)
         before = len(self.unreached())
@@ -176,14 +175,14 @@ class _Looking:
 
     def again(self) -> nn.Module | None:
         """The module as its first call leaves it, whose second call is a run of its own."""
-        found = second_call(self.model, self.example, None, self.build)
+        found = second_call(self.model, self.example, None, Program.of)
         if found is None:
             return None
         warm, host = found
         self._keep("on the second call", host, training=False)
         return warm
 
-    def _keep(self, label: str, host: TorchHost, *, training: bool) -> None:
+    def _keep(self, label: str, host: Program, *, training: bool) -> None:
         names = {storage_key(self.main.tensors[name]): name for name in self.main.tied}
         keys = {name: storage_key(host.tensors[name]) for name in host.tied}
         shared = {name: names[key] for name, key in keys.items() if key in names}
@@ -191,9 +190,16 @@ class _Looking:
 
 
 def second_call(
-    model: nn.Module, example: Example, dynamic_shapes: Any, build: Build
-) -> tuple[nn.Module, TorchHost] | None:
-    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call."""
+    model: nn.Module, example: Example, dynamic_shapes: Any, build: Callable[[Trace], AnyProgram]
+) -> tuple[nn.Module, AnyProgram] | None:
+    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call.
+
+    Args:
+        model: The module.
+        example: A call of it.
+        dynamic_shapes: As for ``torch.export``.
+        build: Makes a host of a trace.
+    """
     args, kwargs = example
     try:
         with untouched(model, runs=True), quiet():
@@ -240,7 +246,7 @@ def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
             vars(model)["forward"] = own
 
 
-def _without_more(host: TorchHost) -> TorchHost:
+def _without_more(host: Program) -> Program:
     """The host of a run of :func:`_downstream` with the module's own outputs; what else it computes stays in it."""
     spec = host.out_spec.children()[0]
     graph = host.draft.base
@@ -248,32 +254,3 @@ def _without_more(host: TorchHost) -> TorchHost:
     returned = output.args[0]
     output.args = (tuple(returned[: spec.num_leaves]),)
     return replace(host, out_spec=spec)
-
-
-# -- what pruning has made of them -------------------------------------------------------------------------------------
-
-
-def host_pairs(original: TorchHost, pruned: TorchHost) -> list[tuple[TorchHost, TorchHost]]:
-    """A host before and after pruning, then those of the other runs."""
-    others = zip(original.runs.runs, pruned.runs.runs, strict=False)
-    return [(original, pruned), *((before.host, after.host) for before, after in others)]
-
-
-def replaced_tensors(
-    original: TorchHost, pruned: TorchHost, named: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """The tensors of a module that a pruned host has others for, ties together, and what it has.
-
-    Args:
-        original: The host before; what a module keeps in plain attributes and containers is known by identity.
-        pruned: The host after.
-        named: The module's parameters and buffers.
-    """
-    for before, after in host_pairs(original, pruned):
-        for name, aliases in after.tied.items():
-            old = [named[alias] for alias in (name, *aliases) if alias in named]
-            constant = before.tensors.get(name)
-            if not old and isinstance(constant, torch.Tensor):
-                old = [constant]
-            if old:
-                yield old, after.tensor(name)

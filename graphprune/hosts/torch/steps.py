@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import fx
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Carried, PartialRun
 from graphprune.hosts.torch.signatures import argument
+from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.windows import Window, transposed
 
 _ATEN = torch.ops.aten
@@ -34,7 +35,6 @@ def partial_run(
     program: fx.Graph,
     tensors: Mapping[str, Any],
     names: Mapping[fx.Node, str],
-    to_numpy: Callable[[torch.Tensor], Array],
     have: Collection[str],
     outputs: Sequence[str],
     later: Sequence[str],
