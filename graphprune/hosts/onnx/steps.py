@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import onnx_ir as ir
 
 from graphprune.errors import ModelError
-from graphprune.hosts.host import Array, Arrays, Carried, Gate, PartialRun, bias_shape
+from graphprune.hosts.host import Array, Arrays, Carried, PartialRun, bias_shape
 from graphprune.hosts.onnx.ops.values import Inferred, attributes_of, operands_of
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
@@ -181,32 +180,3 @@ def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int 
         node.outputs[0] = bare
         surgery.add("Add", f"{name}:bias", (bare, constant), result)
     return surgery.result()
-
-
-def gated(
-    proto: onnx.ModelProto, inferred: Inferred, gates: Sequence[Gate]
-) -> tuple[onnx.ModelProto, dict[Gate, tuple[str, tuple[int, ...], Any]]]:
-    """The model with a factor on what some nodes read; for each gate its new input, with shape and type."""
-    surgery = Surgery(proto)
-    found: dict[Gate, tuple[str, tuple[int, ...], Any]] = {}
-    declared = []
-    for gate in gates:
-        node = surgery.nodes[gate.node]
-        shape = inferred.shapes[gate.value]
-        factor = (shape[gate.axis], *[1] * (len(shape) - 1 - gate.axis))
-        kind = inferred.types[gate.value]
-        name = surgery.fresh(f"{gate.node}:gate")
-        variable = gs.Variable(name)
-        surgery.graph.inputs.append(variable)
-        declared.append(onnx.helper.make_tensor_value_info(name, kind, factor))
-        found[gate] = (name, factor, onnx.helper.tensor_dtype_to_np_dtype(kind))
-        for i, operand in enumerate(node.inputs):
-            if operand.name == gate.value:
-                node.inputs[i] = surgery.insert("Mul", f"{name}:product", (operand, variable))
-                break
-    result = surgery.result()
-    for value in result.graph.input:
-        for each in declared:
-            if value.name == each.name:
-                value.CopyFrom(each)
-    return result, found

@@ -100,18 +100,18 @@ class Program:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _read(self) -> tuple[Graph, Mapping[fx.Node, str]]:
+    def _read(self) -> _Known:
         """The graph for the analysis, and the value that each node stands for: of the base of a draft without edits."""
         if self.known is not None and self.known.draft is self.draft:
-            return self.known.graph, self.known.names
+            return self.known
         if self.draft.edited:
-            return build_graph(self.program, self.tensors)
-        return build_graph(self.draft.base, self.tensors, self.draft.folding)
+            return _Known(self.draft, *build_graph(self.program, self.tensors))
+        return _Known(self.draft, *build_graph(self.draft.base, self.tensors, self.draft.folding))
 
     @cached_property
     def _names(self) -> Mapping[fx.Node, str]:
         """The value that each node of :attr:`program` stands for."""
-        names = self._read[1]
+        names = self._read.names
         if self.draft.edited:
             return names
         return {new: names[old] for old, new in self.draft.written[1].items() if old in names}
@@ -122,7 +122,7 @@ class Program:
 
     def graph(self) -> Graph:
         """The graph that the analysis reads."""
-        return self._read[0]
+        return self._read.graph
 
     def tensor(self, name: str) -> torch.Tensor:
         """A stored tensor itself."""
@@ -197,7 +197,7 @@ class Program:
         Raises:
             PlanError: An edit names something that the model does not have.
         """
-        graph, names = self._read
+        _, graph, names = self._read
         require_there(edits, {node.name for node in graph.nodes}, self.tied, set(names.values()))
         program = self.program if self.draft.edited else self.draft.base
         tensors = cut_tensors(program, self.tensors, self.tied, edits)
@@ -229,7 +229,7 @@ class Program:
 
     def with_tensors(self, tensors: Mapping[str, Any]) -> Self:
         """A copy with other tensors of the same shapes and types; what was read off the graph is not read again."""
-        return replace(self, tensors=tensors, known=_Known(self.draft, *self._read))
+        return replace(self, tensors=tensors, known=vars(self).get("_read", self.known))
 
     def biased(self, biases: Mapping[str, int | None]) -> Self:
         """A copy in which the results of some nodes get a bias of zeros."""
