@@ -27,8 +27,8 @@ SAMPLES = 256
 """How many samples are used where nothing else is said."""
 BATCH_SIZE = 8
 """Samples of a batch where the model takes any number."""
-EIGHTH, JUDGED, LEAST_BATCHES = 8, 64, 4
-"""One sample in eight, at most 64, is spared to judge a finished model by; whole batches, if there are four."""
+EIGHTH, JUDGED, LEAST_BATCHES = 8, 64, 16
+"""One sample in eight, at most 64, is spared to judge a finished model by; whole batches, if two can be spared."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def _spare(count: int, size: int, *, flexible: bool) -> int:
     if flexible:
         return spare
     n_batches = count // size
-    return max(spare // size, 1) * size if n_batches >= LEAST_BATCHES else 0
+    return spare // size * size if n_batches >= LEAST_BATCHES else 0
 
 
 def _assign(
