@@ -27,8 +27,8 @@ SAMPLES = 256
 """How many samples are used where nothing else is said."""
 BATCH_SIZE = 8
 """Samples of a batch where the model takes any number."""
-EIGHTH, JUDGED, LEAST_BATCHES = 8, 64, 16
-"""One sample in eight, at most 64, is spared to judge a finished model by; whole batches, if two can be spared."""
+EIGHTH, JUDGED, LEAST, LEAST_BATCHES = 8, 64, 64, 16
+"""One sample in eight, at most 64, is spared to judge a finished model by; of fewer than 64 none."""
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def _digest_of(batch: Mapping[str, Array]) -> str:
 
 def _spare(count: int, size: int, *, flexible: bool) -> int:
     """How many of so many samples can be spared: one in eight; whole batches where the model takes no others."""
-    spare = min(JUDGED, count // EIGHTH)
+    spare = min(JUDGED, count // EIGHTH) if count >= LEAST else 0
     if flexible:
         return spare
     n_batches = count // size

@@ -229,8 +229,8 @@ def samples(batches):
         (64, {}, 56, 8),  # one in eight
         (64, {"samples": 100}, 56, 8),
         (256, {}, 224, 32),
-        (7, {}, 7, None),  # too few
-        (20, {"batch_size": 4}, 18, 2),
+        (63, {}, 63, None),  # too few
+        (72, {"batch_size": 4}, 63, 9),
     ],
 )
 def test_samples_that_nothing_reads(n, asked, fitted, held):
