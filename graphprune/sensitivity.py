@@ -65,7 +65,7 @@ class _Measured:
 @blaming_models
 @in_turn
 @frozen_heap()
-@takes_recipe(only=("criterion", "protect", "only", "seed"))
+@takes_recipe(only=("criterion", "loss", "protect", "only", "seed"))
 def sensitivity(
     model: Any,
     example_inputs: Any = None,
