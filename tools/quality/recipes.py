@@ -43,6 +43,14 @@ PRESETS = ("flap", "wanda-sp", "llm-pruner", "l2")
 TABLE = (DEFAULT, "isomorphic", *PRESETS)
 """What is run unless others are asked for."""
 
+GRADIENTS = ("taylor", "fisher")
+"""Beginnings of criteria that need gradients, which ONNX models do not have."""
+
+
+def applies(case: Case, name: str) -> bool:
+    """Whether a recipe takes such a model."""
+    return not (isinstance(case.model, Path) and RECIPES[name].get("criterion", "").startswith(GRADIENTS))
+
 
 @cache
 def _calibration_of(case: Case, batches: int | None) -> Batches:
