@@ -31,6 +31,10 @@ FAR = 3.0
 """A candidate that loses so many times as much as the best when all is refitted at once is not refitted in earnest."""
 ALIKE = 0.01
 """Plans are taken for one where they differ in less than this fraction of the units that they remove."""
+OVERFIT = 1.5
+"""More inputs would help where the loss on others is so many times that on the inputs that were read."""
+LITTLE = 1e-4
+"""What is lost below this is rounding, or no matter."""
 
 _EXAMPLE = 'as in \'choose-allocation{candidates="allocate{macs=0.5 allocation=dp}"|"allocate{macs=0.5}"}\''
 
@@ -113,19 +117,26 @@ class ChooseAllocation(Pass):
         fit, held = apart(len(state.batches))
         loss = judge(state.host, [state.batches[i] for i in held])
         ahead = self._ahead(state, found, loss)
+        on_read = judge(state.host, [state.batches[i] for i in fit[: len(held)]]) if len(ahead) > 1 else loss
+        samples = state.batches.part(fit).samples
         losses: dict[str, Float] = {}
+        read: dict[str, float] = {}
         count = state.observer.counter(self.name)
         for n, (name, planned) in enumerate(found.items()):
             count(n, len(found))
             if len(ahead) > 1 and name in ahead:
-                losses[name] = loss(self._refitted(planned, state.batches.part(fit)))
+                host = self._refitted(planned, state.batches.part(fit))
+                losses[name], read[name] = loss(host), float(np.mean(on_read(host)))
         best = preferred(losses) if losses else ahead[0]
         state, plan = found[best], found[best].plan
         assert plan is not None
         means = {name: float(np.mean(each)) for name, each in losses.items()}
         noted = {name: float(f"{value:.4g}") if np.isfinite(value) else None for name, value in means.items()}
         plan = replace(plan, options={**plan.options, "candidates": {name: noted.get(name) for name in found}})
-        return replace(state, plan=plan, notes=(*state.notes, sentence(means, best, len(found))))
+        notes = [sentence(means, best, len(found))]
+        if best in read and fit != held and self.rung != "none":
+            notes += few_inputs(read[best], means[best], samples)
+        return replace(state, plan=plan, notes=(*state.notes, *notes))
 
     def _planned(self, state: State) -> dict[str, State]:
         """By allocation: the state with its plan; of those that are nearly the same, the first."""
@@ -197,6 +208,22 @@ def sentence(losses: Mapping[str, float], best: str, n_tried: int) -> str:
         f"of {n_tried} ways to share the budget '{best}' was taken: its refitted model loses {losses[best]:.3g} on "
         f"inputs that scores and this refit have not seen ({', '.join([*others, *behind])})"
     )
+
+
+def few_inputs(read: float, held: float, samples: int) -> list[str]:
+    """What to say where a refit does much better on the inputs that it has read than on others.
+
+    Args:
+        read: The loss on inputs that were read.
+        held: The loss on others.
+        samples: How many inputs were read.
+    """
+    if not held > OVERFIT * read or held < LITTLE:
+        return []
+    return [
+        f"refitted to {samples} inputs, the model loses {read:.3g} on them and {held:.3g} on others: more inputs would "
+        "help (--samples, --calibration)"
+    ]
 
 
 def _name(planned: State, known: Mapping[str, State]) -> str:

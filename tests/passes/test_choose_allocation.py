@@ -21,7 +21,7 @@ from graphprune.importance.held_out import judge, preferred
 from graphprune.importance.loss import Standard, log_softmax
 from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.passes import CANDIDATES, Allocate, ChooseAllocation, all_passes, choosing
-from graphprune.passes.choose_allocation import sentence
+from graphprune.passes.choose_allocation import few_inputs, sentence
 from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.needs import check
 from graphprune.pipeline.passes import run_pipeline
@@ -108,7 +108,8 @@ def test_what_misleads_one_allocation_does_not_mislead_the_choice(measured):
     right, wrong = choose().run(measured), choose().run(misled(measured))
     assert right.plan.options["allocation"] == "measured"
     assert wrong.plan.options["allocation"] != "measured"
-    assert "'measured'" not in wrong.notes[-1].split("was taken")[0]
+    taken = next(note for note in wrong.notes if "ways to share" in note)
+    assert "'measured'" not in taken.split("was taken")[0]
 
 
 def test_a_candidate_that_is_far_behind_is_not_refitted(measured, monkeypatch):
@@ -146,6 +147,28 @@ def test_sentences():
         "of 3 ways to share the budget 'dp' was taken: its refitted model loses 0.125 on inputs that scores and this "
         "refit have not seen ('measured' loses 0.25, the others were far behind)"
     )
+
+
+@pytest.mark.parametrize(
+    ("read", "held", "said"),
+    [(0.1, 0.149, False), (0.1, 0.16, True), (1e-6, 9e-5, False), (0.2, 0.1, False), (np.nan, 1.0, False)],
+)
+def test_more_inputs_are_asked_for_where_a_refit_does_worse_on_others(read, held, said):
+    note = (
+        f"refitted to 48 inputs, the model loses {read:.3g} on them and {held:.3g} on others: more inputs would help "
+    )
+    assert few_inputs(read, held, 48) == ([f"{note}(--samples, --calibration)"] if said else [])
+
+
+def test_few_inputs_are_noticed(model):
+    rng = np.random.default_rng(2)
+    notes = {}
+    for n in (16, 480):
+        x = rng.normal(size=(n, 8)).astype(np.float32)
+        options = {"calibration": {"x": x}, "samples": n, "verify": False, "align": 1}
+        notes[n] = gp.prune(model, target={"macs": 0.5}, **options).report.notes
+    assert any("more inputs would help" in note for note in notes[16])
+    assert not any("more inputs would help" in note for note in notes[480])
 
 
 def test_errors(measured):
