@@ -22,7 +22,7 @@ from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.host import Host
-from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.passes import Compound, Pass
 from graphprune.pipeline.recurrent import Recurrent
 from graphprune.pipeline.state import State
 from graphprune.statistics.holdout import apart
@@ -40,7 +40,7 @@ _EXAMPLE = 'as in \'choose-allocation{candidates="allocate{macs=0.5 allocation=d
 
 
 @dataclass(frozen=True)
-class ChooseAllocation(Pass):
+class ChooseAllocation(Compound):
     """Tries several allocations and goes on from the plan of the best.
 
     For each of them a model is cut and refitted on trial, to the batches that ``calibrate{apart=true}`` takes
@@ -58,33 +58,14 @@ class ChooseAllocation(Pass):
     rung: str = "affine"
 
     @property
-    def _all(self) -> tuple[Pass, ...]:
-        return tuple(each for candidate in self.candidates for each in candidate)
-
-    @property
     def needs(self) -> frozenset[str]:
         """Data to try on, and what the candidates need."""
-        return frozenset({keys.ANALYSIS, keys.CALIBRATION}).union(*(each.needs for each in self._all))
-
-    @property
-    def gives(self) -> frozenset[str]:
-        """The plan."""
-        return frozenset({keys.PLAN})
+        return super().needs | {keys.ANALYSIS, keys.CALIBRATION}
 
     @property
     def uses(self) -> frozenset[str]:
         """What the candidates look at; with products of activations it looks ahead."""
-        return self.needs.union({keys.PRODUCTS}, *(each.uses for each in self._all))
-
-    @property
-    def asks(self) -> frozenset[str]:
-        """What is planned has to be done."""
-        return frozenset[str]().union(*(each.asks for each in self._all))
-
-    @property
-    def before(self) -> frozenset[str]:
-        """It plans for the whole model."""
-        return frozenset[str]().union(*(each.before for each in self._all))
+        return super().uses | {keys.PRODUCTS}
 
     def check(self) -> None:
         """Refuses a pass without candidates, and an unknown rung."""
@@ -98,7 +79,7 @@ class ChooseAllocation(Pass):
 
     def lacks(self, key: str) -> str:
         """The sentence of the candidate that lacks it."""
-        short = next((each for each in self._all if key in each.needs), None)
+        short = next((each for one in self.candidates for each in one if key in each.needs), None)
         return super().lacks(key) if short is None else short.lacks(key)
 
     def run(self, state: State) -> State:
