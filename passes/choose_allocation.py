@@ -103,11 +103,11 @@ class ChooseAllocation(Compound):
         losses: dict[str, Float] = {}
         read: dict[str, float] = {}
         count = state.observer.counter(self.name)
-        for n, (name, planned) in enumerate(found.items()):
-            count(n, len(found))
+        for n, (name, planned) in enumerate(found.items(), start=1):
             if len(ahead) > 1 and name in ahead:
                 host = self._refitted(planned, state.batches.part(fit))
                 losses[name], read[name] = loss(host), float(np.mean(on_read(host)))
+            count(n, len(found))
         best = preferred(losses) if losses else ahead[0]
         state, plan = found[best], found[best].plan
         assert plan is not None
