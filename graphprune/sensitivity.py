@@ -30,6 +30,7 @@ from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, output_error, trials
 from graphprune.pipeline.trials import SAMPLES as TRIED
+from graphprune.planning.allocation import Limits
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts
@@ -73,6 +74,7 @@ def sensitivity(
     evaluate: Any = None,
     metric: str | None = None,
     ratios: Sequence[float] = RATIOS,
+    align: int = 1,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
@@ -91,6 +93,7 @@ def sensitivity(
         evaluate: Your metric, instead of the relative error of the outputs; the first number that it gives counts.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         ratios: Fractions of a group's units that are removed.
+        align: Widths that are left are multiples of this where the width allows.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
@@ -105,11 +108,14 @@ def sensitivity(
     wanted = Recipe.read(recipe, **keywords)
     require_evaluation(evaluate, metric)
     check_ratios(ratios)
+    Limits(align)
     opened = Opened(
         model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
         metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
-    return tried(opened, wanted, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+    return tried(
+        opened, wanted, ratios=ratios, samples=samples, align=align, folder=folder, observer=observing(progress)
+    )
 
 
 def tried(
@@ -118,6 +124,7 @@ def tried(
     *,
     ratios: Sequence[float] = RATIOS,
     samples: int = TRIED,
+    align: int = 1,
     folder: str | Path | None = None,
     observer: Observer = SILENT,
 ) -> Sensitivity:
@@ -128,6 +135,7 @@ def tried(
         recipe: What may be pruned, and how units are scored.
         ratios: Fractions of a group's units that are removed.
         samples: Outputs are compared on at most so many.
+        align: Widths that are left are multiples of this where the width allows.
         folder: Where an interrupted run is noted, so that the next goes on from there.
         observer: Told each step before it begins.
 
@@ -135,6 +143,7 @@ def tried(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     check_ratios(ratios)
+    Limits(align)
     state = _scored(opened, recipe, samples, observer)
     analysis, original, selection = state.analyzed("score"), state.host, recipe.select
     groups = chosen_groups(analysis, selection.only, selection.protect)
@@ -143,7 +152,7 @@ def tried(
     observer.begin("measure the original")
     judged = _judged(opened, state, samples)
     path = None if folder is None else Path(folder) / PARTIAL
-    key = {} if path is None else _key(state, judged, ratios, recipe)
+    key = {} if path is None else {**_key(state, judged, ratios, recipe), "align": align}
     rows = _resumed(path, key)
     done = {(row.group, row.ratio) for row in rows}
     for i, group in enumerate(groups):
@@ -151,7 +160,7 @@ def tried(
         observer.step(Step("group", i, len(groups), group.name))
         rows.extend(
             SensitivityRow(group.name, group.kind, group.size, trial.ratio, trial.removed, judged.measure(trial.host))
-            for trial in (trials(original, analysis, (group,), state.scores, left) if left else ())
+            for trial in (trials(original, analysis, (group,), state.scores, left, align) if left else ())
         )
         if path is not None and left:
             write_text(path, json.dumps({"key": key, "rows": [asdict(row) for row in rows]}))

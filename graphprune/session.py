@@ -139,6 +139,7 @@ class Session(Opened):
         *,
         ratios: Sequence[float] = RATIOS,
         samples: int = SAMPLES,
+        align: int = 1,
         folder: str | Path | None = None,
         progress: Progress = None,
         **keywords: Any,
@@ -149,6 +150,7 @@ class Session(Opened):
             recipe: As for :meth:`prune`; its selection, its scoring and its seed count.
             ratios: Fractions of a group's units that are removed.
             samples: Outputs are compared on at most so many.
+            align: Widths that are left are multiples of this where the width allows.
             folder: Where an interrupted run is noted, so that the next goes on from there.
             progress: Told each step before it begins.
             **keywords: Of a recipe, before what ``recipe`` says.
@@ -157,7 +159,9 @@ class Session(Opened):
             GraphpruneError: One of its kinds, with a message that says what to do.
         """
         found = Recipe.read(recipe, **keywords)
-        return tried(self, found, ratios=ratios, samples=samples, folder=folder, observer=observing(progress))
+        return tried(
+            self, found, ratios=ratios, samples=samples, align=align, folder=folder, observer=observing(progress)
+        )
 
     @_one_at_a_time
     def profile(

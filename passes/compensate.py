@@ -71,6 +71,8 @@ class Compensate(Pass):
         analysis = state.analyzed(self.name)
         require_rung(self.rung)
         state = replace(state, done=state.done | self.gives)
+        if self.rung != "none" and state.kept and state.batches is not None:
+            state = state.without_statistics()
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:

@@ -1,4 +1,4 @@
-"""Find the groups that the outputs depend on most, and keep them whole (methods.md §2.3)."""
+"""Find the groups that the outputs depend on most, and keep them whole (docs/methods.md, Sensitivity)."""
 
 from __future__ import annotations
 

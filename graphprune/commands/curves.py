@@ -49,6 +49,31 @@ class Plotting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trials:
+    """What is removed on trial.
+
+    Attributes:
+        ratios: Fractions of a group's units to remove on trial.
+        align: Widths on trial stay multiples of this where the width allows.
+    """
+
+    ratios: str = option(",".join(map(str, SENSITIVITY_RATIOS)), metavar="R,R,...")
+    align: int = option(1)
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The ratios as numbers.
+
+        Raises:
+            OptionError: One is none.
+        """
+        try:
+            return tuple(float(part) for part in self.ratios.split(","))
+        except ValueError:
+            raise OptionError(f"cannot read --ratios '{self.ratios}'; expected fractions like 0.25,0.5,0.75") from None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweeping(Showing, Plotting):
     """What is shown of a sweep, and what is written."""
 
@@ -105,9 +130,7 @@ def sensitivity(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write sensitivity.json and a plot here.")
     ] = None,
-    ratios: Annotated[
-        str, typer.Option(metavar="R,R,...", help="Fractions of a group's units to remove on trial.")
-    ] = ",".join(map(str, SENSITIVITY_RATIOS)),
+    trials: Trials,
     recipe: Annotated[Recipe, Offers(only=("criterion", "protect", "only", "seed"), read=True)],
     data: Annotated[Data, Offers(without=("statistics",), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
     opening: Opening,
@@ -129,7 +152,8 @@ def sensitivity(
             samples=SENSITIVITY_SAMPLES if data.samples is None else data.samples,
             evaluate=evaluation,
             metric=data.metric,
-            ratios=_ratios(ratios),
+            ratios=trials.fractions,
+            align=trials.align,
             recipe=recipe,
             folder=output,
             progress=tell,
@@ -144,10 +168,3 @@ def sensitivity(
         print_json(found.to_dict(), described(model=model, output=table))
     else:
         out.print(render_sensitivity(found, title=model))
-
-
-def _ratios(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise OptionError(f"cannot read --ratios '{text}'; expected fractions like 0.25,0.5,0.75") from None

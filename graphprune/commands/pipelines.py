@@ -88,18 +88,18 @@ def print_pipelines(
 
     The model is opened only where the passes depend on it: by default losses are measured if an output is a number.
     """
-    calibrated = data.calibration is not None
-    open_first = calibrated and any(not (each.passes or each.allocate.allocation) for each in recipes)
-    measurable = False
-    if open_first:
-        with progress(as_json):
-            graph = gp.analyze(model, **opening.keywords()).graph
-        measurable = any("float" in graph.values[name].dtype for name in graph.outputs)
-    statistics = "" if data.statistics is None else str(data.statistics)
-    texts = [
-        pipeline_text(each.pipeline(calibrated=calibrated, measurable=measurable, statistics=statistics))
-        for each in recipes
-    ]
+    from graphprune.compiling import Running, passes_of
+
+    inputs, _ = data.opened()
+    session = gp.Session(model, data=inputs, **opening.keywords())
+    running = Running(statistics=data.statistics)
+
+    def text(recipe: Recipe) -> str:
+        open_first = session.calibrated and not (recipe.passes or recipe.allocate.allocation)
+        return pipeline_text(passes_of(session, recipe, running, measurable=open_first and session.measurable))
+
+    with progress(as_json):
+        texts = list(map(text, recipes))
     if as_json:
         print_json({"pipelines": texts})
     else:

@@ -162,7 +162,9 @@ class Standard:
             if self._judged is not None:
                 output, categorical = self._judged.before(output), not self._judged.binary
             wanted = labels if labels is not None else output
-            self._data.append((batch, wanted, categorical, float(output.var(dtype=np.float64)) or 1.0))
+            self._data.append(
+                (batch, wanted, categorical, 1.0 if categorical else float(output.var(dtype=np.float64)) or 1.0)
+            )
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""

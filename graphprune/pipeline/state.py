@@ -142,6 +142,16 @@ class State:
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)
 
+    def without_statistics(self) -> State:
+        """The state once nothing will look at what was measured: products of activations may be as large as weights.
+
+        A session keeps it for its next compilation.
+        """
+        if not self.measured.passing:
+            return self
+        self.measured.clear()
+        return replace(self, statistics=None)
+
     @property
     def inexact(self) -> bool:
         """Whether groups lose units whose removal shifts a normalizer."""

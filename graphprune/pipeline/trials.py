@@ -15,6 +15,7 @@ from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
 from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.host import Array, Host
+from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.keep import keep_counts
 
 RATIOS = SENSITIVITY_RATIOS
@@ -51,10 +52,12 @@ def trials(
     groups: Iterable[Group],
     scores: Mapping[str, NDArray[np.float64]],
     ratios: Sequence[float],
+    align: int = 1,
 ) -> Iterator[Trial]:
     """Each group alone without part of its units, those with the lowest scores; at least one goes and one stays.
 
-    No more go than a group can spare, and groups that can spare none are left out.
+    No more go than a group can spare, and groups that can spare none are left out. With ``align``, the width that is
+    left is the multiple of it that is closest, where the width of the group allows.
     """
     check_ratios(ratios)
     for group in groups:
@@ -63,6 +66,8 @@ def trials(
             removed = group.size - group.at_least(group.size - min(max(1, round(ratio * group.size)), spare))
             if removed == 0:  # less than a multiple that an operator wants
                 removed = group.multiple
+            if align > 1 and (levels := levels_of(group, Limits(align, 1, 1.0))[1:]):
+                removed = group.size - min(reversed(levels), key=lambda n: abs(n - group.size + removed))
             kept = keep_counts((group,), scores, {group.name: group.size - removed})
             yield Trial(group, ratio, removed, host.edited(slice_edits(analysis, kept)))
 

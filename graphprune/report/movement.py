@@ -12,6 +12,7 @@ import numpy as np
 from graphprune.data.batches import Batches
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Host
+from graphprune.proof.parts import parts_of
 from graphprune.statistics.holdout import apart
 
 RANDOM, EXAMPLE = "random inputs", "inputs (the example, and random ones like it)"
@@ -199,12 +200,13 @@ class _Tally:
             sums["rows"] += want.size
             sums["same"] += float((want == have).sum())
             return
-        finite = np.isfinite(want) & np.isfinite(have)
-        a, b = want[finite].astype(np.float64), have[finite].astype(np.float64)
-        sums["n"] += a.size
-        sums["x"] += float(a.sum())
-        sums["xx"] += float(a @ a)
-        sums["dd"] += float((b - a) @ (b - a))
+        for at in parts_of(want.shape):
+            finite = np.isfinite(want[at]) & np.isfinite(have[at])
+            a, b = want[at][finite].astype(np.float64), have[at][finite].astype(np.float64)
+            sums["n"] += a.size
+            sums["x"] += float(a.sum())
+            sums["xx"] += float(a @ a)
+            sums["dd"] += float((b - a) @ (b - a))
         if self.scores:
             sums["rows"] += want[..., 0].size
             sums["same"] += float((want.argmax(-1) == have.argmax(-1)).sum())

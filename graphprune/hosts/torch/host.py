@@ -554,7 +554,8 @@ class TorchHost:
         changed = dict(self.tensors)
         for name, array in tensors.items():
             old = self.tensor(name)
-            new = torch.from_numpy(np.array(array)).to(old.device, old.dtype).reshape(old.shape)
+            given = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            new = given.to(old.device, old.dtype, copy=True).reshape(old.shape)
             if isinstance(old, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             changed.update((alias, new) for alias in self.tied[name] if alias in changed)
@@ -641,6 +642,8 @@ class TorchHost:
         path: Path,
         metadata: Mapping[str, str] | None = None,
         proof: Callable[[Path], None] = lambda path: None,
+        *,
+        beside: bool = False,
     ) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 
@@ -648,12 +651,14 @@ class TorchHost:
             path: The file.
             metadata: Entries for ``metadata_props``.
             proof: Judges the file before it is in its place.
+            beside: Whether weights lie beside it whatever their size.
 
         Raises:
             OutputError: It cannot be exported or written.
         """
         outputs, entries = self.output_names, metadata or {}
-        torch_onnx.save(self.module, self.example, self.dynamic_shapes, outputs, Path(path), lambda _: entries, proof)
+        example, shapes = self.example, self.dynamic_shapes
+        torch_onnx.save(self.module, example, shapes, outputs, Path(path), lambda _: entries, proof, beside=beside)
 
     def export_onnx(self, path: Path, fingerprint: str) -> None:
         """Writes the unpruned model with the origins of its tensors, so that plans made on it apply to the file.
