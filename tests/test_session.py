@@ -117,7 +117,7 @@ def test_points_of_a_sweep_are_those_of_single_runs(model):
     recipes.append(gp.Recipe.named("flap").changed(target="macs=0.5", **PLAIN))
     front = session.sweep(recipes, latency=False)
     points = {point.target: point for point in front.points}
-    assert list(points)[0] == "original"
+    assert next(iter(points)) == "original"
     assert {*points} == {"original", "macs=0.9", "macs=0.5", "macs=0.5 2"}
     for recipe, name in zip(recipes, ("macs=0.9", "macs=0.5", "macs=0.5 2"), strict=True):
         alone = gp.prune(model, calibration=X, recipe=recipe)

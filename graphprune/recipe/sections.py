@@ -23,6 +23,7 @@ from graphprune.defaults import (
     MEASURED_CRITERION,
     MIN_UNITS,
 )
+from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
 
@@ -30,9 +31,11 @@ ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Section:
     """A part of a recipe. Values are brought to the types of their fields, and checked, when it is made."""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         for each in options_in(type(self)):
@@ -53,7 +56,7 @@ class Section:
         return {each.name: value for each, value in pairs if value != default_of(each)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection(Section):
     """What may be pruned.
 
@@ -80,7 +83,7 @@ class Selection(Section):
         selection.Selection(self.only, self.protect, self.protect_ratio).check()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scoring(Section):
     """How units and blocks are scored.
 
@@ -108,7 +111,7 @@ class Scoring(Section):
         block_criterion(self.block_criterion)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Allocation(Section):
     """How the budget is shared among groups, and which blocks go as a whole.
 
@@ -159,7 +162,7 @@ class Allocation(Section):
         return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Refit(Section):
     """How what was lost is made good.
 
@@ -184,7 +187,7 @@ class Refit(Section):
             require_rung(self.compensation)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Proof(Section):
     """Whether the result is proven.
 
