@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from graphprune.brief import brief
 from graphprune.defaults import (
     ALIGN,
     ALLOCATION,
@@ -23,7 +24,6 @@ from graphprune.defaults import (
     MEASURED_CRITERION,
     MIN_UNITS,
 )
-from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
 
