@@ -5,6 +5,7 @@ Each is checked when it is made. The defaults of all commands and of Python stan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -160,6 +161,32 @@ class Allocation(Section):
     def whole(self) -> bool:
         """Whether blocks go whatever the targets say."""
         return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Judging(Section):
+    """How outputs are compared wherever losses are measured.
+
+    Attributes:
+        loss: How outputs are compared: ``auto`` (as the graph says), ``kl``, ``bce``, ``mse`` or ``cosine``;
+            ``kl:1`` where classes lie along axis 1, ``boxes=mse`` for one output. Distributions over classes (``kl``),
+            elements that are probabilities (``bce``), values relative to their variance, or directions. Of single
+            outputs by name or position, in Python also as a mapping: ``{"boxes": "mse", "scores": "bce"}``.
+    """
+
+    loss: tuple[str, ...] = option((), metavar="[OUTPUT=]LOSS")
+
+    def __post_init__(self) -> None:
+        given: Any = self.loss
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "loss", tuple(f"{output}={kind}" for output, kind in given.items()))
+        super().__post_init__()
+
+    def require(self) -> None:
+        """Refuses losses that there are not."""
+        from graphprune.importance.judge import parse_losses
+
+        parse_losses(self.loss)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
