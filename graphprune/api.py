@@ -96,6 +96,7 @@ def prune(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
         dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
+    session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
         wanted, statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
         verify_each=verify_each, progress=progress,

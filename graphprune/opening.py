@@ -14,6 +14,7 @@ from graphprune.data.batches import SAMPLES
 from graphprune.errors import ModelError, OptionError
 from graphprune.files import is_there
 from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.plugins import kind_of
 from graphprune.pipeline.host import Array, Host
 from graphprune.suggest import in_module
 from graphprune.user_code import load_object, told
@@ -33,7 +34,8 @@ def open_host(
 
     Args:
         model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
-            ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, or a host that is open already.
+            ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, a host that is open already, or what a plug-in opens
+            (:mod:`graphprune.hosts.plugins`).
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
             For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
@@ -49,6 +51,12 @@ def open_host(
             raise OptionError(
                 f"the shape {'x'.join(map(str, shape))} of input '{name}' holds nothing; expected sizes of 1 or more"
             )
+    given = {
+        "example_inputs": example_inputs,
+        "shapes": shapes,
+        "dynamic_shapes": dynamic_shapes,
+        "trust": trust,
+    }
     if isinstance(model, str | os.PathLike):
         text = os.fspath(model)
         if text.endswith(".pt2"):
@@ -56,6 +64,8 @@ def open_host(
         if ":" in text and not is_there(Path(text)) and not text.endswith(".onnx"):
             built, inputs = _call_factory(text, shapes)
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
+        if not text.endswith(".onnx") and (kind := kind_of(model)):
+            return kind.open(model, **given)
         _require_graph(text)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
     if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
@@ -64,6 +74,8 @@ def open_host(
         return OnnxHost.load(model, shapes, _arrays(example_inputs))
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
+    if kind := kind_of(model):
+        return kind.open(model, **given)
     raise ModelError(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
@@ -110,16 +122,6 @@ def _begins_like_onnx(path: Path) -> bool:
             return file.read(1) == b"\x08"
     except OSError:
         return False
-
-
-def require_seed(seed: int) -> None:
-    """Refuses what no generator of random numbers takes.
-
-    Raises:
-        OptionError: The seed is negative.
-    """
-    if seed < 0:
-        raise OptionError(f"seed is {seed}; expected 0 or more")
 
 
 def require_samples(samples: int, calibration: Any) -> None:

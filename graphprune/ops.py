@@ -17,6 +17,7 @@ Rules are judged by the proof of every compile like the built-in ones.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from typing import overload
@@ -24,42 +25,54 @@ from typing import overload
 from graphprune.errors import RuleError
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule
+from graphprune.registry import Registry, loaded
 from graphprune.rules.call import Call, Refusal, Row
 
 __all__ = ["Call", "Refusal", "Row", "Rule", "lookup", "parse_rule", "register", "registered"]
 
-_ROWS: dict[str, Row] = {}
+_ROWS: Registry[Row] = Registry("rule", {})
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A rule as text, read for each call anew."""
+
+    text: str
+
+    def __call__(self, call: Call) -> Rule:
+        return parse_rule(self.text, call.operands, call.results)
 
 
 @overload
-def register(op: str, rule: str) -> None: ...
+def register(op: str, rule: str, *, replace: bool = False) -> None: ...
 @overload
-def register(op: str, rule: None = None) -> Callable[[Row], Row]: ...
+def register(op: str, rule: None = None, *, replace: bool = False) -> Callable[[Row], Row]: ...
 
 
-def register(op: str, rule: str | None = None) -> Callable[[Row], Row] | None:
-    """Adds (or replaces) the rule of an operator.
+def register(op: str, rule: str | None = None, *, replace: bool = False) -> Callable[[Row], Row] | None:
+    """Adds the rule of an operator.
 
     Args:
         op: ``namespace::name`` of a torch custom op, or ``domain::OpType`` of an ONNX one (``OpType`` alone in the
             default domain).
         rule: The rule as text; its sizes must follow from the shapes of the operands and results. Without it, the
             result decorates a function from :class:`Call` to :class:`Rule`.
+        replace: Whether it may take the place of one that was registered for this operator before.
 
     Raises:
         RuleError: The text cannot be read.
+        OptionError: The operator has another registered rule.
     """
     if rule is None:
 
         def decorate(row: Row) -> Row:
-            _ROWS[op] = row
+            _ROWS.register(op, row, replace=replace)
             return row
 
         return decorate
     if "->" not in rule:
         raise RuleError(f"no '->' in rule '{rule}' for '{op}'; expected 'operands -> results'")
-    text = rule
-    _ROWS[op] = lambda call: parse_rule(text, call.operands, call.results)
+    _ROWS.register(op, _Text(rule), replace=replace)
     return None
 
 
@@ -78,4 +91,4 @@ def lookup(op: str) -> Row | None:
 @cache
 def _load_plugins() -> None:
     for entry in entry_points(group="graphprune.rules"):
-        entry.load()()
+        loaded(entry, "rule", call=True)

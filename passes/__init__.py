@@ -9,9 +9,9 @@ if __name__ != "graphprune.passes":
     raise ImportError(f"this package is 'graphprune.passes', it was imported as '{__name__}'; import it by that name")
 
 from collections.abc import Mapping
-from functools import cache
-from importlib.metadata import entry_points
+from typing import Any, TypeVar
 
+from graphprune.errors import OptionError
 from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
@@ -31,7 +31,11 @@ from graphprune.passes.score import Score
 from graphprune.passes.select import Select
 from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import Verify
+from graphprune.pipeline.options import options_of
 from graphprune.pipeline.passes import Pass
+from graphprune.registry import Registry
+
+P = TypeVar("P", bound=Pass)
 
 __all__ = [
     "PASSES",
@@ -58,6 +62,7 @@ __all__ = [
     "all_passes",
     "default_pipeline",
     "meeting_latency",
+    "register",
 ]
 
 PASSES: tuple[type[Pass], ...] = (
@@ -114,10 +119,34 @@ def default_pipeline(
     return tuple(each for each in passes if each is not None)
 
 
-@cache
-def all_passes() -> Mapping[str, type[Pass]]:
-    """All passes by name: the built-in ones and those of the entry point group ``graphprune.passes``."""
-    found = {each.name: each for each in PASSES}
-    for entry in entry_points(group="graphprune.passes"):
-        found.setdefault(entry.name, entry.load())
+def _plugin(name: str, found: Any) -> type[Pass]:
+    """What an entry point names: a class of a pass, of this name."""
+    if not (isinstance(found, type) and issubclass(found, Pass)):
+        raise TypeError(f"a '{type(found).__name__}' is no class of passes")
+    if getattr(found, "name", None) != name:
+        raise TypeError(f"its name is '{getattr(found, 'name', '')}'")
     return found
+
+
+_REGISTRY: Registry[type[Pass]] = Registry(
+    "pass", {each.name: each for each in PASSES}, group="graphprune.passes", plugin=_plugin, ordered=True
+)
+
+
+def all_passes() -> Mapping[str, type[Pass]]:
+    """All passes by name: the built-in ones, those of the entry point group ``graphprune.passes``, registered ones."""
+    return _REGISTRY
+
+
+def register(cls: type[P], *, replace: bool = False) -> type[P]:
+    """Adds a pass of the user's to those that pipelines as text may name; also as a decorator.
+
+    Raises:
+        OptionError: There is another pass of its name, or a type of an option is none that a text can say.
+    """
+    try:
+        options_of(cls)
+    except TypeError as error:
+        raise OptionError(f"{error}; take bool, int, float, str, a tuple of one of them, or passes") from error
+    _REGISTRY.register(cls.name, cls, replace=replace)
+    return cls

@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
+from graphprune.importance.judge import judges_for
 from graphprune.importance.loss import Objective, gates_of
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import realised_costs
@@ -25,8 +26,9 @@ from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_mo
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
 from graphprune.planning.plan import make_plan
+from graphprune.planning.problem import Fitness, needs_losses, needs_runs
 from graphprune.planning.select import block_candidates, block_kinds, how_many, named_blocks
-from graphprune.planning.share import MEASURED, SEARCHES, UNMEASURED, Fitness, require_allocation
+from graphprune.planning.share import METHODS, require_allocation
 from graphprune.planning.target import Target, parse_targets
 from graphprune.planning.ties import join, share_tied, tied_still
 from graphprune.planning.whole import EXPERTS, left_whole, tiers
@@ -46,7 +48,7 @@ class Allocate(Pass):
 
     Attributes:
         targets: What may remain, as text (``macs=0.5``).
-        allocation: One of :data:`graphprune.planning.share.ALLOCATIONS`; ``measured`` after ``measure-losses``.
+        allocation: One of :data:`graphprune.planning.share.METHODS`; ``measured`` after ``measure-losses``.
         align: Widths stay multiples of this where the width allows.
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
@@ -85,8 +87,8 @@ class Allocate(Pass):
             keys.SCORES: bool(self.targets),
             keys.BLOCK_SCORES: bool(self.blocks or self.layers),
             keys.PROFILE: any(target.metric == "latency" for target in self._targets),
-            keys.LOSSES: self.allocation == MEASURED and bool(self.targets),
-            keys.CALIBRATION: self.allocation in SEARCHES and bool(self.targets),
+            keys.LOSSES: bool(self.targets) and METHODS.find(self.allocation).needs == "losses",
+            keys.CALIBRATION: bool(self.targets) and METHODS.find(self.allocation).needs == "runs",
         }
         return frozenset(key for key, here in asked.items() if here)
 
@@ -99,7 +101,7 @@ class Allocate(Pass):
     def uses(self) -> frozenset[str]:
         """What is there of all that a choice may depend on."""
         found = {keys.SCORES, keys.BLOCK_SCORES, keys.PROTECTION, keys.SELECTION}
-        return self.needs | found | ({keys.LOSSES} if self.allocation == MEASURED else set())
+        return self.needs | found
 
     @property
     def asks(self) -> frozenset[str]:
@@ -132,12 +134,9 @@ class Allocate(Pass):
         if key == keys.BLOCK_SCORES:
             return UNSCORED
         if key == keys.LOSSES:
-            return UNMEASURED
+            return needs_losses(self.allocation)
         if key == keys.CALIBRATION:
-            return (
-                f"allocation '{self.allocation}' runs the model and needs calibration data; give some "
-                "(calibration=..., --calibration DATA)"
-            )
+            return needs_runs(self.allocation)
         return super().lacks(key)
 
     def run(self, state: State) -> State:
@@ -170,6 +169,7 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
+            **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }
         plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
         return replace(state, kept=kept, removed=removed, plan=plan)
@@ -225,7 +225,7 @@ class Allocate(Pass):
             for tied in ([ties, ()] if ties else [()])
         ]
         exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
-        fitness = self._fitness(state, analysis, original) if self.allocation in SEARCHES else None
+        fitness = self._fitness(state, analysis, original) if METHODS.find(self.allocation).needs == "runs" else None
         for n, tier, tied in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
@@ -319,7 +319,9 @@ class Allocate(Pass):
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
-        evidence = Evidence(analysis, state.host.read, self.seed, host=state.host, batches=state.batches)
+        evidence = Evidence(
+            analysis, state.host.read, self.seed, host=state.host, batches=state.batches, asked=state.asked
+        )
         gates = gates_of(evidence, self.allocation)
         objective = Objective(gates)
         orders = {name: np.argsort(scores, kind="stable") for name, scores in state.scores.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from graphprune.compensation.gates import find_gates, widths, with_gates
 from graphprune.errors import OptionError
 from graphprune.files import is_there
 from graphprune.pipeline import keys
@@ -72,7 +73,9 @@ class Calibrate(Pass):
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             origin = state.measured.origin(state.host, batches, numbers, products=self.products)
-            known = Statistics.load(self.file, state.host, analysis, origin)
+            gates = find_gates(state.host, analysis)
+            loaded = Statistics.load(self.file, state.host, analysis, origin, widths(gates, analysis))
+            known = replace(loaded, gates=gates)
             if not known.fits(analysis, full=self.products):
                 raise OptionError(
                     f"the statistics in '{self.file}' hold no products, which are needed here; collect them anew"
@@ -95,6 +98,7 @@ class Calibrate(Pass):
             memory=self.memory,
             progress=state.observer.counter(self.name),
         )
+        found = with_gates(found, state.host, analysis, taken, full=self.products)
         origin = state.measured.origin(state.host, batches, numbers, products=self.products)
         found = replace(found, origin=origin)
         state.measured.keep(self.name, (origin, self.memory), found)

@@ -73,6 +73,7 @@ class Verify(Pass):
             ProofError: A difference is larger than rounding explains.
             OptionError: The pipeline lacks a pass.
         """
+        state = state.without_statistics()
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         self.check()
@@ -96,5 +97,8 @@ def verify(
     seed: int = 0,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
-    permuted = original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
+    def permuted() -> Host:
+        return original.edited(slice_edits(analysis, permutations(analysis, seed)))
+
     return prove(original, pruned, permuted, analysis, kept, removed, seed=seed)

@@ -131,7 +131,7 @@ def sensitivity(
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write sensitivity.json and a plot here.")
     ] = None,
     trials: Trials,
-    recipe: Annotated[Recipe, Offers(only=("criterion", "protect", "only", "seed"), read=True)],
+    recipe: Annotated[Recipe, Offers(only=("criterion", "loss", "protect", "only", "seed"), read=True)],
     data: Annotated[Data, Offers(without=("statistics",), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
     opening: Opening,
     plotting: Annotated[Plotting, Offers(without=("save_models",))],

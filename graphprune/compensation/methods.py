@@ -1,4 +1,4 @@
-"""The ladder of closed-form refits of one weighted sum (methods.md §1.4).
+"""The ladder of closed-form refits of one weighted sum (docs/methods.md, Refits).
 
 A consumer of the pruned model computes ``y = W x + b`` from inputs ``x`` that have lost columns, and should compute
 the target ``t`` of the dense model. With the residual ``r = t - y`` the best change ``(ΔW, Δb)`` is the regression of

@@ -2,7 +2,8 @@
 
 The inputs' mean and variance are measured in the dense and in the pruned model on the same data, one normalisation
 after the other; what has changed between the two is what the stored statistics are changed by, so that a difference
-between the calibration data and the training data stays where it was (adaptive batch normalisation; methods.md §1.4).
+between the calibration data and the training data stays where it was (adaptive batch normalisation;
+docs/methods.md, Refits).
 """
 
 from __future__ import annotations
@@ -84,8 +85,7 @@ def reestimate(
 
 
 def _is_batch_norm(node: Node) -> bool:
-    name = node.op.lower().replace("_", "")
-    return "batchnorm" in name and len(node.operands) >= _OPERANDS and all(node.operands[3:_OPERANDS])
+    return node.role == "batch-norm" and len(node.operands) >= _OPERANDS and all(node.operands[3:_OPERANDS])
 
 
 def _rows(x: Array) -> Array:

@@ -2,8 +2,9 @@
 
 ``z_t = W x_t + R h_(t-1) + b`` is a weighted sum at each step, for all gates at once. Its target is the dense one, on
 the dense model's inputs and states; its inputs are what the pruned model reads, and those of the dense states that stay
-(a step that is right keeps the next one right). A GRU's candidate sees the reset state, or resets the product with it:
-then both products are regressed on their own.
+(a step that is right keeps the next one right). Layers within a node are refitted one after the other: what goes into a
+deeper one is what the refitted layers below make of the pruned model's input. A GRU's candidate sees the reset state,
+or resets the product with it: then both products are regressed on their own.
 """
 
 from __future__ import annotations
@@ -45,17 +46,29 @@ class System:
 
 @dataclass(frozen=True)
 class RecurrentStage:
-    """All cells of one recurrent layer.
+    """All cells of one layer of a recurrent node.
 
     Attributes:
-        node: Its node.
+        node: The node.
         layer: Its cells in the dense model; the names are the same in the pruned one.
         dense: The dense model.
+        depth: Which of the layers that are stacked in the node; those below it have been refitted.
     """
 
     node: str
     layer: Recurrent
     dense: Host
+    depth: int = 0
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells that are refitted."""
+        return [cell for cell in self.layer.cells if cell.layer == self.depth]
+
+    def _states(self) -> list[str]:
+        """The names of initial states that are computed."""
+        stored = self.dense.graph().values
+        return [name for name in self.layer.states if name is not None and not stored[name].stored]
 
     @property
     def start(self) -> str:
@@ -64,15 +77,13 @@ class RecurrentStage:
 
     @property
     def read(self) -> list[str]:
-        """The input."""
-        return [self.layer.value]
+        """The input, and the states from which layers below begin."""
+        return list(dict.fromkeys((self.layer.value, *(self._states() if self.depth else ()))))
 
     @property
     def targets(self) -> list[str]:
         """What the dense layer reads, from which it follows what its gates should be."""
-        stored = self.dense.graph().values
-        names = (self.layer.value, *self.layer.states)
-        return list(dict.fromkeys(name for name in names if name is not None and not stored[name].stored))
+        return list(dict.fromkeys((self.layer.value, *self._states())))
 
     @property
     def places(self) -> dict[str, tuple[str, int]]:
@@ -102,7 +113,7 @@ class _Counter:
         self._kept = {
             cell: (_positions(analysis, kept, cell.w, -2), _positions(analysis, kept, cell.w, -1),
                    _positions(analysis, kept, cell.r, -1))
-            for cell in stage.layer.cells
+            for cell in stage.cells
         }  # fmt: skip
         self._held = apart(n_batches)[1] if n_batches > 1 else []
         self._batch = 0
@@ -115,22 +126,34 @@ class _Counter:
         layer = self._stage.layer
         if self._look is None:
             self._look = self._pruned.stretch(list(values), self._stage.read)
-        x = layer.steps(wanted[layer.value]).astype(np.float64)
-        now = layer.steps(self._look(values)[1][layer.value]).astype(np.float64)
-        states = [None if name is None else self._state(name, wanted) for name in layer.states]
-        mask = masks[self._stage.node]
-        counted = self._counted(x.shape[:2], mask)
-        for cells in _by_layer(layer):
-            after = []
-            for cell in cells:
-                at = layer.cells.index(cell)
-                own = tuple(None if state is None else state[at] for state in states)
-                seen = run_cell(layer, cell, lambda part: self._read(part, dense=True), x, own)
-                self._count(cell, seen, now, counted)
-                after.append(seen.after)
-            x = np.concatenate(after, axis=2)
-            now = np.concatenate([a[..., self._kept[cell][2]] for a, cell in zip(after, cells, strict=True)], axis=2)
+        found = self._look(values)[1]
+        x, states = self._below(wanted, dense=True)
+        now, _ = self._below(found, dense=False)
+        counted = self._counted(x.shape[:2], masks[self._stage.node])
+        for cell in self._stage.cells:
+            own = _of_cell(layer, cell, states)
+            self._count(cell, run_cell(layer, cell, lambda part: self._read(part, dense=True), x, own), now, counted)
         self._batch += 1
+
+    def _below(self, values: Arrays, *, dense: bool) -> tuple[Float, list[Float | None]]:
+        """What goes into the layer, ``t b i``, in the dense or in the pruned model, and the initial states there."""
+        layer, depth = self._stage.layer, self._stage.depth
+        x: Float = layer.steps(values[layer.value]).astype(np.float64)
+        if not dense and not depth:
+            return x, []
+        states = [None if name is None else self._state(name, values, dense=dense) for name in layer.states]
+        for at in range(depth):
+            x = np.concatenate(
+                [
+                    run_cell(
+                        layer, cell, lambda part: self._read(part, dense=dense), x, _of_cell(layer, cell, states)
+                    ).after
+                    for cell in layer.cells
+                    if cell.layer == at
+                ],
+                axis=2,
+            )
+        return x, states
 
     def _counted(self, shape: tuple[int, int], mask: Positions) -> Index:
         """The steps and samples that count, in the order ``t b``."""
@@ -142,9 +165,9 @@ class _Counter:
         pick = picked(len(flat), columns, self._n_batches, mask, self._rng)
         return flat if pick is None else flat[pick]
 
-    def _state(self, name: str, wanted: Arrays) -> Float:
+    def _state(self, name: str, values: Arrays, *, dense: bool) -> Float:
         """An initial state, ``l b h``."""
-        array = wanted[name] if name in wanted else self._stage.dense.read(name)
+        array = values[name] if name in values else (self._stage.dense if dense else self._pruned).read(name)
         array = np.moveaxis(array, 0, 1) if self._stage.layer.states_first else array
         return array.astype(np.float64)
 
@@ -193,7 +216,7 @@ class _Counter:
         """The best change of each cell's weights and biases."""
         changes: dict[str, Array] = {}
         done: list[Compensated] = []
-        for cell in self._stage.layer.cells:
+        for cell in self._stage.cells:
             for number, system in enumerate(self._systems(cell)):
                 bias = cell.r_bias if system.states_bias else cell.w_bias
                 own = rung if bias is not None else "ols" if rung == "affine" else "none" if rung == "mean" else rung
@@ -247,9 +270,10 @@ def _rows(x: Float, counted: Index) -> Float:
     return x.reshape(-1, x.shape[2])[counted]
 
 
-def _by_layer(layer: Recurrent) -> list[list[Cell]]:
-    depth = max(cell.layer for cell in layer.cells) + 1
-    return [[cell for cell in layer.cells if cell.layer == i] for i in range(depth)]
+def _of_cell(layer: Recurrent, cell: Cell, states: Sequence[Float | None]) -> tuple[Float | None, ...]:
+    """The initial states of one cell, ``b h``."""
+    at = layer.cells.index(cell)
+    return tuple(None if state is None else state[at] for state in states)
 
 
 def _positions(analysis: Analysis, kept: Mapping[Factor, Index], part: Part, axis: int) -> Index:
@@ -270,4 +294,5 @@ def recurrent_stages(
         axes = [analysis.layouts[part.tensor][-1] for cell in layer.cells for part in (cell.w, cell.r)]
         cut = any(factor in kept for dim in axes for factor in factors_of(dim))
         if cut and is_own(graph, node, [part.tensor for part in parts]):
-            yield RecurrentStage(node.name, layer, dense)
+            depths = sorted({cell.layer for cell in layer.cells})
+            yield from (RecurrentStage(node.name, layer, dense, depth) for depth in depths)

@@ -3,7 +3,7 @@
 A normalisation over fewer channels divides by another root mean square. Weights that read its result make that good
 where they can be refitted; a tied output layer cannot, and neither is there a refit where only biases change. So each
 channel ``y = γ z + β`` gets the ``γ`` and ``β`` that bring it closest to the dense ``y``: a weighted sum of one input,
-refitted as any other (methods.md §1.4), before what reads it.
+refitted as any other (docs/methods.md, Refits), before what reads it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _scaling(graph: Graph, node: Node, readers: Mapping[str, int]) -> Scaling | 
     others = [name for name in node.operands if name is not None and not graph.values[name].stored]
     if node.rule is None or len(node.results) < 1 or node.results[0] is None or len(others) != 1 or not stored:
         return None
-    multiplies = node.multiple and "mul" in node.op.lower() and len(stored) == 1
+    multiplies = node.multiple == "product" and len(stored) == 1
     if not (multiplies or (node.rule.normalized and node.operands[0] == others[0])):
         return None
     result, scale = node.results[0], stored[0]

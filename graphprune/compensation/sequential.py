@@ -74,7 +74,9 @@ def compensate(
             go_left = dense.stretch(
                 None if first else left.names(), stage.targets, _names(other.targets for other in later)
             )
-            ahead = _names((stage.read, stage.targets, *(other.read for other in later)))
+            # a target may be an input of the model, e.g. the first state of a recurrent layer: nothing makes it later
+            given = [name for other in later for name in other.targets if name in dense.graph().inputs]
+            ahead = _names((stage.read, stage.targets, *(other.read for other in later), given))
             go_right = pruned.stretch(None if first else right.names(), [stage.start], ahead)
             counter = stage.counter(analysis, kept, pruned, len(inputs), rng)
             for i, batch in enumerate(inputs):

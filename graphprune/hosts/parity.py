@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME, NOTE = "onnxruntime", "file = pruned model"
 EXPORT_TOLERANCE = 1e-4
-"""Largest accepted difference between PyTorch and onnxruntime (methods.md §9, P1)."""
+"""Largest accepted difference between PyTorch and onnxruntime (docs/methods.md, What proofs accept)."""
 EXPORT_TOLERANCE_DOUBLE = 1e-5
 """The same where both run in float64: exporters store tables that they have computed in single precision."""
 EXPORTED = Rounding(EXPORT_TOLERANCE, residue=4 * EPSILON[4], noise=32, most=SEEN)

@@ -39,7 +39,7 @@ def bonsai(evidence: Evidence) -> dict[str, Float]:
 
     ``wifv`` is the prior: only the units that it ranks lowest are explored, half as many as there are sub-models; those
     that it ranks higher keep their order above them. Sub-models come in complementary pairs, which halves the
-    variance; coefficients are pulled to the prior in closed form (methods.md §5.6).
+    variance; coefficients are pulled to the prior in closed form (docs/methods.md, Runs of sub-models).
     """
     gates = gates_of(evidence, "bonsai")
     prior = {name: values for name, values in wifv(evidence).items() if name in gates.by_group}

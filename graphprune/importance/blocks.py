@@ -14,7 +14,7 @@ from graphprune.importance.context import Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.host import Array, Arrays, Edits, Host
-from graphprune.suggest import meant
+from graphprune.registry import Registry
 
 BlockCriterion: TypeAlias = Callable[[Evidence], Mapping[str, float]]
 """Scores every block of the analysis, by name; layers come with the blocks that they are made of."""
@@ -92,7 +92,8 @@ def block_ablation(evidence: Evidence) -> dict[str, float]:
     blocks = evidence.analysis.blocks
     if not blocks:
         return {}
-    standard = Standard(host.run, labelled(batches, getattr(batches, "labels", None)), host.graph())
+    labels = getattr(batches, "labels", None)
+    standard = Standard(host.run, labelled(batches, labels), host.graph(), evidence.asked)
     whole = standard.loss(host.run)
     scores: dict[str, float] = {}
     for block in blocks:
@@ -109,18 +110,23 @@ def _data(evidence: Evidence, criterion: str) -> tuple[Host, Iterable[Arrays]]:
     return evidence.host, evidence.batches
 
 
-BLOCK_CRITERIA: dict[str, BlockCriterion] = {
+_BUILTIN: dict[str, BlockCriterion] = {
     "l2": closing_norm,
     "random": random_blocks,
     "bi": block_influence,
     "ablation": block_ablation,
 }
-"""The built-in criteria; :func:`register_for_blocks` adds to them."""
+BLOCK_CRITERIA = Registry("block criterion", _BUILTIN, group="graphprune.block_criteria")
+"""The criteria of blocks by name; :func:`register_for_blocks` adds to them."""
 
 
-def register_for_blocks(name: str, criterion: BlockCriterion) -> None:
-    """Adds a criterion of the user's, for ``--block-criterion NAME``."""
-    BLOCK_CRITERIA[name] = criterion
+def register_for_blocks(name: str, criterion: BlockCriterion, *, replace: bool = False) -> None:
+    """Adds a criterion of the user's, for ``--block-criterion NAME``.
+
+    Raises:
+        OptionError: The name is taken, and ``replace`` is not said.
+    """
+    BLOCK_CRITERIA.register(name, criterion, replace=replace)
 
 
 def block_criterion(name: str) -> BlockCriterion:
@@ -129,9 +135,4 @@ def block_criterion(name: str) -> BlockCriterion:
     Raises:
         OptionError: There is none.
     """
-    if name not in BLOCK_CRITERIA:
-        raise OptionError(
-            f"unknown block criterion {meant(name, BLOCK_CRITERIA)}; expected one of "
-            f"{', '.join(sorted(BLOCK_CRITERIA))}"
-        )
-    return BLOCK_CRITERIA[name]
+    return BLOCK_CRITERIA.find(name)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
+from graphprune.importance.judge import Asked
 from graphprune.ir.dims import unit_of
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Statistics
@@ -24,6 +25,8 @@ Scores: TypeAlias = Mapping[str, Float]
 """By the name of the group: one score for each unit."""
 
 
+CELLS = 1 << 22
+"""Numbers of a weight that are turned into double precision at a time."""
 FLOOR = 0.1
 """The least variance of a channel that errors are relative to, as a fraction of the median channel's."""
 
@@ -39,6 +42,7 @@ class Evidence:
         statistics: Moments of what consumers read on calibration data, if they were collected.
         host: The model, for criteria that run it.
         batches: Calibration data, for criteria that run the model; its ``labels`` are used if it has some.
+        asked: How the user wants outputs compared, where the graph should not say.
     """
 
     __repr__ = brief
@@ -49,6 +53,7 @@ class Evidence:
     statistics: Statistics | None = None
     host: Host | None = None
     batches: Iterable[Arrays] | None = None
+    asked: Sequence[Asked] = ()
 
     @property
     def groups(self) -> Sequence[Group]:
@@ -76,7 +81,7 @@ class Reading:
         consumer: The consumer.
         moments: Of its inputs.
         units: For each column ``[g, c]`` the unit that it belongs to, or -1.
-        matrix: Its weight, ``[g, rows, c]``.
+        table: Its weight as it is stored, ``[g, rows, c]``.
         scale: What errors of its rows are relative to, ``[g, rows]``: the inverse of the standard deviation of each
             channel of its target, over the root of their number. A few channels of large values, as residual streams
             of language models have them, then do not hide the others.
@@ -85,8 +90,28 @@ class Reading:
     consumer: Consumer
     moments: Moments
     units: NDArray[np.int64]
-    matrix: Float
+    table: NDArray[Any]
     scale: Float
+
+    @property
+    def matrix(self) -> Float:
+        """Its weight, ``[g, rows, c]``."""
+        return self.table.astype(np.float64) * self.consumer.scale
+
+    def pieces(self, g: int) -> Iterator[tuple[Float, Float]]:
+        """Rows of one group of the weight ``[n, c]``, some at a time, and their scale ``[n]``.
+
+        A head may have a row for each word of a vocabulary, of which no copy in double precision is made.
+        """
+        step = max(1, CELLS // max(1, self.table.shape[2]))
+        for start in range(0, self.table.shape[1], step):
+            part = slice(start, start + step)
+            yield self.table[g, part].astype(np.float64) * self.consumer.scale, self.scale[g, part]
+
+    def summed(self, of_rows: Callable[[Float, Float], Float]) -> Float:
+        """What a function makes of rows and their scale, summed over all rows of each group."""
+        groups = range(len(self.table))
+        return np.stack([np.sum([of_rows(*piece) for piece in self.pieces(g)], axis=0) for g in groups])
 
     @property
     def scaled(self) -> Float:
@@ -100,12 +125,12 @@ def readings(evidence: Evidence, statistics: Statistics, group: Group) -> Iterat
         moments = statistics.moments[consumer.source]
         dim = evidence.analysis.layouts[consumer.value][consumer.axis]
         units = columns_of(consumer, unit_of(dim, group.factor), moments.total.shape[1])
-        matrix = consumer.matrix(evidence.read(consumer.weight))
+        table = consumer.table(evidence.read(consumer.weight))
         variance = statistics.spreads[consumer.node]
         floor = max(FLOOR * float(np.median(variance)), float(np.finfo(np.float64).tiny))
         scale = 1 / np.sqrt(len(variance) * np.maximum(variance, floor))
-        rows = np.repeat(scale, matrix[..., 0].size // len(scale)).reshape(matrix.shape[:2])
-        yield Reading(consumer, moments, units, matrix, rows)
+        rows = np.repeat(scale, table[..., 0].size // len(scale)).reshape(table.shape[:2])
+        yield Reading(consumer, moments, units, table, rows)
 
 
 def per_unit(columns: Float, units: NDArray[np.int64], size: int, *, mean: bool = False) -> Float:
@@ -123,12 +148,14 @@ def from_columns(
     Groups that no weight reads (the dimensions in which queries meet keys) are scored by the norm of their weights,
     brought to the mean of the others.
     """
+    from graphprune.importance.gates import all_readings
+
     statistics = evidence.measured(criterion)
     scores: dict[str, Float] = {}
     for group in evidence.groups:
         found = [
             per_unit(column(reading), reading.units, group.size, mean=mean)
-            for reading in readings(evidence, statistics, group)
+            for reading in all_readings(evidence, statistics, group)
         ]
         if found:
             scores[group.name] = np.sum(found, axis=0) / (len(found) if mean else 1)

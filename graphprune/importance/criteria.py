@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
-from typing import Literal
+from typing import Any, Literal
 
-from graphprune.errors import OptionError
 from graphprune.importance.ablation import bonsai, oracle
 from graphprune.importance.activation import act_rms, act_var, apoz
 from graphprune.importance.context import Evidence, Float, Scores
@@ -18,7 +15,7 @@ from graphprune.importance.obs import obs
 from graphprune.importance.output import wanda, wifv
 from graphprune.importance.random import random_scores
 from graphprune.importance.structure import bn_gamma, fpgm, lamp
-from graphprune.suggest import meant
+from graphprune.registry import Registry
 
 Needs = Literal["weights", "runs", "diagonal", "products"]
 
@@ -40,7 +37,14 @@ class Criterion:
     absolute: bool = False
 
 
-CRITERIA: dict[str, Criterion] = {
+def _plugin(name: str, found: Any) -> Criterion:
+    """What an entry point names: a criterion, or the function of one that looks at weights only."""
+    if not isinstance(found, Criterion) and not callable(found):
+        raise TypeError(f"a '{type(found).__name__}' is neither a function nor a Criterion")
+    return found if isinstance(found, Criterion) else Criterion(found)
+
+
+_BUILTIN = {
     "l1": Criterion(l1),
     "l2": Criterion(l2),
     "random": Criterion(random_scores),
@@ -60,14 +64,31 @@ CRITERIA: dict[str, Criterion] = {
     "bonsai": Criterion(bonsai, "diagonal", absolute=True),
     "oracle": Criterion(oracle, "runs", absolute=True),
 }
-"""The built-in criteria; :func:`register` adds to them, and so does the entry point group ``graphprune.criteria``."""
+CRITERIA = Registry("criterion", _BUILTIN, group="graphprune.criteria", plugin=_plugin)
+"""The criteria by name; :func:`register` adds to them, and so does the entry point group ``graphprune.criteria``."""
 
 
 def register(
-    name: str, score: Callable[[Evidence], Scores], *, needs: Needs = "weights", absolute: bool = False
+    name: str,
+    score: Callable[[Evidence], Scores],
+    *,
+    needs: Needs = "weights",
+    absolute: bool = False,
+    replace: bool = False,
 ) -> None:
-    """Adds a criterion of the user's, for ``--criterion NAME`` and ``criterion="name"``."""
-    CRITERIA[name] = Criterion(score, needs, absolute)
+    """Adds a criterion of the user's, for ``--criterion NAME`` and ``criterion="name"``.
+
+    Args:
+        name: Its name.
+        score: As of :class:`Criterion`, and so the others.
+        needs: What it looks at beside weights.
+        absolute: Whether scores are errors.
+        replace: Whether it may take the place of one that was registered before.
+
+    Raises:
+        OptionError: The name is taken.
+    """
+    CRITERIA.register(name, Criterion(score, needs, absolute), replace=replace)
 
 
 def criterion(name: str) -> Criterion:
@@ -76,19 +97,12 @@ def criterion(name: str) -> Criterion:
     Raises:
         OptionError: There is none.
     """
-    _load_plugins()
-    if name not in CRITERIA:
-        raise OptionError(f"unknown criterion {meant(name, CRITERIA)}; expected one of {', '.join(sorted(CRITERIA))}")
-    return CRITERIA[name]
+    return CRITERIA.find(name)
 
 
 def normalized(scores: Scores) -> dict[str, Float]:
-    """Each group's scores divided by their mean, so that groups can be ranked together (methods.md §1.3)."""
+    """Each group's scores divided by their mean, so that groups can be ranked together.
+
+    See docs/methods.md, Ranking across groups.
+    """
     return {name: values / max(float(values.mean()), 1e-30) for name, values in scores.items()}
-
-
-@cache
-def _load_plugins() -> None:
-    for entry in entry_points(group="graphprune.criteria"):
-        found = entry.load()
-        CRITERIA.setdefault(entry.name, found if isinstance(found, Criterion) else Criterion(found))

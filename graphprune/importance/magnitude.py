@@ -1,7 +1,8 @@
 """Magnitude of all weights of a unit, over all sites of its group: ``S(u) = (Σ_e ‖T_e[π_e(u)]‖_p^p)^(1/p)``.
 
-Li et al. 2016 for one layer; over the coupled group as in DepGraph and OTO (methods.md §1.2). Only parameters count:
-the running statistics of a batch normalisation are no weights, and ONNX files are read the same way.
+Li et al. 2016 for one layer; over the coupled group as in DepGraph and OTO (docs/methods.md, Norms of coupled groups).
+Only parameters count: the running statistics of a batch normalisation are no weights, and ONNX files are read the same
+way.
 """
 
 from __future__ import annotations

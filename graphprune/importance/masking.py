@@ -94,7 +94,7 @@ def taken_out(
     result, weights = dict(changes), _weights(analysis.graph, group)
     for site in group.sites:
         if site.tensor in weights:
-            table = np.array(result[site.tensor] if site.tensor in result else host.read(site.tensor), np.float64)
+            table = np.array(result[site.tensor] if site.tensor in result else host.read(site.tensor))
             lost = np.isin(unit_of(site.dim, group.factor), gone)
             np.moveaxis(table, site.axis, 0)[lost] = 0.0
             result[site.tensor] = table

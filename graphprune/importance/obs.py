@@ -1,8 +1,8 @@
 """Structured optimal brain surgeon: what the outputs of consumers lose although the other weights are refitted.
 
 Removing the columns ``P`` of a consumer ``y = W x`` and refitting the others costs ``tr(W_P [(Σ⁻¹)_PP]⁻¹ W_Pᵀ)``
-(rung 3 of methods.md §1.4; OBS, ZipLM, OSSCAR). Units go greedily, a few at a time; after each round the weights and
-the inverse are brought up to date, without which the scores mislead. Consumers count relative to the variance of
+(docs/methods.md, Optimal brain surgeon on structures). Units go greedily, a few at a time; after each round the weights
+and the inverse are brought up to date, without which the scores mislead. Consumers count relative to the variance of
 their targets and add up.
 """
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.compensation.methods import damped
-from graphprune.importance.context import Evidence, Float, Reading, readings, with_fallback
+from graphprune.importance.context import Evidence, Float, Reading, with_fallback
+from graphprune.importance.gates import all_readings
 from graphprune.statistics.consumers import Source
 
 ROUNDS = 32
@@ -89,7 +90,7 @@ def obs(evidence: Evidence) -> dict[str, Float]:
     statistics = evidence.measured("obs")
     scores: dict[str, Float] = {}
     for group in evidence.groups:
-        found = problems(list(readings(evidence, statistics, group)), group.size)
+        found = problems(list(all_readings(evidence, statistics, group)), group.size)
         if found:
             scores[group.name] = eliminate(found, group.size)
     return with_fallback(scores, evidence)
@@ -113,11 +114,7 @@ def systems(
             by_source.setdefault(reading.consumer.source, []).append(reading)
     for same in by_source.values():
         parts = [(g, _columns(units, size)) for g, units in enumerate(same[0].units)]
-        read = [
-            (g, _condensed([reading.scaled[g] for reading in same]), columns)
-            for g, columns in parts
-            if columns is not None
-        ]
+        read = [(g, _condensed(same, g), columns) for g, columns in parts if columns is not None]
         if read:
             yield damped(same[0].moments.covariance, ridge), read
 
@@ -131,13 +128,14 @@ def problems(found: Sequence[Reading], size: int, ridge: float = RIDGE) -> list[
     return result
 
 
-def _condensed(weights: Sequence[Float]) -> Float:
-    """All rows of some weights, or as many as there are columns, with the same products of columns."""
-    rows: Float = np.zeros((0, weights[0].shape[1]))
-    for weight in sorted(weights, key=len):
-        rows = np.concatenate([rows, weight])
-        if len(rows) > 2 * rows.shape[1]:
-            rows = np.asarray(np.linalg.qr(rows, mode="r"))
+def _condensed(same: Sequence[Reading], g: int) -> Float:
+    """All rows of some weights, relative to their targets, or as many as there are columns, with the same products."""
+    rows: Float = np.zeros((0, same[0].table.shape[2]))
+    for reading in sorted(same, key=lambda reading: reading.table.shape[1]):
+        for piece, scale in reading.pieces(g):
+            rows = np.concatenate([rows, piece * scale[:, None]])
+            if len(rows) > 2 * rows.shape[1]:
+                rows = np.asarray(np.linalg.qr(rows, mode="r"))
     return rows
 
 

@@ -12,7 +12,11 @@ def wanda(evidence: Evidence) -> dict[str, Float]:
     return from_columns(
         evidence,
         "wanda",
-        lambda r: np.abs(r.matrix).mean(axis=1) * np.sqrt(r.moments.square / max(1, r.moments.count)),
+        lambda r: (
+            r.summed(lambda rows, _: np.abs(rows).sum(axis=0))
+            / r.table.shape[1]
+            * np.sqrt(r.moments.square / max(1, r.moments.count))
+        ),
         mean=True,
     )
 
@@ -22,4 +26,9 @@ def wifv(evidence: Evidence) -> dict[str, Float]:
 
     Summed over columns and consumers, each relative to the variance of the consumer's output.
     """
-    return from_columns(evidence, "wifv", lambda r: r.moments.variance * np.square(r.scaled).sum(axis=1), mean=False)
+
+    def energy(rows: Float, scale: Float) -> Float:
+        found: Float = np.square(rows * scale[:, None]).sum(axis=0)
+        return found
+
+    return from_columns(evidence, "wifv", lambda r: r.moments.variance * r.summed(energy), mean=False)

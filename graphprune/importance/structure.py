@@ -11,8 +11,6 @@ from graphprune.importance.context import Evidence, Float, with_fallback
 from graphprune.importance.magnitude import l2
 from graphprune.ir.dims import unit_of
 
-_BATCH_NORMS = ("batch_norm", "batchnormalization")
-
 
 def bn_gamma(evidence: Evidence) -> dict[str, Float]:
     """``|γ|`` of the batch normalisations of a unit (network slimming, Liu et al. 2017); the mean where it has several.
@@ -25,7 +23,7 @@ def bn_gamma(evidence: Evidence) -> dict[str, Float]:
     scales = {
         node.operands[1]
         for node in evidence.analysis.graph.nodes
-        if any(name in node.op.lower() for name in _BATCH_NORMS) and len(node.operands) > 1
+        if node.role == "batch-norm" and len(node.operands) > 1
     }
     scores: dict[str, Float] = {}
     for group in evidence.groups:

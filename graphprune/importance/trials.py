@@ -20,6 +20,7 @@ from graphprune.analysis.groups import Group
 from graphprune.compensation.activation_cache import MEMORY, Spool
 from graphprune.compensation.methods import regression
 from graphprune.importance.context import Evidence, Float, Reading, Scores, readings
+from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
@@ -84,7 +85,7 @@ def loss_curves(
     found = [(group, entry) for group in groups if (entry := entries[group.name]) is not None]
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
-    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph())
+    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
     points: dict[str, tuple[list[int], list[float]]] = {}
     with Spool(batches, memory) as spool:
         for n, (group, entry) in enumerate(tried):
@@ -95,11 +96,13 @@ def loss_curves(
             for i in range(len(batches)):
                 spool[i], _ = go(spool[i])
             read = list(readings(evidence, statistics, group))
+            gates = list(gate_readings(evidence, statistics, group))
             ranked = np.argsort(scores[group.name], kind="stable")
             counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
             losses = []
             for count in counts:
                 changes = refitted(host, read, consumers, ranked[:count])
+                changes |= refitted_gates(host, gates, ranked[:count], without)
                 columns, uses = changes, [consumers[each.consumer.node] for each in read]
                 if entry.masked:
                     changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
@@ -157,7 +160,7 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
     Returns:
         ``[g, rows, c]`` and ``[g, rows]``.
     """
-    moments, weight = reading.moments, reading.matrix.copy()
+    moments, weight = reading.moments, reading.matrix
     bias = np.zeros(weight.shape[:2])
     refit = refit and moments.product is not None
     products = (moments.covariance if centre else moments.second) if refit else None

@@ -97,8 +97,10 @@ class Node:
         location: Where the user finds it (a source line, a scope), if known.
         reason: Why there is no rule, if something better than "no coupling rule" can be said.
         addends: For a sum: the operands that it equals where the other one is zero.
-        multiple: Whether the result is a multiple of its computed operand where the others are stored.
+        multiple: Where the other operands are stored: whether the result is the computed one times these (``product``)
+            or divided by them (``quotient``); empty if neither.
         options: The attributes that carry no size, as text: they tell models apart that have the same shapes.
+        role: What the operator is for those who ask (:data:`graphprune.rules.call.Role`); most are nothing special.
         kept: Whether the result is a number of stored tensors that the host keeps as it is when they are cut.
     """
 
@@ -112,8 +114,9 @@ class Node:
     location: str = ""
     reason: str = ""
     addends: tuple[int, ...] = ()
-    multiple: bool = False
+    multiple: str = ""
     options: str = ""
+    role: str = ""
     kept: bool = False
 
 

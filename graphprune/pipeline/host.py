@@ -335,12 +335,13 @@ class Host(Protocol):
             inner: Count only what lies in bodies of operators, which the graph does not show.
         """
 
-    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None, *, beside: bool = False) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 
         Args:
             path: The file.
             metadata: Entries for the model's ``metadata_props``.
+            beside: Whether weights lie beside it whatever their size: then no copy of them is made.
 
         Raises:
             OutputError: It cannot be written.

@@ -202,7 +202,11 @@ def have(state: State) -> frozenset[str]:
 
 def _has_products(state: State) -> bool:
     statistics, analysis = state.statistics, state.analysis
-    return statistics is not None and analysis is not None and statistics.fits(analysis, full=True, groups=state.reach)
+    return (
+        statistics is not None
+        and analysis is not None
+        and statistics.fits(analysis, full=True, groups=statistics.groups)
+    )
 
 
 def run_pipeline(

@@ -10,11 +10,11 @@ therefore within one alignment step of the target, whatever the order; where tha
   the same signature make their moves together, and so keep equally many units.
 - ``global``: the move that removes the least important units goes first (scores normalised by the group's mean).
 - ``zscore``: as ``global``, with scores as distances from the group's mean in standard deviations, so that groups whose
-  units are alike are left alone (FLAP; methods.md §5.3 and §7).
+  units are alike are left alone (FLAP; docs/methods.md, Ranking across groups).
 - ``log-ramp``: as ``uniform``, but the l-th of L groups of a kind loses ``1 + log(1+l)/log(L)`` times as much of its
-  units as the first (l = 0), since early errors accumulate (after SlimGPT; methods.md §5.9).
+  units as the first (l = 0), since early errors accumulate (after SlimGPT; docs/methods.md, Allocation).
 - ``isomorphic``: groups of the same signature (kind, size, roles) form a class; classes shrink alike, and inside a
-  class the least important units go first (Isomorphic Pruning, ECCV 2024; methods.md §1.3).
+  class the least important units go first (Isomorphic Pruning, ECCV 2024; docs/methods.md, Ranking across groups).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A model is cut into *segments* (``graphprune.profiling.segments``): one operator that multiplies, and what a runtime
 fuses with it. Every segment has up to three *coordinates*, fractions of width that vary independently (the input and
 the output channels of a convolution). The table holds milliseconds on a grid of aligned widths; between them it is
-multilinear, and made monotone, since noise must not reward width (methods.md §7, the latency model).
+multilinear, and made monotone, since noise must not reward width (docs/methods.md, Latency).
 
 A coordinate is ``Σ_g weight_g · kept_g``, where one unit of group g weighs its part of the width: 1 is the whole width.
 """

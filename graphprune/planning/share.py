@@ -2,7 +2,7 @@
 
 ``kwon`` splits the budget between heads and neurons exactly; ``dp`` minimises the sum of predicted errors,
 ``measured`` that of losses measured on trial; ``spdy`` and
-``evolution`` judge choices by running the model, starting from what ``dp`` finds (methods.md §7).
+``evolution`` judge choices by running the model, starting from what ``dp`` finds (docs/methods.md, Allocation).
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import ORDERS, Counts, Limits, allocate, levels_of
 from graphprune.planning.cost import CostFunction, CostModel
-from graphprune.planning.fill import LARGE, fill
+from graphprune.planning.fill import LARGE
 from graphprune.planning.knapsack import allocate_by_error
+from graphprune.planning.problem import Allocation, Fitness, Needs, Problem, checked, needs_losses, needs_runs
 from graphprune.planning.target import Target
-from graphprune.suggest import meant
-
-Fitness = Callable[[Counts], float]
-"""What a choice does to the model: smaller is better."""
+from graphprune.registry import Registry
 
 SEARCHES = ("spdy", "evolution")
 """Allocations that run the model."""
@@ -32,12 +30,6 @@ MEASURED = "measured"
 """The allocation that needs curves of losses."""
 ALLOCATIONS = (*ORDERS, "kwon", "dp", MEASURED, *SEARCHES)
 """How a budget is shared."""
-
-UNMEASURED = (
-    "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., "
-    "--calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"
-)
-"""What is wrong where there are no such curves."""
 
 TRIALS = 60
 """How many choices a search tries."""
@@ -51,10 +43,7 @@ def require_allocation(allocation: str) -> None:
     Raises:
         OptionError: There is none of this name.
     """
-    if allocation not in ALLOCATIONS:
-        raise OptionError(
-            f"unknown allocation {meant(allocation, ALLOCATIONS)}; expected one of {', '.join(ALLOCATIONS)}"
-        )
+    METHODS.find(allocation)
 
 
 def share(
@@ -77,7 +66,7 @@ def share(
         model: The cost model; its groups order the result.
         scores: Scores of every allowed group, by name; their sum over removed units is taken for the error.
         targets: What must remain at most.
-        allocation: One of :data:`ALLOCATIONS`.
+        allocation: One of :data:`METHODS`.
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
         finer: Those that may be pruned, too, where the result is far below the targets without them.
@@ -90,54 +79,88 @@ def share(
         OptionError: The allocation is unknown, there is no fitness for a search, or no loss was measured.
         TargetError: A target cannot be met with the allowed groups within the limits.
     """
-    require_allocation(allocation)
-    original = original or model
+    problem = Problem(
+        model, scores, targets, limits, allowed, finer=finer, original=original or model, fitness=fitness, seed=seed,
+        losses=losses or {},
+    )  # fmt: skip
+    return METHODS.find(allocation).share(problem)
 
-    def filled(found: Callable[[Limits, frozenset[str]], Counts], **options: Any) -> Counts:
-        return fill(
-            found, model, scores, targets, limits=limits, allowed=allowed, finer=finer, original=original, **options
+
+def _in_order(problem: Problem, allocation: str) -> Counts:
+    return problem.filled(
+        lambda limits, names: allocate(
+            problem.model,
+            problem.scores,
+            problem.targets,
+            allocation=allocation,
+            limits=limits,
+            allowed=names,
+            original=problem.original,
+        ),
+        alike=allocation == "uniform",
+    )
+
+
+def _split(problem: Problem) -> Counts:
+    return problem.filled(
+        lambda limits, names: _kwon(
+            problem.model, problem.scores, problem.targets, limits=limits, allowed=names, original=problem.original
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _ByError:
+    """Counts whose predicted errors are the smallest: the sum of one curve for each group."""
+
+    problem: Problem
+    curves: Mapping[str, NDArray[np.float64]]
+
+    def __call__(self, weights: Mapping[str, float], limits: Limits | None = None, names: Any = None) -> Counts:
+        problem = self.problem
+        weighted = {name: curve * weights.get(name, 1.0) for name, curve in self.curves.items()}
+        return allocate_by_error(
+            problem.model,
+            weighted,
+            problem.targets,
+            limits=limits or problem.limits,
+            allowed=problem.allowed if names is None else names,
+            original=problem.original,
         )
 
-    if allocation in ORDERS:
-        return filled(
-            lambda limits, names: allocate(
-                model, scores, targets, allocation=allocation, limits=limits, allowed=names, original=original
-            ),
-            alike=allocation == "uniform",
-        )
-    if allocation == "kwon":
-        return filled(
-            lambda limits, names: _kwon(model, scores, targets, limits=limits, allowed=names, original=original)
-        )
-    if allocation == MEASURED and not losses:
-        raise OptionError(UNMEASURED)
-    curves = {
-        name: losses[name] if allocation == MEASURED and losses else error_curve(scores[name])
-        for name in allowed | finer
-    }
+    def error(self, counts: Counts) -> float:
+        kept = zip(self.problem.model.groups, counts, strict=True)
+        return float(sum(self.curves[group.name][int(n)] for group, n in kept if group.name in self.curves))
 
-    def dp(weights: Mapping[str, float], limits: Limits = limits, names: frozenset[str] = allowed) -> Counts:
-        weighted = {name: curve * weights.get(name, 1.0) for name, curve in curves.items()}
-        return allocate_by_error(model, weighted, targets, limits=limits, allowed=names, original=original)
+    def filled(self) -> Counts:
+        # of two choices within the budget the one that loses less may be the smaller
+        return self.problem.filled(lambda limits, names: self({}, limits, names), lost=self.error, enough=LARGE)
 
-    def error(counts: Counts) -> float:
-        kept = zip(model.groups, counts, strict=True)
-        return float(sum(curves[group.name][int(n)] for group, n in kept if group.name in curves))
 
-    if allocation in ("dp", MEASURED):  # of two choices within the budget the one that loses less may be the smaller
-        return filled(lambda limits, names: dp({}, limits, names), lost=error, enough=LARGE)
-    if fitness is None:
-        raise OptionError(
-            f"allocation '{allocation}' runs the model and needs calibration data; give some (calibration=..., "
-            "--calibration DATA)"
-        )
-    rng = np.random.default_rng(seed)
+def _by_scores(problem: Problem) -> _ByError:
+    return _ByError(problem, {name: error_curve(problem.scores[name]) for name in problem.allowed | problem.finer})
+
+
+def _by_losses(problem: Problem) -> Counts:
+    if not problem.losses:
+        raise OptionError(needs_losses(MEASURED))
+    return _ByError(problem, {name: problem.losses[name] for name in problem.allowed | problem.finer}).filled()
+
+
+def _searched(problem: Problem, allocation: str) -> Counts:
+    if problem.fitness is None:
+        raise OptionError(needs_runs(allocation))
+    dp, rng = _by_scores(problem), np.random.default_rng(problem.seed)
     if allocation == "spdy":
-        best = _spdy(dp, sorted(allowed), fitness, rng)
+        best = _spdy(dp, sorted(problem.allowed), problem.fitness, rng)
     else:
-        best = _evolution(model, dp({}), targets, limits, allowed, original, fitness, rng)
+        best = _evolution(problem, dp({}), problem.fitness, rng)
     # a second search would take as long as the first: what pays for a step that is given back is found by dp
-    return filled(lambda tried, names: best if tried is limits else dp({}, tried, names), lost=fitness, enough=LARGE)
+    return problem.filled(
+        lambda tried, names: best if tried is problem.limits else dp({}, tried, names),
+        lost=problem.fitness,
+        enough=LARGE,
+    )
 
 
 def error_curve(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -239,23 +262,11 @@ def _spdy(
     return best
 
 
-def _evolution(
-    model: CostModel,
-    start: Counts,
-    targets: Sequence[Target],
-    limits: Limits,
-    allowed: frozenset[str],
-    original: CostModel,
-    fitness: Fitness,
-    rng: np.random.Generator,
-) -> Counts:
+def _evolution(problem: Problem, start: Counts, fitness: Fitness, rng: np.random.Generator) -> Counts:
     """Swaps of steps between groups, kept where the model gets better and the target is still met (EvoPress)."""
+    model, limits, allowed, met = problem.model, problem.limits, problem.allowed, problem.met
     levels = {i: levels_of(group, limits) for i, group in enumerate(model.groups) if group.name in allowed}
     levels = {i: found for i, found in levels.items() if len(found) > 1}
-    bounds = [(target, target.limit(original.cost(target.metric))) for target in targets]
-
-    def met(counts: Counts) -> bool:
-        return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
 
     def stepped(counts: Counts, i: int, by: int) -> bool:
         at = levels[i].index(int(counts[i])) + by
@@ -281,3 +292,61 @@ def _evolution(
         if found < least:
             best, least = counts, found
     return best
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def _plugin(name: str, found: Any) -> Allocation:
+    """What an entry point names, with what it finds checked."""
+    if not isinstance(found, Allocation) and not callable(found):
+        raise TypeError(f"a '{type(found).__name__}' is neither a function nor an Allocation")
+    return checked(name, found if isinstance(found, Allocation) else Allocation(found))
+
+
+def _builtin(name: str) -> Allocation:
+    match name:
+        case "kwon":
+            return Allocation(_split, ranks=True)
+        case "dp":
+            return Allocation(lambda problem: _by_scores(problem).filled())
+        case "measured":
+            return Allocation(_by_losses, "losses")
+        case "spdy" | "evolution":
+            return Allocation(lambda problem: _searched(problem, name), "runs")
+        case _:
+            return Allocation(lambda problem: _in_order(problem, name), ranks=True)
+
+
+METHODS = Registry(
+    "allocation",
+    {name: _builtin(name) for name in ALLOCATIONS},
+    group="graphprune.allocations",
+    plugin=_plugin,
+    ordered=True,
+)
+"""The allocations by name; :func:`register` adds to them, and so does the entry point group
+``graphprune.allocations``."""
+
+
+def register(
+    name: str,
+    share: Callable[[Problem], Counts],
+    *,
+    needs: Needs = "scores",
+    ranks: bool = False,
+    replace: bool = False,
+) -> None:
+    """Adds an allocation of the user's, for ``--allocation NAME`` and ``allocation="name"``.
+
+    Args:
+        name: Its name.
+        share: As of :class:`Allocation`, and so the others.
+        needs: What it looks at beside costs.
+        ranks: Whether it compares scores only.
+        replace: Whether it may take the place of one that was registered before.
+
+    Raises:
+        OptionError: The name is taken.
+    """
+    METHODS.register(name, checked(name, Allocation(share, needs, ranks)), replace=replace)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group, Site, multiplicity
 from graphprune.analysis.ties import Tie
 from graphprune.ir.dims import Factor, product
-from graphprune.planning.allocation import ORDERS, Counts, Limits
+from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.cost import CostFunction, CostModel
-from graphprune.planning.share import Fitness, share
+from graphprune.planning.problem import Fitness
+from graphprune.planning.share import METHODS, share
 from graphprune.planning.target import Target
 
 Floats = NDArray[np.float64]
@@ -135,7 +136,7 @@ def share_tied(
     joint = join(model, ties)
     counts = share(
         joint.model,
-        joint.scores(scores, mean=allocation in (*ORDERS, "kwon")),
+        joint.scores(scores, mean=METHODS.find(allocation).ranks),
         targets,
         allocation=allocation,
         limits=limits,

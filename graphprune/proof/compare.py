@@ -9,7 +9,6 @@ that is small by chance (a logit near zero) has neighbours that are not, and a p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,12 @@ from numpy.typing import NDArray
 from graphprune.errors import ProofError
 from graphprune.pipeline.host import Array, Arrays
 from graphprune.pipeline.state import Check
+from graphprune.proof.parts import Largest, Place, least_at, parts_of
 
 TOLERANCES = {2: 2e-2, 4: 1e-5, 8: 1e-10}
 """Largest accepted difference by bytes of a number: rounding of sums in another order, far below any wrong unit."""
 EPSILON = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 """The step from one to the next number, by bytes of a number."""
-ENOUGH = 16
-"""So many elements are hardly all small by chance."""
 SEEN = 1e-2
 """Rounding of what surrounds a slice is accepted in it up to this fraction of the slice: a wrong unit is more."""
 
@@ -80,7 +78,53 @@ def deviation(want: Array, have: Array, rounding: Rounding, noise: Array | None 
     if want.ndim == 0:
         found = deviation(want[None], have[None], rounding, None if noise is None else noise[None])
         return Deviation(found.excess)
-    limit = _AS_INFINITE[want.dtype.itemsize]
+    parts, limit = parts_of(want.shape), _AS_INFINITE[want.dtype.itemsize]
+    single = np.dtype(np.float32) if want.dtype.itemsize == 2 else want.dtype
+    sizes, moved = Largest(want.shape, single), Largest(want.shape, np.dtype(np.float64))
+    largest = 0.0
+    for at in parts:
+        size, difference = _apart(want[at], have[at], limit)
+        top = float(difference.max())
+        if not np.isfinite(top):
+            return Deviation(float("inf"), _place(~np.isfinite(difference), at))
+        largest = max(largest, top)
+        sizes.add(at, size)
+    if largest == 0:
+        return Deviation(0.0)
+    whole = sizes.whole or 1.0
+    vectors = sizes.smoothed()
+    smallest = min((float(vector.min()) for vector in vectors), default=whole)
+    if smallest > 0 and largest <= rounding.tolerance * smallest:
+        return Deviation(largest / (rounding.tolerance * smallest))
+    measured: list[NDArray[Any]] | None = None
+    if noise is not None and rounding.noise:
+        for at in parts:
+            moved.add(at, np.where(np.isfinite(noise[at]), noise[at], 0).astype(np.float64))
+        measured = moved.smoothed(noise=True)
+    found = Deviation(-1.0)
+    for at in parts:
+        scale = least_at(at, vectors, whole)
+        accepted = np.maximum(rounding.tolerance * scale, rounding.residue * whole)
+        np.maximum(accepted, np.minimum(rounding.floor * whole, SEEN * scale), out=accepted)
+        if measured is not None:
+            near = rounding.noise * least_at(at, measured, moved.whole)
+            np.maximum(accepted, np.minimum(near, rounding.most * scale) if rounding.most else near, out=accepted)
+        if not vectors or not sizes.whole:
+            accepted = np.maximum(accepted, rounding.tolerance * whole)
+        _, difference = _apart(want[at], have[at], limit)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            excess = np.where(difference == 0, 0.0, difference / accepted)
+        index = int(excess.argmax())
+        if (worst := float(excess.flat[index])) > found.excess or np.isnan(worst):
+            inside = np.unravel_index(index, excess.shape)
+            found = Deviation(worst, tuple(int(i) + place.start for i, place in zip(inside, at, strict=True)))
+        if np.isnan(worst):
+            break
+    return found
+
+
+def _apart(want: Array, have: Array, limit: float) -> tuple[Array, Array]:
+    """Absolute values, zero where they are out of the ordinary, and differences, zero where these are equal."""
     if want.dtype.itemsize == 2:
         want, have = want.astype(np.float32), have.astype(np.float32)
     size = np.abs(want)
@@ -91,76 +135,12 @@ def deviation(want: Array, have: Array, rounding: Rounding, noise: Array | None 
         same = (want == have) | (np.isnan(want) & np.isnan(have))
         difference[same] = 0
         size[~ordinary] = 0
-    largest = float(difference.max())
-    if not np.isfinite(largest):
-        return Deviation(float("inf"), _place(~np.isfinite(difference)))
-    if largest == 0:
-        return Deviation(0.0)
-    whole = float(size.max()) or 1.0
-    vectors = slices(size)
-    smallest = min((float(vector.min()) for vector in vectors), default=whole)
-    if smallest > 0 and largest <= rounding.tolerance * smallest:
-        return Deviation(largest / (rounding.tolerance * smallest))
-    scale = _spread(vectors, size.shape, whole).astype(np.float64)
-    accepted = np.maximum(rounding.tolerance * scale, rounding.residue * whole)
-    np.maximum(accepted, np.minimum(rounding.floor * whole, SEEN * scale), out=accepted)
-    if noise is not None and rounding.noise:
-        moved = np.where(np.isfinite(noise), noise, 0).astype(np.float64)
-        measured = _spread(slices(moved, noise=True), size.shape, float(moved.max(initial=0.0)))
-        measured = rounding.noise * measured
-        np.maximum(accepted, np.minimum(measured, rounding.most * scale) if rounding.most else measured, out=accepted)
-    if not vectors or not size.any():
-        accepted = np.maximum(accepted, rounding.tolerance * whole)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        excess = np.where(difference == 0, 0.0, difference / accepted)
-    at = np.unravel_index(int(excess.argmax()), excess.shape)
-    return Deviation(float(excess[at]), tuple(int(i) for i in at))
+    return size, difference
 
 
-def slices(size: Array, *, noise: bool = False) -> list[NDArray[Any]]:
-    """For each axis that is longer than one: the largest number of each of its slices, or of it and its neighbours.
-
-    Args:
-        size: Absolute values.
-        noise: Whether they are differences, of which neighbours on both sides count.
-
-    Returns:
-        One vector for each axis, in a shape that broadcasts.
-    """
-    rest = size.max(axis=-1) if size.ndim > 1 else size
-    found = []
-    for axis, n in enumerate(size.shape):
-        if n == 1:
-            continue
-        if axis == size.ndim - 1:
-            vector = size.reshape(-1, n).max(axis=0)
-        else:
-            vector = rest.max(axis=tuple(i for i in range(rest.ndim) if i != axis))
-        width = ceil(ENOUGH * n / size.size)
-        if width > 1:
-            before, behind = _running(vector, width), _running(vector[::-1], width)[::-1]
-            vector = np.maximum(before, behind) if noise else np.minimum(before, behind)
-        found.append(vector.reshape(tuple(n if i == axis else 1 for i in range(size.ndim))))
-    return found
-
-
-def _running(vector: NDArray[Any], width: int) -> NDArray[Any]:
-    """The largest of each element and those before it, ``width`` in all."""
-    padded = np.concatenate([np.zeros(width - 1, vector.dtype), vector])
-    found: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(padded, width).max(axis=1)
-    return found
-
-
-def _spread(vectors: list[NDArray[Any]], shape: tuple[int, ...], whole: float) -> NDArray[Any]:
-    """For each element the smallest of the numbers of its slices."""
-    found = np.full((1,) * len(shape), whole, np.float64)
-    for vector in sorted(vectors, key=np.size):
-        found = np.minimum(found, vector)
-    return np.broadcast_to(found, shape)
-
-
-def _place(wrong: NDArray[np.bool_]) -> tuple[int, ...]:
-    return tuple(int(i) for i in np.unravel_index(int(wrong.argmax()), wrong.shape))
+def _place(wrong: NDArray[np.bool_], at: Place) -> tuple[int, ...]:
+    inside = np.unravel_index(int(wrong.argmax()), wrong.shape)
+    return tuple(int(i) + place.start for i, place in zip(inside, at, strict=True))
 
 
 def varies(value: Array) -> bool:
@@ -170,12 +150,17 @@ def varies(value: Array) -> bool:
     if value.dtype.kind != "f":
         return bool((value != value.flat[0]).any())
     itemsize = value.dtype.itemsize
-    with np.errstate(invalid="ignore"):
-        finite = value[np.abs(value) < _AS_INFINITE[itemsize]].astype(np.float64)
-    scale = float(np.abs(finite).max(initial=0.0))
+    scale, low, high = 0.0, np.inf, -np.inf
+    table = np.atleast_1d(value)
+    for at in parts_of(table.shape):
+        with np.errstate(invalid="ignore"):
+            finite = table[at][np.abs(table[at]) < _AS_INFINITE[itemsize]]
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+            scale = max(abs(low), abs(high))
     if value.size == 1:  # a number that stands alone varies from input to input
         return scale > 0
-    spread = float(np.ptp(finite)) if finite.size else 0.0
+    spread = high - low if high >= low else 0.0
     return spread > max(1e-3 * scale, min(_SATURATED[itemsize], 1e-1 * scale))
 
 
@@ -243,13 +228,19 @@ def worse(a: Check, b: Check) -> Check:
 
 
 def noise_of(a: Arrays, b: Arrays) -> dict[str, Array]:
-    """Differences of two runs, by output."""
-    with np.errstate(invalid="ignore"):
-        return {
-            name: np.abs(x.astype(np.float64) - y.astype(np.float64))
-            for (name, x), y in zip(a.items(), b.values(), strict=True)
-            if x.dtype.kind == "f" and x.shape == y.shape
-        }
+    """Differences of two runs, by output; in single precision where both are."""
+    return {
+        name: _difference(x, y)
+        for (name, x), y in zip(a.items(), b.values(), strict=True)
+        if x.dtype.kind == "f" and x.shape == y.shape
+    }
+
+
+def _difference(x: Array, y: Array) -> Array:
+    dtype = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
+    with np.errstate(invalid="ignore", over="ignore"):
+        found: Array = np.asarray(np.subtract(x, y, dtype=dtype))
+        return np.abs(found, out=found)
 
 
 def excused(checks: tuple[Check, ...]) -> tuple[Check, ...]:

@@ -7,7 +7,7 @@ accepted then follows from the rounding that the same run shows in the model's o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -186,7 +186,7 @@ def _in_step(*runs: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, tuple[Ar
 def prove(
     original: Host,
     pruned: Host,
-    permuted: Host,
+    permuted: Host | Callable[[], Host],
     analysis: Analysis,
     kept: Mapping[Factor, Index],
     removed: Iterable[Block] = (),
@@ -198,7 +198,8 @@ def prove(
     Args:
         original: The model before.
         pruned: The model after.
-        permuted: The model with the units of all groups permuted.
+        permuted: The model with the units of all groups permuted, or what makes it: then it is only there as long as
+            it runs, with all its weights.
         analysis: The analysis of the original.
         kept: The units that stay, by group.
         removed: Branches that are left out.
@@ -225,14 +226,14 @@ def prove(
 
 
 def permuted_alike(
-    original: Host, permuted: Host, inputs: Arrays, precision: int
+    original: Host, permuted: Host | Callable[[], Host], inputs: Arrays, precision: int
 ) -> tuple[Check, dict[str, Array] | None]:
     """All units permuted = original; and the noise of outputs that this shows."""
     name, note = "permutation", "all units permuted = original"
     noise: dict[str, Array] | None = None
     first: Check | None = None
     if precision > 2:
-        expected, got = original.run(inputs), permuted.run(inputs)
+        got, expected = _made(permuted).run(inputs), original.run(inputs)
         first = compare(name, expected, got, note=note, rounding=SINGLE if precision == 4 else double_rounding(8))
         noise = (
             noise_of(expected, got) if [*map(np.shape, got.values())] == [*map(np.shape, expected.values())] else None
@@ -240,14 +241,18 @@ def permuted_alike(
         if first.difference <= first.tolerance:
             return first, noise
     try:
-        expected, got = original.run(inputs, double=True), permuted.run(inputs, double=True)
+        got, expected = _made(permuted).run(inputs, double=True), original.run(inputs, double=True)
     except ModelError:  # the host has no float64 executor for this model
-        expected, got = original.run(inputs), permuted.run(inputs)
+        got, expected = _made(permuted).run(inputs), original.run(inputs)
         return compare(name, expected, got, note=note, rounding=UNDECIDED[min(4, precision)]), noise
     own = noise_of(expected, original.run(inputs)) if precision < 8 else None
     second = compare(name, expected, got, note=note, rounding=double_rounding(precision), noise=own)
     beside = "" if first is None else f" ({first.difference:.2g} in its own precision)"
     return replace(second, note=f"{second.note}, in float64{beside}"), noise
+
+
+def _made(host: Host | Callable[[], Host]) -> Host:
+    return host() if callable(host) else host
 
 
 def _at_two_sizes(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from graphprune.ir.rule import Rule, Shape
 
@@ -58,6 +58,75 @@ class Refusal(Exception):  # noqa: N818  (it is an answer, not an error)
 
 Row: TypeAlias = Callable[[Call], Rule]
 """One line of a table: how the rule of a call is built. May raise :class:`Refusal`."""
+
+
+Role: TypeAlias = Literal["", "batch-norm", "softmax", "log-softmax", "sigmoid", "copy", "turn", "view"]
+"""What an operator is for those who ask: a normalisation by stored statistics, what makes probabilities, a copy (of
+another type, perhaps), a copy with its axes in another order, or in another shape."""
+
+EXACT = "exact"
+"""The masked form of an operator whose statistic does not see zeros: itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """All that is known of an operator, in one place: a line of a table that says more than the rule.
+
+    It is called like a row.
+
+    Attributes:
+        row: How the rule of a call is built.
+        sums: The operands that the result equals where the other ones are zero.
+        multiple: Whether the result is its one computed operand times (``product``) or divided by (``quotient``) what
+            is stored; copies are times one.
+        role: What it is for those who ask.
+        masked: The name of its masked form, for statistics that count kept units only (the functions of
+            ``masked_forms`` in the host's folder); :data:`EXACT` if it needs none.
+        zero_point: Of a quantised result: the operand that holds its zero point.
+    """
+
+    row: Row
+    sums: tuple[int, ...] = ()
+    multiple: Literal["", "product", "quotient"] = ""
+    role: Role = ""
+    masked: str = ""
+    zero_point: int | None = None
+
+    def __call__(self, call: Call) -> Rule:
+        """The rule of a call."""
+        return self.row(call)
+
+    def addends(self, attributes: Mapping[str, Any]) -> tuple[int, ...]:
+        """The operands that a call equals where the other one is zero; ``x + alpha y`` equals ``x`` only."""
+        return self.sums if attributes.get("alpha", 1) == 1 else self.sums[:1]
+
+    def multiple_of(self, stored: Sequence[bool]) -> Literal["", "product", "quotient"]:
+        """What a call is of its one operand that is not stored; a quotient, of its dividend only."""
+        return "" if self.multiple == "quotient" and stored and stored[0] else self.multiple
+
+
+def facts(row: Row | None) -> Op:
+    """What a line of a table says of its operator; of a bare row nothing but the rule."""
+    return row if isinstance(row, Op) else Op(row or _unknown)
+
+
+def _unknown(call: Call) -> Rule:
+    raise Refusal(f"no coupling rule for '{call.op}'")
+
+
+_TELLING = frozenset(
+    """
+    dim dims axis axes perm stride strides padding pads output_padding dilation dilations group groups transposed
+    kernel_size kernel_shape eps epsilon is_causal keepdim keepdims approximate ceil_mode alpha beta negative_slope
+    threshold transA transB mode
+    """.split()  # noqa: SIM905
+)
+
+
+def options(attributes: Mapping[str, Any]) -> str:
+    """The attributes that say what an operator computes and never depend on the sizes of an example, as text."""
+    telling = sorted(_TELLING & attributes.keys())
+    return " ".join([f"{name}={value}" for name in telling if (value := attributes[name]) is not None])
 
 
 class RuleBook:

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 CPU = "CPUExecutionProvider"
+LARGE = 1 << 28
+"""Bytes of weights above which a file that runs once is not made ready to run fast."""
 
 
-def session(path: Path, *, threads: int = 1, provider: str = CPU, floating: bool = False) -> ort.InferenceSession:
+def session(
+    path: Path, *, threads: int = 1, provider: str = CPU, floating: bool = False, once: bool = False
+) -> ort.InferenceSession:
     """A session, on the CPU unless another provider is asked for.
 
     Args:
@@ -31,6 +35,7 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU, floating: bool
         provider: The execution provider that comes first.
         floating: Whether quantised operators run as they are written, in floating point between two roundings, and not
             in integer kernels, which round elsewhere.
+        once: Whether it is to run once: then large weights are not laid out anew, of which copies would be made.
 
     Raises:
         ModelError: onnxruntime refuses the file.
@@ -42,8 +47,11 @@ def session(path: Path, *, threads: int = 1, provider: str = CPU, floating: bool
     if floating:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
+        size = sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file())
+        if once and size > LARGE:
+            options.add_session_config_entry("session.disable_prepacking", "1")
         found = onnxruntime().InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
-        return sized(found, sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file()))
+        return sized(found, size)
     except Exception as error:  # onnxruntime's errors have no common base
         raise refused(error, f"'{path}'") from error
 
@@ -73,7 +81,7 @@ def run_file(path: Path, inputs: Mapping[str, NDArray[Any]], *, floating: bool =
     Raises:
         ModelError: onnxruntime refuses the file or the inputs.
     """
-    return run_session(session(path, floating=floating), inputs)
+    return run_session(session(path, floating=floating, once=True), inputs)
 
 
 def run_session(session: ort.InferenceSession, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

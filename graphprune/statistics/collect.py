@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Statistics:
         fingerprint: Of the model's structure.
         origin: What they were taken of; ``None`` where nobody has said so.
         groups: The names of the groups that were measured; ``None``: all of the model.
+        gates: For each group, by name, the gates of recurrent layers that read its units
+            (:class:`graphprune.compensation.gates.Gates`), whose moments are among the others.
     """
 
     __repr__ = brief
@@ -60,6 +62,7 @@ class Statistics:
     fingerprint: str = ""
     origin: Origin | None = None
     groups: frozenset[str] | None = None
+    gates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def fits(self, analysis: Analysis, *, full: bool, groups: Collection[str] | None = None) -> bool:
         """Whether these are of some groups of an analysed model (``None``: all), with products where ``full``."""
@@ -90,7 +93,13 @@ class Statistics:
             np.savez(file, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
 
     @staticmethod
-    def load(path: str | Path, host: Host, analysis: Analysis, origin: Origin | None = None) -> Statistics:
+    def load(
+        path: str | Path,
+        host: Host,
+        analysis: Analysis,
+        origin: Origin | None = None,
+        others: Mapping[Source, int] | None = None,
+    ) -> Statistics:
         """Reads what :meth:`save` wrote, for the same model.
 
         Args:
@@ -98,12 +107,14 @@ class Statistics:
             host: The model.
             analysis: Its analysis.
             origin: What they have to be of: these weights, these data, this part of them; ``None``: whatever.
+            others: Columns of other sources that have to be there, such as the gates of recurrent layers.
 
         Raises:
             OptionError: The file is no such file, or belongs to another model, or to other weights or data.
         """
         consumers = consumers_of(analysis, find_consumers(host, analysis.graph))
         widths = {c.source: _width(c.source, analysis) for each in consumers.values() for c in each}
+        widths |= others or {}
         about, moments = read_statistics(
             Path(path),
             fingerprint(analysis.graph),

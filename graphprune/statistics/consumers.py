@@ -85,6 +85,10 @@ class Consumer:
 
     def matrix(self, weight: Array) -> NDArray[np.float64]:
         """The weight as ``[g, rows, columns]``; columns run over channels first, then positions of the window."""
+        return self.table(weight).astype(np.float64) * self.scale
+
+    def table(self, weight: Array) -> Array:
+        """The weight as it is stored, laid out as in :meth:`matrix`: a view of it where there can be one."""
         table: Array
         if self._turned:
             kernel = weight.shape[2:]
@@ -96,7 +100,7 @@ class Consumer:
         else:
             table = np.moveaxis(weight, (self.row_axis, self.column_axis), (0, 1))
             table = table.reshape(self.groups, table.shape[0] // self.groups, -1)
-        return table.astype(np.float64) * self.scale
+        return table
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
@@ -159,7 +163,9 @@ def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
         for name in dict.fromkeys(node.operands):
             if name is not None:
                 readers.setdefault(name, []).append(node)
-    makers = {name: node for node in graph.nodes if node.op in _MOVES for name in node.results[:1] if name is not None}
+    makers = {
+        name: node for node in graph.nodes if node.role in _MOVES for name in node.results[:1] if name is not None
+    }
     return {node.name: _consumer(host, graph, node, readers, makers) for node in graph.nodes}
 
 
@@ -177,8 +183,8 @@ def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer
     return host, found
 
 
-_MOVES = ("Transpose", "Cast", "Identity")
-"""Operators through which exporters hand a stored weight to the node that uses it."""
+_MOVES = ("turn", "copy")
+"""Roles of operators through which exporters hand a stored weight to the node that uses it."""
 
 
 def _origin(

@@ -23,9 +23,13 @@ class Measurements:
     Keys hold an :class:`Origin`, so that another checkpoint, other data or another part of them find nothing here.
     Digests of models are kept until :meth:`begin`, which a session calls before each thing that it does: in between
     nobody but the user's own code could change a weight.
+
+    Attributes:
+        passing: Whether they are for one compilation alone, after which nobody asks for what was measured.
     """
 
     def __init__(self) -> None:
+        self.passing = False
         self._found: dict[tuple[str, Hashable], Any] = {}
         self._digests: dict[int, tuple[_Model, str]] = {}
 
@@ -64,6 +68,10 @@ class Measurements:
     def keep(self, kind: str, key: Hashable, value: Any) -> None:
         """Keeps something."""
         self._found[kind, key] = value
+
+    def clear(self) -> None:
+        """Drops everything: products of activations may be as large as weights."""
+        self._found.clear()
 
     def any_of(self, kind: str) -> bool:
         """Whether anything of a kind is kept, so that it is worth while to take digests and look."""

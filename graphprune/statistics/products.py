@@ -58,8 +58,9 @@ def total_of(part: Rows) -> Float:
 def positive_of(rows: Rows) -> NDArray[np.int64]:
     """How often rows ``[n, g, c]`` are above zero."""
     step = few_of(rows)
-    parts = (np.count_nonzero(rows[start : start + step] > 0, axis=0) for start in range(0, len(rows), step))
-    found: NDArray[np.int64] = np.sum(list(parts), axis=0, dtype=np.int64)
+    found = np.zeros(rows.shape[1:], np.int64)
+    for start in range(0, len(rows), step):
+        found += np.count_nonzero(rows[start : start + step] > 0, axis=0)
     return found
 
 

@@ -71,7 +71,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], list[str], Any, dict[str, Any]]]
 
 @pytest.mark.parametrize("name", ["llama", "bert", "convolutions"])
 def test_prune_then_merge_is_merge_then_prune(name: str) -> None:
-    """methods.md §2.2, P16: the same units, before and after merging, give the same model."""
+    """Low-rank adapters (docs/methods.md): the same units, before and after merging, give the same model."""
     build, targets, example, options = CASES[name]
     model = adapted(build(), targets, **options)
     proof = prove(model, example, n=1)

@@ -306,7 +306,9 @@ def traced(n: int) -> tuple[TorchHost, gp.Analysis]:
 def allocated(n: int, criterion: str = "l2", seed: int = 0, **options) -> State:
     """The state after allocation on a net of ``n`` layers."""
     host, analysis = traced(n)
-    return Allocate(**options).run(Score("l2", seed, criterion).run(State(host, host, analysis)))
+    selection = Selection(options.pop("only", ()), options.pop("protect", ()))
+    state = State(host, host, analysis, selection=selection)
+    return Allocate(**options).run(Score("l2", seed, criterion).run(state))
 
 
 def names(state: State) -> list[str]:
@@ -376,7 +378,7 @@ def batches(host: TorchHost, n: int = 3) -> list[dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def dead() -> tuple[TorchHost, gp.Analysis]:
-    """A net whose branch ``mlp.0`` has a zero output projection (methods.md §5.12, P18)."""
+    """A net whose branch ``mlp.0`` has a zero output projection."""
     host = TorchHost.trace(with_dead_mlp(), (X,)).folded()
     return host, analyze_graph(host.graph())
 

@@ -1,4 +1,4 @@
-"""The ladder of refits against closed forms and brute force; the sequential refit on whole models (methods.md §9)."""
+"""The ladder of refits against closed forms and brute force; the sequential refit on whole models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def weighted_sum():
 
 
 def closed_form(x, weight, gone, rung):
-    """The expected squared error after removing columns, from the moments alone (methods.md §1.4)."""
+    """The expected squared error after removing columns, from the moments alone (docs/methods.md, Refits)."""
     second, mean = x.T @ x / len(x), x.mean(0)
     centred = second - np.outer(mean, mean)
     lost = weight[:, gone]

@@ -1,4 +1,4 @@
-"""Local exchange of units after the elimination (OSSCAR; methods.md §5.8, P6)."""
+"""Local exchange of units after the elimination (OSSCAR; docs/methods.md, Exchange of units)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def swept_of(seed: int, m: int = 1, c: int = C) -> Swept:
 
 
 def loss_of(found: list[Swept], kept: np.ndarray) -> float:
-    """The error of the exact refit, by the inverse of the whole covariance (methods.md §1.4, rung 3)."""
+    """The error of the exact refit, by the inverse of the whole covariance (docs/methods.md, Refits)."""
     total = 0.0
     for each in found:
         gone = np.setdiff1d(np.arange(len(each.covariance)), each.columns[kept])

@@ -1,4 +1,4 @@
-"""Criteria: invariances, closed forms and their agreement with what really happens (methods.md §9)."""
+"""Criteria: invariances, closed forms and their agreement with what really happens."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_every_criterion_prunes_a_model_end_to_end(name, monkeypatch):
     assert result.report.cost("macs").after <= 0.6 * result.report.cost("macs").before
 
 
-# -- a trained net (methods.md §9, P9) --------------------------------------------------------------------------------
+# -- a trained net ---------------------------------------------------------------------------------------------------
 
 
 class Grating(nn.Module):

@@ -394,7 +394,7 @@ def test_custom_operator_with_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_example_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     """The custom operator there is a barrier without its rule, and hangs its operands together with it."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
     (block,) = (
         part for part in text.split("\n\n    import torch\n")[1:] if "custom_op" in part.split("\n\n", 1)[1][:60]
     )
@@ -404,7 +404,7 @@ def test_the_example_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(ops, "_ROWS", {})
     names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec", dont_inherit=True), names)
+    exec(compile(code, "guide.md", "exec", dont_inherit=True), names)
 
     def net() -> Net:
         return Net(

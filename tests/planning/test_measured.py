@@ -295,7 +295,7 @@ def ending(last: str, output: str = "float[N, c] y") -> onnx.ModelProto:
         ("y = Sigmoid(z)", "sigmoid"),
         ("a = Sigmoid(z) y = Transpose(a)", "sigmoid"),
         ("a = Softmax <axis = 1> (z) y = Add(a, b2)", None),
-        ("a = Softmax <axis = 1> (z) y = Transpose(a)", None),
+        ("a = Softmax <axis = 1> (z) y = Transpose(a)", "softmax"),
         ("y = Tanh(z)", None),
     ],
 )

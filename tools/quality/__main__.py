@@ -100,6 +100,9 @@ def sweep(case: Case, records: Records, options: argparse.Namespace, deadline: f
     for key in records.missing(list(keys_of(case, rivals, options)), wanted(options)):
         if time.monotonic() > deadline:
             return
+        if options.traceback:
+            print(_line({**key, **measure(case, rivals, key), "cpu_seconds": 0.0}), flush=True)
+            continue
         record = timed(key, lambda key=key: measure(case, rivals, key))
         records.add(record)
         print(_line(record), flush=True)
@@ -131,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--current", action="store_true", help="run again what other sources of graphprune measured")
     parser.add_argument("--fresh", action="store_true", help="run again what is recorded")
     parser.add_argument("--retry", action="store_true", help="run again what failed")
+    parser.add_argument("--traceback", action="store_true", help="record nothing; stop at an error and show its origin")
     parser.add_argument("--report", action="store_true", help="run nothing; write table.txt and quality.png")
     parser.add_argument("--list", action="store_true", help="measure the dense models only")
     options = parser.parse_args()

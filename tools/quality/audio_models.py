@@ -54,7 +54,7 @@ def plcmos(cache: Path) -> Case:
     """PLCMOS v2: convolutions and bidirectional GRUs that regress one opinion score from 4 seconds of spectrum."""
     path = fetch(cache, SPEECHMOS) / "speechmos/plcmos_models/plcmos_v2.onnx"
     heard, others = audio.clips(cache)
-    size, length = 4, 4 * audio.RATE
+    size, length = 1, 4 * audio.RATE  # the file says that its output has no axes: one clip at a time
     calibration = _spectra(audio.degraded(heard, length, 8, seed=0))
     tests = _spectra(audio.degraded(others, length, 6, seed=1))
     raters = np.random.RandomState(2).standard_normal((len(tests), 64)).astype(np.float32)

@@ -73,7 +73,7 @@ def outputs(run: Run, name: str, array: np.ndarray, size: int, **others: np.ndar
     rows = []
     for i, (chunk, n) in enumerate(batches(array, size)):
         extra = {key: list(batches(value, size))[i][0] for key, value in others.items()}
-        rows.append(run({name: chunk, **extra})[:n])
+        rows.append(np.atleast_1d(run({name: chunk, **extra}))[:n])
     return np.concatenate(rows)
 
 

@@ -7,12 +7,15 @@ import onnx
 from graphprune.hosts.onnx.ops.values import attributes_of
 from graphprune.pipeline.recurrent import Cell, Part, Recurrent
 
-_GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "n"}
+GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "n"}
+"""Operators of recurrent layers, and the order of their gates."""
+_ACTIVATIONS = {"LSTM": (["sigmoid", "tanh", "tanh"],), "GRU": (["sigmoid", "tanh"],), "RNN": (["tanh"], ["relu"])}
+"""What cells are computed with; the names are written in any case."""
 
 
 def cells(node: onnx.NodeProto) -> Recurrent | str | None:
     """The cells of a recurrent layer; why they cannot be told apart; ``None`` for any other node."""
-    gates = _GATES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    gates = GATES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if gates is None:
         return None
     attributes = attributes_of(node)
@@ -23,10 +26,14 @@ def cells(node: onnx.NodeProto) -> Recurrent | str | None:
         return "its sequences have lengths of their own"
     if attributes.get("clip") or attributes.get("input_forget"):
         return "its gates are clipped or coupled"
-    if x is None or w is None or r is None:
-        return "it lacks a weight"
     direction = attributes.get("direction", "forward")
     backward = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}[direction]
+    activations = [each.lower() for each in attributes.get("activations", ())]
+    usual = [each * len(backward) for each in _ACTIVATIONS[node.op_type]]
+    if activations and activations not in usual:
+        return "its activations are not those of its kind"
+    if x is None or w is None or r is None:
+        return "it lacks a weight"
     found = []
     for i, back in enumerate(backward):
         biases = (None, None) if bias is None else (Part(bias, i, 0), Part(bias, i, 1))
@@ -39,6 +46,6 @@ def cells(node: onnx.NodeProto) -> Recurrent | str | None:
         tuple(found),
         batch_first=first,
         states_first=first,
-        relu="Relu" in attributes.get("activations", ()),
+        relu="relu" in activations,
         reset_after=bool(attributes.get("linear_before_reset", 0)),
     )

@@ -12,7 +12,6 @@ import onnx_ir as ir
 
 from graphprune import ops
 from graphprune.errors import RuleError
-from graphprune.hosts.algebra import addends, is_multiple, options
 from graphprune.hosts.onnx.ops.table import BARRIERS, ROWS
 from graphprune.hosts.onnx.ops.values import (
     JOIN_DOMAIN,
@@ -25,7 +24,7 @@ from graphprune.hosts.onnx.ops.values import (
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Use, Value
 from graphprune.ir.rule import Rule, Shape
-from graphprune.rules.call import Call, Refusal, Row, RuleBook
+from graphprune.rules.call import Call, Refusal, Row, RuleBook, facts, options
 from graphprune.rules.contraction import axes
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -120,8 +119,10 @@ class _Reader:
         location = next((entry.value for entry in proto.metadata_props if entry.key.endswith("name_scopes")), "")
         attributes = attributes_of(proto)
         rule, reason = self.rule(proto, op, operands, results, attributes)
-        known = (addends(op, {}), is_multiple(op, [name in self.weights for name in operands]), options(attributes))
-        return Node(proto.name, op, operands, results, rule, location, reason, *known)
+        known = facts(ops.lookup(op) or ROWS.get(op))
+        multiple = known.multiple_of([name in self.weights for name in operands])
+        said = known.sums, multiple, options(attributes), known.role
+        return Node(proto.name, op, operands, results, rule, location, reason, *said)
 
     def rule(
         self,

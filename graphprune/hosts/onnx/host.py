@@ -479,11 +479,11 @@ class OnnxHost:
             proto, _ = merged(proto, self.store, renamed)
         return what_is_held(proto, inner=inner)
 
-    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-        """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB."""
+    def save_onnx(self, path: Path, metadata: Mapping[str, str] | None = None, *, beside: bool = False) -> None:
+        """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB or if asked for."""
         proto, store = merged(self.proto, self.store, merged_names(self.proto, self.store, self.uses))
         stored = {tensor.name for tensor in proto.graph.initializer}
         # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
-        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original)
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original, beside=beside)

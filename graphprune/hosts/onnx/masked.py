@@ -6,9 +6,7 @@ masked axis is replaced by nodes that count only what is kept, as the operator w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +16,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.errors import ProofError
+from graphprune.hosts.onnx.masked_forms import CHOOSING, Masked, form_of, joined
+from graphprune.hosts.onnx.ops.table import ROWS
 from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array
+from graphprune.rules.call import EXACT, facts
 
 Masks = Mapping[str, Mapping[int, NDArray[np.bool_]]]
 
@@ -70,10 +71,11 @@ def masked_model(
         target = surgery.nodes[node.name]
         zeros.follow(node, list(target.inputs), list(target.outputs))
         source, axes = _statistic(node, masks)
-        if axes and node.op in _CHOOSING:
-            _cannot_choose(surgery, target, masks[source], axes, inferred)
-        elif axes and node.op not in _EXACT:
-            _replace(surgery, target, node, _Masked(surgery, target, source, masks[source], axes, inferred, opset))
+        form = facts(ROWS.get(node.op)).masked if axes else EXACT
+        if form in CHOOSING:
+            _cannot_choose(surgery, target, CHOOSING[form], masks[source], axes, inferred)
+        elif form != EXACT:
+            _replace(surgery, target, node, Masked(surgery, target, source, masks[source], axes, inferred, opset))
         for i, name in enumerate(node.results):
             if name is None or name not in masks or name in stored:
                 continue
@@ -126,14 +128,6 @@ def _zeroed_tensor(name: str, stored: Stored, axes: Mapping[int, NDArray[np.bool
     )
 
 
-def _joined(axes: Mapping[int, NDArray[np.bool_]], rank: int) -> NDArray[np.bool_]:
-    """One mask that broadcasts to the tensor."""
-    joined = np.ones((1,) * rank, dtype=np.bool_)
-    for axis, mask in axes.items():
-        joined = joined & mask.reshape(tuple(-1 if i == axis else 1 for i in range(rank)))
-    return joined
-
-
 class _ZeroPoints:
     """Which quantised values have which zero point: an operand of the node that makes them, or of one before.
 
@@ -151,7 +145,7 @@ class _ZeroPoints:
             return
         if node.op == "DynamicQuantizeLinear":
             self._found[result] = (outputs[2], None)
-        elif (at := _ZERO_POINT.get(node.op)) is not None:
+        elif (at := facts(ROWS.get(node.op)).zero_point) is not None:
             if at < len(inputs) and not inputs[at].is_empty():
                 shape = self._inferred.shapes.get(inputs[at].name, ())
                 layouts = (node.rule.operands[at], node.rule.results[0]) if node.rule is not None else (None, None)
@@ -186,7 +180,7 @@ def _selected(
     """``tensor`` with zeros (or the zero point) where units are removed."""
     name = name or tensor.name
     kind = inferred.types.get(name, onnx.TensorProto.FLOAT)
-    mask = surgery.constant(f"{name}:mask", _joined(axes, len(inferred.shapes[name])))
+    mask = surgery.constant(f"{name}:mask", joined(axes, len(inferred.shapes[name])))
     if kind == onnx.TensorProto.BOOL:
         return surgery.insert("And", f"{name}:masked", (tensor, mask))
     between = kind if kind in _SELECTABLE else _between(kind)
@@ -207,28 +201,6 @@ def _between(kind: int) -> int:
 
 
 # -- statistics --------------------------------------------------------------------------------------------------
-
-_EXACT = ("CumSum", "LpNormalization", "ai.onnx.ml::Normalizer")
-"""Operators whose statistic is a sum, to which a masked unit adds nothing."""
-
-_ZERO_POINT: Mapping[str, int] = {
-    "QuantizeLinear": 2,
-    "QLinearConv": 7,
-    "QLinearMatMul": 7,
-    "com.microsoft::QuantizeLinear": 2,
-    "com.microsoft::QLinearConv": 7,
-    "com.microsoft::QGemm": 8,
-    "com.microsoft::QLinearAdd": 7,
-    "com.microsoft::QLinearMul": 7,
-    "com.microsoft::QLinearWhere": 8,
-    "com.microsoft::QLinearConcat": 1,
-    "com.microsoft::QLinearLeakyRelu": 4,
-    "com.microsoft::QLinearSigmoid": 4,
-    "com.microsoft::QLinearSoftmax": 4,
-    "com.microsoft::QLinearAveragePool": 4,
-    "com.microsoft::QLinearGlobalAveragePool": 4,
-}
-"""The operand that holds the zero point of the first result."""
 
 
 def _statistic(node: Node, masks: Masks) -> tuple[str, tuple[int, ...]]:
@@ -251,103 +223,36 @@ def _statistic(node: Node, masks: Masks) -> tuple[str, tuple[int, ...]]:
     return "", ()
 
 
-_CHOOSING = {
-    "Softmax": False, "LogSoftmax": False, "TopK": None, "ArgMax": False, "ArgMin": True,
-    "ReduceMax": False, "ReduceMin": True, "ReduceLogSumExp": False,
-}  # fmt: skip
-"""Operators that choose among units, and whether they choose the smallest (``None``: an attribute says so)."""
-
-
 def _cannot_choose(
-    surgery: Surgery, target: gs.Node, masks: Mapping[int, NDArray[np.bool_]], axes: tuple[int, ...], inferred: Inferred
+    surgery: Surgery,
+    target: gs.Node,
+    smallest: bool | None,
+    masks: Mapping[int, NDArray[np.bool_]],
+    axes: tuple[int, ...],
+    inferred: Inferred,
 ) -> None:
     """Puts numbers that are never chosen where units are removed."""
     x = target.inputs[0]
     kind = inferred.types.get(x.name, onnx.TensorProto.FLOAT)
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
-    smallest = _CHOOSING[target.op]
     if smallest is None:
         before = surgery.before[target.name].attribute
         smallest = any(entry.name == "largest" and entry.i == 0 for entry in before)
     limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
     worst = surgery.constant(f"{target.name}:worst", np.asarray(limits.max if smallest else limits.min, dtype))
     mask = surgery.constant(
-        f"{target.name}:mask", _joined({axis: masks[axis] for axis in axes}, len(inferred.shapes[x.name]))
+        f"{target.name}:mask", joined({axis: masks[axis] for axis in axes}, len(inferred.shapes[x.name]))
     )
     target.inputs[0] = surgery.insert("Where", f"{target.name}:chosen", (mask, x, worst))
 
 
-@dataclass(frozen=True, slots=True)
-class _Masked:
-    """What a masked form is built from."""
-
-    surgery: Surgery
-    node: gs.Node
-    source: str
-    masks: Mapping[int, NDArray[np.bool_]]
-    axes: tuple[int, ...]
-    inferred: Inferred
-    opset: int
-
-    def attribute(self, name: str, default: Any) -> Any:
-        before = self.surgery.before[self.node.name]
-        found = next((entry for entry in before.attribute if entry.name == name), None)
-        return default if found is None else onnx.helper.get_attribute_value(found)
-
-    @property
-    def x(self) -> Any:
-        return self.node.inputs[0]
-
-    @property
-    def rank(self) -> int:
-        return len(self.inferred.shapes[self.source])
-
-    @property
-    def ratio(self) -> float:
-        """How many elements there are for each one that is kept."""
-        return prod(len(self.masks[axis]) / max(1, int(self.masks[axis].sum())) for axis in self.axes)
-
-    def result(self, i: int) -> gs.Variable:
-        """Result ``i`` of the node itself, which then stays: a sum that it normalises."""
-        while len(self.node.outputs) <= i:
-            self.node.outputs.append(gs.Variable.empty())
-        if self.node.outputs[i].is_empty():
-            self.node.outputs[i] = gs.Variable(self.surgery.fresh(f"{self.node.name}:sum"))
-        return self.node.outputs[i]
-
-    def number(self, value: Array | np.float32 | float) -> gs.Variable | gs.Constant:
-        """A constant of the type of the operand; one that float64 has in full where the model is run in that."""
-        kind = self.inferred.types.get(self.source, onnx.TensorProto.FLOAT)
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
-        if dtype.itemsize > 2:
-            return self.surgery.constant(f"{self.node.name}:number", np.asarray(value, dtype))
-        exact = self.surgery.constant(f"{self.node.name}:number", np.asarray(value, np.float64))
-        return self.op("Cast", exact, to=kind)
-
-    def integers(self, values: list[int]) -> gs.Constant:
-        return self.surgery.constant(f"{self.node.name}:integers", np.array(values, dtype=np.int64))
-
-    def op(self, kind: str, *inputs: Any, **attributes: Any) -> gs.Variable:
-        return self.surgery.insert(kind, f"{self.node.name}:{kind}", inputs, **attributes)
-
-    def mean(self, x: Any, axes: list[int], ratio: Any) -> gs.Variable:
-        """The mean over ``axes``, corrected for elements that are not there; reduced axes stay."""
-        if self.opset >= 18:
-            mean = self.op("ReduceMean", x, self.integers(axes), keepdims=1)
-        else:
-            mean = self.op("ReduceMean", x, axes=axes, keepdims=1)
-        return self.op("Mul", mean, ratio)
-
-    def keep(self, x: Any, mask: NDArray[np.bool_]) -> gs.Variable:
-        return self.op("Mul", x, self.number(mask.astype(np.float64)))
-
-
-def _replace(surgery: Surgery, target: gs.Node, node: Node, masked: _Masked) -> None:
-    form = _FORMS.get(node.op)
+def _replace(surgery: Surgery, target: gs.Node, node: Node, masked: Masked) -> None:
+    form = form_of(node.op)
     if form is None:
         raise ProofError(
             f"'{node.op}' (node '{node.name}') takes a statistic over an axis that is cut, "
-            "and no masked form of it is known; protect what reaches it, or add one to graphprune/hosts/onnx/masked.py"
+            "and no masked form of it is known; protect what reaches it, or add one to "
+            "graphprune/hosts/onnx/masked_forms.py"
         )
     produced = form(masked)
     if produced is None:
@@ -359,114 +264,3 @@ def _replace(surgery: Surgery, target: gs.Node, node: Node, masked: _Masked) -> 
     if not any(each.outputs or each in surgery.graph.outputs for each in target.outputs[1:]):
         target.inputs.clear()
         surgery.graph.nodes.remove(target)
-
-
-def _reduce_mean(m: _Masked) -> gs.Variable:
-    mean = m.op("ReduceMean", *m.node.inputs)
-    copied = mean.inputs[0]
-    for entry in m.surgery.before[m.node.name].attribute:
-        copied.attrs[entry.name] = onnx.helper.get_attribute_value(entry)
-    return m.op("Mul", mean, m.number(m.ratio))
-
-
-def _normalized(
-    m: _Masked,
-    x: Any,
-    axes: list[int],
-    ratio: Any,
-    mask: NDArray[np.bool_],
-    *,
-    centred: bool,
-    epsilon: float = 1e-5,
-) -> gs.Variable:
-    """``(x - mean) / sqrt(variance + epsilon)``, statistics of what is kept; without the mean if not ``centred``."""
-    small = m.number(np.float32(m.attribute("epsilon", epsilon)))  # as the attribute has it
-    if centred:
-        x = m.keep(m.op("Sub", x, m.mean(x, axes, ratio)), mask)
-    variance = m.mean(m.op("Mul", x, x), axes, ratio)
-    return m.op("Div", x, m.op("Sqrt", m.op("Add", variance, small)))
-
-
-def _over_last(
-    m: _Masked, *, centred: bool, x: Any = None, parameters: tuple[int, ...] = (1, 2), epsilon: float = 1e-5
-) -> gs.Variable:
-    """The last axes, scaled and shifted by ``parameters``; of ``x``, or of the first operand."""
-    first = m.attribute("axis", -1) % m.rank
-    mask = _joined({axis: m.masks[axis] for axis in m.axes}, m.rank)
-    y = _normalized(
-        m,
-        m.x if x is None else x,
-        list(range(first, m.rank)),
-        m.number(m.ratio),
-        mask,
-        centred=centred,
-        epsilon=epsilon,
-    )
-    for op, operand in zip(
-        ("Mul", "Add"), (m.node.inputs[i] for i in parameters if i < len(m.node.inputs)), strict=False
-    ):
-        if not operand.is_empty():
-            y = m.op(op, y, operand)
-    return y
-
-
-def _instance_norm(m: _Masked) -> gs.Variable:
-    """Also what exporters make of a group normalisation: an instance normalisation of blocks ``n g (c h w)``."""
-    mask = _joined({axis: m.masks[axis] for axis in m.axes}, m.rank)
-    y = _normalized(m, m.x, list(range(2, m.rank)), m.number(m.ratio), mask, centred=True)
-    channels = [1, -1, *([1] * (m.rank - 2))]
-    for op, operand in zip(("Mul", "Add"), m.node.inputs[1:3], strict=False):
-        y = m.op(op, y, m.op("Reshape", operand, m.integers(channels)))
-    return y
-
-
-def _group_norm(m: _Masked) -> gs.Variable | None:
-    groups = m.attribute("num_groups", 1)
-    kept = m.masks[1].reshape(groups, -1)
-    if bool((kept.all(1) | ~kept.any(1)).all()):
-        return None  # whole groups: the operator itself is right
-    if set(m.axes) != {1}:
-        raise ProofError(f"'GroupNormalization' (node '{m.node.name}') is cut along a spatial axis; protect its input")
-    blocks = m.op("Reshape", m.x, m.integers([0, groups, kept.shape[1], -1]))
-    ratio = m.number((kept.shape[1] / np.maximum(1, kept.sum(1))).reshape(1, groups, 1, 1))
-    y = _normalized(m, blocks, [2, 3], ratio, kept.reshape(1, groups, -1, 1), centred=True)
-    channels = [1, -1, *([1] * (m.rank - 2))]
-    if m.opset < 21:  # scale and bias per group
-        for op, operand in zip(("Mul", "Add"), m.node.inputs[1:3], strict=False):
-            y = m.op(op, y, m.op("Reshape", operand, m.integers([1, groups, 1, 1])))
-    y = m.op("Reshape", y, m.op("Shape", m.x))
-    if m.opset >= 21:
-        for op, operand in zip(("Mul", "Add"), m.node.inputs[1:3], strict=False):
-            y = m.op(op, y, m.op("Reshape", operand, m.integers(channels)))
-    return y
-
-
-def _mean_variance(m: _Masked) -> gs.Variable:
-    """``MeanVarianceNormalization``: its 1e-9 is added to the deviation, not to the variance."""
-    axes = [axis % m.rank for axis in m.attribute("axes", (0, 2, 3))]
-    mask = _joined({axis: m.masks[axis] for axis in m.axes}, m.rank)
-    ratio = m.number(m.ratio)
-    x = m.keep(m.op("Sub", m.x, m.mean(m.x, axes, ratio)), mask)
-    deviation = m.op("Sqrt", m.mean(m.op("Mul", x, x), axes, ratio))
-    return m.op("Div", x, m.op("Add", deviation, m.number(1e-9)))
-
-
-_FORMS: Mapping[str, Callable[[_Masked], gs.Variable | None]] = {
-    "ReduceMean": _reduce_mean,
-    "LayerNormalization": lambda m: _over_last(m, centred=True),
-    "RMSNormalization": lambda m: _over_last(m, centred=False),
-    "SimplifiedLayerNormalization": lambda m: _over_last(m, centred=False),
-    "com.microsoft::SkipLayerNormalization": lambda m: _over_last(
-        m, centred=True, x=m.result(3), parameters=(2, 3), epsilon=1e-12
-    ),
-    "com.microsoft::SkipSimplifiedLayerNormalization": lambda m: _over_last(
-        m, centred=False, x=m.result(3), parameters=(2,)
-    ),
-    "com.microsoft::EmbedLayerNormalization": lambda m: _over_last(
-        m, centred=True, x=m.result(2), parameters=(5, 6), epsilon=1e-12
-    ),
-    "MeanVarianceNormalization": _mean_variance,
-    "InstanceNormalization": _instance_norm,
-    "GroupNormalization": _group_norm,
-}
-"""Operator -> the nodes that compute it with kept units only (``None``: it needs no change)."""

@@ -87,6 +87,7 @@ def save(
     *,
     sources: frozenset[Path],
     original: onnx.ModelProto,
+    beside: bool = False,
 ) -> None:
     """Writes a model.
 
@@ -97,6 +98,7 @@ def save(
         metadata: Entries for ``metadata_props``.
         sources: Data files that weights are still mapped from, which must not be overwritten.
         original: The weightless model as it was loaded: what its author got past the checker may pass again.
+        beside: Whether data goes beside it in any case.
 
     Raises:
         OutputError: The file cannot be written, or what would be written is not valid.
@@ -112,7 +114,7 @@ def save(
     try:
         with temporary_folder(path) as folder:
             temporary = folder / path.name
-            external = n_bytes(model) >= EXTERNAL_BYTES
+            external = beside or n_bytes(model) >= EXTERNAL_BYTES
             if external:
                 full = write_external(model, store, temporary.with_name(data.name))
             else:

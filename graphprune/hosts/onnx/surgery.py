@@ -3,7 +3,7 @@
 graphsurgeon sees a weightless graph without attributes (except subgraphs), so that it cannot reinterpret tensors,
 drop attributes of kinds it does not know, or load a weight. What it sets on a node wins; all other attributes,
 documentation, metadata, types of inputs and outputs and quantisation annotations come back from the graph before,
-by name (``onnx.md`` §2.2 lists what would be lost).
+by name (docs/onnx.md, What graphsurgeon would lose).
 """
 
 from __future__ import annotations

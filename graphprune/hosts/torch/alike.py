@@ -66,7 +66,9 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.is_meta or b.is_meta:
         return True
-    return torch.equal(a.detach().nan_to_num(), b.detach().to(a.device).nan_to_num())
+    a, b = a.detach(), b.detach().to(a.device)
+    # what is equal as it is needs no copies, and weights may be as large as a vocabulary
+    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
 def _named(module: nn.Module) -> dict[str, torch.Tensor]:

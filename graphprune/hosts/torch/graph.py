@@ -22,7 +22,6 @@ from torch import fx
 
 from graphprune import ops
 from graphprune.errors import RuleError
-from graphprune.hosts.algebra import addends, is_multiple, options
 from graphprune.hosts.torch.kept import kept_number
 from graphprune.hosts.torch.ops import lookups
 from graphprune.hosts.torch.ops import rows as aten_rows
@@ -32,7 +31,7 @@ from graphprune.hosts.torch.ops.table import ROWS
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
 from graphprune.ir.rule import Rule, Shape
-from graphprune.rules.call import Call, Refusal
+from graphprune.rules.call import Call, Refusal, facts, options
 
 SPEC, LOCATION = "graphprune_spec", "graphprune_location"
 DYNAMIC_AXIS = "the size of this axis is only known at run time"
@@ -226,8 +225,9 @@ class _Known(NamedTuple):
     rule: Rule | None
     reason: str
     addends: tuple[int, ...] = ()
-    multiple: bool = False
+    multiple: str = ""
     options: str = ""
+    role: str = ""
 
 
 class _Builder:
@@ -391,10 +391,10 @@ class _Builder:
         results: tuple[str | None, ...],
         known: _Known,
     ) -> None:
-        rule, reason, summed, multiple, settings = known
-        place = node.meta.get(LOCATION, "")
+        rule, reason, summed, multiple, settings, role = known
+        said = (rule, node.meta.get(LOCATION, ""), reason, summed, multiple, settings, role)
         kept = kept_number(node) is not None
-        self.nodes.append(Node(node.name, op, operands, results, rule, place, reason, summed, multiple, settings, kept))
+        self.nodes.append(Node(node.name, op, operands, results, *said, kept=kept))
 
     def _barrier(self, node: fx.Node, op: str, reason: str) -> None:
         operands = tuple(self.names[operand] for operand in node.all_input_nodes if operand in self.names)
@@ -408,7 +408,7 @@ def _known_of(
     taken: tuple[Spec | None, ...],
     made: tuple[Spec | None, ...],
 ) -> _Known:
-    """Asks the row of the operator's table, and the tables of sums and multiples."""
+    """Asks the row of the operator's table."""
     op, registered = signature.op, signature.registered
     attributes = {
         name: value
@@ -416,15 +416,16 @@ def _known_of(
         if kind == "other" or (kind == "tensor" and value is not None)
     }
     attributes["dtypes"] = tuple([None if spec is None else spec.dtype for spec in taken])
-    said = addends(op, attributes), is_multiple(op, stored), options(attributes)
     row = (ops.lookup(registered) if not registered.startswith("aten::") else None) or ROWS.get(op)
+    known = facts(row)
+    said = known.addends(attributes), known.multiple_of(stored), options(attributes), known.role
     if row is None:
         return _Known(None, "", *said)
     shapes = tuple([None if spec is None else spec.shape for spec in taken])
     results = tuple([None if spec is None else spec.shape for spec in made])
     call = Call(op, shapes, results, attributes, stored)
     try:
-        if row not in _EMPTY and any(0 in shape for shape in (*shapes, *results) if shape is not None):
+        if known.row not in _EMPTY and any(0 in shape for shape in (*shapes, *results) if shape is not None):
             raise Refusal(f"'{op}' on an empty tensor")
         rule = _checked(row(call), call)
     except (Refusal, RuleError) as refusal:

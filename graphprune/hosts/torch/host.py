@@ -43,6 +43,8 @@ from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.slice import sliced
 from graphprune.hosts.torch.trace import Example, Trace, draws, export, functional, normal_form, split_example
 from graphprune.hosts.torch.untouched import noticing, untouched
+from graphprune.importance.final import floating
+from graphprune.importance.judge import Judge
 from graphprune.ir.graph import Graph
 from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window, bias_shape
 from graphprune.pipeline.recurrent import Recurrent
@@ -478,9 +480,10 @@ class TorchHost:
         self,
         inputs: Arrays,
         gates: Sequence[Gate],
-        target: Array | None,
+        target: Array | Sequence[Array | None] | None,
         *,
-        categorical: bool,
+        categorical: bool = False,
+        judges: Sequence[Judge] = (),
         seed: int = 0,
         level: Mapping[Gate, float] | None = None,
     ) -> dict[Gate, Array]:
@@ -489,9 +492,11 @@ class TorchHost:
         Args:
             inputs: By name.
             gates: The gates.
-            target: What the first output should be (classes, or values); ``None``: drawn from the model itself.
-            categorical: Whether the first output holds logits of classes along its last axis, and the loss is the
-                cross entropy; otherwise it is half the mean squared error.
+            target: What the first output should be (classes, or values), or a sequence for each of the ``judges``;
+                ``None``: drawn from the model itself.
+            categorical: Without judges: whether the first output holds logits of classes along its last axis, and the
+                loss is the cross entropy; otherwise it is half the mean squared error.
+            judges: How outputs are compared; their losses add up.
             seed: For drawn targets.
             level: Where a gate stands, if not at one.
 
@@ -504,15 +509,31 @@ class TorchHost:
             self._built[1],
             self._flat(inputs),
             gates,
-            None if target is None else torch.from_numpy(np.asarray(target)),
-            categorical=categorical,
+            _targets(target),
+            heads=self._heads(judges, categorical),
             generator=torch.Generator().manual_seed(seed),
             level=level or {},
         )
         return {gate: to_numpy(each) for gate, each in found.items()}
 
+    def _heads(self, judges: Sequence[Judge], categorical: bool) -> list[torch_gates.Head]:
+        """The judged outputs by position; without judges the first one that is floating-point."""
+        graph = self.graph()
+        outputs = list(graph.outputs)
+        first = outputs.index(floating(graph)[0])
+        judges = judges or (Judge(outputs[first], first, "kl" if categorical else "mse"),)
+        tensors = [at for at, node in enumerate(output_nodes(self.program)) if node is not None]
+        return [(tensors[judge.at], judge) for judge in judges]
+
     def parameter_gradients(
-        self, inputs: Arrays, wanted: Sequence[str], target: Array | None, *, categorical: bool, seed: int = 0
+        self,
+        inputs: Arrays,
+        wanted: Sequence[str],
+        target: Array | Sequence[Array | None] | None,
+        *,
+        categorical: bool = False,
+        judges: Sequence[Judge] = (),
+        seed: int = 0,
     ) -> dict[str, Array]:
         """The gradients of a loss by stored tensors, summed over a batch; see :meth:`gate_gradients`."""
         found = torch_gates.parameter_gradients(
@@ -520,8 +541,8 @@ class TorchHost:
             self.tensors,
             self._flat(inputs),
             wanted,
-            None if target is None else torch.from_numpy(np.asarray(target)),
-            categorical=categorical,
+            _targets(target),
+            heads=self._heads(judges, categorical),
             generator=torch.Generator().manual_seed(seed),
         )
         return {name: to_numpy(each) for name, each in found.items()}
@@ -554,7 +575,8 @@ class TorchHost:
         changed = dict(self.tensors)
         for name, array in tensors.items():
             old = self.tensor(name)
-            new = torch.from_numpy(np.array(array)).to(old.device, old.dtype).reshape(old.shape)
+            given = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+            new = given.to(old.device, old.dtype, copy=True).reshape(old.shape)
             if isinstance(old, torch.nn.Parameter):
                 new = torch.nn.Parameter(new, requires_grad=old.requires_grad)
             changed.update((alias, new) for alias in self.tied[name] if alias in changed)
@@ -641,6 +663,8 @@ class TorchHost:
         path: Path,
         metadata: Mapping[str, str] | None = None,
         proof: Callable[[Path], None] = lambda path: None,
+        *,
+        beside: bool = False,
     ) -> None:
         """Writes a checked ONNX file, whole or not at all, with external data beside it above 2 GB.
 
@@ -648,12 +672,14 @@ class TorchHost:
             path: The file.
             metadata: Entries for ``metadata_props``.
             proof: Judges the file before it is in its place.
+            beside: Whether weights lie beside it whatever their size.
 
         Raises:
             OutputError: It cannot be exported or written.
         """
         outputs, entries = self.output_names, metadata or {}
-        torch_onnx.save(self.module, self.example, self.dynamic_shapes, outputs, Path(path), lambda _: entries, proof)
+        example, shapes = self.example, self.dynamic_shapes
+        torch_onnx.save(self.module, example, shapes, outputs, Path(path), lambda _: entries, proof, beside=beside)
 
     def export_onnx(self, path: Path, fingerprint: str) -> None:
         """Writes the unpruned model with the origins of its tensors, so that plans made on it apply to the file.
@@ -742,3 +768,9 @@ def _like(array: Array, rng: np.random.Generator) -> Array:
     if array.ndim == 1 and array[0] == 0 and (array[1:] >= array[:-1]).all():  # offsets
         return array
     return rng.integers(low, high + 1, array.shape).astype(array.dtype)
+
+
+def _targets(given: Array | Sequence[Array | None] | None) -> list[torch.Tensor | None]:
+    """One target for each judged output."""
+    each = list(given) if isinstance(given, list | tuple) else [given]
+    return [None if target is None else torch.from_numpy(np.asarray(target)) for target in each]

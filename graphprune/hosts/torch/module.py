@@ -27,7 +27,7 @@ from graphprune.hosts.torch.batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch.bypass import bypass_modules
 from graphprune.hosts.torch.constructor import constructed_changes
 from graphprune.hosts.torch.generate import Decoding, decoding_of
-from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.host import TorchHost, to_numpy
 from graphprune.hosts.torch.layers import repair_known, resized_sizes
 from graphprune.hosts.torch.other_ways import other_uses, other_ways_notes
 from graphprune.hosts.torch.own import foreign_reads, sliced_copy
@@ -35,6 +35,7 @@ from graphprune.hosts.torch.resizes import resize_forwards
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.pipeline.state import Check, State
+from graphprune.proof.parts import Largest, parts_of
 from graphprune.report.data import AttributeRow
 
 TOLERANCE = 1e-5
@@ -262,13 +263,19 @@ def _off(ours: torch.Tensor, theirs: Any) -> float:
     A slice of numbers far smaller than others is not held to more than rounding of the largest allows.
     """
     step = torch.finfo(ours.dtype).eps if ours.is_floating_point() else 0.0
-    a, b = ours.detach().cpu().double().numpy(), np.asarray(theirs, dtype=np.float64)
-    off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
-    size = np.where(np.isfinite(b), np.abs(b), 0.0)
-    largest = float(size.max(initial=0.0)) or 1.0
+    a, b = to_numpy(ours.detach()), np.asarray(theirs)
+    if not b.size:
+        return 0.0
+    off, size = (Largest(b.shape, np.dtype(np.float64)) for _ in range(2))
+    for at in parts_of(b.shape):
+        x, y = np.asarray(a[at], np.float64), np.asarray(b[at], np.float64)
+        with np.errstate(invalid="ignore"):
+            apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+        off.add(at, np.nan_to_num(apart, nan=np.inf))
+        size.add(at, np.where(np.isfinite(y), np.abs(y), 0.0))
+    largest = size.whole or 1.0
     floor = _NOISE * step / TOLERANCE * largest
-    worst = float(np.nan_to_num(off, nan=np.inf).max(initial=0.0)) / largest
-    for axis in range(b.ndim if b.size else 0):
-        others = tuple(i for i in range(b.ndim) if i != axis)
-        worst = max(worst, float((off.max(others) / np.maximum(size.max(others), floor)).max()))
+    worst = off.whole / largest
+    for mine, all_of_it in zip(off.plain, size.plain, strict=True):
+        worst = max(worst, float((mine / np.maximum(all_of_it, floor)).max()))
     return worst

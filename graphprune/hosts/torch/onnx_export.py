@@ -39,6 +39,8 @@ def save(
     path: Path,
     metadata: Callable[[Any], Mapping[str, str]],
     proof: Callable[[Path], None] = lambda path: None,
+    *,
+    beside: bool = False,
 ) -> None:
     """Exports, checks and writes, in this order; ``path`` appears whole or not at all.
 
@@ -50,6 +52,7 @@ def save(
         path: The file.
         metadata: Gives the entries of ``metadata_props`` for the exported model (an ``onnx_ir.Model``).
         proof: Judges the file before it is in its place; raises if it must not get there.
+        beside: Whether weights go into a file of their own whatever their size.
 
     Raises:
         OutputError: The exporter, the checker or the file system refuses.
@@ -89,7 +92,7 @@ def save(
     try:
         with temporary_folder(path) as folder:
             with quiet():
-                exported.save(folder / path.name, external_data=size > LIMIT)
+                exported.save(folder / path.name, external_data=beside or size > LIMIT)
                 onnx.checker.check_model(str(folder / path.name), full_check=True)
             proof(folder / path.name)
             written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)

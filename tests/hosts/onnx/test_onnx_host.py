@@ -726,7 +726,7 @@ def test_a_normalizer_without_masked_form_is_no_proof(monkeypatch: pytest.Monkey
         host.run_masked(host.example_inputs(), masks(analysis, halved(analysis)))
     assert str(caught.value) == (
         "'MeanVarianceNormalization' (node 'n') takes a statistic over an axis that is cut, and no masked form of it is "
-        "known; protect what reaches it, or add one to graphprune/hosts/onnx/masked.py"
+        "known; protect what reaches it, or add one to graphprune/hosts/onnx/masked_forms.py"
     )
 
 

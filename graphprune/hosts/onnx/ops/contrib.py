@@ -11,7 +11,7 @@ from functools import partial
 from graphprune.hosts.onnx.ops import attention, lookups, quantized, rows, spatial
 from graphprune.hosts.onnx.ops.rows import told
 from graphprune.ir.rule import Rule
-from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.call import Call, Op, Refusal, Row
 from graphprune.rules.contraction import conv, gemm, matmul
 from graphprune.rules.pointwise import along
 
@@ -73,7 +73,7 @@ def experts(c: Call) -> Rule:
     )  # fmt: skip
 
 
-_OWN: Mapping[str, Row] = {
+_OWN: Mapping[str, Row | Op] = {
     # fused by the optimiser
     "FusedConv": fused_conv,
     "FusedGemm": lambda c: gemm(
@@ -82,8 +82,9 @@ _OWN: Mapping[str, Row] = {
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul"), fused_matmul),
     **dict.fromkeys(("BiasGelu", "FastGelu"), rows.elementwise),
     **dict.fromkeys(("Gelu", "QuickGelu"), rows.first_only),
-    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), skip_norm),
-    "EmbedLayerNormalization": embed_norm,
+    "SkipLayerNormalization": Op(skip_norm, masked="skip_layer_norm"),
+    "SkipSimplifiedLayerNormalization": Op(skip_norm, masked="skip_rms_norm"),
+    "EmbedLayerNormalization": Op(embed_norm, masked="embed_layer_norm"),
     "Attention": attention.packed_weights,
     "QAttention": partial(attention.packed_weights, quantized=True),
     "MultiHeadAttention": attention.multi_head,
@@ -92,15 +93,18 @@ _OWN: Mapping[str, Row] = {
     "MoE": experts,
     "NhwcMaxPool": spatial.nhwc_pooling,
     # quantised
-    "QLinearConv": quantized.qlinear_conv,
-    "QGemm": quantized.qgemm,
-    **dict.fromkeys(("QLinearAdd", "QLinearMul"), partial(quantized.qlinear_elementwise, places=(0, 3))),
-    "QLinearWhere": partial(quantized.qlinear_elementwise, places=(0, 1, 4)),
-    "QLinearConcat": quantized.qlinear_concat,
-    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid"), rows.first_only),
-    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool"), quantized.qlinear_pooling),
-    "QLinearSoftmax": quantized.qlinear_softmax,
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.quantized),
+    "QLinearConv": Op(quantized.qlinear_conv, zero_point=7),
+    "QGemm": Op(quantized.qgemm, zero_point=8),
+    **dict.fromkeys(
+        ("QLinearAdd", "QLinearMul"), Op(partial(quantized.qlinear_elementwise, places=(0, 3)), zero_point=7)
+    ),
+    "QLinearWhere": Op(partial(quantized.qlinear_elementwise, places=(0, 1, 4)), zero_point=8),
+    "QLinearConcat": Op(quantized.qlinear_concat, zero_point=1),
+    **dict.fromkeys(("QLinearLeakyRelu", "QLinearSigmoid"), Op(rows.first_only, zero_point=4)),
+    **dict.fromkeys(("QLinearAveragePool", "QLinearGlobalAveragePool"), Op(quantized.qlinear_pooling, zero_point=4)),
+    "QLinearSoftmax": Op(quantized.qlinear_softmax, zero_point=4),
+    "QuantizeLinear": Op(quantized.quantized, zero_point=2),
+    "DequantizeLinear": quantized.quantized,
     "DynamicQuantizeMatMul": quantized.dynamic_matmul,
     "MatMulIntegerToFloat": quantized.matmul_integer_to_float,
     "DynamicQuantizeLSTM": quantized.dynamic_lstm,
@@ -113,5 +117,5 @@ _OWN: Mapping[str, Row] = {
     "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
 }
 
-CONTRIB: Mapping[str, Row] = {f"com.microsoft::{op}": row for op, row in _OWN.items()}
+CONTRIB: Mapping[str, Row | Op] = {f"com.microsoft::{op}": row for op, row in _OWN.items()}
 """Operator, with its domain -> row."""

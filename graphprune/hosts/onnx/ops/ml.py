@@ -11,7 +11,7 @@ from dataclasses import replace
 from graphprune.hosts.onnx.ops import rows
 from graphprune.ir.dims import Factor, factors_of
 from graphprune.ir.rule import Rule
-from graphprune.rules.call import Call, Row
+from graphprune.rules.call import EXACT, Call, Op, Row
 from graphprune.rules.contraction import axes, axis
 from graphprune.rules.pointwise import along, pointwise
 
@@ -80,11 +80,11 @@ def one_hot(c: Call) -> Rule:
     return Rule((n,), ((*n, new),), dict.fromkeys(factors_of(new), reason))
 
 
-ML: Mapping[str, Row] = {
+ML: Mapping[str, Row | Op] = {
     **dict.fromkeys((f"{_PREFIX}LabelEncoder", f"{_PREFIX}CategoryMapper", f"{_PREFIX}Binarizer"), encoded),
     f"{_PREFIX}Scaler": by_feature("offset", "scale"),
     f"{_PREFIX}Imputer": by_feature("imputed_value_floats", "imputed_value_int64s"),
-    f"{_PREFIX}Normalizer": normalizer,
+    f"{_PREFIX}Normalizer": Op(normalizer, masked=EXACT),
     f"{_PREFIX}ArrayFeatureExtractor": extracted,
     f"{_PREFIX}OneHotEncoder": one_hot,
     **{op: rows.refused(reason) for op, reason in ML_BARRIERS.items()},

@@ -15,7 +15,7 @@ from graphprune.hosts.onnx.ops.contrib import CONTRIB
 from graphprune.hosts.onnx.ops.ml import ML, ML_BARRIERS
 from graphprune.hosts.onnx.ops.recurrent import recurrent
 from graphprune.hosts.onnx.ops.values import JOIN, JOIN_DOMAIN
-from graphprune.rules.call import Row
+from graphprune.rules.call import EXACT, Op, Row
 from graphprune.rules.contraction import conv, gemm, matmul
 from graphprune.rules.indexing import compared, gather
 from graphprune.rules.joining import joined
@@ -52,7 +52,7 @@ BARRIERS: Mapping[str, str] = {
 }
 """Operators that stay barriers on purpose, with the reason that a user reads."""
 
-ROWS: Mapping[str, Row] = {
+ROWS: Mapping[str, Row | Op] = {
     # weighted sums
     "Conv": lambda c: conv(c.x, rows.shape_of(c, 1), c.operand(2), c.y, groups=c.get("group", 1), slot="group"),
     "ConvTranspose": lambda c: conv(
@@ -69,46 +69,55 @@ ROWS: Mapping[str, Row] = {
     "CausalConvWithState": spatial.causal_conv,
     **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
     # normalisations
-    "BatchNormalization": rows.batch_norm,
-    "InstanceNormalization": lambda c: instance_norm(c.x, c.operands[1:3]),
-    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), rows.norm_over_last),
-    "GroupNormalization": rows.grouped_norm,
-    "LpNormalization": lambda c: rows.normalized_along(c, (c.get("axis", -1),)),
-    "MeanVarianceNormalization": lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))),
+    "BatchNormalization": Op(rows.batch_norm, role="batch-norm"),
+    "InstanceNormalization": Op(lambda c: instance_norm(c.x, c.operands[1:3]), masked="instance_norm"),
+    "LayerNormalization": Op(rows.norm_over_last, masked="layer_norm"),
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), Op(rows.norm_over_last, masked="rms_norm")),
+    "GroupNormalization": Op(rows.grouped_norm, masked="group_norm"),
+    "LpNormalization": Op(lambda c: rows.normalized_along(c, (c.get("axis", -1),)), masked=EXACT),
+    "MeanVarianceNormalization": Op(
+        lambda c: rows.normalized_along(c, c.get("axes", (0, 2, 3))), masked="mean_variance"
+    ),
     "LRN": lambda c: along(c.x, [c.y], (1,), "a response normalisation mixes neighbouring channels"),
     # element-wise, with broadcasting
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Sum", "Mean", "Max", "Min", "Where"), rows.elementwise),
+    **dict.fromkeys(("Add", "Sum"), Op(rows.elementwise, sums=(0, 1))),  # of two; readers leave longer sums alone
+    "Sub": Op(rows.elementwise, sums=(0,)),
+    "Mul": Op(rows.elementwise, multiple="product"),
+    "Div": Op(rows.elementwise, multiple="quotient"),
+    **dict.fromkeys(("Mod", "Pow", "Mean", "Max", "Min", "Where"), rows.elementwise),
     **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor"), rows.elementwise),
     **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "PRelu", "Clip", "SwiGLU"), rows.elementwise),
     "Equal": lambda c: compared(c.operands, c.y),
     # element-wise, one operand
-    **dict.fromkeys(
-        ("Abs", "Neg", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log"), rows.first_only
-    ),
+    "Neg": Op(rows.first_only, multiple="product"),
+    **dict.fromkeys(("Abs", "Sign", "Ceil", "Floor", "Round", "Sqrt", "Reciprocal", "Exp", "Log"), rows.first_only),
     **dict.fromkeys(("Sin", "Cos", "Tan", "Sinh", "Cosh", "Tanh", "Asin", "Acos", "Atan"), rows.first_only),
     **dict.fromkeys(("Asinh", "Acosh", "Atanh", "Erf", "Not", "BitwiseNot", "IsNaN", "IsInf"), rows.first_only),
     **dict.fromkeys(("Relu", "LeakyRelu", "ThresholdedRelu", "Elu", "Celu", "Selu", "Gelu", "Mish"), rows.first_only),
-    **dict.fromkeys(
-        ("Sigmoid", "HardSigmoid", "HardSwish", "Softplus", "Softsign", "Shrink", "Swish"), rows.first_only
-    ),
-    **dict.fromkeys(("Identity", "Cast", "CastLike", "BitCast"), rows.first_only),
-    "Dropout": rows.dropout,
+    **dict.fromkeys(("HardSigmoid", "HardSwish", "Softplus", "Softsign", "Shrink", "Swish"), rows.first_only),
+    "Sigmoid": Op(rows.first_only, role="sigmoid"),
+    **dict.fromkeys(("Identity", "Cast"), Op(rows.first_only, multiple="product", role="copy")),
+    **dict.fromkeys(("CastLike", "BitCast"), rows.first_only),
+    "Dropout": Op(rows.dropout, multiple="product"),
     # quantised
-    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear"), quantized.quantized),
+    "QuantizeLinear": Op(quantized.quantized, zero_point=2),
+    "DequantizeLinear": quantized.quantized,
     "DynamicQuantizeLinear": quantized.dynamic,
-    "QLinearConv": quantized.qlinear_conv,
-    "QLinearMatMul": quantized.qlinear_matmul,
+    "QLinearConv": Op(quantized.qlinear_conv, zero_point=7),
+    "QLinearMatMul": Op(quantized.qlinear_matmul, zero_point=7),
     "ConvInteger": quantized.conv_integer,
     "MatMulInteger": quantized.matmul_integer,
     "RotaryEmbedding": attention.rotary,
     # along some axes
-    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), rows.softmax),
+    "Softmax": Op(rows.softmax, role="softmax", masked="choice"),
+    "LogSoftmax": Op(rows.softmax, role="log-softmax", masked="choice"),
+    "Hardmax": rows.softmax,
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool"), rows.pooling),
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), rows.pooling),
     **dict.fromkeys(("Resize", "Upsample"), rows.resize),
-    "CumSum": rows.cumulative,
+    "CumSum": Op(rows.cumulative, masked=EXACT),
     "CumProd": rows.cumulative,
-    "TopK": rows.largest,
+    "TopK": Op(rows.largest, masked="topk"),
     "Trilu": lambda c: along(c.x, [c.y], (-2, -1), "a triangle of this matrix is kept", n_operands=len(c.operands)),
     "GridSample": spatial.grid_sample,
     "ReverseSequence": spatial.reversed_sequence,
@@ -127,16 +136,17 @@ ROWS: Mapping[str, Row] = {
         ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"),
         partial(rows.reduction, statistic="sum"),
     ),
-    "ReduceMean": partial(rows.reduction, statistic="mean"),
-    **dict.fromkeys(("ReduceMax", "ReduceMin"), partial(rows.reduction, statistic="extreme")),
-    "ReduceLogSumExp": partial(rows.reduction, statistic="choice"),
+    "ReduceMean": Op(partial(rows.reduction, statistic="mean"), masked="reduce_mean"),
+    "ReduceMax": Op(partial(rows.reduction, statistic="extreme"), masked="choice"),
+    "ReduceMin": Op(partial(rows.reduction, statistic="extreme"), masked="choice_of_least"),
+    "ReduceLogSumExp": Op(partial(rows.reduction, statistic="choice"), masked="choice"),
     "ReduceProd": partial(rows.reduction, statistic="other"),
-    "ArgMax": rows.arg_reduction,
-    "ArgMin": rows.arg_reduction,
+    "ArgMax": Op(rows.arg_reduction, masked="choice"),
+    "ArgMin": Op(rows.arg_reduction, masked="choice_of_least"),
     # rearranging
-    "Reshape": rows.reshaped,
-    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), rows.rearranged),
-    "Transpose": rows.transposed,
+    "Reshape": Op(rows.reshaped, role="view"),
+    **dict.fromkeys(("Flatten", "Squeeze", "Unsqueeze"), Op(rows.rearranged, role="view")),
+    "Transpose": Op(rows.transposed, role="turn"),
     "Expand": rows.expanded,
     "Tile": rows.tiled,
     "DepthToSpace": rows.depth_to_space,

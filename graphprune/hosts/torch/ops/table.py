@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from graphprune.hosts.torch.ops import lookups, rows, sums, views
 from graphprune.hosts.torch.ops.rows import ORDER, POOLED
-from graphprune.rules.call import Row
+from graphprune.rules.call import EXACT, Op, Row
 
 _UNARY = """
     abs acos acosh angle asin asinh atan atanh ceil celu conj conj_physical cos cosh deg2rad digamma elu erf erfc
     erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu
-    lgamma log log10 log1p log2 log_sigmoid logical_not mish neg negative nan_to_num rad2deg real imag reciprocal relu
-    relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit
+    lgamma log log10 log1p log2 log_sigmoid logical_not mish nan_to_num rad2deg real imag reciprocal relu
+    relu6 round rsqrt selu sgn sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit
     special_log1p sqrt square tan tanh threshold trunc fix bitwise_not logit isneginf isposinf to_dense
     log_sigmoid_forward clamp clamp_min clamp_max clip zeros_like ones_like full_like empty_like fill.Scalar
     special_ndtr relu_ silu_ _conj round.decimals atan2
@@ -28,28 +28,28 @@ _COPIES = """
 """.split()  # noqa: SIM905
 
 _BINARY = """
-    add.Tensor add.Scalar sub.Tensor sub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
-    div.Scalar_mode rsub.Scalar rsub.Tensor pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor maximum minimum max.other
-    min.other eq.Scalar ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
+    add.Scalar sub.Scalar div.Tensor_mode div.Scalar_mode
+    rsub.Scalar pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor maximum minimum max.other min.other
+    eq.Scalar ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
     le.Tensor le.Scalar logical_and logical_or logical_xor bitwise_and.Tensor bitwise_and.Scalar bitwise_or.Tensor
     bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar __and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar
     __xor__.Tensor fmod.Tensor fmod.Scalar remainder.Tensor remainder.Scalar floor_divide floor_divide.Scalar
-    true_divide.Tensor xlogy.Tensor xlogy.Scalar_Self logaddexp hypot polar complex copysign.Tensor copysign.Scalar
+    xlogy.Tensor xlogy.Scalar_Self logaddexp hypot polar complex copysign.Tensor copysign.Scalar
     fmax fmin heaviside ldexp.Tensor special_xlog1py bitwise_left_shift.Tensor bitwise_right_shift.Tensor
     bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar isclose
     where.self where.ScalarOther where.ScalarSelf where.Scalar lerp.Tensor lerp.Scalar addcmul addcdiv clamp.Tensor
     clamp_min.Tensor clamp_max.Tensor masked_fill.Scalar masked_fill.Tensor expand_as copy float_power.Tensor_Scalar
-    nextafter fill.Tensor multiply.Tensor divide.Tensor subtract.Tensor greater.Tensor less.Tensor
+    nextafter fill.Tensor greater.Tensor less.Tensor
 """.split()  # noqa: SIM905
 
 _RANGES = "a range or a pattern of indices is made along this axis"
 
 
-def _named(names: list[str], row: Row) -> dict[str, Row]:
+def _named(names: list[str], row: Row | Op) -> dict[str, Row | Op]:
     return {f"aten.{name}" if "." in name else f"aten.{name}.default": row for name in names}
 
 
-ROWS: dict[str, Row] = {
+ROWS: dict[str, Row | Op] = {
     # weighted sums
     "aten.linear.default": sums.linear,
     "aten.matmul.default": sums.matmul,
@@ -74,53 +74,63 @@ ROWS: dict[str, Row] = {
     "aten.convolution.default": sums.conv,
     "aten.scaled_dot_product_attention.default": sums.sdpa,
     "aten.einsum.default": sums.einsum,
-    "transformers.grouped_mm_fallback.default": sums.grouped_mm,
-    "aten._grouped_mm.default": sums.grouped_mm,
+    "transformers.grouped_mm_fallback.default": Op(sums.grouped_mm, masked="grouped_mm"),
+    "aten._grouped_mm.default": Op(sums.grouped_mm, masked="grouped_mm"),
     "aten.cdist.default": sums.cdist,
     "aten._cdist_forward.default": sums.cdist,
-    "aten.cosine_similarity.default": sums.cosine_similarity,
+    "aten.cosine_similarity.default": Op(sums.cosine_similarity, masked=EXACT),
     "aten.grid_sampler.default": sums.grid_sampler,
     "aten.grid_sampler_2d.default": sums.grid_sampler,
     "aten.grid_sampler_3d.default": sums.grid_sampler,
-    "aten._weight_norm.default": sums.weight_norm,
+    "aten._weight_norm.default": Op(sums.weight_norm, masked=EXACT),
     "aten.lstm.input": sums.lstm,
     "aten.gru.input": sums.lstm,
     "aten.rnn_tanh.input": sums.lstm,
     "aten.rnn_relu.input": sums.lstm,
     # normalisations
-    "aten._native_batch_norm_legit_no_training.default": rows.batch_norm,
-    "aten._native_batch_norm_legit.no_stats": rows.batch_norm,
-    "aten._native_batch_norm_legit_functional.default": rows.batch_norm_updating,
-    "aten.batch_norm.default": rows.batch_norm,
-    "aten.layer_norm.default": rows.layer_norm,
-    "aten.native_layer_norm.default": rows.layer_norm,
-    "aten.rms_norm.default": rows.layer_norm,
-    "aten._fused_rms_norm.default": rows.layer_norm,
-    "aten.group_norm.default": rows.group_norm,
-    "aten.native_group_norm.default": rows.native_group_norm,
-    "aten.instance_norm.default": rows.instance_norm,
+    "aten._native_batch_norm_legit_no_training.default": Op(rows.batch_norm, role="batch-norm"),
+    "aten._native_batch_norm_legit.no_stats": Op(rows.batch_norm, role="batch-norm", masked="batch_norm"),
+    "aten._native_batch_norm_legit_functional.default": Op(rows.batch_norm_updating, role="batch-norm"),
+    "aten.batch_norm.default": Op(rows.batch_norm, role="batch-norm"),
+    "aten.layer_norm.default": Op(rows.layer_norm, masked="layer_norm"),
+    "aten.native_layer_norm.default": Op(rows.layer_norm, masked="native_layer_norm"),
+    "aten.rms_norm.default": Op(rows.layer_norm, masked="rms_norm"),
+    "aten._fused_rms_norm.default": Op(rows.layer_norm, masked="fused_rms_norm"),
+    "aten.group_norm.default": Op(rows.group_norm, masked="group_norm"),
+    "aten.native_group_norm.default": Op(rows.native_group_norm, masked="native_group_norm"),
+    "aten.instance_norm.default": Op(rows.instance_norm, masked="instance_norm"),
     # element by element
     **_named(_UNARY, rows.elementwise),
     **_named(_BINARY, rows.elementwise),
-    **_named(_COPIES, rows.copied),
+    **_named(["add.Tensor"], Op(rows.elementwise, sums=(0, 1))),
+    **_named(["sub.Tensor", "subtract.Tensor"], Op(rows.elementwise, sums=(0,))),
+    **_named(["rsub.Tensor"], Op(rows.elementwise, sums=(1,))),
+    **_named(
+        ["mul.Tensor", "mul.Scalar", "multiply.Tensor", "neg", "negative"], Op(rows.elementwise, multiple="product")
+    ),
+    **_named(
+        ["div.Tensor", "div.Scalar", "divide.Tensor", "true_divide.Tensor"], Op(rows.elementwise, multiple="quotient")
+    ),
+    **_named(["sigmoid"], Op(rows.elementwise, role="sigmoid")),
+    **_named(_COPIES, Op(rows.copied, multiple="product", role="copy")),
     "aten.copy_.default": rows.elementwise,  # what a forward writes into a buffer
     "aten.eq.Tensor": rows.compared,
     "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,
     "aten.to.other": rows.first_only,
-    "aten.dropout.default": rows.dropout,
+    "aten.dropout.default": Op(rows.dropout, multiple="product"),
     "aten.native_dropout.default": rows.dropout,
-    "aten.feature_dropout.default": rows.dropout,
+    "aten.feature_dropout.default": Op(rows.dropout, multiple="product"),
     "aten.prelu.default": rows.prelu,
     "aten._prelu_kernel.default": rows.elementwise,
     "aten.glu.default": rows.glu,
     # along some axes
-    "aten.softmax.int": rows.choice,
-    "aten._softmax.default": rows.choice,
-    "aten._safe_softmax.default": rows.choice,
-    "aten.log_softmax.int": rows.choice,
-    "aten._log_softmax.default": rows.choice,
-    "aten.cumsum.default": rows.cumsum,
+    "aten.softmax.int": Op(rows.choice, role="softmax", masked="choice"),
+    "aten._softmax.default": Op(rows.choice, role="softmax", masked="choice"),
+    "aten._safe_softmax.default": Op(rows.choice, role="softmax", masked="choice"),
+    "aten.log_softmax.int": Op(rows.choice, role="log-softmax", masked="choice"),
+    "aten._log_softmax.default": Op(rows.choice, role="log-softmax", masked="choice"),
+    "aten.cumsum.default": Op(rows.cumsum, masked=EXACT),
     "aten.cumprod.default": rows.along(ORDER),
     "aten.cummax.default": rows.along(ORDER),
     "aten.cummin.default": rows.along(ORDER),
@@ -129,7 +139,7 @@ ROWS: dict[str, Row] = {
     "aten.sort.stable": rows.sort,
     "aten.argsort.default": rows.sort,
     "aten.argsort.stable": rows.sort,
-    "aten.topk.default": rows.topk,
+    "aten.topk.default": Op(rows.topk, masked="topk"),
     "aten.diff.default": rows.along(ORDER),
     "aten.cross.default": rows.cross,
     "aten.linalg_cross.default": rows.cross,
@@ -192,20 +202,20 @@ ROWS: dict[str, Row] = {
     "aten.linalg_vector_norm.default": rows.norm,
     "aten.norm.Scalar": rows.norm,
     "aten.norm.ScalarOpt_dim": rows.norm,
-    "aten.mean.default": rows.reduce("mean"),
-    "aten.mean.dim": rows.reduce("mean"),
-    "aten.var.default": rows.reduce("mean"),
-    "aten.var.dim": rows.reduce("mean"),
-    "aten.var.correction": rows.reduce("mean"),
-    "aten.std.default": rows.reduce("mean"),
-    "aten.std.dim": rows.reduce("mean"),
-    "aten.std.correction": rows.reduce("mean"),
-    "aten.var_mean.default": rows.reduce("mean"),
-    "aten.var_mean.dim": rows.reduce("mean"),
-    "aten.var_mean.correction": rows.reduce("mean"),
-    "aten.std_mean.default": rows.reduce("mean"),
-    "aten.std_mean.dim": rows.reduce("mean"),
-    "aten.std_mean.correction": rows.reduce("mean"),
+    "aten.mean.default": Op(rows.reduce("mean"), masked="mean"),
+    "aten.mean.dim": Op(rows.reduce("mean"), masked="mean"),
+    "aten.var.default": Op(rows.reduce("mean"), masked="var"),
+    "aten.var.dim": Op(rows.reduce("mean"), masked="var"),
+    "aten.var.correction": Op(rows.reduce("mean"), masked="var"),
+    "aten.std.default": Op(rows.reduce("mean"), masked="std"),
+    "aten.std.dim": Op(rows.reduce("mean"), masked="std"),
+    "aten.std.correction": Op(rows.reduce("mean"), masked="std"),
+    "aten.var_mean.default": Op(rows.reduce("mean"), masked="var_mean"),
+    "aten.var_mean.dim": Op(rows.reduce("mean"), masked="var_mean"),
+    "aten.var_mean.correction": Op(rows.reduce("mean"), masked="var_mean"),
+    "aten.std_mean.default": Op(rows.reduce("mean"), masked="std_mean"),
+    "aten.std_mean.dim": Op(rows.reduce("mean"), masked="std_mean"),
+    "aten.std_mean.correction": Op(rows.reduce("mean"), masked="std_mean"),
     "aten.all.default": rows.reduce("other"),
     "aten._is_all_true.default": rows.reduce("other"),
     "aten._is_any_true.default": rows.reduce("sum"),
@@ -213,35 +223,35 @@ ROWS: dict[str, Row] = {
     "aten.all.dims": rows.reduce("other"),
     "aten.prod.default": rows.reduce("other"),
     "aten.prod.dim_int": rows.reduce("other"),
-    "aten.max.default": rows.reduce("extreme"),
-    "aten.max.dim": rows.chosen(1, "extreme"),
-    "aten.min.default": rows.reduce("extreme"),
-    "aten.min.dim": rows.chosen(1, "extreme"),
-    "aten.amax.default": rows.reduce("extreme"),
-    "aten.amin.default": rows.reduce("extreme"),
+    "aten.max.default": Op(rows.reduce("extreme"), masked="choice"),
+    "aten.max.dim": Op(rows.chosen(1, "extreme"), masked="choice"),
+    "aten.min.default": Op(rows.reduce("extreme"), masked="choice_of_least"),
+    "aten.min.dim": Op(rows.chosen(1, "extreme"), masked="choice_of_least"),
+    "aten.amax.default": Op(rows.reduce("extreme"), masked="choice"),
+    "aten.amin.default": Op(rows.reduce("extreme"), masked="choice_of_least"),
     "aten.aminmax.default": rows.reduce("other"),
-    "aten.argmax.default": rows.chosen(0),
-    "aten.argmin.default": rows.chosen(0),
+    "aten.argmax.default": Op(rows.chosen(0), masked="choice"),
+    "aten.argmin.default": Op(rows.chosen(0), masked="choice_of_least"),
     "aten.median.dim": rows.reduce("other"),
-    "aten.logsumexp.default": rows.reduce("choice"),
+    "aten.logsumexp.default": Op(rows.reduce("choice"), masked="choice"),
     # views
-    "aten.view.default": views.reshape("size"),
-    "aten._unsafe_view.default": views.reshape("size"),
-    "aten.reshape.default": views.reshape("shape"),
-    "aten.flatten.using_ints": views.reshape(),
-    "aten.unsqueeze.default": views.reshape(),
-    "aten.squeeze.dim": views.squeeze,
-    "aten.squeeze.dims": views.squeeze,
-    "aten.unflatten.int": views.unflatten,
-    "aten.permute.default": views.permute,
-    "aten.transpose.int": views.transpose,
-    "aten.swapaxes.default": views.transpose,
-    "aten.adjoint.default": views.transpose,
-    "aten.mT.default": views.transpose,
-    "aten.t.default": views.reverse_axes,
-    "aten.numpy_T.default": views.reverse_axes,
-    "aten.movedim.intlist": views.movedim,
-    "aten.movedim.int": views.movedim,
+    "aten.view.default": Op(views.reshape("size"), role="view"),
+    "aten._unsafe_view.default": Op(views.reshape("size"), role="view"),
+    "aten.reshape.default": Op(views.reshape("shape"), role="view"),
+    "aten.flatten.using_ints": Op(views.reshape(), role="view"),
+    "aten.unsqueeze.default": Op(views.reshape(), role="view"),
+    "aten.squeeze.dim": Op(views.squeeze, role="view"),
+    "aten.squeeze.dims": Op(views.squeeze, role="view"),
+    "aten.unflatten.int": Op(views.unflatten, role="view"),
+    "aten.permute.default": Op(views.permute, role="turn"),
+    "aten.transpose.int": Op(views.transpose, role="turn"),
+    "aten.swapaxes.default": Op(views.transpose, role="turn"),
+    "aten.adjoint.default": Op(views.transpose, role="turn"),
+    "aten.mT.default": Op(views.transpose, role="turn"),
+    "aten.t.default": Op(views.reverse_axes, role="turn"),
+    "aten.numpy_T.default": Op(views.reverse_axes, role="turn"),
+    "aten.movedim.intlist": Op(views.movedim, role="turn"),
+    "aten.movedim.int": Op(views.movedim, role="turn"),
     "aten.expand.default": views.expand,
     "aten.broadcast_to.default": views.expand,
     "aten.broadcast_tensors.default": rows.elementwise,

@@ -1,0 +1,160 @@
+"""What a budget cannot reach is not measured, and what is as tall as a vocabulary is read in pieces."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphprune as gp
+from graphprune.data.batches import open_batches
+from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.importance import context, criterion
+from graphprune.importance.context import Evidence
+from graphprune.passes import calibrate
+from graphprune.runtime import sessions
+from graphprune.statistics import products
+from graphprune.statistics.collect import collect
+from graphprune.statistics.moments import Moments
+
+WORDS, WIDTH, INNER = 3000, 12, 40
+
+
+class Words(nn.Module):
+    """A residual stream between a table of words and a head that is tied to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(WORDS, WIDTH)
+        self.norm, self.up, self.down = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, INNER), nn.Linear(INNER, WIDTH)
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        return self.head(x + self.down(torch.relu(self.up(self.norm(x)))))
+
+
+def words() -> tuple[Words, torch.Tensor, list[dict[str, np.ndarray]]]:
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    batches = [{"ids": rng.integers(0, WORDS, (2, 8))} for _ in range(4)]
+    return Words().eval(), torch.from_numpy(batches[0]["ids"]), batches
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """For each walk over calibration data the weights whose readers are measured."""
+    found: list[set[str]] = []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        statistics = collect(*args, **options)
+        found.append({use.weight for uses in statistics.consumers.values() for use in uses})
+        return statistics
+
+    monkeypatch.setattr(calibrate, "collect", noted)
+    return found
+
+
+LAYER, ALL = {"down.weight"}, {"down.weight", "up.weight", "head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"target": "macs=0.99"}, LAYER),
+        ({"target": "params=0.99"}, LAYER),
+        ({"target": "macs=0.5"}, ALL),  # the layer alone cannot give so much
+        ({"target": "macs=0.99", "max_ratio": 0.1}, ALL),
+        ({"target": "macs=0.99", "protect": "neuron"}, ALL - LAYER),
+        ({"target": "macs=0.99", "protect_ratio": 0.1}, ALL),
+        ({"target": "macs=0.5", "only": "hidden"}, ALL - LAYER),
+        ({"target": "macs=0.99", "criterion": "wanda", "allocation": "uniform"}, LAYER),
+    ],
+)
+def test_readers_of_what_cannot_be_cut_are_not_measured(options, expected, measured):
+    model, example, batches = words()
+    if "only" in options:
+        (stream,) = (group for group in gp.analyze(model, example).groups if group.size == WIDTH)
+        options = {**options, "only": stream.kind}
+    result = gp.prune(model, example, calibration=batches, verify=False, align=1, **options)
+    assert [expected] == measured
+    assert result.plan.groups
+
+
+def test_statistics_are_taken_anew_where_a_later_target_reaches_further(measured):
+    model, example, data = words()
+    host = TorchHost.trace(model, (example,))
+    batches = open_batches(data, host)
+    for target in ("macs=0.99", "macs=0.995", "macs=0.5", "macs=0.99"):
+        gp.prune(host, target=target, calibration=batches, verify=False, align=1)
+    assert measured == [LAYER, ALL]
+
+
+def test_what_goes_into_a_file_is_measured_for_all_groups(measured, tmp_path):
+    model, example, batches = words()
+    for target in ("macs=0.99", "macs=0.5"):
+        gp.prune(
+            model, example, target=target, calibration=batches, verify=False, align=1, statistics=tmp_path / "s.npz"
+        )
+    assert measured == [ALL]
+
+
+def test_measuring_copies_no_outputs_of_a_vocabulary(monkeypatch):
+    """Numbers of NumPy at the peak, beside the outputs of a batch that PyTorch holds: a part of these."""
+    monkeypatch.setattr(products, "CELLS", 1 << 18)
+    rng = np.random.default_rng(0)
+    rows, columns = 64, 1 << 17
+    outputs = rng.standard_normal((rows, 1, columns), np.float32)
+    moments = Moments.zeros(1, columns, full=False)
+    tracemalloc.start()
+    moments.add(outputs)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.4 * outputs.nbytes
+    np.testing.assert_allclose(moments.variance, outputs.var(0, dtype=np.float64), rtol=1e-4)
+    np.testing.assert_array_equal(moments.positive, (outputs > 0).sum(0))
+
+
+@pytest.mark.parametrize("name", ["obs", "wanda", "wifv"])
+def test_scores_are_the_same_in_pieces_and_copy_no_weight(name, monkeypatch):
+    model, example, data = words()
+    host = TorchHost.trace(model, (example,)).folded()
+    analysis = gp.analyze(model, example)
+    evidence = Evidence(analysis, host.read, statistics=collect(host, analysis, data), host=host)
+    whole = criterion(name).score(evidence)
+    monkeypatch.setattr(context, "CELLS", 100 * WIDTH)
+    tracemalloc.start()
+    pieces = criterion(name).score(evidence)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    for group in analysis.groups:
+        np.testing.assert_allclose(pieces[group.name], whole[group.name], rtol=1e-6)
+    assert peak < 8 * WORDS * WIDTH  # bytes of the table in double precision
+
+
+def test_chunks_of_wide_rows_are_small(monkeypatch):
+    monkeypatch.setattr(products, "CELLS", 10)
+    assert products.few_of(np.zeros((50, 2, 3))) == 1
+    assert products.few_of(np.zeros((50, 1, 3))) == 3
+    assert products.few_of(np.zeros((50, 1, 1))) == 10
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_weights_lie_beside_a_file_where_they_are_asked_to(kind, tmp_path):
+    model, example, data = words()
+    host: Any = TorchHost.trace(model, (example,))
+    host.save_onnx(tmp_path / "whole.onnx")
+    if kind == "onnx":
+        host = OnnxHost.load(tmp_path / "whole.onnx")
+    host.save_onnx(tmp_path / "beside.onnx", beside=True)
+    assert (tmp_path / "beside.onnx.data").stat().st_size > 4 * WORDS * WIDTH
+    assert (tmp_path / "beside.onnx").stat().st_size < 4 * WORDS * WIDTH
+    (want,) = sessions.run_file(tmp_path / "whole.onnx", data[0]).values()
+    (got,) = sessions.run_file(tmp_path / "beside.onnx", data[0]).values()
+    np.testing.assert_array_equal(got, want)
