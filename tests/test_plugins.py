@@ -266,10 +266,12 @@ def test_an_allocation(model):
             with pytest.raises(OptionError, match=message):
                 gp.prune(model, target="macs=0.5", allocation="test-half", verify=False)
         share.register("test-half", half, needs="losses", replace=True)
-        with pytest.raises(
-            OptionError, match="^allocation 'test-half' shares the budget by losses on calibration data"
-        ):
-            gp.prune(model, target="macs=0.5", allocation="test-half", verify=False)
+        text = "analyze,score,allocate{macs=0.5 allocation=test-half},slice-groups"
+        with pytest.raises(OptionError, match="^allocation 'test-half' shares the budget by losses on calibration"):
+            gp.prune(model, pipeline=text, verify=False)
+        options = {"target": "macs=0.5", "allocation": "test-half", "calibration": "random", "verify": False}
+        assert "measure-losses" in [name for name, _ in gp.prune(model, **options).report.seconds]
+        assert given[-1].losses.keys() == given[-1].allowed
     finally:
         del share.METHODS["test-half"]
 
