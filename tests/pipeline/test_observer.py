@@ -102,6 +102,13 @@ def test_times_and_logs(caplog, tmp_path):
     assert any(level == "DEBUG" and re.fullmatch(r"allocate took \d\.\d+ s", text) for level, text in told)
 
 
+def test_what_is_a_part_of_something_larger_is_logged_once(caplog, tmp_path):
+    with caplog.at_level(logging.INFO, "graphprune"):
+        gp.sweep(small_model(tmp_path / "m.onnx"), targets=["macs=0.9", "macs=0.5"], latency=False, verify=False)
+    scored = [record.getMessage() for record in caplog.records if record.getMessage().endswith("allocate")]
+    assert scored == ["macs=0.9 (1 of 2): allocate", "macs=0.5 (2 of 2): allocate"]
+
+
 def test_what_progress_may_be():
     assert isinstance(observing(None), Logged)
     logged, silent = observing(SILENT).observers
