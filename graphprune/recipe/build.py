@@ -31,7 +31,7 @@ from graphprune.passes import (
     default_pipeline,
 )
 from graphprune.planning.select import block_kinds
-from graphprune.planning.share import MEASURED
+from graphprune.planning.share import METHODS
 from graphprune.planning.target import parse_targets
 from graphprune.recipe.sections import Selection
 
@@ -73,7 +73,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
         Compensate(rung) if rung != "none" else None,
-        MeasureLosses() if allocation == MEASURED and recipe.targets else None,
+        MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
     return choosing(passes, rung) if allocation == MEASURED and not sharing.allocation else passes
@@ -82,9 +82,14 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     """The pass that takes what a criterion and an allocation need, if they need statistics."""
     needs = find_criterion(criterion).needs
-    if allocation == MEASURED:
+    if allocation and goes_by_losses(allocation):
         return Calibrate(apart=True)
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
+
+
+def goes_by_losses(allocation: str) -> bool:
+    """Whether an allocation needs losses that are measured on trial."""
+    return METHODS.find(allocation).needs == "losses"
 
 
 def targeted(each: Pass, targets: Sequence[str]) -> Pass:

@@ -23,6 +23,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from graphprune.observer import Observer, Step
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -64,16 +66,16 @@ CASES = {
 
 
 @dataclass
-class Peaks:
-    """The peak of each phase, from what ``progress`` is told."""
+class Peaks(Observer):
+    """The peak of each phase, which is a step by its name."""
 
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     phase: str = "before"
     begun: float = field(default_factory=time.perf_counter)
 
-    def __call__(self, step: str) -> None:
-        """Told that a step begins."""
-        phase = step.split(" ")[0] if step else "after"
+    def step(self, step: Step | None) -> None:
+        """Told that a step begins, or that the last one has ended."""
+        phase = step.name if step is not None else "after"
         if phase == self.phase:
             return
         row = self.rows.setdefault(self.phase, {"peak": 0.0, "left": 0.0, "seconds": 0.0})
@@ -143,7 +145,7 @@ def run(case: Case, options: argparse.Namespace) -> dict:
     result = gp.prune(
         model, example, target={"macs": case.macs}, calibration=batches, verify=not options.unverified, progress=peaks
     )
-    peaks("")
+    peaks.step(None)
     rows = peaks.rows
     return {
         "weights": weights,
