@@ -165,7 +165,7 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         OptionError: It is of another type.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if kind is int and number and isinstance(value, Integral) and abs(value) < _LARGE:
+    if kind is int and number and isinstance(value, Integral) and abs(int(value)) < _LARGE:
         return int(value)
     elif kind is float and number and -_LARGE < value < _LARGE:
         return float(value)
