@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 import graphprune as gp
+from graphprune.compensation.activation_cache import Spool
 from graphprune.data.batches import open_batches
 from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.torch import module as torch_module
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance import context, criterion
 from graphprune.importance.context import Evidence
@@ -158,3 +160,42 @@ def test_weights_lie_beside_a_file_where_they_are_asked_to(kind, tmp_path):
     (want,) = sessions.run_file(tmp_path / "whole.onnx", data[0]).values()
     (got,) = sessions.run_file(tmp_path / "beside.onnx", data[0]).values()
     np.testing.assert_array_equal(got, want)
+
+
+def test_large_files_run_once_as_they_do_otherwise(monkeypatch, tmp_path):
+    model, example, data = words()
+    TorchHost.trace(model, (example,)).save_onnx(tmp_path / "net.onnx")
+    (want,) = sessions.run_file(tmp_path / "net.onnx", data[0]).values()
+    monkeypatch.setattr(sessions, "LARGE", 0)
+    (got,) = sessions.run_file(tmp_path / "net.onnx", data[0]).values()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_measured_is_gone_once_nothing_asks_for_it(monkeypatch):
+    """And the module is proven as ever where the outputs that it is held against wait on disk."""
+    monkeypatch.setattr(torch_module, "HELD", 0)
+    model, example, data = words()
+    result = gp.prune(model, example, target="macs=0.99", calibration=data, align=1)
+    assert result.state.statistics is None
+    assert not result.state.batches.statistics
+    assert result.plan.groups
+    assert isinstance(result.module, Words)
+    with torch.no_grad():
+        (want,) = result.state.host.run(data[1]).values()
+        np.testing.assert_allclose(result.module(torch.from_numpy(data[1]["ids"])).numpy(), want, rtol=1e-4, atol=1e-5)
+    kept = open_batches(data, TorchHost.trace(model, (example,)))
+    gp.prune(model, example, target="macs=0.99", calibration=kept, align=1, verify=False)
+    assert kept.statistics
+
+
+def test_a_module_that_is_wrong_on_one_example_is_refused(monkeypatch):
+    """Whichever of the two it is, and wherever these wait."""
+    monkeypatch.setattr(torch_module, "HELD", 0)
+    model, example, _ = words()
+    host = TorchHost.trace(model, (example,))
+    for wrong in range(torch_module._EXAMPLES):
+        with Spool([{}] * torch_module._EXAMPLES, 0) as expected:
+            use = torch_module._forward(host, expected)
+            assert use.judge(model) == ""
+            expected[wrong] = {name: array + 0.1 for name, array in expected[wrong].items()}
+            assert "its outputs differ" in use.judge(model)
