@@ -94,7 +94,7 @@ def test_statistics_are_taken_anew_where_a_later_target_reaches_further(measured
     model, example, data = words()
     session = gp.Session(model, example, data=data)
     for target in ("macs=0.99", "macs=0.995", "macs=0.5", "macs=0.99"):
-        session.prune(gp.Recipe(target=target, verify=False, align=1))
+        session.prune(target=target, verify=False, align=1)
     assert measured == [LAYER, ALL]
 
 
@@ -185,7 +185,7 @@ def test_what_was_measured_is_gone_once_nothing_asks_for_it(monkeypatch):
         (want,) = result.state.host.run(data[1]).values()
         np.testing.assert_allclose(result.module(torch.from_numpy(data[1]["ids"])).numpy(), want, rtol=1e-4, atol=1e-5)
     session = gp.Session(model, example, data=data)
-    session.prune(gp.Recipe(target="macs=0.99", align=1))
+    session.prune(target="macs=0.99", align=1)
     assert len(session.measured) > 0
 
 
