@@ -251,24 +251,32 @@ def _forward(pruned: TorchHost, expected: Spool) -> Use:
 
 def _difference(module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Spool) -> str:
     """Why the module does not compute what the pruned graph does; empty if it does."""
-    for i, inputs in enumerate(examples):
-        want = list(expected[i].values())
-        args, kwargs = pruned.arguments(inputs)
-        try:
-            with untouched(module, runs=True), inference(module):
-                torch.manual_seed(0)  # as the graph is run
-                output = module(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
-            return f"it fails with '{first_line(error)}'"
-        got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        if len(got) != len(want):
-            return f"it returns {len(got)} tensors instead of {len(want)}"
-        for ours, theirs in zip(got, want, strict=True):
-            if tuple(ours.shape) != theirs.shape:
-                return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
-            off = _off(ours, theirs)
-            if not off <= TOLERANCE:
-                return f"its outputs differ by {off:.2g} of the largest value"
+    # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
+    found = (_difference_on(module, pruned, inputs, expected, i) for i, inputs in enumerate(examples))
+    return next(filter(None, found), "")
+
+
+def _difference_on(
+    module: nn.Module, pruned: TorchHost, inputs: Mapping[str, Any], expected: Spool, number: int
+) -> str:
+    """As :func:`_difference`, on one example."""
+    args, kwargs = pruned.arguments(inputs)
+    try:
+        with untouched(module, runs=True), inference(module):
+            torch.manual_seed(0)  # as the graph is run
+            output = module(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
+        return f"it fails with '{first_line(error)}'"
+    want = list(expected[number].values())
+    got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    if len(got) != len(want):
+        return f"it returns {len(got)} tensors instead of {len(want)}"
+    for ours, theirs in zip(got, want, strict=True):
+        if tuple(ours.shape) != theirs.shape:
+            return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+        off = _off(ours, theirs)
+        if not off <= TOLERANCE:
+            return f"its outputs differ by {off:.2g} of the largest value"
     return ""
 
 
