@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from graphprune.data.batches import set_apart
 from graphprune.early import n_leading, require_options, require_selected, with_reach
 from graphprune.errors import OptionError, TargetError
+from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
 from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
@@ -88,7 +90,9 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
         )
     passes = passes_of(opened, recipe, running)
     require_options(passes, calibrated=opened.calibrated)
-    state = replace(opened.start(observer), profile=running.table)
+    asked = parse_losses(recipe.judge.loss, used=opened.calibrated or bool(recipe.select.protect_ratio))
+    state = opened.start(observer)
+    state = replace(state, profile=running.table, asked=known_losses(asked, state.host))
     if opened.calibrated:
         passes = passes_of(opened, recipe, running, measurable=opened.measurable)
     if unknown := {*running.dump_after}.difference(present := named(passes)):
@@ -104,7 +108,8 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     state = run(passes[:n], state)
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
-    state = replace(state, batches=opened.batches(recipe.seed), evaluation=opened.evaluation(observer))
+    fitted, held = set_apart(opened.batches(recipe.seed))
+    state = replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer))
     state = run(passes[n:], state)
     if recipe.passes:
         state.require_sliced()

@@ -26,3 +26,5 @@ ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", 
 """Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
 COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
 """Those of :data:`graphprune.compensation.RUNGS` and ``NORMS``."""
+LOSSES = ("auto", "kl", "bce", "mse", "cosine")
+"""How outputs can be compared (:mod:`graphprune.importance.judge`)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from graphprune.analysis.groups import analyze_graph
 from graphprune.compiling import Running, finished, with_note
+from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
 from graphprune.hosts.onnx.refits import with_refits
@@ -68,8 +69,8 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     state = _planned(opened.start(observer), plan)
     assert state.plan is not None
     rung = state.plan.options.get("compensation", "none")
-    batches = opened.batches(recipe.seed)
-    state = replace(state, batches=batches, plan=state.plan.without_refit())
+    batches, held = set_apart(opened.batches(recipe.seed))
+    state = replace(state, batches=batches, held=held, plan=state.plan.without_refit())
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if recipe.proof.verify:
         passes.append(Verify(recipe.seed, recipe.proof.unproven))

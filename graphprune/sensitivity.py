@@ -18,17 +18,18 @@ from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES, Batches, open_batches
 from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
-from graphprune.evaluation import Evaluation, Runner, require_evaluation
+from graphprune.evaluation import Evaluation, Runner
 from graphprune.files import read_json, write_text
 from graphprune.hosts.host import Runnable
 from graphprune.hosts.onnx.blame import blaming_models
+from graphprune.importance.judge import judges_for, known_losses, parse_losses
 from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
 from graphprune.opening import Shapes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
-from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, judged_loss, output_error, trials
 from graphprune.pipeline.trials import SAMPLES as TRIED
 from graphprune.planning.allocation import Limits
 from graphprune.planning.plan import fingerprint
@@ -64,7 +65,7 @@ class _Measured:
 @blaming_models
 @in_turn
 @frozen_heap()
-@takes_recipe(only=("criterion", "protect", "only", "seed"))
+@takes_recipe(only=("criterion", "loss", "protect", "only", "seed"))
 def sensitivity(
     model: Any,
     example_inputs: Any = None,
@@ -106,9 +107,6 @@ def sensitivity(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     wanted = Recipe.read(recipe, **keywords)
-    require_evaluation(evaluate, metric)
-    check_ratios(ratios)
-    Limits(align)
     opened = Opened(
         model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
         metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
@@ -142,6 +140,8 @@ def tried(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
+    if recipe.judge.loss and opened.evaluate is not None:
+        raise OptionError("'loss' and 'evaluate' both say what is measured; leave one of them out")
     check_ratios(ratios)
     Limits(align)
     state = _scored(opened, recipe, samples, observer)
@@ -178,6 +178,7 @@ def tried(
 def _scored(opened: Opened, recipe: Recipe, samples: int, observer: Observer) -> State:
     """The state with scores, and with made-up inputs where outputs are to be compared on some and there are none."""
     state = opened.start(observer)
+    state = replace(state, asked=known_losses(parse_losses(recipe.judge.loss), state.host))
     batches = opened.batches(recipe.seed)
     if batches is None and opened.evaluate is None:
         batches = open_batches(None, state.host, samples=samples, seed=recipe.seed)
@@ -199,6 +200,10 @@ def _judged(opened: Opened, state: State, samples: int) -> _Measured:
     evaluation = opened.evaluation(SILENT)
     if evaluation is None:
         assert state.batches is not None
+        if state.asked:
+            judges = judges_for(state.host, state.asked)
+            name = f"loss relative to answering the mean: {'; '.join(map(str, judges))}"
+            return _Measured(name, 0.0, judged_loss(state.host, state.batches, judges, samples), state.batches)
         return _Measured(OUTPUT_ERROR, 0.0, output_error(state.host, state.batches, samples), state.batches)
     if not evaluation.before:
         raise OptionError(f"{evaluation.where} returns no number; expected at least one")

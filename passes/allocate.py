@@ -14,6 +14,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
+from graphprune.importance.judge import judges_for
 from graphprune.importance.loss import Objective, gates_of
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import realised_costs
@@ -168,6 +169,7 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
+            **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }
         plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
         return replace(state, kept=kept, removed=removed, plan=plan)
@@ -317,7 +319,9 @@ class Allocate(Pass):
 
     def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
         """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
-        evidence = Evidence(analysis, state.host.read, self.seed, host=state.host, batches=state.batches)
+        evidence = Evidence(
+            analysis, state.host.read, self.seed, host=state.host, batches=state.batches, asked=state.asked
+        )
         gates = gates_of(evidence, self.allocation)
         objective = Objective(gates)
         orders = {name: np.argsort(scores, kind="stable") for name, scores in state.scores.items()}

@@ -11,10 +11,14 @@ from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Host
+from graphprune.importance.judge import judges_for
+from graphprune.importance.outcome import Outcome, tried
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan
+from graphprune.statistics.holdout import judged_by, samples_of
 from graphprune.statistics.readers import left_alone
 
 
@@ -79,6 +83,7 @@ class Compensate(Pass):
             raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
+        lost = _lost(state)
         if self.rung == NORMS:
             host, changed = reestimate(
                 state.original,
@@ -88,7 +93,7 @@ class Compensate(Pass):
                 state.batches,
                 progress=state.observer.counter(self.name),
             )
-            return replace(state, host=host, plan=self._noted(state.plan, host, changed))
+            return replace(state, host=host, plan=self._noted(state.plan, host, changed), unrefitted=lost)
         host, rows = compensate(
             state.original,
             state.host,
@@ -103,7 +108,7 @@ class Compensate(Pass):
         alone = left_alone(state.original, analysis, state.kept.keys(), gone.union(row.node for row in rows))
         tensors = {name for row in rows for name in (row.weight, row.bias, *row.others) if name is not None}
         noted = self._noted(state.plan, host, tensors)
-        return replace(state, host=host, plan=noted, compensated=rows, left_alone=alone)
+        return replace(state, host=host, plan=noted, compensated=rows, left_alone=alone, unrefitted=lost)
 
     def _noted(self, plan: PruningPlan, host: Host, tensors: Iterable[str]) -> PruningPlan:
         """The plan with the names of what was refitted, and what each tensor is now, to the last bit."""
@@ -111,3 +116,12 @@ class Compensate(Pass):
         digests = {name: host.digest(name) for name in names}
         noted = {"compensation": self.rung, "compensated": names, "digests": digests}
         return replace(plan, options={**plan.options, **noted})
+
+
+def _lost(state: State) -> tuple[Outcome, ...]:
+    """What the outputs have lost so far, on the samples that the result will be judged by; nothing on made-up ones."""
+    if state.original is None or state.batches is None or state.batches.random or state.analysis is None:
+        return ()
+    macs = build_cost_model(state.analysis).cost("macs") / samples_of(state.analysis.graph)
+    inputs, _ = judged_by(state.batches, state.held, macs)
+    return tried(state.original, state.host, inputs, judges_for(state.original, state.asked))

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
-from graphprune.importance.final import final_of
+from graphprune.importance.judge import judges_of
 from graphprune.importance.trials import loss_curves, plan_trials
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
@@ -79,11 +79,12 @@ class MeasureLosses(Pass):
         _, held = apart(len(state.batches))
         each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
         n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
+        judges = judges_of(analysis.graph, state.asked)
         key = self._key(state, held[:n_batches], allowed, n_widths)
         found = state.measured.find(self.name, key)
         if found is None:
             found = loss_curves(
-                Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host),
+                Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host, asked=state.asked),
                 state.scores,
                 groups,
                 [state.batches[i] for i in held[:n_batches]],
@@ -92,9 +93,9 @@ class MeasureLosses(Pass):
             )
             if key:
                 state.measured.keep(self.name, key, found)
-        final = final_of(analysis.graph)
-        if final is not None:
-            note = f"losses are judged by what goes into the {final.kind} at the end of the model, not by probabilities"
+        kinds = dict.fromkeys(each.final.kind for each in judges if each.final is not None and each.final.probable)
+        for kind in kinds:
+            note = f"losses are judged by what goes into the {kind} at the end of the model, not by probabilities"
             state = replace(state, notes=(*state.notes, note))
         return replace(state, losses=found)
 
@@ -104,7 +105,9 @@ class MeasureLosses(Pass):
             return ""
         assert state.batches is not None
         origins = (state.measured.origin(state.host, state.batches, held, products=False), state.statistics.origin)
-        key = hashlib.sha256(repr((fingerprint(state.analyzed(self.name).graph), origins, n_widths)).encode())
+        graph = state.analyzed(self.name).graph
+        judged = [str(each) for each in judges_of(graph, state.asked)]
+        key = hashlib.sha256(repr((fingerprint(graph), origins, n_widths, judged)).encode())
         for name, scores in state.scores.items():
             key.update(f"{name} {name in allowed};".encode() + scores.tobytes())
         return key.hexdigest()

@@ -9,10 +9,11 @@ import numpy as np
 
 from graphprune.data.batches import open_batches
 from graphprune.errors import OptionError
+from graphprune.importance.judge import judges_for
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.pipeline.trials import RATIOS, SAMPLES, Measure, check_ratios, output_error, trials
+from graphprune.pipeline.trials import RATIOS, SAMPLES, Measure, check_ratios, judged_loss, output_error, trials
 from graphprune.planning.select import most_sensitive
 from graphprune.planning.selection import require_ratio
 from graphprune.planning.whole import tiers
@@ -24,6 +25,7 @@ __all__ = [
     "Measure",
     "ProtectSensitive",
     "check_ratios",
+    "judged_loss",
     "output_error",
     "require_ratio",
     "trials",
@@ -37,8 +39,9 @@ RATIO = 0.1
 class ProtectSensitive(Pass):
     """Keeps the groups whole whose removal changes the outputs most.
 
-    Removes part of each group alone, least important units first, and measures the relative error of the outputs on the
-    calibration inputs; a group counts with its mean over ``ratios``. Only groups compete that would be pruned first.
+    Removes part of each group alone, least important units first, and measures the relative error of the outputs (or
+    the loss that the user has asked for) on the calibration inputs; a group counts with its mean over ``ratios``. Only
+    groups compete that would be pruned first.
 
     Attributes:
         ratio: This fraction of the groups is kept whole, rounded up; 0: that of ``select{protect_ratio=...}``, or a
@@ -97,6 +100,8 @@ class ProtectSensitive(Pass):
         groups = tuple(group for group in chosen if group.name in preferred)
         batches = state.batches or open_batches("random", original, samples=self.samples, seed=self.seed)
         measure = output_error(original, batches, self.samples)
+        if state.asked:
+            measure = judged_loss(original, batches, judges_for(original, state.asked), self.samples)
         found: dict[str, list[float]] = {group.name: [] for group in groups}
         for trial in trials(original, analysis, groups, state.scores, self.ratios):
             found[trial.group.name].append(measure(trial.host))

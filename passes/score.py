@@ -88,7 +88,9 @@ class Score(Pass):
         """
         analysis = state.analyzed(self.name)
         found = criterion(self.criterion)
-        evidence = Evidence(analysis, state.host.read, self.seed, state.statistics, state.host, state.batches)
+        evidence = Evidence(
+            analysis, state.host.read, self.seed, state.statistics, state.host, state.batches, state.asked
+        )
         scores = {name: averaged(each) for name, each in found.score(evidence).items()}
         for group in analysis.groups:
             if not np.isfinite(scores[group.name]).all():

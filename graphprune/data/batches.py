@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ SAMPLES = 256
 """How many samples are used where nothing else is said."""
 BATCH_SIZE = 8
 """Samples of a batch where the model takes any number."""
+EIGHTH, JUDGED, LEAST, LEAST_BATCHES = 8, 64, 64, 16
+"""One sample in eight, at most 64, is spared to judge a finished model by; of fewer than 64 none."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Batches:
         *,
         random: bool = False,
         padded: bool = False,
+        spare: int = 0,
     ) -> None:
         self._data, self._specs, self._rows = samples, specs, rows
         self.samples = len(rows)
@@ -87,6 +90,8 @@ class Batches:
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
         self._padded = padded
+        self._spare = spare
+        self._parts: tuple[Batches, Batches | None] | None = None
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -117,6 +122,14 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self[i] for i in range(len(self)))
 
+    def part(self, numbers: Sequence[int]) -> Batches:
+        """Some of the batches, by number from 0, rising; their order stays."""
+        size = self.batch_size
+        at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
+        some = Batches(self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded)
+        some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
+        return some
+
     def unseen(self, most: int) -> Batches | None:
         """Full batches of the source's other samples, at most ``most``, in order; ``None`` if there is not one.
 
@@ -132,6 +145,31 @@ class Batches:
         rows = spread[: n * self.batch_size].astype(np.int64)
         return Batches(self._data, self._specs, rows, self.batch_size)
 
+    def set_apart(self) -> tuple[Batches, Batches | None]:
+        """Batches to fit to, and others to judge the finished model by, which nothing else reads.
+
+        The others are samples of the source that were not drawn, where it has some; else one in eight of these, unless
+        as many were asked for as there are; ``None`` where there are too few. The same two at every call.
+        """
+        if self._parts is None:
+            others = self.unseen(max(EIGHTH, JUDGED // self.batch_size))
+            if self._spare and others is None and not self.random:
+                held = np.zeros(self.samples, np.bool_)
+                step = self.samples // self._spare
+                held[step - 1 :: step] = True
+                held[np.flatnonzero(held)[self._spare :]] = False
+                self._parts = self._part(~held), self._part(held)
+            else:
+                self._parts = self, others
+        return self._parts
+
+    def _part(self, which: Array) -> Batches:
+        rows = self._rows[which]
+        part = Batches(self._data, self._specs, rows, min(self.batch_size, len(rows)))
+        part.labels = None if self.labels is None else self.labels[which]
+        part.classes = self.classes
+        return part
+
     def digest(self, numbers: Iterable[int]) -> str:
         """A digest of names, types, shapes and values of some batches; reads those that have not been read yet."""
         digest = hashlib.sha256()
@@ -144,11 +182,19 @@ class Batches:
     def forget_digests(self) -> None:
         """Takes digests anew: arrays of the user's may have changed in place since they were read."""
         self._digests.clear()
+        for part in self._parts or ():
+            if part is not None and part is not self:
+                part.forget_digests()
 
     @property
     def fingerprint(self) -> str:
         """The digest of all batches."""
         return self.digest(range(len(self)))
+
+
+def set_apart(batches: Batches | None) -> tuple[Batches | None, Batches | None]:
+    """:meth:`Batches.set_apart` of what may not be there."""
+    return (None, None) if batches is None else batches.set_apart()
 
 
 def open_batches(
@@ -235,7 +281,9 @@ def open_batches(
                 "make the model's first axis dynamic"
             )
         rows = rows[:whole]
-    batches = Batches(data, specs, rows, min(size, len(rows)) if flexible else size, random=random, padded=padded)
+    spare = _spare(len(rows), size, flexible=flexible) if limit == SAMPLES or len(rows) < limit else 0
+    size = min(size, len(rows)) if flexible else size
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=0 if padded else spare)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
@@ -251,6 +299,15 @@ def _digest_of(batch: Mapping[str, Array]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
     return digest.hexdigest()
+
+
+def _spare(count: int, size: int, *, flexible: bool) -> int:
+    """How many of so many samples can be spared: one in eight; whole batches where the model takes no others."""
+    spare = min(JUDGED, count // EIGHTH) if count >= LEAST else 0
+    if flexible:
+        return spare
+    n_batches = count // size
+    return spare // size * size if n_batches >= LEAST_BATCHES else 0
 
 
 def _assign(

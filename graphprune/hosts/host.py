@@ -2,8 +2,8 @@
 
 Hosts are values: every edit returns a new one and leaves the old one as it is; weights are shared until they are cut.
 A host that can only be analysed and cut is a :class:`Model`; one that runs is :class:`Runnable`, one whose weights can
-be refitted :class:`Refittable`, one that has gradients :class:`Differentiable`. A :class:`Host` is what a whole
-compilation asks for. Functions name the least that they need.
+be refitted :class:`Refittable`. A :class:`Host` is what a whole compilation asks for; some have gradients as well
+(:class:`graphprune.importance.differentiable.Differentiable`). Functions name the least that they need.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -228,46 +228,8 @@ class Refittable(Model, Protocol):
         """
 
 
-@runtime_checkable
-class Differentiable(Protocol):
-    """A model that has gradients; methods only, so that it costs nothing to ask whether a host is one."""
-
-    def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
-        """See :meth:`Runnable.run`."""
-
-    def gate_gradients(
-        self,
-        inputs: Arrays,
-        gates: Sequence[Gate],
-        target: Array | None,
-        *,
-        categorical: bool,
-        seed: int = 0,
-        level: Mapping[Gate, float] | None = None,
-    ) -> dict[Gate, Array]:
-        """The gradients of a loss by gates, for each sample of a batch.
-
-        Args:
-            inputs: By name.
-            gates: The gates.
-            target: What the first output should be (classes, or values); ``None``: drawn from the model itself.
-            categorical: Whether the first output holds logits of classes along its last axis, and the loss is the
-                cross entropy; otherwise it is half the mean squared error.
-            seed: For drawn targets.
-            level: Where a gate stands, if not at one.
-
-        Returns:
-            ``[n, d]`` by gate: samples and positions.
-        """
-
-    def parameter_gradients(
-        self, inputs: Arrays, wanted: Sequence[str], target: Array | None, *, categorical: bool, seed: int = 0
-    ) -> dict[str, Array]:
-        """The gradients of a loss by stored tensors, summed over a batch; see :meth:`gate_gradients`."""
-
-
 class Host(Runnable, Refittable, Protocol):
-    """A model that can be analysed, edited, run, refitted and saved; some are :class:`Differentiable` as well."""
+    """A model that can be analysed, edited, run, refitted and saved."""
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)

@@ -93,7 +93,8 @@ def block_ablation(evidence: Evidence) -> dict[str, float]:
     blocks = evidence.analysis.blocks
     if not blocks:
         return {}
-    standard = Standard(host.run, labelled(batches, getattr(batches, "labels", None)), host.graph())
+    labels = getattr(batches, "labels", None)
+    standard = Standard(host.run, labelled(batches, labels), host.graph(), evidence.asked)
     whole = standard.loss(host.run)
     scores: dict[str, float] = {}
     for block in blocks:

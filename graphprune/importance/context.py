@@ -13,6 +13,7 @@ from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Arrays, Host
+from graphprune.importance.judge import Asked
 from graphprune.ir.dims import unit_of
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, columns_of
@@ -41,6 +42,7 @@ class Evidence:
         statistics: Moments of what consumers read on calibration data, if they were collected.
         host: The model, for criteria that run it.
         batches: Calibration data, for criteria that run the model; its ``labels`` are used if it has some.
+        asked: How the user wants outputs compared, where the graph should not say.
     """
 
     __repr__ = brief
@@ -51,6 +53,7 @@ class Evidence:
     statistics: Statistics | None = None
     host: Host | None = None
     batches: Iterable[Arrays] | None = None
+    asked: Sequence[Asked] = ()
 
     @property
     def groups(self) -> Sequence[Group]:

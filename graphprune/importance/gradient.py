@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from graphprune.errors import OptionError
-from graphprune.hosts.host import Array, Arrays, Differentiable, Gate
+from graphprune.hosts.host import Array, Arrays, Gate
 from graphprune.importance.context import Evidence, Float, with_fallback
-from graphprune.importance.loss import Gates, first_output, gates_of, is_categorical, log_softmax
+from graphprune.importance.differentiable import Differentiable
+from graphprune.importance.judge import Judge, judges_of, with_labels
+from graphprune.importance.loss import NO_LOSS, Gates, gates_of
 from graphprune.ir.dims import unit_of
 
 _POINTS = tuple(zip(*np.polynomial.legendre.leggauss(5), strict=True))
@@ -36,8 +38,8 @@ def taylor_elem(evidence: Evidence) -> dict[str, Float]:
     wanted = list({site.tensor for group in evidence.groups for site in group.sites if site.parameter})
     total: dict[str, Array] = {}
     for n, (batch, labels) in enumerate(gates.labelled()):
-        categorical = is_categorical(*first_output(host.run(batch)), labels)
-        found = host.parameter_gradients(batch, wanted, labels, categorical=categorical, seed=evidence.seed + n)
+        judges = _judges(gates, labels)
+        found = host.parameter_gradients(batch, wanted, [labels], judges=judges, seed=evidence.seed + n)
         for name, gradient in found.items():
             total[name] = total.get(name, 0.0) + gradient
     scores = {}
@@ -61,10 +63,10 @@ def path_taylor(evidence: Evidence) -> dict[str, Float]:
     host = _differentiable(gates, "path-taylor")
     data = []
     for batch, labels in gates.labelled():
-        name, output = first_output(host.run(batch))
-        categorical = is_categorical(name, output, labels)
-        own = log_softmax(output).argmax(-1) if categorical else output
-        data.append((batch, own if labels is None else labels, categorical))
+        judges = _judges(gates, labels)
+        outputs = host.run(batch) if labels is None else {}
+        own = [_own(each, each.prepared(outputs)) for each in judges] if labels is None else [labels]
+        data.append((batch, own, judges))
     scores: dict[str, Float] = {}
     for group in evidence.groups:
         found = gates.by_group.get(group.name, ())
@@ -73,10 +75,9 @@ def path_taylor(evidence: Evidence) -> dict[str, Float]:
         score = np.zeros(group.size)
         for point, weight in _POINTS:
             level = {gate: (1 + point) / 2 for gate, _ in found}
-            for batch, target, categorical in data:
-                gradients = host.gate_gradients(
-                    batch, [gate for gate, _ in found], target, categorical=categorical, level=level
-                )
+            for batch, targets, judges in data:
+                gates_here = [gate for gate, _ in found]
+                gradients = host.gate_gradients(batch, gates_here, targets, judges=judges, level=level)
                 for gate, unit in found:
                     score += weight / 2 * _summed(gradients[gate].mean(0), unit, group.size) / len(data)
         scores[group.name] = np.abs(score)
@@ -102,9 +103,24 @@ def _from_gates(evidence: Evidence, criterion: str, of: Callable[[Float], Float]
 def _gradients(
     host: Differentiable, batch: Arrays, gates: Gates, labels: Array | None, seed: int
 ) -> Mapping[Gate, Array]:
-    categorical = is_categorical(*first_output(host.run(batch)), labels)
-    found: Mapping[Gate, Array] = host.gate_gradients(batch, gates.all, labels, categorical=categorical, seed=seed)
+    judges = _judges(gates, labels)
+    found: Mapping[Gate, Array] = host.gate_gradients(batch, gates.all, [labels], judges=judges, seed=seed)
     return found
+
+
+def _judges(gates: Gates, labels: Array | None) -> tuple[Judge, ...]:
+    """How outputs are compared: all that count with the model itself, the first one with labels."""
+    judges = judges_of(gates.host.graph(), gates.asked)
+    if not judges:
+        raise OptionError(NO_LOSS)
+    return judges if labels is None else (with_labels(judges[0], labels),)
+
+
+def _own(judge: Judge, prepared: Array) -> Array:
+    """What the model says itself: its likeliest classes, its probabilities, its values."""
+    if judge.kind == "kl":
+        return np.asarray(prepared.argmax(-1))
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * prepared))) if judge.kind == "bce" else prepared
 
 
 def _summed(values: Array, units: Array, size: int) -> Float:

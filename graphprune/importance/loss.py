@@ -1,15 +1,14 @@
 """What a model's change costs: the loss that gates are judged by, with labels or without.
 
-Without labels the model itself is the standard: the divergence of its distribution over classes where its first output
-holds logits, the squared error relative to the output's variance where it does not. An output that a softmax or a
-sigmoid made probabilities of is judged by the logits before it (``final.py``).
+Without labels the model itself is the standard: each output that counts is compared as its judge says (``judge.py``):
+distributions over classes by their divergence, values by the squared error relative to their variance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,13 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Array, Arrays, Gate, Host
 from graphprune.importance.context import Evidence, Float
-from graphprune.importance.final import Final, binary_divergence, final_of
+from graphprune.importance.judge import Asked, Judge, judges_of, with_labels
+from graphprune.importance.judge import divergence as divergence
+from graphprune.importance.outcome import Spread
 from graphprune.ir.dims import unit_of
 from graphprune.ir.graph import Graph
 from graphprune.statistics.consumers import consumers_of, find_consumers
-from graphprune.statistics.distributed import summed
+from graphprune.statistics.distributed import averaged, summed
 
 Run: TypeAlias = Callable[[Arrays], Arrays]
 """Runs a model: from inputs to outputs."""
@@ -36,12 +37,14 @@ class Gates:
         by_group: For each group, by name: its gates, and the unit of each position of a gate (or -1).
         batches: Calibration data.
         labels: What is right for each sample, if it is known.
+        asked: How the user wants outputs compared.
     """
 
     host: Host
     by_group: Mapping[str, Sequence[tuple[Gate, NDArray[np.int64]]]]
     batches: Iterable[Arrays]
     labels: Array | None = None
+    asked: Sequence[Asked] = ()
 
     @property
     def all(self) -> list[Gate]:
@@ -89,29 +92,25 @@ def gates_of(evidence: Evidence, criterion: str) -> Gates:
             dim = analysis.layouts[each.value][each.axis]
             gate = Gate(each.node, each.value, each.axis)
             by_group.setdefault(group.name, []).append((gate, unit_of(dim, group.factor)))
-    return Gates(evidence.host, by_group, evidence.batches, getattr(evidence.batches, "labels", None))
+    return Gates(evidence.host, by_group, evidence.batches, getattr(evidence.batches, "labels", None), evidence.asked)
 
 
-def is_categorical(name: str, output: Array, labels: Array | None) -> bool:
-    """Whether an output holds logits: there are class labels for it, it says so, or it is one row for each sample."""
-    if labels is not None:
-        return labels.dtype.kind in "iu"
-    return "logits" in name.lower() or (output.ndim == 2 and output.shape[1] > 1)
-
-
-def first_output(outputs: Arrays) -> tuple[str, Array]:
-    """The first floating-point output; half precision, which holds no sums, as float32.
+def first_values(outputs: Arrays) -> Judge:
+    """The values of the first floating-point output.
 
     Raises:
         OptionError: There is none.
     """
-    for name, array in outputs.items():
+    for at, (name, array) in enumerate(outputs.items()):
         if array.dtype.kind == "f" and array.size:
-            return name, array.astype(np.float32) if array.dtype.itemsize < 4 else array
-    raise OptionError(
-        "the model has no floating-point output on which a loss could be measured; use a criterion without loss, such "
-        "as obs, and allocation isomorphic"
-    )
+            return Judge(name, at, "mse")
+    raise OptionError(NO_LOSS)
+
+
+NO_LOSS = (
+    "the model has no floating-point output on which a loss could be measured; use a criterion without loss, such as "
+    "obs, and allocation isomorphic"
+)
 
 
 def log_softmax(x: Array) -> Float:
@@ -121,75 +120,75 @@ def log_softmax(x: Array) -> Float:
     return result
 
 
-CHUNK = 1 << 17
-"""Logits that are compared at a time: vocabularies of language models would fill the memory many times over."""
-
-
-def divergence(wanted: Array, found: Array) -> float:
-    """The mean Kullback-Leibler divergence of softmax distributions along the last axis, from logits, in float64."""
-    p, q = (each.reshape(-1, each.shape[-1]) for each in (wanted, found))
-    step = max(1, CHUNK // max(1, p.shape[-1]))
-    total = 0.0
-    for start in range(0, len(p), step):
-        a, b = (each[start : start + step].astype(np.float64) for each in (p, q))
-        a -= a.max(axis=-1, keepdims=True)
-        b -= b.max(axis=-1, keepdims=True)
-        difference = a - b
-        np.exp(a, out=a)
-        np.exp(b, out=b)
-        norm = a.sum(axis=-1)
-        total += float((np.einsum("nc,nc->n", a, difference) / norm + np.log(b.sum(axis=-1) / norm)).sum())
-    return total / max(1, len(p))
-
-
 class Standard:
     """What changed models are judged by on the data: labels, or the outputs of the model as it was.
 
+    A model with one output that counts has its loss; of several the mean, each relative to what answering always its
+    mean would lose, so that boxes in pixels do not hide the scores beside them.
+
     Args:
         run: The model as it was.
-        data: Batches with their labels.
-        graph: The model's, on which probabilities at its end are found.
+        data: Batches with their labels, which are of the first floating-point output.
+        graph: The model's, on which it is found how outputs are compared; without, the first one's values are.
+        asked: How the user wants them compared.
+
+    Raises:
+        OptionError: There is no floating-point output.
     """
 
-    def __init__(self, run: Run, data: Iterable[tuple[Arrays, Array | None]], graph: Graph | None = None) -> None:
-        self.final = None if graph is None else final_of(graph)
-        self._data: list[tuple[Arrays, Any, bool, float]] = []
-        self._judged: Final | None = None  # what outputs are brought before, the same for all batches
+    def __init__(
+        self,
+        run: Run,
+        data: Iterable[tuple[Arrays, Array | None]],
+        graph: Graph | None = None,
+        asked: Sequence[Asked] = (),
+    ) -> None:
+        self._judges = None if graph is None else judges_of(graph, asked)
+        if self._judges == ():
+            raise OptionError(NO_LOSS)
+        self._data: list[tuple[Arrays, list[tuple[Array, float]]]] = []
+        self._labelled = False
+        spreads: list[Spread] = []
         for batch, labels in data:
-            name, output = first_output(run(batch))
-            categorical = is_categorical(name, output, labels)
-            self._judged = self.final if labels is None or not getattr(self.final, "binary", False) else None
-            if self._judged is not None:
-                output, categorical = self._judged.before(output), not self._judged.binary
-            wanted = labels if labels is not None else output
-            self._data.append(
-                (batch, wanted, categorical, 1.0 if categorical else float(output.var(dtype=np.float64)) or 1.0)
-            )
+            outputs = run(batch)
+            if self._judges is None:
+                self._judges = (first_values(outputs),)
+            if labels is not None and not self._labelled:
+                self._judges, self._labelled = (with_labels(self._judges[0], labels),), True
+            own = [each.prepared(outputs) for each in self._judges]
+            if len(self._judges) > 1:
+                spreads = spreads or [Spread(each) for each in self._judges]
+                for spread, array in zip(spreads, own, strict=True):
+                    spread.add(array)
+            variances = [
+                float(array.var(dtype=np.float64)) or 1.0 if judge.kind == "mse" else 1.0
+                for judge, array in zip(self._judges, own, strict=True)
+            ]
+            self._data.append((batch, list(zip(own if labels is None else [labels], variances, strict=True))))
+        scales = [(1.0 if each.judge.kind == "mse" else each.loss) or 1.0 for each in spreads] or [1.0]
+        self._scales = averaged(np.array(scales))
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""
-        return self.loss_of(run(batch) for batch, *_ in self._data)
+        return self.loss_of(run(batch) for batch, _ in self._data)
 
     def loss_of(self, found: Iterable[Arrays]) -> float:
         """The mean loss of outputs, for each batch of the data, over all processes."""
-        losses = []
-        for outputs, (_, wanted, categorical, variance) in zip(found, self._data, strict=True):
-            _, output = first_output(outputs)
-            if self._judged is not None:
-                output = self._judged.before(output)
-            if self._judged is not None and self._judged.binary:
-                losses.append(binary_divergence(wanted, output))
-                continue
-            if not categorical:
-                losses.append(float(np.square(output - wanted.reshape(output.shape)).mean(dtype=np.float64)) / variance)
-                continue
-            if wanted.ndim == output.ndim:  # the distribution that the model had
-                losses.append(divergence(wanted, output))
-            else:
-                log_q = log_softmax(output)
-                losses.append(-float(np.take_along_axis(log_q, wanted[..., None].astype(np.int64), -1).mean()))
+        losses = [
+            float(np.mean([
+                self._loss(judge, array, judge.prepared(outputs), variance) / scale
+                for judge, (array, variance), scale in zip(self._judges or (), wanted, self._scales, strict=True)
+            ]))
+            for outputs, (_, wanted) in zip(found, self._data, strict=True)
+        ]  # fmt: skip
         total, count = summed(np.array([sum(losses), len(losses)]))
         return float(total / max(count, 1))
+
+    def _loss(self, judge: Judge, wanted: Array, found: Array, variance: float) -> float:
+        if judge.kind == "kl" and self._labelled:
+            return -float(np.take_along_axis(log_softmax(found), wanted[..., None].astype(np.int64), -1).mean())
+        value = judge.loss(wanted, found)
+        return value / variance if judge.kind == "mse" else value
 
 
 class Objective:
@@ -197,7 +196,7 @@ class Objective:
 
     def __init__(self, gates: Gates) -> None:
         self._run = gates.host.gated(gates.all)
-        self._standard = Standard(lambda batch: self._run(batch, {}), gates.labelled(), gates.host.graph())
+        self._standard = Standard(lambda batch: self._run(batch, {}), gates.labelled(), gates.host.graph(), gates.asked)
 
     def __call__(self, factors: Mapping[Gate, Float]) -> float:
         """The loss with gates at these factors."""

@@ -85,7 +85,7 @@ def loss_curves(
     found = [(group, entry) for group in groups if (entry := entries[group.name]) is not None]
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
-    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph())
+    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
     points: dict[str, tuple[list[int], list[float]]] = {}
     with Spool(batches, memory) as spool:
         for n, (group, entry) in enumerate(tried):

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.compensation.stage import Compensated
     from graphprune.data.batches import Batches
     from graphprune.hosts.host import Host
+    from graphprune.importance.judge import Asked
+    from graphprune.importance.outcome import Outcome
     from graphprune.ir.dims import Factor, Index
     from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
@@ -104,6 +106,9 @@ class State:
         attributes: The numbers of the module that differ from those of the user's.
         opened: The model as it was opened, not folded: what latency is measured against.
         export: The file of the model, which is removed with the state that holds it.
+        asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
+        held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
+        unrefitted: What the outputs had lost on these before the refit.
     """
 
     __repr__ = brief
@@ -138,6 +143,9 @@ class State:
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     latencies: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     module: Any = field(default=None, repr=False)
+    asked: tuple[Asked, ...] = ()
+    held: Batches | None = None
+    unrefitted: tuple[Outcome, ...] = ()
     attributes: tuple[Any, ...] = ()
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)

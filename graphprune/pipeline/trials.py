@@ -14,6 +14,8 @@ from graphprune.data.batches import Batches
 from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Array, Host, Runnable
+from graphprune.importance.judge import Judge
+from graphprune.importance.outcome import Tally, add, output_loss
 from graphprune.pipeline.edits import slice_edits
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.keep import keep_counts
@@ -94,19 +96,7 @@ def output_error(original: Runnable, batches: Batches, samples: int = SAMPLES) -
         samples: At most so many samples are used, in whole batches.
     """
     n_batches = min(len(batches), max(1, samples // batches.batch_size))
-    kept: dict[int, dict[str, Array]] = {}
-    held = 0
-
-    def reference(index: int, batch: Mapping[str, Array]) -> dict[str, Array]:
-        nonlocal held
-        if index in kept:
-            return kept[index]
-        outputs = original.run(batch)
-        size = sum(array.nbytes for array in outputs.values())
-        if held + size <= REFERENCE_BYTES:
-            kept[index] = outputs
-            held += size
-        return outputs
+    reference = remembered(original)
 
     def measure(host: Runnable) -> float:
         errors: dict[int, float] = {}
@@ -127,3 +117,44 @@ def output_error(original: Runnable, batches: Batches, samples: int = SAMPLES) -
         return sqrt(sum(relative) / len(relative))
 
     return measure
+
+
+def judged_loss(original: Runnable, batches: Batches, judges: Sequence[Judge], samples: int = SAMPLES) -> Measure:
+    """A measure: the loss of the outputs as they are judged, relative to answering always their mean.
+
+    Args:
+        original: The original model.
+        batches: What to run.
+        judges: How outputs are compared.
+        samples: At most so many samples are used, in whole batches.
+    """
+    n_batches = min(len(batches), max(1, samples // batches.batch_size))
+    reference = remembered(original)
+
+    def measure(host: Runnable) -> float:
+        tallies = [Tally(judge) for judge in judges]
+        for index in range(n_batches):
+            batch = batches[index]
+            add(tallies, reference(index, batch), host.run(batch))
+        return output_loss(tally.outcome() for tally in tallies)
+
+    return measure
+
+
+def remembered(original: Runnable) -> Callable[[int, Mapping[str, Array]], Mapping[str, Array]]:
+    """Runs the original on batches by number, each once as long as its outputs fit into :data:`REFERENCE_BYTES`."""
+    kept: dict[int, dict[str, Array]] = {}
+    held = 0
+
+    def reference(index: int, batch: Mapping[str, Array]) -> dict[str, Array]:
+        nonlocal held
+        if index in kept:
+            return kept[index]
+        outputs = original.run(batch)
+        size = sum(array.nbytes for array in outputs.values())
+        if held + size <= REFERENCE_BYTES:
+            kept[index] = outputs
+            held += size
+        return outputs
+
+    return reference

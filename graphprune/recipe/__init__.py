@@ -3,12 +3,13 @@
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option
 from graphprune.recipe.recipe import VERSION, Recipe, recipe_options
-from graphprune.recipe.sections import Allocation, Proof, Refit, Scoring, Selection
+from graphprune.recipe.sections import Allocation, Judging, Proof, Refit, Scoring, Selection
 
 __all__ = [
     "RECIPES",
     "VERSION",
     "Allocation",
+    "Judging",
     "Option",
     "Proof",
     "Recipe",

@@ -13,7 +13,7 @@ from graphprune.errors import OptionError
 from graphprune.recipe import text
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option, checked, option, options_in
-from graphprune.recipe.sections import Allocation, Proof, Refit, Scoring, Section, Selection
+from graphprune.recipe.sections import Allocation, Judging, Proof, Refit, Scoring, Section, Selection
 from graphprune.suggest import meant
 
 if TYPE_CHECKING:
@@ -42,10 +42,12 @@ class Recipe:
         select: What may be pruned.
         score: How units and blocks are scored.
         allocate: How the budget is shared, and which blocks go as a whole.
+        judge: How outputs are compared.
         refit: How what was lost is made good.
         proof: Whether the result is proven.
         passes: Passes to run instead of the default ones, as text. In Python also as objects.
         seed: Of random scores and of the proof's inputs.
+        source: The file that it was read from, if it was one; nothing depends on it.
 
     Example:
         >>> Recipe.of(target={"macs": 0.5}, only="channel")
@@ -56,10 +58,12 @@ class Recipe:
     select: Selection = field(default=Selection())
     score: Scoring = field(default=Scoring())
     allocate: Allocation = field(default=Allocation())
+    judge: Judging = field(default=Judging())
     refit: Refit = field(default=Refit())
     proof: Proof = field(default=Proof())
     passes: tuple[Pass, ...] = option((), keyword="pipeline")
     seed: int = option(0)
+    source: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _targets(self.targets))
@@ -74,7 +78,7 @@ class Recipe:
     def _require_none_beside(self) -> None:
         """Refuses options of passes beside a pipeline of the user's, where they do nothing."""
         for each in recipe_options():
-            if each.section not in ("", "proof") and self._value(each) != each.default:
+            if each.section not in ("", "judge", "proof") and self._value(each) != each.default:
                 raise OptionError(
                     f"'{each.keyword}' has no effect beside a pipeline; give it to the pass that takes it, as in "
                     "'allocate{macs=0.5 align=16}'"
@@ -210,8 +214,9 @@ class Recipe:
     @classmethod
     def from_toml(cls, source: str | Path) -> Self:
         """Reads TOML: a text, or (as a :class:`~pathlib.Path`) a file; see :meth:`from_dict`."""
-        where = f"recipe '{source}'" if isinstance(source, Path) else "the recipe"
-        return cls.from_dict(text.read_toml(source), where)
+        if isinstance(source, str):
+            return cls.from_dict(text.read_toml(source))
+        return replace(cls.from_dict(text.read_toml(source), f"recipe '{source}'"), source=source)
 
     def pipeline(self, *, calibrated: bool = False, measurable: bool = False, statistics: str = "") -> tuple[Pass, ...]:
         """The passes that carry it out.

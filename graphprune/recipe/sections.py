@@ -5,9 +5,11 @@ Each is checked when it is made. The defaults of all commands and of Python stan
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from graphprune.brief import brief
 from graphprune.defaults import (
     ALIGN,
     ALLOCATION,
@@ -30,9 +32,11 @@ ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Section:
     """A part of a recipe. Values are brought to the types of their fields, and checked, when it is made."""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         for each in options_in(type(self)):
@@ -53,7 +57,7 @@ class Section:
         return {each.name: value for each, value in pairs if value != default_of(each)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection(Section):
     """What may be pruned.
 
@@ -80,7 +84,7 @@ class Selection(Section):
         selection.Selection(self.only, self.protect, self.protect_ratio).check()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scoring(Section):
     """How units and blocks are scored.
 
@@ -108,7 +112,7 @@ class Scoring(Section):
         block_criterion(self.block_criterion)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Allocation(Section):
     """How the budget is shared among groups, and which blocks go as a whole.
 
@@ -131,7 +135,7 @@ class Allocation(Section):
         None,
         metavar="NAME",
         choices=ALLOCATIONS,
-        unset=f"{ALLOCATION}, with calibration data {MEASURED_ALLOCATION}",
+        unset=f"{ALLOCATION}, with calibration data the best of {MEASURED_ALLOCATION}, isomorphic and dp",
     )
     align: int = option(ALIGN)
     min_units: int = option(MIN_UNITS)
@@ -159,7 +163,33 @@ class Allocation(Section):
         return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Judging(Section):
+    """How outputs are compared wherever losses are measured.
+
+    Attributes:
+        loss: How outputs are compared: ``auto`` (as the graph says), ``kl``, ``bce``, ``mse`` or ``cosine``;
+            ``kl:1`` where classes lie along axis 1, ``boxes=mse`` for one output. Distributions over classes (``kl``),
+            elements that are probabilities (``bce``), values relative to their variance, or directions. Of single
+            outputs by name or position, in Python also as a mapping: ``{"boxes": "mse", "scores": "bce"}``.
+    """
+
+    loss: tuple[str, ...] = option((), metavar="[OUTPUT=]LOSS")
+
+    def __post_init__(self) -> None:
+        given: Any = self.loss
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "loss", tuple(f"{output}={kind}" for output, kind in given.items()))
+        super().__post_init__()
+
+    def require(self) -> None:
+        """Refuses losses that there are not."""
+        from graphprune.importance.judge import parse_losses
+
+        parse_losses(self.loss)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Refit(Section):
     """How what was lost is made good.
 
@@ -184,7 +214,7 @@ class Refit(Section):
             require_rung(self.compensation)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Proof(Section):
     """Whether the result is proven.
 

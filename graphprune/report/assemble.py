@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.importance.judge import judges_for
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.plan import PruningPlan
@@ -59,6 +60,7 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
         moved=_moved(state, model.costs()["macs"], seed) if moved else None,
         widths=width_rows(analysis, plan, gone),
         whole=whole_rows(analysis, state.left_whole),
+        losses=() if state.batches is None else tuple(map(str, judges_for(state.original or state.host, state.asked))),
     )
 
 
@@ -90,7 +92,8 @@ def _moved(state: State, macs: float, seed: int) -> Movement | None:
     options = state.plan.options if state.plan is not None else {}
     held = options.get("allocation") == MEASURED and not state.compensated
     original = state.original or state.host
-    return movement(original, state.host, state.batches, held=held, macs=macs, seed=seed)
+    kept = (state.held, state.unrefitted)
+    return movement(original, state.host, state.batches, held=held, macs=macs, seed=seed, asked=state.asked, kept=kept)
 
 
 def _notes(state: State) -> tuple[str, ...]:

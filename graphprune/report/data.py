@@ -151,6 +151,7 @@ class Report:
         moved: How far the outputs moved on the inputs at hand; ``None`` without a proof, or where a model cannot run.
         widths: The sizes of every stored weight before and after.
         whole: What could have been pruned and was left whole by default, or as the user said.
+        losses: How outputs were compared wherever losses were measured, and why so; none without calibration data.
     """
 
     costs: tuple[Cost, ...]
@@ -168,6 +169,7 @@ class Report:
     moved: Movement | None = field(default=None, repr=False)
     widths: tuple[WidthRow, ...] = field(default=(), repr=False)
     whole: tuple[WholeRow, ...] = field(default=(), repr=False)
+    losses: tuple[str, ...] = field(default=(), repr=False)
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""
@@ -194,6 +196,10 @@ class Report:
             row["passed"] = check.passed
         for row in data["metrics"]:
             row.update({side: finite(row[side]) for side in ("before", "after")})
+        for row in (data["moved"] or {}).get("losses", ()):
+            row.update({key: None if row[key] is None else finite(row[key]) for key in ("before", "after")})
+        if self.moved is not None:
+            data["moved"]["ruined"] = self.moved.ruined
         data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]
         return data
 

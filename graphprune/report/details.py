@@ -12,6 +12,9 @@ from graphprune.report.data import Inspection, Report
 from graphprune.report.inputs import describe_inputs
 from graphprune.report.titles import named
 
+_SHOWN = 4
+"""Losses of so many outputs are shown."""
+
 
 def inputs_line(shown: Report | Inspection) -> str:
     """The sizes that all numbers are for, and where they come from."""
@@ -36,6 +39,12 @@ def moved_lines(report: Report) -> Iterator[str]:
     moved = str(report.moved) if report.moved is not None else ""
     if moved:
         yield f"[bold]{escape(moved)}[/]"
+    if report.moved is not None:
+        yield from (f"[bold]loss of the output {escape(str(each))}[/]" for each in report.moved.losses[:_SHOWN])
+        if more := len(report.moved.losses) - _SHOWN:
+            yield from [f"... and the losses of {more} more (--json lists all)"] if more > 0 else []
+        if report.moved.ruined:
+            yield f"[bold red]{escape(report.moved.ruined)}[/]"
     if not report.proof or report.metrics:
         return
     made_up = report.moved is not None and report.moved.made_up

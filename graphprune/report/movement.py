@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
+from typing import TypeAlias
 
 import numpy as np
 
 from graphprune.data.batches import Batches
 from graphprune.hosts.host import Array, Arrays, Runnable
+from graphprune.importance.final import vocabularies
+from graphprune.importance.judge import Asked, judges_for
+from graphprune.importance.outcome import Outcome, Tally, add
 from graphprune.ir.graph import Graph
 from graphprune.proof.parts import parts_of
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import CALIBRATION as CALIBRATION
+from graphprune.statistics.holdout import SPARED, affordable, judged_by, samples_of
+from graphprune.statistics.holdout import UNSEEN as UNSEEN
+
+Kept: TypeAlias = tuple[Batches | None, Sequence[Outcome]]
+"""Samples that nothing was fitted to, and what had been lost on them at some time."""
 
 RANDOM, EXAMPLE = "random inputs", "inputs (the example, and random ones like it)"
 GIVEN = "example inputs"
-UNSEEN = "samples of the calibration data that pruning has not seen"
-HELD = "calibration samples (held apart where scores were taken)"
-CALIBRATION = "calibration samples (pruning has seen them)"
+HELD = SPARED
 
-_MOST_BATCHES = {"made up": 4, "real": 8}
-_OPERATIONS = 4e10
-"""MACs that running one of the two models may take: about two seconds."""
+_MOST_MADE_UP = 4
+"""Batches of made-up inputs, at most."""
 _SHOWN = 4
+RUINED = (
+    "the model is ruined: output {output} {how}; leave more of it (a larger --target), try another --allocation, give "
+    "more and more varied inputs (--calibration, --samples), or train the result"
+)
+"""What to do about a result that is worth nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,34 @@ class OutputMove:
 
 
 @dataclass(frozen=True)
+class OutputLoss:
+    """What one output, or a part of it, has lost on the inputs, end to end.
+
+    Attributes:
+        output: Its name.
+        judged: How it is compared, and why so.
+        before: The loss before the refit; ``None`` where there was none.
+        after: The loss of the result: nats, a fraction of the variance, or ``1 - cos``.
+        mean_answer: What answering always the mean of the original's outputs would lose.
+        ruined: What is wrong with it, in words; empty where it is of use.
+    """
+
+    output: str
+    judged: str
+    before: float | None
+    after: float
+    mean_answer: float
+    ruined: str = ""
+
+    def __str__(self) -> str:
+        """One phrase."""
+        before = "" if self.before is None else f"{self.before:.3g} before the refit, "
+        after = f"{self.after:.3g}{' after it' if before else ''}"
+        mean = f"answering always the mean would lose {self.mean_answer:.3g}"
+        return f"{self.judged}: {before}{after} ({mean})"
+
+
+@dataclass(frozen=True)
 class Movement:
     """How far the outputs moved.
 
@@ -54,12 +93,20 @@ class Movement:
         samples: How many samples.
         made_up: Whether they were random, so that the numbers say little about real inputs.
         outputs: For each output.
+        losses: What each output that counts has lost; none on made-up inputs, which say little of it.
     """
 
     inputs: str
     samples: int
     made_up: bool
     outputs: tuple[OutputMove, ...]
+    losses: tuple[OutputLoss, ...] = ()
+
+    @property
+    def ruined(self) -> str:
+        """A sentence that says so where an output is worth nothing; empty where none is."""
+        found = next((each for each in self.losses if each.ruined), None)
+        return "" if found is None else RUINED.format(output=f"'{found.output}'", how=found.ruined)
 
     def __str__(self) -> str:
         """One sentence."""
@@ -86,7 +133,15 @@ def _percent(error: float) -> str:
 
 
 def movement(
-    original: Runnable, pruned: Runnable, batches: Batches | None, *, held: bool, macs: float, seed: int = 0
+    original: Runnable,
+    pruned: Runnable,
+    batches: Batches | None,
+    *,
+    held: bool,
+    macs: float,
+    seed: int = 0,
+    asked: Sequence[Asked] = (),
+    kept: Kept = (None, ()),
 ) -> Movement | None:
     """Runs both models on a few inputs.
 
@@ -98,15 +153,20 @@ def movement(
         held: Whether one batch of four was held apart from all that was fitted: then those go next.
         macs: Of the original on one example: the fewer inputs are run, the more it is.
         seed: Of random inputs.
+        asked: How the user wants outputs compared.
+        kept: Samples that nothing was fitted to, and what was lost on them before the refit.
 
     Returns:
         ``None`` if a model does not run on them.
     """
     graph = original.graph()
     made_up = batches is None or batches.random
-    feeds, source = (
-        _made_up(original, macs, seed) if batches is None or batches.random else _real(batches, graph, held, macs)
-    )
+    unseen, unrefitted = kept
+    if batches is None or batches.random:
+        feeds, source = _made_up(original, macs, seed)
+    else:
+        feeds, source = judged_by(batches, unseen, macs / samples_of(graph), spared=held)
+    judged = [] if made_up else [Tally(judge) for judge in judges_for(original, asked)]
     tallies: dict[str, _Tally] = {}
     samples = n_runs = 0
     for feed, outputs in _run(feeds, (original, pruned)):
@@ -114,10 +174,21 @@ def movement(
         before, after = outputs
         for (name, want), have in zip(before.items(), after.values(), strict=True):
             tallies.setdefault(name, _Tally(_scores(graph, name))).add(want, have)
+        add(judged, before, after)
     if not n_runs:
         return None
     moves = tuple(OutputMove(name, tally.error, tally.agreement) for name, tally in tallies.items())
-    return Movement(GIVEN if source == EXAMPLE and n_runs == 1 else source, samples, made_up, moves)
+    losses = _losses([tally.outcome() for tally in judged], unrefitted)
+    return Movement(GIVEN if source == EXAMPLE and n_runs == 1 else source, samples, made_up, moves, losses)
+
+
+def _losses(after: Sequence[Outcome], before: Sequence[Outcome]) -> tuple[OutputLoss, ...]:
+    known = {each.judged: each.loss for each in before}
+    return tuple(
+        OutputLoss(each.output, each.judged, known.get(each.judged), each.loss, each.mean_answer, each.ruin)
+        for each in after
+        if each.rows
+    )
 
 
 def _run(feeds: Iterable[Arrays], hosts: tuple[Runnable, Runnable]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
@@ -136,24 +207,9 @@ def _made_up(host: Runnable, macs: float, seed: int) -> tuple[Iterable[Arrays], 
     first, second = host.example_inputs(seed), host.example_inputs(seed + 1)
     if all(np.array_equal(first[name], second[name]) for name in first):
         return [first], GIVEN
-    most = _affordable(macs, "made up")
+    most = affordable(macs, _MOST_MADE_UP)
     seeds = range(seed, seed + most)
     return (host.example_inputs(each) for each in seeds), EXAMPLE if host.given_example and seed == 0 else RANDOM
-
-
-def _real(batches: Batches, graph: Graph, held: bool, macs: float) -> tuple[Iterable[Arrays], str]:
-    """Batches of the user's data, the least fitted to that there are."""
-    example = max(1, next((graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape), 1))
-    most = _affordable(macs * batches.batch_size / example, "real")
-    if (others := batches.unseen(most)) is not None:
-        return others, UNSEEN
-    held = held and len(batches) > 1
-    numbers = apart(len(batches))[1] if held else list(range(len(batches)))
-    return (batches[number] for number in numbers[:most]), HELD if held else CALIBRATION
-
-
-def _affordable(macs: float, kind: str) -> int:
-    return int(max(1, min(_MOST_BATCHES[kind], _OPERATIONS // max(1.0, macs))))
 
 
 def _rows(feed: Arrays) -> int:
@@ -167,22 +223,7 @@ def _scores(graph: Graph, output: str) -> bool:
     shape = graph.values[output].shape if output in graph.values else ()
     if len(shape) == 2:
         return shape[1] > 1
-    return len(shape) == 3 and shape[2] in _vocabularies(graph)
-
-
-def _vocabularies(graph: Graph) -> set[int]:
-    """How many rows the tables have that whole numbers among the inputs are looked up in."""
-    tokens = {name for name in graph.inputs if "int" in graph.values[name].dtype}
-    for node in graph.nodes:  # casts and the like of tokens
-        if len(node.operands) == 1 and node.operands[0] in tokens:
-            tokens.update(name for name in node.results if name)
-    return {
-        graph.values[name].shape[0]
-        for node in graph.nodes
-        if tokens.intersection(node.operands)
-        for name in node.operands
-        if name and graph.values[name].stored and len(graph.values[name].shape) == 2
-    }
+    return len(shape) == 3 and shape[2] in vocabularies(graph)
 
 
 @dataclass

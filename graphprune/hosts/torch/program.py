@@ -35,6 +35,9 @@ from graphprune.hosts.torch.normal_form import normal_form
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
 from graphprune.hosts.windows import Window
+from graphprune.importance.differentiable import Target
+from graphprune.importance.final import floating
+from graphprune.importance.judge import Judge
 from graphprune.ir.graph import Graph
 
 
@@ -323,32 +326,48 @@ class Program:
         self,
         inputs: Arrays,
         gates: Sequence[Gate],
-        target: Array | None,
+        target: Target,
         *,
-        categorical: bool,
+        categorical: bool = False,
+        judges: Sequence[Judge] = (),
         seed: int = 0,
         level: Mapping[Gate, float] | None = None,
     ) -> dict[Gate, Array]:
-        """The gradients of a loss by gates; see :class:`graphprune.hosts.host.Differentiable`."""
+        """The gradients of a loss by gates; see :class:`graphprune.importance.differentiable.Differentiable`."""
         found = torch_gates.gate_gradients(
             self.program,
             self.tensors,
             self._names,
             self.signature.flat(inputs),
             gates,
-            torch_gates.Loss(target, categorical, seed),
+            self._loss(target, categorical, judges, seed),
             level or {},
         )
         return {gate: to_numpy(each) for gate, each in found.items()}
 
     def parameter_gradients(
-        self, inputs: Arrays, wanted: Sequence[str], target: Array | None, *, categorical: bool, seed: int = 0
+        self,
+        inputs: Arrays,
+        wanted: Sequence[str],
+        target: Target,
+        *,
+        categorical: bool = False,
+        judges: Sequence[Judge] = (),
+        seed: int = 0,
     ) -> dict[str, Array]:
         """The gradients of a loss by stored tensors, summed over a batch; see :meth:`gate_gradients`."""
-        loss = torch_gates.Loss(target, categorical, seed)
+        loss = self._loss(target, categorical, judges, seed)
         flat = self.signature.flat(inputs)
         found = torch_gates.parameter_gradients(self.program, self.tensors, flat, wanted, loss)
         return {name: to_numpy(each) for name, each in found.items()}
+
+    def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> torch_gates.Loss:
+        """The loss of the judged outputs; without judges of the first one that is floating-point."""
+        outputs = list(self.graph().outputs)
+        first = outputs.index(floating(self.graph())[0])
+        judges = judges or (Judge(outputs[first], first, "kl" if categorical else "mse"),)
+        tensors = [at for at, name in enumerate(self.signature.outputs) if name is not None]
+        return torch_gates.Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
 
     # -- what its nodes are ------------------------------------------------------------------------------------------
 
