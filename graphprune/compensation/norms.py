@@ -8,7 +8,6 @@ docs/methods.md, Refits).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -44,14 +43,13 @@ def reestimate(
         The pruned model with other statistics, and the names of the tensors that changed.
     """
     graph = pruned.graph()
-    uses = Counter(name for node in graph.nodes for name in node.operands if name is not None)
     norms = [
         node
         for node in graph.nodes
         if _is_batch_norm(node)
         and node.operands[0] in analysis.layouts
         and not node.optional
-        and all(uses[str(name)] == 1 and graph.values[str(name)].stored for name in node.operands[3:_OPERANDS])
+        and all(graph.n_uses(str(name)) == 1 and graph.values[str(name)].stored for name in node.operands[3:_OPERANDS])
     ]
     left: list[Any] = list(batches)
     right: list[Any] = list(left)

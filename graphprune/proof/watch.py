@@ -18,6 +18,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.hosts.host import Array
 from graphprune.ir.dims import Factor, Index, Layout, factors_of, positions, unit_of
 from graphprune.ir.graph import Graph, Node
+from graphprune.ir.liveness import live_values
 
 APART = 1e-3
 """Units that differ by less, relative to the largest of them, are not told apart."""
@@ -85,7 +86,7 @@ def watched(
         adjusted: Stored tensors that a cut gives other values; what is made of them and of weights alone is compared
             where an input meets it.
     """
-    alive = needed(left)
+    alive = live_values(left)
     telling = _telling(analysis)
     names: dict[str, None] = {}
     for node in analysis.graph.nodes:
@@ -118,20 +119,6 @@ def _made_of(graph: Graph, adjusted: Collection[str]) -> set[str]:
             constant |= results
             found |= results if operands & found else set()
     return found
-
-
-def needed(graph: Graph) -> frozenset[str]:
-    """The values that the outputs of a graph depend on."""
-    makers: dict[str, Node] = {name: node for node in graph.nodes for name in node.results if name is not None}
-    found, pending = set[str](), list(graph.outputs)
-    while pending:
-        name = pending.pop()
-        if name in found:
-            continue
-        found.add(name)
-        if name in makers:
-            pending.extend(each for each in makers[name].operands if each is not None)
-    return frozenset(found)
 
 
 def _touched(dim: Any, kept: Mapping[Factor, Index]) -> bool:

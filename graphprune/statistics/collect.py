@@ -205,7 +205,7 @@ def walk(
     seed: int = 0,
 ) -> None:
     """One walk over the batches, adding to the moments of some sources."""
-    order = {name: i for i, node in enumerate(analysis.graph.nodes) for name in node.results if name is not None}
+    order = analysis.graph.producers
     sources = sorted(taken, key=lambda source: order.get(source[0], -1))
     stretches = list(_stretches([source[0] for source in sources], analysis))
     runs: list[Any] = []

@@ -16,6 +16,7 @@ from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.windows import Window, transposed
+from graphprune.ir.liveness import Flow, part_of
 from graphprune.runtime.sessions import as_array, run_raw
 
 
@@ -28,17 +29,17 @@ def partial_run(
     later: Sequence[str],
 ) -> PartialRun:
     """A runner of the nodes between what there is and what is wanted; see ``Runnable.partial_run``."""
-    makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    given = frozenset(have)
-    unknown = [name for name in (*outputs, *later) if name not in makers and name not in given | stored]
+    nodes = proto.graph.node
+    flow = Flow(
+        {name: i for i, node in enumerate(nodes) for name in node.output if name},
+        lambda i: filter(None, operands_of(nodes[i])),
+        lambda i: filter(None, nodes[i].output),
+    )
+    known = {*have, *flow.producers, *(tensor.name for tensor in proto.graph.initializer)}
+    unknown = [name for name in (*outputs, *later) if name not in known]
     if unknown:
         raise ModelError(f"the model has no value '{unknown[0]}'; ask for names of values of its graph")
-    now = _needed(proto, makers, outputs, given)
-    done = given | {name for i in now for name in proto.graph.node[i].output if name}
-    rest = _needed(proto, makers, later, done)
-    carried = {name for i in rest for name in operands_of(proto.graph.node[i]) if name in done}
-    carried.update(name for name in later if name in done)
+    given, now, carried = part_of(flow, have, outputs, later)
     wanted = [name for name in dict.fromkeys((*outputs, *sorted(carried))) if name not in given]
     session = None
     if now:
@@ -51,21 +52,6 @@ def partial_run(
         return {name: found[name] for name in carried}, arrays
 
     return run
-
-
-def _needed(
-    proto: onnx.ModelProto, makers: Mapping[str, int], wanted: Sequence[str], given: Collection[str]
-) -> set[int]:
-    """The nodes that must run for some values, where others are given."""
-    found: set[int] = set()
-    pending = [name for name in wanted if name not in given]
-    while pending:
-        at = makers.get(pending.pop())
-        if at is None or at in found:
-            continue
-        found.add(at)
-        pending.extend(name for name in operands_of(proto.graph.node[at]) if name and name not in given)
-    return found
 
 
 def _part(

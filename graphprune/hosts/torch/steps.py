@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from graphprune.hosts.host import Array, Carried, PartialRun
 from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.windows import Window, transposed
+from graphprune.ir.liveness import Flow, part_of
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {
@@ -46,12 +47,12 @@ def partial_run(
     unknown = [name for name in (*outputs, *later) if name not in by_value]
     if unknown:
         raise ModelError(f"the graph has no value '{unknown[0]}'; ask for names of values of its graph")
-    given = frozenset(have)
-    now = _needed([by_value[name] for name in outputs], given)
-    done = given | {node.name for node in now}
-    rest = _needed([by_value[name] for name in later], done)
-    carried = {operand.name for node in rest for operand in node.all_input_nodes if operand.name in done}
-    carried.update(name for each in later if (name := by_value[each].name) in done)
+    flow = Flow(
+        {node.name: node for node in program.nodes if node.op != "get_attr"},  # stored tensors are always there
+        lambda node: (operand.name for operand in node.all_input_nodes),
+        lambda node: (node.name,),
+    )
+    _, now, carried = part_of(flow, have, *([by_value[name].name for name in names] for names in (outputs, later)))
     order = [node for node in program.nodes if node in now and node.op != "get_attr"]
     wanted = {name: by_value[name] for name in outputs}
     last: dict[str, int] = {}
@@ -82,21 +83,6 @@ def partial_run(
         return {name: env[name] for name in carried}, arrays
 
     return run
-
-
-def _needed(wanted: Iterable[fx.Node], given: Collection[str]) -> set[fx.Node]:
-    """The nodes that must run for some values, where others are given. Stored tensors are always there."""
-    found: set[fx.Node] = set()
-    pending = [node for node in wanted if node.name not in given]
-    while pending:
-        node = pending.pop()
-        if node in found:
-            continue
-        found.add(node)
-        pending.extend(
-            operand for operand in node.all_input_nodes if operand.op != "get_attr" and operand.name not in given
-        )
-    return found
 
 
 def window(node: fx.Node) -> Window | None:
