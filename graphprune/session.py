@@ -28,7 +28,7 @@ from graphprune.pipeline.state import Check
 from graphprune.pipeline.trials import RATIOS, SAMPLES
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
-from graphprune.profiling.profile import cut, make_profile
+from graphprune.profiling.profile import Measuring, cut, make_profile
 from graphprune.recipe import Recipe
 from graphprune.replay import applied, checked_file
 from graphprune.report.curves import Front, Sensitivity
@@ -175,16 +175,8 @@ class Session(Opened):
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Profile:
         """Measures what the operators of the model take at smaller widths; see :func:`graphprune.profile`."""
-        return make_profile(
-            self.host,
-            cut(self.host),
-            threads=threads,
-            provider=provider,
-            align=align,
-            quick=quick,
-            seconds=seconds,
-            advance=advance,
-        )
+        how = Measuring(threads=threads, provider=provider, align=align, quick=quick, seconds=seconds)
+        return make_profile(self.host, cut(self.host), how, advance=advance)
 
     @_one_at_a_time
     def sweep(
