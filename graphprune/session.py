@@ -33,8 +33,8 @@ from graphprune.recipe import Recipe
 from graphprune.replay import applied, checked_file
 from graphprune.report.curves import Front, Sensitivity
 from graphprune.result import Result
-from graphprune.sensitivity import tried
-from graphprune.sweep import by_name, swept
+from graphprune.sensitivities import tried
+from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
 
 F = TypeVar("F", bound=Callable[..., Any])
