@@ -23,7 +23,7 @@ def off_slices(pairs: Sequence[tuple[Array, Array]], floor: float = 0.0) -> floa
     """The largest difference, relative to the largest value of the slice where it is: of every slice of every axis.
 
     Args:
-        pairs: What should be and what is, all of one shape; values of several runs, whose slices are looked at together.
+        pairs: What should be and what is, all of one shape: of several runs, whose slices are looked at together.
         floor: As a fraction of the largest value: slices of smaller ones are not held to more.
     """
     off, size = _largest(pairs)
