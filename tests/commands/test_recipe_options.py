@@ -17,7 +17,7 @@ ALL = {each.keyword for each in recipe_options()}
 MEANT = {
     "prune": ALL,
     "sweep": ALL,
-    "sensitivity": {"protect", "only", "criterion", "align", "seed"},
+    "sensitivity": {"protect", "only", "criterion", "align", "loss", "seed"},
     "inspect": {"protect"},
     "explain": {"protect"},
     "apply": {"verify", "seed"},
