@@ -27,6 +27,7 @@ from graphprune.passes import (
     Score,
     Select,
     Verify,
+    choosing,
     default_pipeline,
 )
 from graphprune.planning.select import block_kinds
@@ -54,7 +55,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
         calibrate = replace(calibrate, file=statistics)
     scores_blocks = sharing.whole or block_kinds(select.only)
-    return default_pipeline(
+    passes = default_pipeline(
         Analyze(),
         Score(criterion, seed, recipe.score.block_criterion if scores_blocks else ""),
         Allocate(
@@ -75,6 +76,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
+    return choosing(passes, rung) if allocation == MEASURED_ALLOCATION and not sharing.allocation else passes
 
 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:

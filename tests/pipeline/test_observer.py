@@ -54,8 +54,8 @@ def test_a_compilation_in_steps(tmp_path):
     assert told == [str(step) for step in seen.steps]
     names = list(dict.fromkeys(step.name for step in seen.steps))
     assert names == [
-        "open", "fold-constants", "analyze", "calibrate", "score", "measure-losses", "allocate", "slice-groups",
-        "remove-blocks", "remove-dead-nodes", "verify", "compensate", "check-export",
+        "open", "fold-constants", "analyze", "calibrate", "score", "measure-losses", "choose-allocation",
+        "slice-groups", "remove-blocks", "remove-dead-nodes", "verify", "compensate", "check-export",
     ]  # fmt: skip
     for name in ("calibrate", "measure-losses", "compensate"):
         begin, *counted = [step for step in seen.steps if step.name == name]

@@ -142,8 +142,9 @@ def run(case: Case, options: argparse.Namespace) -> dict:
     gc.collect()
     peaks = Peaks()
     forget()
+    data = None if options.uncalibrated else batches
     result = gp.prune(
-        model, example, target={"macs": case.macs}, calibration=batches, verify=not options.unverified, progress=peaks
+        model, example, target={"macs": case.macs}, calibration=data, verify=not options.unverified, progress=peaks
     )
     peaks.step(None)
     rows = peaks.rows
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="the file that the JSON goes to, instead of the last line")
     parser.add_argument("--quick", action="store_true", help="as few trials as there can be; each takes what it takes")
+    parser.add_argument("--uncalibrated", action="store_true", help="the proof and the module alone, by weights")
     parser.add_argument("--unverified", action="store_true", help="without the proof")
     parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -189,6 +191,7 @@ def main() -> None:
         command = [sys.executable, "-m", "tools.bench.memory", "--child", name, "--threads", str(options.threads)]
         command += ["--unverified"] if options.unverified else []
         command += ["--quick"] if options.quick else []
+        command += ["--uncalibrated"] if options.uncalibrated else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             print(f"{name}: failed")
