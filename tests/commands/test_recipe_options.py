@@ -203,6 +203,17 @@ def test_trials_keep_to_the_multiples_of_prune(tmp_path, align, of_24, of_7):
         assert [row["removed"] for row in found["rows"]] == removed
 
 
+def test_a_pipeline_may_evaluate(tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text("def metric(run):\n    return {'one': 1.0}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = small_model(tmp_path / "m.onnx")
+    pipeline = "fold-constants,analyze,score,allocate{macs=0.5},slice-groups,verify,evaluate"
+    line = ("prune", model, "-o", tmp_path / "o.onnx", "--no-latency", "--json", "--pipeline", pipeline)
+    data = json.loads(run(*line, "--eval", "own_metric:metric").stdout)
+    assert [(row["name"], row["after"]) for row in data["metrics"]] == [("one", 1.0)]
+    assert error_of(*line) == "pass 'evaluate' needs a metric; give one (evaluate=..., --eval)"
+
+
 def test_apply_takes_a_seed(tmp_path):
     model = small_model(tmp_path / "m.onnx")
     run(
@@ -271,6 +282,7 @@ def test_a_recipe_is_a_file_that_is_read(tmp_path):
             ("--no-verify", "--accept-unproven"),
             "--accept-unproven is about the proof that --no-verify skips; leave one ",
         ),
+        (("--dump-after", "scor"), "cannot dump after 'scor' (did you mean 'score'?); the passes are fold-constants, "),
         (("--blocks", "few"), "cannot read 'few' blocks; expected a number like 2 or a fraction like 0.25"),
     ],
 )

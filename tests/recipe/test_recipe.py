@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import graphprune as gp
 from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.passes import Allocate, Analyze, FoldConstants, RemoveDeadNodes, Score, SliceGroups, Verify
-from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.passes import Pass, flattened
 from graphprune.recipe import RECIPES, VERSION, Recipe, recipe_options
 from graphprune.recipe.options import attributes, first_sentence, option, options_in, plain
 from graphprune.recipe.signature import takes_recipe
@@ -280,10 +280,12 @@ def test_the_passes_of_the_default():
     ]  # fmt: skip
     measured = Recipe.of(target="macs=0.5").pipeline(calibrated=True, measurable=True)
     assert {"calibrate", "measure-losses", "compensate"} <= set(names(measured))
-    assert next(each for each in measured if isinstance(each, Allocate)).allocation == "measured"
+    assert next(each for each in flattened(measured) if isinstance(each, Allocate)).allocation == "measured"
     assert next(each for each in measured if isinstance(each, Score)).criterion == "obs"
     unmeasurable = Recipe.of(target="macs=0.5").pipeline(calibrated=True)
     assert next(each for each in unmeasurable if isinstance(each, Allocate)).allocation == "isomorphic"
+    told = Recipe.of(target="macs=0.5", allocation="dp").pipeline(calibrated=True, measurable=True)
+    assert [each.allocation for each in told if isinstance(each, Allocate)] == ["dp"]
 
 
 def test_passes_of_the_users_take_the_target():
