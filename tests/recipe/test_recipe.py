@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphprune as gp
+from graphprune.early import flattened
 from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.passes import Allocate, Analyze, FoldConstants, RemoveDeadNodes, Score, SliceGroups, Verify
-from graphprune.pipeline.passes import Pass, flattened
+from graphprune.pipeline.passes import Pass
 from graphprune.recipe import RECIPES, VERSION, Recipe, recipe_options
 from graphprune.recipe.options import attributes, first_sentence, option, options_in, plain
 from graphprune.recipe.signature import takes_recipe
