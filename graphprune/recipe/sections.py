@@ -135,7 +135,7 @@ class Allocation(Section):
         None,
         metavar="NAME",
         choices=ALLOCATIONS,
-        unset=f"{ALLOCATION}, with calibration data {MEASURED_ALLOCATION}",
+        unset=f"{ALLOCATION}, with calibration data the best of {MEASURED_ALLOCATION}, isomorphic and dp",
     )
     align: int = option(ALIGN)
     min_units: int = option(MIN_UNITS)
