@@ -18,6 +18,7 @@ from graphprune.errors import GraphpruneError, ModelError, OptionError, PlanErro
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.passes import MeasureLosses
 from graphprune.recipe import recipe_options
+from graphprune.statistics.measurements import Measurements
 
 X = np.random.default_rng(1).normal(size=(32, 16)).astype(np.float32)
 EXAMPLE = (torch.from_numpy(X[:8]),)
@@ -313,3 +314,23 @@ def test_threads_share_a_session(model, monkeypatch):
     assert called == ["collect"]
     assert session.measured.any_of(MeasureLosses.name)
     assert isinstance(session.host, OnnxHost)
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_measurement_goes_where_they_grow_too_large(monkeypatch):
+    monkeypatch.setattr("graphprune.statistics.measurements.KEPT_BYTES", 100)
+    kept = Measurements()
+    for name, size in (("a", 60), ("b", 30), ("losses", 0), ("c", 20), ("d", 300)):
+        kept.keep("calibrate", name, name.upper(), size)
+        if name == "c":
+            assert [kept.find("calibrate", each) for each in ("a", "b", "losses", "c")] == [None, "B", "LOSSES", "C"]
+    assert [kept.find("calibrate", each) for each in ("b", "losses", "c", "d")] == [None, "LOSSES", None, "D"]
+
+
+def test_the_size_of_statistics_is_that_of_their_moments(model):
+    session = gp.Session(model, data=X)
+    statistics = session.prune(target="macs=0.5", **PLAIN).state.statistics
+    widths = [48, 32]
+    assert statistics.n_bytes == sum(8 * (3 * width + width**2 + 1) for width in widths)
