@@ -295,6 +295,34 @@ def test_wrong_recipes_are_one_line(tmp_path, options, message):
     assert data["error"]["type"] == "OptionError"
 
 
+DATA_AT_ONCE = [
+    (("prune", "--calibration", "random", "--preprocess", "fit=crp"), "cannot read preprocessing option 'fit=crp' (did you mean 'fit=crop'?)"),
+    (("prune", "--calibration", "none.npz"), "no data 'none.npz'; expected an .npz or .npy file, "),
+    (("prune", "--eval", "none.npz"), "no data 'none.npz'; expected an .npz or .npy file, "),
+    (("prune", "--calibration", "random", "--samples", "0"), "cannot use 0 samples; give a number of 1 or more"),
+    (("prune", "--calibration", "random", "--batch-size", "0"), "a batch cannot have 0 samples; give a batch size of 1 or more"),
+    (("prune", "--eval", "none.npz", "--metric", "acuracy"), "unknown metric 'acuracy' (did you mean 'accuracy'?); "),
+    (("prune", "--eval", "none.npz", "--labels", "none.txt"), "cannot read labels 'none.txt': No such file or directory; "),
+    (("prune", "--calibration", "random", "--statistics", "none/s.npz"), "cannot write 'none/s.npz': No such file or directory; "),
+    (("profile", "--provider", "CPU"), "this onnxruntime has no provider 'CPU'"),
+    (("profile", "--align", "0"), "align is 0; expected 1 or more"),
+    (("profile", "--seconds", "-1"), "seconds is -1; expected a positive number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), DATA_AT_ONCE)
+def test_what_no_model_is_needed_for_is_refused_before_one_is_opened(tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(tmp_path)
+    target = ("--target", "macs=0.5") if line[0] == "prune" else ()
+    assert error_of(line[0], "none.onnx", "-o", "out.onnx", *target, *line[1:]).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_is_known_before_a_model_is_opened():
+    message = "graph is 'exakt' (did you mean 'exact'?); expected one of auto, exact, numeric"
+    assert error_of("verify", "none.onnx", "out.onnx", "--plan", "none.json", "--graph", "exakt") == message
+
+
 def test_the_demo_by_a_recipe(tmp_path):
     (tmp_path / "own.toml").write_text(Recipe.of(target="macs=0.6", allocation="uniform").to_toml())
     run(
