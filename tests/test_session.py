@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -334,3 +335,42 @@ def test_the_size_of_statistics_is_that_of_their_moments(model):
     statistics = session.prune(target="macs=0.5", **PLAIN).state.statistics
     widths = [48, 32]
     assert statistics.n_bytes == sum(8 * (3 * width + width**2 + 1) for width in widths)
+
+
+# -- whose fault, and whose turn -----------------------------------------------------------------------------------------
+
+
+def test_an_unexpected_error_is_blamed_on_a_file_that_is_invalid(tmp_path, monkeypatch):
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x99 no model")
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("graphprune.session.compiled", fail)
+    with pytest.raises(ModelError, match=r"bad.onnx' is not valid ONNX"):
+        gp.Session(tmp_path / "bad.onnx").prune(target="macs=0.5")
+    with pytest.raises(RuntimeError, match="boom"):
+        gp.Session(mlp(), EXAMPLE).prune(target="macs=0.5")
+
+
+@pytest.mark.parametrize("onnx_model", [True, False], ids=["onnx", "torch"])
+def test_sessions_of_modules_wait_for_each_other(model, monkeypatch, onnx_model):
+    """Tracing changes state of the whole process, so that one thread at a time may do it; files need no such thing."""
+    inside, seen = [0], []
+
+    def work(*args: Any) -> None:
+        inside[0] += 1
+        barrier.wait(30) if onnx_model else time.sleep(0.2)
+        seen.append(inside[0])
+        inside[0] -= 1
+
+    barrier = threading.Barrier(2)
+    monkeypatch.setattr("graphprune.session.compiled", work)
+    made = [gp.Session(model) if onnx_model else gp.Session(mlp(), EXAMPLE) for _ in range(2)]
+    threads = [threading.Thread(target=each.prune, kwargs={"target": "macs=0.5"}) for each in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 2
+    assert max(seen) == (2 if onnx_model else 1)
