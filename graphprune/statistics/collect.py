@@ -73,6 +73,12 @@ class Statistics:
             complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
         )
 
+    @property
+    def n_bytes(self) -> int:
+        """What the moments take."""
+        arrays = (array for moments in self.moments.values() for array in moments.arrays().values())
+        return sum(np.asarray(array).nbytes for array in arrays)
+
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
 
