@@ -127,9 +127,11 @@ def default_pipeline(
 
 
 CANDIDATES = (("", "measured"), ("", "isomorphic"), ("", "dp"), ("wifv", "global"), ("wanda", "global"))
-"""What the default chooses among, as pairs of a criterion (empty: that of the pipeline) and an allocation: losses of one
-group at a time, which say nothing of how they add up; shares that are the same for all groups of a kind; predicted
-errors; and, where those predict badly (outputs that are fed back, few inputs), plain sizes of contributions."""
+"""What the default chooses among, as pairs of a criterion (empty: that of the pipeline) and an allocation.
+
+Losses of one group at a time, which say nothing of how they add up; shares that are the same for all groups of a kind;
+predicted errors; and plain sizes of contributions, where those predict badly.
+"""
 
 
 def choosing(passes: Sequence[Pass], rung: str, *, criteria: bool = True) -> tuple[Pass, ...]:
