@@ -18,7 +18,7 @@ KEPT_BYTES = 4 << 30
 
 class _Model(Protocol):
     def model_digest(self) -> str:
-        """See :class:`graphprune.pipeline.host.Host`."""
+        """See :class:`graphprune.hosts.host.Host`."""
 
 
 class Measurements:
