@@ -20,6 +20,7 @@ from typing import Any
 
 import fuzz_files
 import numpy as np
+import onnxruntime  # noqa: F401  (before trials are forked: it leaves a file of its own where temporary ones go)
 from fuzz_edits import SECRET, edited_model, pick
 from fuzz_models import MODELS
 
