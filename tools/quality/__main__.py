@@ -37,7 +37,7 @@ from tools.bench.registry import CACHE  # noqa: E402
 from tools.quality import tables  # noqa: E402
 from tools.quality.cases import Case, dense_runner  # noqa: E402
 from tools.quality.models import CASES  # noqa: E402
-from tools.quality.recipes import RECIPES, TABLE, prune  # noqa: E402
+from tools.quality.recipes import RECIPES, TABLE, applies, prune  # noqa: E402
 from tools.quality.rivals import RIVALS, Rivals  # noqa: E402
 from tools.quality.rivals import TABLE as RIVALS_TABLE  # noqa: E402
 
@@ -73,9 +73,9 @@ def keys_of(case: Case, rivals: Rivals, options: argparse.Namespace) -> Iterator
     """The measurements of a model that were asked for, the dense one first."""
     pairs = [(tables.DENSE, 1.0), *((name, ratio) for ratio in options.ratios for name in options.recipes)]
     for name, ratio in pairs:
-        if name in RIVALS and not rivals.applies(name):
-            continue
         own = name in RECIPES
+        if not (applies(case, name) if own else name not in RIVALS or rivals.applies(name)):
+            continue
         yield {
             "model": case.name, "recipe": name, "ratio": ratio, "seed": options.seed if own else 0,
             "batches": options.batches if own else None, "arguments": RECIPES.get(name, RIVALS.get(name)),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import graphprune as gp
-from graphprune.data.batches import Batches, open_batches
-from graphprune.opening import open_host
 from tools.quality.cases import Case, Run, module_runner, onnx_runner
 
 DEFAULT = "default"
@@ -43,11 +41,19 @@ PRESETS = ("flap", "wanda-sp", "llm-pruner", "l2")
 TABLE = (DEFAULT, "isomorphic", *PRESETS)
 """What is run unless others are asked for."""
 
+GRADIENTS = ("taylor", "fisher")
+"""Beginnings of criteria that need gradients, which ONNX models do not have."""
 
-@cache
-def _calibration_of(case: Case, batches: int | None) -> Batches:
-    """The calibration data of a case, opened once: statistics and trials on it serve all recipes and ratios."""
-    return open_batches(case.calibration[:batches], open_host(case.model, case.example, shapes=case.shapes))
+
+def applies(case: Case, name: str) -> bool:
+    """Whether a recipe takes such a model."""
+    return not (isinstance(case.model, Path) and RECIPES[name].get("criterion", "").startswith(GRADIENTS))
+
+
+@lru_cache(maxsize=1)  # of one model at a time: a session holds activations
+def _session_of(case: Case, batches: int | None) -> gp.Session:
+    """A case, opened once: statistics and trials on its data serve all recipes and ratios."""
+    return gp.Session(case.model, case.example, data=case.calibration[:batches], shapes=case.shapes)
 
 
 def prune(case: Case, name: str, ratio: float, *, seed: int = 0, batches: int | None = None) -> tuple[gp.Result, Run]:
@@ -63,10 +69,8 @@ def prune(case: Case, name: str, ratio: float, *, seed: int = 0, batches: int | 
     Returns:
         The result, and how to run it: an ONNX file as written, in onnxruntime; a module as it is handed out.
     """
-    result = gp.prune(
-        case.model, case.example, target={"macs": ratio}, shapes=case.shapes, seed=seed, verify=False,
-        calibration=_calibration_of(case, batches), **RECIPES[name],
-    )  # fmt: skip
+    session = _session_of(case, batches)
+    result = session.prune(target={"macs": ratio}, seed=seed, verify=False, **RECIPES[name])
     if not isinstance(case.model, Path):
         return result, module_runner(result.module)
     with tempfile.TemporaryDirectory() as folder:
