@@ -117,7 +117,7 @@ def cut(array: NDArray[Any], axes: Mapping[int, NDArray[np.int64]], out: NDArray
     return out
 
 
-def digest_of(dtype: str, shape: Sequence[int], data: bytes) -> str:
+def digest_of(dtype: str, shape: Sequence[int], data: bytes | memoryview) -> str:
     """A hash of a stored tensor: of its type, its shape and its bytes, so that one bit more or less is another one.
 
     Args:

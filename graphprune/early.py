@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from graphprune.compensation.methods import require_rung
-from graphprune.passes import PASSES, Allocate, Analyze, FoldConstants, ProtectSensitive, Score, Select
+from graphprune.passes import PASSES, Allocate, Analyze, FoldConstants, ProtectSensitive, Select
 from graphprune.pipeline import keys
 from graphprune.pipeline.needs import check
 from graphprune.pipeline.passes import Pass
@@ -19,8 +18,6 @@ from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.reach import within_reach
 from graphprune.planning.select import named_blocks
-from graphprune.planning.selection import Selection
-from graphprune.planning.share import require_allocation
 from graphprune.planning.target import parse_targets, require_meant
 
 
@@ -37,33 +34,6 @@ def require_options(passes: Sequence[Pass], *, calibrated: bool) -> None:
     """
     # one with a latency target is run as a part of 'meet-latency', which makes a profile
     check(passes, {keys.PROFILE, *([keys.CALIBRATION] if calibrated else [])}, complete=True)
-
-
-def require_choices(
-    *,
-    criterion: str | None = None,
-    allocation: str | None = None,
-    compensation: str | None = None,
-    only: str | Sequence[str] = (),
-    protect: str | Sequence[str] = (),
-    protect_ratio: float = 0.0,
-    **others: object,
-) -> None:
-    """Refuses options of :func:`graphprune.prune` that no pass takes, where many prunes are to follow.
-
-    Raises:
-        OptionError: A value is wrong.
-    """
-    only, protect = ((each,) if isinstance(each, str) else tuple(each) for each in (only, protect))
-    limits = {name: others[name] for name in ("align", "min_units", "max_ratio") if name in others}
-    Limits(**limits)  # type: ignore[arg-type]
-    if criterion is not None:
-        Score(criterion).check()
-    if allocation is not None:
-        require_allocation(allocation)
-    if compensation is not None:
-        require_rung(compensation)
-    Selection(only, protect, protect_ratio).check()
 
 
 def require_selected(state: State, passes: Sequence[Pass]) -> None:

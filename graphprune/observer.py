@@ -138,9 +138,21 @@ class Timed(Observer):
 def observing(progress: Observer | Callable[[str], object] | None) -> Observer:
     """What ``progress`` of a public function means: an observer, or a function that takes a sentence for each step.
 
-    Everything is logged besides.
+    Everything is logged besides, once.
     """
     if progress is None:
         return Logged()
     seen = progress if isinstance(progress, Observer) else Told(progress)
-    return Several((Logged(), seen))
+    return seen if _logs(seen) else Several((Logged(), seen))
+
+
+def _logs(observer: Observer) -> bool:
+    """Whether an observer logs already: what is a part of something larger is handed on."""
+    match observer:
+        case Logged():
+            return True
+        case Within():
+            return _logs(observer.observer)
+        case Several():
+            return any(map(_logs, observer.observers))
+    return False

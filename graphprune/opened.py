@@ -6,6 +6,7 @@ import time
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
+from graphprune.brief import brief
 from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.observer import Observer
@@ -33,7 +34,7 @@ class _Held:
     evaluation: tuple[str, Evaluation] | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Opened(Holder):
     """A model, its data and its metric, each opened when it is first needed and then kept.
 
@@ -52,6 +53,8 @@ class Opened(Holder):
     Raises:
         OptionError: Samples without data, or a metric's name without anything to take it on.
     """
+
+    __repr__ = brief
 
     model: Any
     example_inputs: Any = None

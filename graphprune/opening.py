@@ -124,16 +124,6 @@ def _begins_like_onnx(path: Path) -> bool:
         return False
 
 
-def require_seed(seed: int) -> None:
-    """Refuses what no generator of random numbers takes.
-
-    Raises:
-        OptionError: The seed is negative.
-    """
-    if seed < 0:
-        raise OptionError(f"seed is {seed}; expected 0 or more")
-
-
 def require_samples(samples: int, calibration: Any) -> None:
     """Refuses a number of samples without data to take them from.
 

@@ -60,12 +60,12 @@ class Registry(Mapping[str, T], Generic[T]):
             OptionError: The name is taken, by another thing.
         """
         if not name:
-            raise OptionError(f"a {self.kind} needs a name")
+            raise OptionError(f"{self._one} needs a name")
         if name in self._builtin:
             raise OptionError(f"'{name}' is a built-in {self.kind}; give yours another name")
         if name in self and not replace and not (name in self._registered and alike(self._registered[name], value)):
             raise OptionError(
-                f"there is a {self.kind} '{name}' already; give yours another name, or say replace=True if it is to "
+                f"there is {self._one} '{name}' already; give yours another name, or say replace=True if it is to "
                 "take the place of that one"
             )
         self._registered[name] = value
@@ -79,6 +79,10 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self:
             raise OptionError(f"unknown {self.kind} {meant(name, self)}; expected one of {', '.join(self.names)}")
         return self[name]
+
+    @property
+    def _one(self) -> str:
+        return f"{'an' if self.kind[0] in 'aeiou' else 'a'} {self.kind}"
 
     @property
     def names(self) -> list[str]:

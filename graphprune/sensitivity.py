@@ -18,7 +18,7 @@ from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES, Batches, open_batches
 from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
-from graphprune.evaluation import Evaluation, Runner, require_evaluation
+from graphprune.evaluation import Evaluation, Runner
 from graphprune.files import read_json, write_text
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.importance.judge import judges_for, known_losses, parse_losses
@@ -107,11 +107,6 @@ def sensitivity(
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     wanted = Recipe.read(recipe, **keywords)
-    if wanted.judge.loss and evaluate is not None:
-        raise OptionError("'loss' and 'evaluate' both say what is measured; leave one of them out")
-    require_evaluation(evaluate, metric)
-    check_ratios(ratios)
-    Limits(align)
     opened = Opened(
         model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
         metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
@@ -145,6 +140,8 @@ def tried(
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
+    if recipe.judge.loss and opened.evaluate is not None:
+        raise OptionError("'loss' and 'evaluate' both say what is measured; leave one of them out")
     check_ratios(ratios)
     Limits(align)
     state = _scored(opened, recipe, samples, observer)

@@ -53,7 +53,7 @@ def _one_at_a_time(method: F) -> F:
     return cast("F", blaming_models(in_turn(frozen_heap()(run))))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Session(Opened):
     """An opened model and what was measured on it.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 if __name__ != "graphprune.passes":
     raise ImportError(f"this package is 'graphprune.passes', it was imported as '{__name__}'; import it by that name")
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from graphprune.errors import OptionError
@@ -16,6 +17,7 @@ from graphprune.passes.allocate import Allocate
 from graphprune.passes.analyze import Analyze
 from graphprune.passes.calibrate import Calibrate
 from graphprune.passes.check_export import CheckExport
+from graphprune.passes.choose_allocation import ChooseAllocation
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.evaluate import Evaluate
 from graphprune.passes.exchange_units import ExchangeUnits
@@ -33,16 +35,19 @@ from graphprune.passes.slice_groups import SliceGroups
 from graphprune.passes.verify import Verify
 from graphprune.pipeline.options import options_of
 from graphprune.pipeline.passes import Pass
+from graphprune.planning.target import parse_targets
 from graphprune.registry import Registry
 
 P = TypeVar("P", bound=Pass)
 
 __all__ = [
+    "CANDIDATES",
     "PASSES",
     "Allocate",
     "Analyze",
     "Calibrate",
     "CheckExport",
+    "ChooseAllocation",
     "Compensate",
     "Evaluate",
     "ExchangeUnits",
@@ -60,6 +65,7 @@ __all__ = [
     "SliceGroups",
     "Verify",
     "all_passes",
+    "choosing",
     "default_pipeline",
     "meeting_latency",
     "register",
@@ -74,6 +80,7 @@ PASSES: tuple[type[Pass], ...] = (
     ProtectSensitive,
     MeasureLosses,
     Allocate,
+    ChooseAllocation,
     ExchangeUnits,
     SliceGroups,
     RemoveBlocks,
@@ -117,6 +124,31 @@ def default_pipeline(
         compensate,  # on a model whose structure is proven; from here on weights differ
     )
     return tuple(each for each in passes if each is not None)
+
+
+CANDIDATES = ("measured", "isomorphic", "dp")
+"""What the default chooses among: losses of one group at a time, which say nothing of how they add up; shares that are
+the same for all groups of a kind; and predicted errors."""
+
+
+def choosing(passes: Sequence[Pass], rung: str) -> tuple[Pass, ...]:
+    """A pipeline that tries several allocations where it has one.
+
+    A latency is met by repeating an allocation, which stays one.
+
+    Args:
+        passes: The pipeline.
+        rung: How models are refitted on trial.
+    """
+
+    def chosen(each: Pass) -> Pass:
+        if not isinstance(each, Allocate) or not each.targets:
+            return each
+        if any(target.metric == "latency" for target in parse_targets(each.targets)):
+            return each
+        return ChooseAllocation(tuple((dataclasses.replace(each, allocation=name),) for name in CANDIDATES), rung)
+
+    return tuple(map(chosen, passes))
 
 
 def _plugin(name: str, found: Any) -> type[Pass]:

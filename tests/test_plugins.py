@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from test_cli import small_model
+from test_cli import run, small_model
 
 import graphprune as gp
 from graphprune import importance, ops, passes, registry
@@ -176,7 +176,7 @@ def test_a_function_that_is_defined_again_is_the_same():
         table.register("mine", lambda: 3)
     arrays = Registry("array", {})
     arrays.register("a", np.zeros(3))
-    with pytest.raises(OptionError, match="^there is a array 'a' already"):
+    with pytest.raises(OptionError, match="^there is an array 'a' already"):
         arrays.register("a", np.zeros(3))
 
 
@@ -208,6 +208,15 @@ def test_a_broken_plugin_harms_only_who_asks_for_it(monkeypatch, tmp_path):
         with pytest.raises(OptionError) as caught:
             table.find(name)
         assert str(caught.value) == message
+
+
+def test_a_broken_pass_is_listed_with_the_reason(monkeypatch):
+    table = Registry("pass", dict(list(all_passes().items())[:2]), group="graphprune.passes", plugin=passes._plugin)
+    entries(monkeypatch, ("broken", "no_such_module:thing", "bad"))
+    monkeypatch.setattr("graphprune.passes._REGISTRY", table)
+    rows = json.loads(run("passes", "--json").stdout)["passes"]
+    assert [row["name"] for row in rows] == ["select", "fold-constants", "broken"]
+    assert rows[-1]["doc"].startswith("the pass 'broken' of package 'bad' cannot be imported (no_such_module:thing): ")
 
 
 @pytest.mark.parametrize(
@@ -266,10 +275,12 @@ def test_an_allocation(model):
             with pytest.raises(OptionError, match=message):
                 gp.prune(model, target="macs=0.5", allocation="test-half", verify=False)
         share.register("test-half", half, needs="losses", replace=True)
-        with pytest.raises(
-            OptionError, match="^allocation 'test-half' shares the budget by losses on calibration data"
-        ):
-            gp.prune(model, target="macs=0.5", allocation="test-half", verify=False)
+        text = "analyze,score,allocate{macs=0.5 allocation=test-half},slice-groups"
+        with pytest.raises(OptionError, match="^allocation 'test-half' shares the budget by losses on calibration"):
+            gp.prune(model, pipeline=text, verify=False)
+        options = {"target": "macs=0.5", "allocation": "test-half", "calibration": "random", "verify": False}
+        assert "measure-losses" in [name for name, _ in gp.prune(model, **options).report.seconds]
+        assert given[-1].losses.keys() == given[-1].allowed
     finally:
         del share.METHODS["test-half"]
 

@@ -22,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from graphprune.observer import Observer, Step
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -30,8 +32,8 @@ COUNTED = ("calibrate", "score", "measure-losses", "compensate")
 """The phases that "calibration plus compensation" means; the others are there without calibration data, too."""
 
 
-class Clock:
-    """Time and peak memory of each phase, from what ``progress`` is told."""
+class Clock(Observer):
+    """Time and peak memory of each phase, which is a step by its name."""
 
     def __init__(self) -> None:
         self.rows: dict[str, dict[str, float]] = {}
@@ -43,8 +45,8 @@ class Clock:
         with contextlib.suppress(OSError):  # starts the count of peak memory anew
             Path("/proc/self/clear_refs").write_text("5")
 
-    def __call__(self, step: str) -> None:
-        phase = step.split()[0] if step else None
+    def step(self, step: Step | None) -> None:
+        phase = step.name if step is not None else None
         if phase == self._phase:
             return
         if self._phase is not None:
@@ -121,7 +123,7 @@ def clocked(model, example, batches, *, verify: bool = True) -> dict:
     begin = time.perf_counter(), time.process_time()
     result = gp.prune(model, example, target={"macs": 0.8}, calibration=batches, verify=verify, progress=clock)
     total = {"seconds": time.perf_counter() - begin[0], "processor_seconds": time.process_time() - begin[1]}
-    clock("")
+    clock.step(None)
     report = result.report
     rows = result.state.compensated
     return {

@@ -41,7 +41,7 @@ def inspect(
     showing: AsJson,
 ) -> None:
     """Show what can be pruned in MODEL, and what stays whole and why."""
-    require_distinct((model,), dot, graphml)
+    require_distinct((model, recipe.source), dot, graphml)
     for path in present(dot, graphml):
         require_writable(path)
     with progress(showing.as_json):

@@ -91,7 +91,7 @@ def sweep(
     showing: Annotated[Sweeping, Offers(without=("full",))],
 ) -> None:
     """Prune MODEL to several targets; write front.json and a plot of metric, latency and size."""
-    read = (model, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
+    read = (model, recipe.source, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
     require_distinct(read, output / "front.json", output / f"front.{showing.plot}")
     inputs, evaluation = data.opened()
     if running.print_pipeline:
@@ -140,7 +140,7 @@ def sensitivity(
     """Show what removing part of each group alone does to the outputs or to --eval; with -o it can be continued."""
     if output is not None:
         written = (output / "sensitivity.json", output / f"sensitivity.{plotting.plot}")
-        require_distinct((model, data.calibration, data.evaluate, data.tokenizer), *written)
+        require_distinct((model, recipe.source, data.calibration, data.evaluate, data.tokenizer), *written)
     inputs, evaluation = data.opened(needed=False)
     with output_folder(output) if output is not None else nullcontext(), progress(showing.as_json) as tell:
         if output is not None:

@@ -11,6 +11,7 @@ from rich.table import Table
 import graphprune as gp
 from graphprune.commands.bundles import AsJson, Data, Opening
 from graphprune.commands.shell import out, print_json, progress
+from graphprune.errors import GraphpruneError
 from graphprune.recipe import Recipe
 from graphprune.recipe.options import first_sentence, plain
 from graphprune.recipe.text import pipeline_text
@@ -23,7 +24,7 @@ def passes(showing: AsJson) -> None:
     """List the passes that --pipeline takes, with what they need, what they give, and their options."""
     from graphprune.passes import all_passes
 
-    listed = [_described(each) for each in all_passes().values()]
+    listed = [_described_by_name(name, all_passes()) for name in all_passes()]
     if showing.as_json:
         print_json({"passes": listed})
         return
@@ -38,6 +39,14 @@ def passes(showing: AsJson) -> None:
             table.add_row(f"[cyan]{each['name']}[/]", escape(default), escape(each["doc"]))
         if table.row_count:
             out.print(table, highlight=False)
+
+
+def _described_by_name(name: str, known: Mapping[str, type[Pass]]) -> dict[str, Any]:
+    """What there is to say of a pass; of one that its package does not bring, why not."""
+    try:
+        return _described(known[name])
+    except GraphpruneError as error:
+        return {"name": name, "doc": str(error), "needs": [], "gives": [], "options": []}
 
 
 def _described(cls: type[Pass]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def prune(
     showing: Showing,
 ) -> None:
     """Prune MODEL to a budget and write a smaller ONNX file."""
-    read = (model, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
+    read = (model, recipe.source, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
     require_distinct(read, writing.plan_out, model=output, force=writing.force)
     inputs, evaluation = data.opened()
     if running.print_pipeline:
@@ -38,7 +38,7 @@ def prune(
         return
     for path in present(output, writing.plan_out):
         require_writable(path)
-    files = described(model=model, profile=running.profile) if showing.as_json else {}
+    files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
     with progress(showing.as_json) as tell:
         result = gp.prune(
             model,

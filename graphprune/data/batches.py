@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self[i] for i in range(len(self)))
+
+    def part(self, numbers: Sequence[int]) -> Batches:
+        """Some of the batches, by number from 0, rising; their order stays."""
+        size = self.batch_size
+        at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
+        some = Batches(self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded)
+        some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
+        return some
 
     def unseen(self, most: int) -> Batches | None:
         """Full batches of the source's other samples, at most ``most``, in order; ``None`` if there is not one.

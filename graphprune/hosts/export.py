@@ -48,7 +48,7 @@ def exported(state: State) -> tuple[State, Path]:
         return state, state.export.path
     made = Export(state.host)
     try:
-        state.host.save_onnx(made.path, metadata_of(state.plan))
+        state.host.save_onnx(made.path, metadata_of(state.plan), beside=True)  # it is only looked at
     except BaseException:
         made.close()
         raise

@@ -22,25 +22,11 @@ Array = NDArray[Any]
 Makers = Mapping[str, Node]
 """By value: the node that it is a result of."""
 
-_KINDS = {"softmax": "softmax", "safesoftmax": "softmax", "logsoftmax": "logsoftmax", "sigmoid": "sigmoid"}
-_SAME = frozenset({
-    "identity", "cast", "clone", "tocopy", "to", "alias", "contiguous", "detach", "quantizelinear", "dequantizelinear",
-    "dropout", "liftfreshcopy",
-})  # fmt: skip
-_MOVED = frozenset({
-    "reshape", "squeeze", "unsqueeze", "flatten", "view", "unsafeview", "transpose", "permute", "t", "movedim",
-})  # fmt: skip
-_JOINED = frozenset({"concat", "cat"})
-_DIVIDED = frozenset({"div", "truedivide"})
-_UNIT = frozenset({"lpnormalization"})
-_NORMS = frozenset({"reducel2", "linalgvectornorm", "norm", "reducesumsquare"})
-_SUMS, _SQUARES = frozenset({"reducesum", "sum"}), frozenset({"mul", "pow", "square"})
-_BOUNDED = frozenset(
-    {"clip", "clamp", "clampmin", "max", "maximum", "expand", "expandas", "add", "sqrt", *_SAME, *_MOVED}
-)
-"""What stands between a norm and the division by it: a bound, a small number that is added."""
-_SCALED = frozenset({"add", "sub", "mul", "div"})
-_POOLED = frozenset({"globalaveragepool", "reducemean", "mean", "averagepool", "adaptiveavgpool2d", "avgpool2d"})
+_PROBABLE = frozenset({"softmax", "log-softmax", "sigmoid"})
+_SAME = frozenset({"copy", "dropout", "quantize"})
+_MOVED = frozenset({"view", "turn"})
+_BOUNDED = frozenset({"bound", *_SAME, *_MOVED})
+"""Roles of what stands between a norm and the division by it, beside a sum with a small number."""
 _DEEPEST = 64
 """So many nodes from the end are looked at, at most."""
 
@@ -52,7 +38,7 @@ class Final:
     Attributes:
         output: The output.
         node: The node that makes it so.
-        kind: ``softmax``, ``logsoftmax``, ``sigmoid``, ``unit`` (vectors of length one), ``tokens`` (as many scores as
+        kind: ``softmax``, ``log-softmax``, ``sigmoid``, ``unit`` (vectors of length one), ``tokens`` (as many scores as
             the model looks tokens up in), ``scores`` (one row of a last layer for each sample), or empty: unknown.
         axis: The axis of the output along which probabilities sum to one, or vectors lie; -1 for a sigmoid.
         part: The axis and the first and last-but-one position of the part that this is about; ``None``: all of it.
@@ -72,7 +58,7 @@ class Final:
     @property
     def probable(self) -> bool:
         """Whether a node makes probabilities of logits."""
-        return self.kind in _KINDS.values()
+        return self.kind in _PROBABLE
 
     def before(self, output: Array) -> Array:
         """The logits, in the precision of the output, with the classes along the last axis."""
@@ -145,20 +131,19 @@ def _ending(graph: Graph, makers: Makers, name: str, depth: int) -> list[Final]:
     node = makers.get(name)
     if node is None or not depth:
         return unknown
-    called = _called(node)
-    if kind := _KINDS.get(called):
-        axis = -1 if kind == "sigmoid" else _axis(node)
-        return unknown if axis is None else [Final(name, node.name, kind, axis)]
-    if called in _UNIT or (called in _DIVIDED and _norm_under(makers, node)):
+    if node.role in _PROBABLE:
+        axis = -1 if node.role == "sigmoid" else _axis(node)
+        return unknown if axis is None else [Final(name, node.name, node.role, axis)]
+    if node.role == "unit" or (node.multiple == "quotient" and _norm_under(makers, node)):
         axis = _unit_axis(makers, node)
         return unknown if axis is None else [Final(name, node.name, "unit", axis)]
-    if called in _JOINED:
+    if node.role == "join":
         return _joined(graph, makers, node, name, depth) or unknown
     first = node.operands[0] if node.operands else None
-    if first is None or called not in _SAME | _MOVED:
+    if first is None or node.role not in _SAME | _MOVED:
         return unknown
     found = _ending(graph, makers, first, depth - 1)
-    if called in _SAME:
+    if node.role in _SAME:
         return found
     moved = [_carried(node, each, node.results.index(name)) for each in found]
     return unknown if None in moved else [each for each in moved if each is not None]
@@ -216,12 +201,6 @@ def _merged(found: Iterable[Final]) -> list[Final]:
     return result
 
 
-def _called(node: Node) -> str:
-    """The operator's name without its namespace, overload and underscores, in lower case."""
-    op = node.op.rpartition("::")[2]
-    return (op.split(".")[1] if op.startswith("aten.") else op).lower().replace("_", "")
-
-
 def _axis(node: Node) -> int | None:
     """The axis that a softmax runs over."""
     layout = node.rule.operands[0] if node.rule is not None else None
@@ -240,10 +219,9 @@ def _norm_under(makers: Makers, node: Node) -> Node | None:
         maker = makers.get(name) if name is not None else None
         if maker is None:
             return None
-        called = _called(maker)
-        if called in _NORMS or (called in _SUMS and _squared(makers, maker, above)):
-            return maker if called in _SUMS or maker.operands[0] == above else None
-        if called not in _BOUNDED:
+        if maker.role == "norm" or (maker.role == "sum" and _squared(makers, maker, above)):
+            return maker if maker.role == "sum" or maker.operands[0] == above else None
+        if maker.role not in _BOUNDED and not maker.addends:
             return None
         name = next((each for each in maker.operands if each in makers), None)
     return None
@@ -252,15 +230,15 @@ def _norm_under(makers: Makers, node: Node) -> Node | None:
 def _squared(makers: Makers, total: Node, above: str | None) -> bool:
     """Whether a sum is that of the squares of a value."""
     square = makers.get(total.operands[0] or "")
-    if square is None or _called(square) not in _SQUARES:
+    if square is None or not (square.role == "square" or square.multiple == "product"):
         return False
     operands = [each for each in square.operands if each is not None]
-    return operands[:1] == [above] and (_called(square) != "mul" or operands == [above, above])
+    return operands[:1] == [above] and (square.role == "square" or operands == [above, above])
 
 
 def _unit_axis(makers: Makers, node: Node) -> int | None:
     """The one axis along which vectors are brought to length one."""
-    summed = _norm_under(makers, node) if _called(node) in _DIVIDED else node
+    summed = node if node.role == "unit" else _norm_under(makers, node)
     rule = None if summed is None else summed.rule
     if rule is None or (before := rule.operands[0]) is None:
         return None
@@ -290,7 +268,7 @@ def _back(graph: Graph, makers: Makers, name: str) -> Iterator[Node]:
         yield node
         computed = [each for each in node.operands if each is not None and not _is_stored(graph, makers, each)]
         if not computed or not (
-            _called(node) in _SAME | _MOVED | _POOLED or (_called(node) in _SCALED and len(computed) == 1)
+            node.role in _SAME | _MOVED | {"pool"} or ((node.addends or node.multiple) and len(computed) == 1)
         ):
             return
         name = computed[0]

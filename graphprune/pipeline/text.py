@@ -99,8 +99,13 @@ def parse_pipeline(text: str, known: Mapping[str, type[P]]) -> tuple[P, ...]:
         OptionError: A pass or an option is unknown, a value has the wrong type, or the text cannot be read; the message
             says where.
     """
-    passes: list[P] = []
     selection: dict[str, tuple[str, ...]] = {}
+    return _selecting(_parse(text, known, selection), selection, known)
+
+
+def _parse(text: str, known: Mapping[str, type[P]], selection: dict[str, tuple[str, ...]]) -> tuple[P, ...]:
+    """Reads a pipeline, and notes what its passes say of the selection."""
+    passes: list[P] = []
     reader = _Reader(text)
     reader.skip()
     while not reader.ended:
@@ -115,7 +120,7 @@ def parse_pipeline(text: str, known: Mapping[str, type[P]]) -> tuple[P, ...]:
         if not reader.ended:
             reader.take(",") or reader.refuse(f"',' and another pass, or the end, after pass '{name}'")
             reader.skip()
-    return _selecting(tuple(passes), selection, known)
+    return tuple(passes)
 
 
 @dataclass(frozen=True)
@@ -234,7 +239,7 @@ def _instance(
         elif option in options:
             if option in values:
                 raise OptionError(f"option '{option}' of pass '{cls.name}' is given twice; leave one of them out")
-            values[option] = _read(item, options[option], cls, known)
+            values[option] = _read(item, options[option], cls, known, selection)
         elif "targets" in options and option:  # allocate{macs=0.5}
             values["targets"] = (*values.get("targets", ()), f"{item.option}={item.text}")
         else:
@@ -253,15 +258,21 @@ def _meant_option(written: str, known: Iterable[str]) -> str:
     return f"'{written}'" + (f" (did you mean '{near[0]}{equals}{value}'?)" if near else "")
 
 
-def _read(item: _Item, option: Option, cls: type[P], known: Mapping[str, type[P]]) -> Any:
+def _read(
+    item: _Item,
+    option: Option,
+    cls: type[P],
+    known: Mapping[str, type[P]],
+    selection: dict[str, tuple[str, ...]],
+) -> Any:
     """The value of an option as its type."""
     if option.optional and item.values == ("none",) and not item.quoted[0]:
         return None
     try:
         if option.many:
             empty = item.values == ("",) and not item.quoted[0]
-            return () if empty else tuple(_one(value, option.kind, known) for value in item.values)
-        return _one(item.text, option.kind, known)
+            return () if empty else tuple(_one(value, option.kind, known, selection) for value in item.values)
+        return _one(item.text, option.kind, known, selection)
     except (KeyError, ValueError):
         expected = "tuple" if option.many else option.kind
         raise OptionError(
@@ -269,7 +280,7 @@ def _read(item: _Item, option: Option, cls: type[P], known: Mapping[str, type[P]
         ) from None
 
 
-def _one(value: str, kind: str, known: Mapping[str, type[P]]) -> Any:
+def _one(value: str, kind: str, known: Mapping[str, type[P]], selection: dict[str, tuple[str, ...]]) -> Any:
     match kind:
         case "bool":
             return {"true": True, "false": False}[value.lower()]
@@ -278,7 +289,7 @@ def _one(value: str, kind: str, known: Mapping[str, type[P]]) -> Any:
         case "float":
             return float(value)
         case "passes":
-            return parse_pipeline(value, known)
+            return _parse(value, known, selection)
         case _:
             return value
 

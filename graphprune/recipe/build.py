@@ -27,10 +27,11 @@ from graphprune.passes import (
     Score,
     Select,
     Verify,
+    choosing,
     default_pipeline,
 )
 from graphprune.planning.select import block_kinds
-from graphprune.planning.share import MEASURED
+from graphprune.planning.share import METHODS
 from graphprune.planning.target import parse_targets
 from graphprune.recipe.sections import Selection
 
@@ -54,7 +55,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             raise OptionError(f"criterion '{criterion}' takes no statistics; leave 'statistics' out")
         calibrate = replace(calibrate, file=statistics)
     scores_blocks = sharing.whole or block_kinds(select.only)
-    return default_pipeline(
+    passes = default_pipeline(
         Analyze(),
         Score(criterion, seed, recipe.score.block_criterion if scores_blocks else ""),
         Allocate(
@@ -72,17 +73,23 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
         Compensate(rung) if rung != "none" else None,
-        MeasureLosses() if allocation == MEASURED and recipe.targets else None,
+        MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
+    return choosing(passes, rung) if allocation == MEASURED_ALLOCATION and not sharing.allocation else passes
 
 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     """The pass that takes what a criterion and an allocation need, if they need statistics."""
     needs = find_criterion(criterion).needs
-    if allocation == MEASURED:
+    if allocation and goes_by_losses(allocation):
         return Calibrate(apart=True)
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
+
+
+def goes_by_losses(allocation: str) -> bool:
+    """Whether an allocation needs losses that are measured on trial."""
+    return METHODS.find(allocation).needs == "losses"
 
 
 def targeted(each: Pass, targets: Sequence[str]) -> Pass:

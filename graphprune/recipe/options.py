@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from math import isfinite
 from numbers import Integral, Real
 from typing import Any, TypeVar, get_type_hints
 
@@ -155,6 +154,10 @@ def plain(text: str) -> str:
     return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
+_LARGE = 1 << 62
+"""Numbers from here on are none that an option can mean, and too large for arrays."""
+
+
 def checked(name: str, value: Any, kind: Any) -> Any:
     """A value as the type of its option: a text is a tuple of one where several may be given, numbers may be texts.
 
@@ -162,11 +165,10 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         OptionError: It is of another type.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if kind in (int, float) and number and isfinite(value):
-        if kind is float:
-            return float(value)
-        if isinstance(value, Integral):
-            return int(value)
+    if kind is int and number and isinstance(value, Integral) and abs(int(value)) < _LARGE:
+        return int(value)
+    elif kind is float and number and -_LARGE < value < _LARGE:
+        return float(value)
     elif kind == tuple[str, ...] and (isinstance(value, str) or not isinstance(value, Mapping)):
         values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
         if values is not None and all(isinstance(each, str) for each in values):

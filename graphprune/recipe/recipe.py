@@ -47,6 +47,7 @@ class Recipe:
         proof: Whether the result is proven.
         passes: Passes to run instead of the default ones, as text. In Python also as objects.
         seed: Of random scores and of the proof's inputs.
+        source: The file that it was read from, if it was one; nothing depends on it.
 
     Example:
         >>> Recipe.of(target={"macs": 0.5}, only="channel")
@@ -62,6 +63,7 @@ class Recipe:
     proof: Proof = field(default=Proof())
     passes: tuple[Pass, ...] = option((), keyword="pipeline")
     seed: int = option(0)
+    source: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", _targets(self.targets))
@@ -212,8 +214,9 @@ class Recipe:
     @classmethod
     def from_toml(cls, source: str | Path) -> Self:
         """Reads TOML: a text, or (as a :class:`~pathlib.Path`) a file; see :meth:`from_dict`."""
-        where = f"recipe '{source}'" if isinstance(source, Path) else "the recipe"
-        return cls.from_dict(text.read_toml(source), where)
+        if isinstance(source, str):
+            return cls.from_dict(text.read_toml(source))
+        return replace(cls.from_dict(text.read_toml(source), f"recipe '{source}'"), source=source)
 
     def pipeline(self, *, calibrated: bool = False, measurable: bool = False, statistics: str = "") -> tuple[Pass, ...]:
         """The passes that carry it out.

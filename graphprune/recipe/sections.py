@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from graphprune.brief import brief
 from graphprune.defaults import (
     ALIGN,
     ALLOCATION,
@@ -31,9 +32,11 @@ ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Section:
     """A part of a recipe. Values are brought to the types of their fields, and checked, when it is made."""
+
+    __repr__ = brief
 
     def __post_init__(self) -> None:
         for each in options_in(type(self)):
@@ -54,7 +57,7 @@ class Section:
         return {each.name: value for each, value in pairs if value != default_of(each)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Selection(Section):
     """What may be pruned.
 
@@ -81,7 +84,7 @@ class Selection(Section):
         selection.Selection(self.only, self.protect, self.protect_ratio).check()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scoring(Section):
     """How units and blocks are scored.
 
@@ -109,7 +112,7 @@ class Scoring(Section):
         block_criterion(self.block_criterion)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Allocation(Section):
     """How the budget is shared among groups, and which blocks go as a whole.
 
@@ -132,7 +135,7 @@ class Allocation(Section):
         None,
         metavar="NAME",
         choices=ALLOCATIONS,
-        unset=f"{ALLOCATION}, with calibration data {MEASURED_ALLOCATION}",
+        unset=f"{ALLOCATION}, with calibration data the best of {MEASURED_ALLOCATION}, isomorphic and dp",
     )
     align: int = option(ALIGN)
     min_units: int = option(MIN_UNITS)
@@ -160,7 +163,7 @@ class Allocation(Section):
         return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Judging(Section):
     """How outputs are compared wherever losses are measured.
 
@@ -186,7 +189,7 @@ class Judging(Section):
         parse_losses(self.loss)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Refit(Section):
     """How what was lost is made good.
 
@@ -211,7 +214,7 @@ class Refit(Section):
             require_rung(self.compensation)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Proof(Section):
     """Whether the result is proven.
 

@@ -60,9 +60,15 @@ Row: TypeAlias = Callable[[Call], Rule]
 """One line of a table: how the rule of a call is built. May raise :class:`Refusal`."""
 
 
-Role: TypeAlias = Literal["", "batch-norm", "softmax", "log-softmax", "sigmoid", "copy", "turn", "view"]
-"""What an operator is for those who ask: a normalisation by stored statistics, what makes probabilities, a copy (of
-another type, perhaps), a copy with its axes in another order, or in another shape."""
+Role: TypeAlias = Literal[
+    "", "batch-norm", "softmax", "log-softmax", "sigmoid", "copy", "dropout", "quantize", "turn", "view", "join",
+    "unit", "norm", "sum", "square", "bound", "pool",
+]  # fmt: skip
+"""What an operator is for those who ask: a normalisation by stored statistics, what makes probabilities; a copy (of
+another type, perhaps), what is one but for training or but for rounding, a copy with its axes in another order, or in
+another shape, several in one; what brings vectors to length one, the length of vectors, a sum along axes, a square,
+what keeps numbers away from zero or from large ones, a mean along axes.
+"""
 
 EXACT = "exact"
 """The masked form of an operator whose statistic does not see zeros: itself."""

@@ -48,9 +48,12 @@ def session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         size = sum(each.stat().st_size for each in (path, data_of(path)) if each.is_file())
-        if once and size > LARGE:
+        without = {}
+        if once and size > LARGE:  # a folded transpose of a table of words is a second one
             options.add_session_config_entry("session.disable_prepacking", "1")
-        found = onnxruntime().InferenceSession(str(path), options, providers=list(dict.fromkeys([provider, CPU])))
+            without["disabled_optimizers"] = ["ConstantFolding"]
+        providers = list(dict.fromkeys([provider, CPU]))
+        found = onnxruntime().InferenceSession(str(path), options, providers=providers, **without)
         return sized(found, size)
     except Exception as error:  # onnxruntime's errors have no common base
         raise refused(error, f"'{path}'") from error

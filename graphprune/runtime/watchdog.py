@@ -36,14 +36,15 @@ class Run:
         options: To be handed to onnxruntime.
         seconds: Processor seconds that it may take.
         memory: Bytes that it may take.
+        began: The processor clock at the first look; asking for it costs more than a small run does.
         reason: Why it was stopped; empty while it was not.
     """
 
     options: ort.RunOptions
     seconds: float
     memory: int
-    began: float = field(default_factory=time.process_time)
     resident: int = field(default_factory=lambda: resident_bytes())
+    began: float | None = None
     reason: str = ""
 
 
@@ -113,6 +114,7 @@ def _watch() -> None:
             continue
         clock, resident = time.process_time(), resident_bytes()
         for run in runs:
+            run.began = clock if run.began is None else run.began
             _look(run, clock - run.began, resident - run.resident if resident else 0)
 
 

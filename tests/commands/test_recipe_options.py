@@ -243,6 +243,22 @@ def test_passes_are_listed_with_what_they_need_and_take():
 # -- errors --------------------------------------------------------------------------------------------------------
 
 
+def test_a_recipe_is_a_file_that_is_read(tmp_path):
+    model, path = small_model(tmp_path / "m.onnx"), tmp_path / "own.toml"
+    path.write_text("targets = ['macs=0.6']\n")
+    for line in (
+        ("prune", model, "-o", tmp_path / "out.onnx", "--plan-out", path),
+        ("inspect", model, "--dot", path),
+    ):
+        assert error_of(*line, "--recipe", path) == (
+            f"'{path}' would be written twice or over a file that is read; give each output a path of its own"
+        )
+    data = json.loads(
+        run("prune", model, "-o", tmp_path / "out.onnx", "--recipe", path, "--json", "--no-latency").stdout
+    )
+    assert data["files"]["recipe"]["path"] == str(path)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

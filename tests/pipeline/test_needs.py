@@ -162,6 +162,16 @@ def test_data_and_a_refit():
         assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", ["exchange-units", "measure-losses", "protect-sensitive", "calibrate", "score"])
+def test_what_looks_at_the_whole_model_comes_before_the_cut(name):
+    passes = read(f"{FOLDED}calibrate,score,allocate{{macs=0.6}},slice-groups,{name}")
+    with pytest.raises(OptionError) as caught:
+        check(passes, {keys.CALIBRATION})
+    assert (
+        str(caught.value) == f"pass '{name}' comes after 'slice-groups' and has to come before it; change their order"
+    )
+
+
 POOL = (
     Select(protect=("w1[1]",)),
     FoldConstants(),
@@ -200,6 +210,8 @@ def test_what_the_check_lets_through_runs(host):
         for each in passes:
             there = check([each], there)
             state = each.run(state)
+            if keys.SLICED in there:
+                state.require_sliced()
             assert have(state) <= there | {keys.PRODUCTS}, (each.name, passes)  # statistics are kept with the data
             assert there <= have(state), (each.name, passes)
         lengths.append(len(passes))

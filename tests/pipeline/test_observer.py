@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from test_cli import DEMO, small_model
+from test_cli import small_model
 
 import graphprune as gp
 from graphprune.observer import SILENT, Logged, Observer, Step, Timed, Told, Within, observing
 from graphprune.report.progress import Bar, progress_bar
 
-IMAGES = {"image": np.random.default_rng(0).normal(size=(32, 1, 28, 28)).astype(np.float32)}
+DATA = {"x": np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)}
 
 
 class Seen(Observer):
@@ -46,16 +46,16 @@ def test_a_step_in_words(step, text):
     assert told == [str(step)] == [text]
 
 
-def test_a_compilation_in_steps():
-    seen, told = Seen(), []
-    options = {"target": "macs=0.6", "calibration": gp.Inputs(IMAGES, batch_size=8)}
-    result = gp.prune(DEMO, progress=seen, **options)
-    gp.prune(DEMO, progress=told.append, **options)
+def test_a_compilation_in_steps(tmp_path):
+    model, seen, told = small_model(tmp_path / "m.onnx"), Seen(), []
+    options = {"target": "macs=0.6", "calibration": DATA}
+    result = gp.prune(model, progress=seen, **options)
+    gp.prune(model, progress=told.append, **options)
     assert told == [str(step) for step in seen.steps]
     names = list(dict.fromkeys(step.name for step in seen.steps))
     assert names == [
-        "open", "fold-constants", "analyze", "calibrate", "score", "measure-losses", "allocate", "slice-groups",
-        "remove-blocks", "remove-dead-nodes", "verify", "compensate", "check-export",
+        "open", "fold-constants", "analyze", "calibrate", "score", "measure-losses", "choose-allocation",
+        "slice-groups", "remove-blocks", "remove-dead-nodes", "verify", "compensate", "check-export",
     ]  # fmt: skip
     for name in ("calibrate", "measure-losses", "compensate"):
         begin, *counted = [step for step in seen.steps if step.name == name]
@@ -100,6 +100,13 @@ def test_times_and_logs(caplog, tmp_path):
     told = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert ("INFO", "allocate") in told
     assert any(level == "DEBUG" and re.fullmatch(r"allocate took \d\.\d+ s", text) for level, text in told)
+
+
+def test_what_is_a_part_of_something_larger_is_logged_once(caplog, tmp_path):
+    with caplog.at_level(logging.INFO, "graphprune"):
+        gp.sweep(small_model(tmp_path / "m.onnx"), targets=["macs=0.9", "macs=0.5"], latency=False, verify=False)
+    scored = [record.getMessage() for record in caplog.records if record.getMessage().endswith("allocate")]
+    assert scored == ["macs=0.9 (1 of 2): allocate", "macs=0.5 (2 of 2): allocate"]
 
 
 def test_what_progress_may_be():

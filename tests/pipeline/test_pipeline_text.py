@@ -140,6 +140,7 @@ OLD = "fold-constants,{}score,allocate{{macs=0.5{}}},slice-groups"
         (OLD.format("analyze,", " only=head|channel"), Select(("head", "channel"))),
         (OLD.format("analyze{protect=fc},", " protect=fc|head only=kind:head"), Select(("kind:head",), ("fc", "head"))),
         (OLD.format("analyze,protect-sensitive{only=head ratio=0.5},", " only=head"), Select(("head",))),
+        ('analyze,score,meet-latency{passes="allocate{latency=0.5 only=a|b},slice-groups"}', Select(("a", "b"))),
     ],
 )
 def test_texts_of_before_there_was_a_selection(text, select):

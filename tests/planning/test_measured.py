@@ -291,7 +291,7 @@ def ending(last: str, output: str = "float[N, c] y") -> onnx.ModelProto:
     [
         ("y = Softmax <axis = 1> (z)", "softmax"),
         ("a = Softmax <axis = -1> (z) y = Identity(a)", "softmax"),
-        ("y = LogSoftmax <axis = 1> (z)", "logsoftmax"),
+        ("y = LogSoftmax <axis = 1> (z)", "log-softmax"),
         ("y = Sigmoid(z)", "sigmoid"),
         ("a = Sigmoid(z) y = Transpose(a)", "sigmoid"),
         ("a = Softmax <axis = 1> (z) y = Add(a, b2)", None),

@@ -435,7 +435,9 @@ def test_a_hit_is_left_alone_and_another_machine_is_not_measured(made):
 
 def test_the_report_shows_requested_predicted_and_measured(made, monkeypatch):
     _, _, profile = made
-    monkeypatch.setattr("graphprune.api.timed", lambda threads, provider: lambda before, after: (10.0, 6.0))
+    monkeypatch.setattr(
+        "graphprune.passes.meet_latency.timed", lambda threads, provider, seconds: lambda before, after: (10.0, 6.0)
+    )
     result = gp.prune(net(), target={"latency": 0.6}, profile=profile)
     row = result.report.cost("latency")
     assert (row.before, row.requested, row.measured) == pytest.approx((10.0, 6.0, 6.0))

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_named_recipes(name, tmp_path):
     assert recipe == Recipe.read(name) == Recipe.of(**RECIPES[name])
     (tmp_path / "own.toml").write_text(f"recipe = '{name}'\n[allocate]\nalign = 4\n")
     read = Recipe.read(tmp_path / "own.toml", criterion="l1")
+    assert read.source == tmp_path / "own.toml"
     assert read == Recipe.of(**{**RECIPES[name], "align": 4, "criterion": "l1"})
 
 
@@ -130,6 +132,12 @@ BESIDE_A_PIPELINE = "'criterion' has no effect beside a pipeline; give it to the
         ({"align": 0}, "align is 0; expected 1 or more"),
         ({"align": "8"}, "align is '8'; expected a whole number"),
         ({"align": True}, "align is True; expected a whole number"),
+        ({"align": 10**400}, "align is 1000000000000000"),
+        ({"max_ratio": 10**400}, "max_ratio is 1000000000000000"),
+        (
+            {"blocks": "1e999"},
+            "'1e999' blocks cannot be removed; expected a number of 1 or more, or a fraction up to 1",
+        ),
         ({"min_units": 1.5}, "min_units is 1.5; expected a whole number"),
         ({"only": [3]}, "only is [3]; expected a text, or several"),
         ({"protect": {"a": 1}}, "protect is {'a': 1}; expected a text, or several"),
@@ -207,6 +215,35 @@ def test_what_is_no_recipe(source, message):
     with pytest.raises(OptionError) as error:
         Recipe.read(source)
     assert str(error.value).startswith(message)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(LETTERS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(LETTERS), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(
+    [*OPTIONS, "targets", "version", "recipe", "select", "score", "allocate", "refit", "proof", "x"]
+)
+FORMS = st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=3), max_size=4)
+
+
+@settings(deadline=None)
+@given(FORMS)
+def test_whatever_a_plan_says_is_a_recipe_or_an_error(data):
+    with suppress(GraphpruneError):
+        read = Recipe.from_dict(data)
+        assert Recipe.from_dict(read.to_dict()) == read
+
+
+@settings(deadline=None)
+@given(
+    st.text(LETTERS)
+    | st.builds("{} = {}\n[{}]\n{} = {}".format, NAMES, st.text(LETTERS), NAMES, NAMES, st.text(LETTERS))
+)
+def test_whatever_a_file_says_is_a_recipe_or_an_error(text):
+    with suppress(GraphpruneError):
+        Recipe.from_toml(text)
 
 
 def test_bytes_that_are_no_text(tmp_path):

@@ -385,7 +385,9 @@ def test_without_a_proof_nothing_is_run():
     ],
 )
 def test_a_target_that_prunes_nothing_says_so(monkeypatch, target, said):
-    monkeypatch.setattr("graphprune.api.timed", lambda threads, provider: lambda before, after: (0.2, 0.2))
+    monkeypatch.setattr(
+        "graphprune.passes.meet_latency.timed", lambda threads, provider, seconds: lambda before, after: (0.2, 0.2)
+    )
     model = detector({}, (1, 3, 8, 8))
     host = OnnxHost.load(model)
     profile = make_profile(host, cut(host), measure=lambda models, _: [0.1] * len(models), whole=lambda: 0.2)

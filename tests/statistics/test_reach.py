@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 import graphprune as gp
-from graphprune.data.batches import open_batches
+from graphprune.arrays import digest_of
+from graphprune.compensation.activation_cache import Spool
 from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.hosts.torch import module as torch_module
+from graphprune.hosts.torch.digests import digest_of_tensor
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance import context, criterion
 from graphprune.importance.context import Evidence
@@ -89,10 +92,9 @@ def test_readers_of_what_cannot_be_cut_are_not_measured(options, expected, measu
 
 def test_statistics_are_taken_anew_where_a_later_target_reaches_further(measured):
     model, example, data = words()
-    host = TorchHost.trace(model, (example,))
-    batches = open_batches(data, host)
+    session = gp.Session(model, example, data=data)
     for target in ("macs=0.99", "macs=0.995", "macs=0.5", "macs=0.99"):
-        gp.prune(host, target=target, calibration=batches, verify=False, align=1)
+        session.prune(target=target, verify=False, align=1)
     assert measured == [LAYER, ALL]
 
 
@@ -158,3 +160,61 @@ def test_weights_lie_beside_a_file_where_they_are_asked_to(kind, tmp_path):
     (want,) = sessions.run_file(tmp_path / "whole.onnx", data[0]).values()
     (got,) = sessions.run_file(tmp_path / "beside.onnx", data[0]).values()
     np.testing.assert_array_equal(got, want)
+
+
+def test_large_files_run_once_as_they_do_otherwise(monkeypatch, tmp_path):
+    model, example, data = words()
+    TorchHost.trace(model, (example,)).save_onnx(tmp_path / "net.onnx")
+    (want,) = sessions.run_file(tmp_path / "net.onnx", data[0]).values()
+    monkeypatch.setattr(sessions, "LARGE", 0)
+    (got,) = sessions.run_file(tmp_path / "net.onnx", data[0]).values()
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_measured_is_gone_once_nothing_asks_for_it(monkeypatch):
+    """And the module is proven as ever where the outputs that it is held against wait on disk."""
+    written: list[bool] = []
+    save = TorchHost.save_onnx
+
+    def noted(host: TorchHost, *args: Any, beside: bool = False) -> None:
+        written.append(beside)
+        save(host, *args, beside=beside)
+
+    monkeypatch.setattr(TorchHost, "save_onnx", noted)
+    monkeypatch.setattr(torch_module, "HELD", 0)
+    model, example, data = words()
+    result = gp.prune(model, example, target="macs=0.99", calibration=data, align=1)
+    assert result.state.statistics is None
+    assert written == [True]  # the file that is checked, and thrown away
+    assert len(result.state.measured) == 0
+    assert result.plan.groups
+    assert isinstance(result.module, Words)
+    with torch.no_grad():
+        (want,) = result.state.host.run(data[1]).values()
+        np.testing.assert_allclose(result.module(torch.from_numpy(data[1]["ids"])).numpy(), want, rtol=1e-4, atol=1e-5)
+    session = gp.Session(model, example, data=data)
+    session.prune(target="macs=0.99", align=1)
+    assert len(session.measured) > 0
+
+
+def test_a_module_that_is_wrong_on_one_example_is_refused(monkeypatch):
+    """Whichever of the two it is, and wherever these wait."""
+    monkeypatch.setattr(torch_module, "HELD", 0)
+    model, example, _ = words()
+    host = TorchHost.trace(model, (example,))
+    for wrong in range(torch_module._EXAMPLES):
+        with Spool([{}] * torch_module._EXAMPLES, 0) as expected:
+            use = torch_module._forward(host, expected)
+            assert use.judge(model) == ""
+            expected[wrong] = {name: array + 0.1 for name, array in expected[wrong].items()}
+            assert "its outputs differ" in use.judge(model)
+
+
+def test_digests_copy_no_weight():
+    tensor = torch.randn(1 << 18)
+    tracemalloc.start()
+    found = digest_of_tensor(tensor)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < tensor.numel()
+    assert found == digest_of("float32", tensor.shape, tensor.numpy().tobytes())

@@ -23,6 +23,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from graphprune.observer import Observer, Step
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -64,16 +66,16 @@ CASES = {
 
 
 @dataclass
-class Peaks:
-    """The peak of each phase, from what ``progress`` is told."""
+class Peaks(Observer):
+    """The peak of each phase, which is a step by its name."""
 
     rows: dict[str, dict[str, float]] = field(default_factory=dict)
     phase: str = "before"
     begun: float = field(default_factory=time.perf_counter)
 
-    def __call__(self, step: str) -> None:
-        """Told that a step begins."""
-        phase = step.split(" ")[0] if step else "after"
+    def step(self, step: Step | None) -> None:
+        """Told that a step begins, or that the last one has ended."""
+        phase = step.name if step is not None else "after"
         if phase == self.phase:
             return
         row = self.rows.setdefault(self.phase, {"peak": 0.0, "left": 0.0, "seconds": 0.0})
@@ -140,10 +142,11 @@ def run(case: Case, options: argparse.Namespace) -> dict:
     gc.collect()
     peaks = Peaks()
     forget()
+    data = None if options.uncalibrated else batches
     result = gp.prune(
-        model, example, target={"macs": case.macs}, calibration=batches, verify=not options.unverified, progress=peaks
+        model, example, target={"macs": case.macs}, calibration=data, verify=not options.unverified, progress=peaks
     )
-    peaks("")
+    peaks.step(None)
     rows = peaks.rows
     return {
         "weights": weights,
@@ -176,6 +179,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="the file that the JSON goes to, instead of the last line")
     parser.add_argument("--quick", action="store_true", help="as few trials as there can be; each takes what it takes")
+    parser.add_argument("--uncalibrated", action="store_true", help="the proof and the module alone, by weights")
     parser.add_argument("--unverified", action="store_true", help="without the proof")
     parser.add_argument("--child", choices=CASES, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -187,6 +191,7 @@ def main() -> None:
         command = [sys.executable, "-m", "tools.bench.memory", "--child", name, "--threads", str(options.threads)]
         command += ["--unverified"] if options.unverified else []
         command += ["--quick"] if options.quick else []
+        command += ["--uncalibrated"] if options.uncalibrated else []
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             print(f"{name}: failed")

@@ -254,7 +254,7 @@ def planted_in_host(case: Case, name: str, seed: int) -> Iterator[Planted | None
     if planted is None:
         yield None
         return
-    with patch.object(SliceGroups, "run", lambda self, state: replace(state, host=wrong)):
+    with patch.object(SliceGroups, "run", lambda self, state: replace(state, host=wrong, done=state.done | self.gives)):
         yield planted
 
 

@@ -15,7 +15,7 @@ from graphprune.arrays import digest_of, on_all_cores
 def digest_of_tensor(tensor: torch.Tensor) -> str:
     """The digest of a tensor with values; see :func:`graphprune.arrays.digest_of`."""
     held = tensor.detach().cpu().contiguous().reshape(-1)
-    data = held.view(torch.uint8).numpy().tobytes() if held.numel() else b""
+    data = held.view(torch.uint8).numpy().data if held.numel() else b""  # where it lies: it may be large
     return digest_of(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), data)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from graphprune.compensation.activation_cache import Spool
 from graphprune.errors import ModelError, first_line
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
@@ -43,6 +44,9 @@ TOLERANCE = 1e-5
 
 _WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
+HELD = 1 << 26
+"""Bytes of outputs that are held in memory; larger ones, of a whole vocabulary, wait on disk."""
+_EXAMPLES = 2
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""
 
@@ -111,6 +115,13 @@ def sliced_module(
     Returns:
         The module and notes, or the reason why there is none.
     """
+    with Spool([{}] * _EXAMPLES, HELD) as expected:
+        return _sliced_module(source, original, pruned, sums, expected)
+
+
+def _sliced_module(
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], expected: Spool
+) -> Made:
     notes: tuple[str, ...] = ()
     try:
         module = sliced_copy(source, pruned, original)
@@ -126,7 +137,7 @@ def sliced_module(
     example = original.arguments(original.example_inputs())
     decoding, note = decoding_of(source, example)
     notes = (*notes, note) if note else notes
-    forward = _forward(pruned)
+    forward = _forward(pruned, expected)
     candidates = Candidates.of(source, original, pruned)
     changes, reason = _fitted(module, candidates, forward, decoding)
     if reason and forward.judge(module):
@@ -213,13 +224,18 @@ def _detached(pruned: TorchHost) -> nn.Module:
 # -- the proof -------------------------------------------------------------------------------------------------------
 
 
-def _forward(pruned: TorchHost) -> Use:
-    """The use that the graph was traced from: one call in evaluation mode, on the example and on random inputs."""
+def _forward(pruned: TorchHost, expected: Spool) -> Use:
+    """The use that the graph was traced from: one call in evaluation mode, on the example and on random inputs.
+
+    Args:
+        pruned: The graph.
+        expected: Takes what it computes.
+    """
     examples = [pruned.example_inputs(0)]
-    expected = [list(pruned.run(examples[0]).values())]
+    expected[0] = pruned.run(examples[0])
     try:
         other = pruned.example_inputs(1)
-        expected.append(list(pruned.run(other).values()))
+        expected[1] = pruned.run(other)
         examples.append(other)
     except ModelError:  # random values that the model does not take
         pass
@@ -233,27 +249,34 @@ def _forward(pruned: TorchHost) -> Use:
     return Use("forward", run, lambda module: _difference(module, pruned, examples, expected))
 
 
-def _difference(
-    module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Sequence[list[Any]]
-) -> str:
+def _difference(module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Spool) -> str:
     """Why the module does not compute what the pruned graph does; empty if it does."""
-    for inputs, want in zip(examples, expected, strict=True):
-        args, kwargs = pruned.arguments(inputs)
-        try:
-            with untouched(module, runs=True), inference(module):
-                torch.manual_seed(0)  # as the graph is run
-                output = module(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
-            return f"it fails with '{first_line(error)}'"
-        got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        if len(got) != len(want):
-            return f"it returns {len(got)} tensors instead of {len(want)}"
-        for ours, theirs in zip(got, want, strict=True):
-            if tuple(ours.shape) != theirs.shape:
-                return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
-            off = _off(ours, theirs)
-            if not off <= TOLERANCE:
-                return f"its outputs differ by {off:.2g} of the largest value"
+    # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
+    found = (_difference_on(module, pruned, inputs, expected, i) for i, inputs in enumerate(examples))
+    return next(filter(None, found), "")
+
+
+def _difference_on(
+    module: nn.Module, pruned: TorchHost, inputs: Mapping[str, Any], expected: Spool, number: int
+) -> str:
+    """As :func:`_difference`, on one example."""
+    args, kwargs = pruned.arguments(inputs)
+    try:
+        with untouched(module, runs=True), inference(module):
+            torch.manual_seed(0)  # as the graph is run
+            output = module(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
+        return f"it fails with '{first_line(error)}'"
+    want = list(expected[number].values())
+    got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+    if len(got) != len(want):
+        return f"it returns {len(got)} tensors instead of {len(want)}"
+    for ours, theirs in zip(got, want, strict=True):
+        if tuple(ours.shape) != theirs.shape:
+            return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+        off = _off(ours, theirs)
+        if not off <= TOLERANCE:
+            return f"its outputs differ by {off:.2g} of the largest value"
     return ""
 
 

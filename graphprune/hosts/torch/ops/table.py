@@ -17,8 +17,8 @@ _UNARY = """
     erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu
     lgamma log log10 log1p log2 log_sigmoid logical_not mish nan_to_num rad2deg real imag reciprocal relu
     relu6 round rsqrt selu sgn sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit
-    special_log1p sqrt square tan tanh threshold trunc fix bitwise_not logit isneginf isposinf to_dense
-    log_sigmoid_forward clamp clamp_min clamp_max clip zeros_like ones_like full_like empty_like fill.Scalar
+    special_log1p tan tanh threshold trunc fix bitwise_not logit isneginf isposinf to_dense
+    log_sigmoid_forward clamp_max zeros_like ones_like full_like empty_like fill.Scalar
     special_ndtr relu_ silu_ _conj round.decimals atan2
 """.split()  # noqa: SIM905  (read as a table)
 
@@ -29,7 +29,7 @@ _COPIES = """
 
 _BINARY = """
     add.Scalar sub.Scalar div.Tensor_mode div.Scalar_mode
-    rsub.Scalar pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor maximum minimum max.other min.other
+    rsub.Scalar pow.Scalar pow.Tensor_Tensor minimum min.other
     eq.Scalar ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
     le.Tensor le.Scalar logical_and logical_or logical_xor bitwise_and.Tensor bitwise_and.Scalar bitwise_or.Tensor
     bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar __and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar
@@ -37,8 +37,8 @@ _BINARY = """
     xlogy.Tensor xlogy.Scalar_Self logaddexp hypot polar complex copysign.Tensor copysign.Scalar
     fmax fmin heaviside ldexp.Tensor special_xlog1py bitwise_left_shift.Tensor bitwise_right_shift.Tensor
     bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar isclose
-    where.self where.ScalarOther where.ScalarSelf where.Scalar lerp.Tensor lerp.Scalar addcmul addcdiv clamp.Tensor
-    clamp_min.Tensor clamp_max.Tensor masked_fill.Scalar masked_fill.Tensor expand_as copy float_power.Tensor_Scalar
+    where.self where.ScalarOther where.ScalarSelf where.Scalar lerp.Tensor lerp.Scalar addcmul addcdiv
+    clamp_max.Tensor masked_fill.Scalar masked_fill.Tensor copy float_power.Tensor_Scalar
     nextafter fill.Tensor greater.Tensor less.Tensor
 """.split()  # noqa: SIM905
 
@@ -111,6 +111,9 @@ ROWS: dict[str, Row | Op] = {
     **_named(
         ["div.Tensor", "div.Scalar", "divide.Tensor", "true_divide.Tensor"], Op(rows.elementwise, multiple="quotient")
     ),
+    **_named(["square", "pow.Tensor_Scalar"], Op(rows.elementwise, role="square")),
+    **_named(["sqrt", "clamp", "clamp_min", "clip", "maximum", "max.other"], Op(rows.elementwise, role="bound")),
+    **_named(["clamp.Tensor", "clamp_min.Tensor", "expand_as"], Op(rows.elementwise, role="bound")),
     **_named(["sigmoid"], Op(rows.elementwise, role="sigmoid")),
     **_named(_COPIES, Op(rows.copied, multiple="product", role="copy")),
     "aten.copy_.default": rows.elementwise,  # what a forward writes into a buffer
@@ -118,9 +121,9 @@ ROWS: dict[str, Row | Op] = {
     "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,
     "aten.to.other": rows.first_only,
-    "aten.dropout.default": Op(rows.dropout, multiple="product"),
-    "aten.native_dropout.default": rows.dropout,
-    "aten.feature_dropout.default": Op(rows.dropout, multiple="product"),
+    "aten.dropout.default": Op(rows.dropout, multiple="product", role="dropout"),
+    "aten.native_dropout.default": Op(rows.dropout, role="dropout"),
+    "aten.feature_dropout.default": Op(rows.dropout, multiple="product", role="dropout"),
     "aten.prelu.default": rows.prelu,
     "aten._prelu_kernel.default": rows.elementwise,
     "aten.glu.default": rows.glu,
@@ -156,14 +159,14 @@ ROWS: dict[str, Row | Op] = {
     "aten.max_pool3d.default": rows.last(3, POOLED),
     "aten.max_pool2d_with_indices.default": rows.last(2, POOLED),
     "aten.max_pool3d_with_indices.default": rows.last(3, POOLED),
-    "aten.avg_pool1d.default": rows.last(1, POOLED),
-    "aten.avg_pool2d.default": rows.last(2, POOLED),
-    "aten.avg_pool3d.default": rows.last(3, POOLED),
-    "aten.adaptive_avg_pool1d.default": rows.last(1, POOLED),
-    "aten.adaptive_avg_pool2d.default": rows.last(2, POOLED),
-    "aten.adaptive_avg_pool3d.default": rows.last(3, POOLED),
-    "aten._adaptive_avg_pool2d.default": rows.last(2, POOLED),
-    "aten._adaptive_avg_pool3d.default": rows.last(3, POOLED),
+    "aten.avg_pool1d.default": Op(rows.last(1, POOLED), role="pool"),
+    "aten.avg_pool2d.default": Op(rows.last(2, POOLED), role="pool"),
+    "aten.avg_pool3d.default": Op(rows.last(3, POOLED), role="pool"),
+    "aten.adaptive_avg_pool1d.default": Op(rows.last(1, POOLED), role="pool"),
+    "aten.adaptive_avg_pool2d.default": Op(rows.last(2, POOLED), role="pool"),
+    "aten.adaptive_avg_pool3d.default": Op(rows.last(3, POOLED), role="pool"),
+    "aten._adaptive_avg_pool2d.default": Op(rows.last(2, POOLED), role="pool"),
+    "aten._adaptive_avg_pool3d.default": Op(rows.last(3, POOLED), role="pool"),
     "aten.adaptive_max_pool1d.default": rows.last(1, POOLED),
     "aten.adaptive_max_pool2d.default": rows.last(2, POOLED),
     "aten.adaptive_max_pool3d.default": rows.last(3, POOLED),
@@ -191,19 +194,19 @@ ROWS: dict[str, Row | Op] = {
     "aten.unfold.default": rows.unfold,
     "aten.diagonal.default": rows.diagonal,
     # reductions
-    "aten.sum.default": rows.reduce("sum"),
-    "aten.sum.dim_IntList": rows.reduce("sum"),
+    "aten.sum.default": Op(rows.reduce("sum"), role="sum"),
+    "aten.sum.dim_IntList": Op(rows.reduce("sum"), role="sum"),
     "aten.nansum.default": rows.reduce("sum"),
     "aten.any.default": rows.reduce("sum"),
     "aten.any.dim": rows.reduce("sum"),
     "aten.any.dims": rows.reduce("sum"),
     "aten.count_nonzero.default": rows.reduce("sum"),
     "aten.count_nonzero.dim_IntList": rows.reduce("sum"),
-    "aten.linalg_vector_norm.default": rows.norm,
-    "aten.norm.Scalar": rows.norm,
-    "aten.norm.ScalarOpt_dim": rows.norm,
+    "aten.linalg_vector_norm.default": Op(rows.norm, role="norm"),
+    "aten.norm.Scalar": Op(rows.norm, role="norm"),
+    "aten.norm.ScalarOpt_dim": Op(rows.norm, role="norm"),
     "aten.mean.default": Op(rows.reduce("mean"), masked="mean"),
-    "aten.mean.dim": Op(rows.reduce("mean"), masked="mean"),
+    "aten.mean.dim": Op(rows.reduce("mean"), masked="mean", role="pool"),
     "aten.var.default": Op(rows.reduce("mean"), masked="var"),
     "aten.var.dim": Op(rows.reduce("mean"), masked="var"),
     "aten.var.correction": Op(rows.reduce("mean"), masked="var"),
@@ -252,8 +255,8 @@ ROWS: dict[str, Row | Op] = {
     "aten.numpy_T.default": Op(views.reverse_axes, role="turn"),
     "aten.movedim.intlist": Op(views.movedim, role="turn"),
     "aten.movedim.int": Op(views.movedim, role="turn"),
-    "aten.expand.default": views.expand,
-    "aten.broadcast_to.default": views.expand,
+    "aten.expand.default": Op(views.expand, role="bound"),
+    "aten.broadcast_to.default": Op(views.expand, role="bound"),
     "aten.broadcast_tensors.default": rows.elementwise,
     "aten.repeat.default": views.repeat,
     "aten.tile.default": views.repeat,
@@ -261,9 +264,9 @@ ROWS: dict[str, Row | Op] = {
     "aten.view_as_real.default": views.view_as_real,
     "aten.view_as_complex.default": views.view_as_complex,
     # parts and joins
-    "aten.cat.default": views.cat,
-    "aten.concat.default": views.cat,
-    "aten.concatenate.default": views.cat,
+    "aten.cat.default": Op(views.cat, role="join"),
+    "aten.concat.default": Op(views.cat, role="join"),
+    "aten.concatenate.default": Op(views.cat, role="join"),
     "aten.stack.default": views.stack,
     "aten.split_with_sizes.default": views.split_with_sizes,
     "aten.split.Tensor": views.split,

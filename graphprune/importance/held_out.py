@@ -1,0 +1,68 @@
+"""What the outputs of finished models lose on inputs that are held apart: one number for each, from end to end.
+
+This is the one place where whole candidates are judged. What outputs are judged by is the business of ``loss.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from graphprune.importance.context import Float
+from graphprune.importance.loss import Standard
+from graphprune.pipeline.host import Arrays, Host
+from graphprune.statistics.distributed import averaged
+
+MEMORY = 1 << 30
+"""Bytes of outputs of the original that are held; at least those of one batch are."""
+
+
+def judge(dense: Host, batches: Iterable[Arrays], memory: int = MEMORY) -> Callable[[Host], Float]:
+    """What models lose against one of them.
+
+    Args:
+        dense: The model that the others are to be like.
+        batches: What they are run on; the first ones, as many as the memory holds outputs of.
+        memory: Bytes of outputs.
+
+    Returns:
+        A function from a model to the loss of its outputs on each batch, see
+        :class:`graphprune.importance.loss.Standard`; of all processes where there are several.
+    """
+    graph, found = dense.graph(), list(batches)
+    n_batches = int(averaged(np.array(len(found))))  # all processes run as many
+    found = [found[min(i, len(found) - 1)] for i in range(max(1, n_batches))]
+    standards = [Standard(dense.run, [(batch, None)], graph) for batch in _fitting(dense, found, memory)]
+    return lambda host: np.array([standard.loss(host.run) for standard in standards])
+
+
+def preferred(losses: Mapping[str, Float]) -> str:
+    """The name of what loses least; the first one, unless another is better by more than chance explains.
+
+    Args:
+        losses: By name, in the order of preference: the loss on each of some batches, the same for all.
+    """
+    first, *others = losses
+    best = first
+    for name in others:
+        ahead = losses[best] - losses[name]
+        if not np.isfinite(losses[name]).all():
+            continue
+        if not np.isfinite(losses[best]).all() or ahead.mean() > _chance(ahead):
+            best = name
+    return best
+
+
+def _chance(ahead: Float) -> float:
+    """By how much a mean of differences strays: its standard error."""
+    return float(ahead.std(ddof=1) / np.sqrt(len(ahead))) if len(ahead) > 1 else 0.0
+
+
+def _fitting(dense: Host, batches: Sequence[Arrays], memory: int) -> Sequence[Arrays]:
+    """As many batches as the memory holds outputs of, by what the shapes of the graph say; at least one."""
+    graph = dense.graph()
+    size = sum(graph.values[name].n_elements * graph.values[name].itemsize for name in graph.outputs)
+    example = max(1, next((graph.values[name].shape[0] for name in graph.inputs if graph.values[name].shape), 1))
+    rows = max((len(array) for batch in batches[:1] for array in batch.values() if array.ndim), default=1)
+    return batches[: max(1, int(memory / max(1.0, size * rows / example)))]
