@@ -39,6 +39,8 @@ def evaluate(run):
 """,
 }
 
+BRANCHES = (("mixer", "Tanh"), ("mlp", "Relu"))
+
 
 def conv(name: str, x: str, y: str, kernel: int) -> onnx.NodeProto:
     return onnx.helper.make_node(
@@ -46,22 +48,23 @@ def conv(name: str, x: str, y: str, kernel: int) -> onnx.NodeProto:
     )
 
 
-def residual_net(path: Path, seed: int = 0, width: int = 48, inner: int = 256) -> Path:
-    """Images ``batch 3 16 16`` to 10 logits, through ``backbone.conv1`` and four residual branches ``layers.0`` ... ."""
+def residual_net(path: Path, seed: int = 0, width: int = 32, inner: int = 96) -> Path:
+    """Images ``batch 3 16 16`` to 10 logits, through ``backbone.conv1`` and four layers of two residual branches each,
+    ``layers.0.mixer``, ``layers.0.mlp``, ...
+    """
     rng = np.random.default_rng(seed)
     sizes = {"backbone.conv1": (width, 3, 3, 3), "fc": (10, width)}
     nodes = [conv("backbone.conv1", "image", "s0", 3)]
-    for i in range(4):
-        at = f"layers.{i}"
+    for i, (at, op) in enumerate((f"layers.{i}.{part}", op) for i in range(4) for part, op in BRANCHES):
         sizes |= {f"{at}.conv1": (inner, width, 1, 1), f"{at}.conv2": (width, inner, 1, 1)}
         nodes += [
             conv(f"{at}.conv1", f"s{i}", f"a{i}", 1),
-            onnx.helper.make_node("Relu", [f"a{i}"], [f"r{i}"], f"{at}.relu"),
+            onnx.helper.make_node(op, [f"a{i}"], [f"r{i}"], f"{at}.act"),
             conv(f"{at}.conv2", f"r{i}", f"b{i}", 1),
             onnx.helper.make_node("Add", [f"s{i}", f"b{i}"], [f"s{i + 1}"], f"{at}.add"),
         ]
     nodes += [
-        onnx.helper.make_node("GlobalAveragePool", ["s4"], ["p"], "pool"),
+        onnx.helper.make_node("GlobalAveragePool", ["s8"], ["p"], "pool"),
         onnx.helper.make_node("Flatten", ["p"], ["f"], "flatten"),
         onnx.helper.make_node("Gemm", ["f", "fc.weight", "fc.bias"], ["logits"], "fc", transB=1),
     ]
@@ -110,11 +113,12 @@ def _modules() -> dict[str, Any]:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.stem, self.middle = nn.Conv2d(3, 16, 16, stride=16), nn.Conv2d(16, 24, 3, padding=1)
-            self.classifier = nn.Linear(24, 10)
+            self.stem, self.middle = nn.Conv2d(3, 16, 16, stride=16), nn.Conv2d(16, 64, 3, padding=1)
+            self.last, self.classifier = nn.Conv2d(64, 24, 1), nn.Linear(24, 10)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.classifier(torch.relu(self.middle(torch.relu(self.stem(x)))).mean((2, 3)))
+            x = torch.relu(self.middle(torch.relu(self.stem(x))))
+            return self.classifier(torch.relu(self.last(x)).mean((2, 3)))
 
     def build_model() -> nn.Module:
         torch.manual_seed(0)
