@@ -96,9 +96,13 @@ class ChooseAllocation(Compound):
         if state.batches is None:
             raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
         fit, held = apart(len(state.batches))
-        loss = judge(state.host, [state.batches[i] for i in held])
+        loss = judge(state.host, [state.batches[i] for i in held], asked=state.asked)
         ahead = self._ahead(state, found, loss)
-        on_read = judge(state.host, [state.batches[i] for i in fit[: len(held)]]) if len(ahead) > 1 else loss
+        on_read = (
+            judge(state.host, [state.batches[i] for i in fit[: len(held)]], asked=state.asked)
+            if len(ahead) > 1
+            else loss
+        )
         samples = state.batches.part(fit).samples
         losses: dict[str, Float] = {}
         read: dict[str, float] = {}

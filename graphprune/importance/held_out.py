@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from graphprune.importance.context import Float
+from graphprune.importance.judge import Asked
 from graphprune.importance.loss import Standard
 from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.distributed import averaged
@@ -18,13 +19,16 @@ MEMORY = 1 << 30
 """Bytes of outputs of the original that are held; at least those of one batch are."""
 
 
-def judge(dense: Host, batches: Iterable[Arrays], memory: int = MEMORY) -> Callable[[Host], Float]:
+def judge(
+    dense: Host, batches: Iterable[Arrays], memory: int = MEMORY, *, asked: Sequence[Asked] = ()
+) -> Callable[[Host], Float]:
     """What models lose against one of them.
 
     Args:
         dense: The model that the others are to be like.
         batches: What they are run on; the first ones, as many as the memory holds outputs of.
         memory: Bytes of outputs.
+        asked: How the user wants outputs compared.
 
     Returns:
         A function from a model to the loss of its outputs on each batch, see
@@ -33,7 +37,7 @@ def judge(dense: Host, batches: Iterable[Arrays], memory: int = MEMORY) -> Calla
     graph, found = dense.graph(), list(batches)
     n_batches = int(averaged(np.array(len(found))))  # all processes run as many
     found = [found[min(i, len(found) - 1)] for i in range(max(1, n_batches))]
-    standards = [Standard(dense.run, [(batch, None)], graph) for batch in _fitting(dense, found, memory)]
+    standards = [Standard(dense.run, [(batch, None)], graph, asked) for batch in _fitting(dense, found, memory)]
     return lambda host: np.array([standard.loss(host.run) for standard in standards])
 
 

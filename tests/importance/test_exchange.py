@@ -136,5 +136,7 @@ def test_the_pass_says_what_it_needs():
     with pytest.raises(OptionError, match="'exchange-units' needs a plan; put 'allocate' before it"):
         gp.prune(model, example, pipeline="analyze,exchange-units")
     weights = "analyze,score{criterion=l2},allocate{macs=0.6},exchange-units"
-    with pytest.raises(OptionError, match="'exchange-units' needs calibration data"):
-        gp.prune(model, example, pipeline=weights)
+    with pytest.raises(OptionError, match="'exchange-units' needs statistics; put 'calibrate' before it"):
+        gp.prune(model, example, pipeline=weights)  # whatever data there may be
+    with pytest.raises(OptionError, match="'calibrate' needs calibration data"):
+        gp.prune(model, example, pipeline=f"{PASSES},exchange-units,slice-groups")

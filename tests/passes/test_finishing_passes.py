@@ -101,7 +101,7 @@ def test_a_wrong_file_is_found(kind, monkeypatch):
     name = next(value.name for value in state.host.graph().stored if len(value.shape) > 1)
     wrong = state.host.replaced({name: np.asarray(state.host.read(name), np.float32) * 1.01})
     save = type(state.host).save_onnx
-    monkeypatch.setattr(type(state.host), "save_onnx", lambda self, *args: save(wrong, *args))
+    monkeypatch.setattr(type(state.host), "save_onnx", lambda self, *args, **options: save(wrong, *args, **options))
     with pytest.raises(ProofError, match="^the proof 'onnxruntime' failed"):
         run_pipeline([CheckExport()], state)
 
