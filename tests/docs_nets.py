@@ -39,7 +39,7 @@ def evaluate(run):
 """,
 }
 
-BRANCHES = (("mixer", "Tanh"), ("mlp", "Relu"))
+BRANCHES = (("mixer", 64), ("mlp", 128))
 
 
 def conv(name: str, x: str, y: str, kernel: int) -> onnx.NodeProto:
@@ -48,18 +48,18 @@ def conv(name: str, x: str, y: str, kernel: int) -> onnx.NodeProto:
     )
 
 
-def residual_net(path: Path, seed: int = 0, width: int = 32, inner: int = 96) -> Path:
+def residual_net(path: Path, seed: int = 0, width: int = 32) -> Path:
     """Images ``batch 3 16 16`` to 10 logits, through ``backbone.conv1`` and four layers of two residual branches each,
     ``layers.0.mixer``, ``layers.0.mlp``, ...
     """
     rng = np.random.default_rng(seed)
     sizes = {"backbone.conv1": (width, 3, 3, 3), "fc": (10, width)}
     nodes = [conv("backbone.conv1", "image", "s0", 3)]
-    for i, (at, op) in enumerate((f"layers.{i}.{part}", op) for i in range(4) for part, op in BRANCHES):
+    for i, (at, inner) in enumerate((f"layers.{i}.{part}", inner) for i in range(4) for part, inner in BRANCHES):
         sizes |= {f"{at}.conv1": (inner, width, 1, 1), f"{at}.conv2": (width, inner, 1, 1)}
         nodes += [
             conv(f"{at}.conv1", f"s{i}", f"a{i}", 1),
-            onnx.helper.make_node(op, [f"a{i}"], [f"r{i}"], f"{at}.act"),
+            onnx.helper.make_node("Relu", [f"a{i}"], [f"r{i}"], f"{at}.act"),
             conv(f"{at}.conv2", f"r{i}", f"b{i}", 1),
             onnx.helper.make_node("Add", [f"s{i}", f"b{i}"], [f"s{i + 1}"], f"{at}.add"),
         ]
