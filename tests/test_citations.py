@@ -192,6 +192,11 @@ def test_commands_of_tools_exist(page):
         assert (at / "__main__.py").is_file() or at.with_suffix(".py").is_file(), package
 
 
+def test_every_table_of_numbers_has_its_command():
+    for section in re.split(r"^## ", text_of(HOME / "docs" / "benchmarks.md"), flags=re.MULTILINE)[1:]:
+        assert re.search(r"python\s(-m )?tools[./]\w", section), section.splitlines()[0]
+
+
 # -- completeness --------------------------------------------------------------------------------------------------
 
 
