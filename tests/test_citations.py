@@ -19,6 +19,7 @@ from graphprune.recipe import RECIPES
 HOME = Path(__file__).parents[1]
 sys.path.append(str(HOME))
 from tools import reference  # noqa: E402
+
 PAGES = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "CHANGELOG.md", *sorted((HOME / "docs").glob("*.md"))]
 SOURCES = [p for room in ("graphprune", "passes", "tools", "tests") for p in sorted((HOME / room).rglob("*.py"))]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -226,6 +227,12 @@ def test_all_that_users_can_name_is_in_the_documents(what):
     text = "\n".join(text_of(page) for page in PAGES if page.name != "CHANGELOG.md")
     names = ALL[what] if ALL[what] is not None else sorted(command_options() - {"--help", "-o"})
     assert [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)] == []
+
+
+def test_the_glossary_is_in_order():
+    words = re.findall(r"^\| ([^|]+?) \| (?!meaning|---)", text_of(HOME / "docs" / "glossary.md"), re.MULTILINE)
+    assert words == sorted(set(words), key=str.lower)
+    assert len(words) > 60
 
 
 def test_the_reference_is_of_today():
