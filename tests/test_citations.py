@@ -212,7 +212,7 @@ def test_every_page_is_linked_from_the_readme():
 
 ALL = {
     "public names": gp.__all__,
-    "commands": [name for name in typer.main.get_command(app).commands],
+    "commands": list(typer.main.get_command(app).commands),
     "options": None,
     "criteria": list(CRITERIA),
     "allocations": list(METHODS),
