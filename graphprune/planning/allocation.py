@@ -144,7 +144,7 @@ def allocate(
     def met(counts: Counts) -> bool:
         return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
 
-    moves = ORDERS[allocation](_ladders(model, scores, limits, allowed))
+    moves = ORDERS[allocation](_schedules(model, scores, limits, allowed))
     if not met(moves.counts(model.full, moves.n_turns)):
         raise TargetError(shortfall(model, bounds, moves.counts(model.full, moves.n_turns), original))
     low, high = 0, moves.n_turns
@@ -201,7 +201,7 @@ class _Schedule:
     zscore: NDArray[np.float64]
 
 
-def _ladders(
+def _schedules(
     model: CostModel, scores: Mapping[str, NDArray[np.float64]], limits: Limits, allowed: frozenset[str]
 ) -> list[_Schedule]:
     schedules = []
