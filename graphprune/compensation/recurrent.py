@@ -21,7 +21,7 @@ from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 from graphprune.pipeline.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
-from graphprune.statistics.collect import picked
+from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.holdout import apart
 
 INPUTS, STATES, RESET = "x", "h", "rh"
@@ -162,7 +162,7 @@ class _Counter:
             places = places.T
         flat = places.reshape(-1)
         columns = max(sum(map(len, each[1:])) for each in self._kept.values())
-        pick = picked(len(flat), columns, self._n_batches, mask, self._rng)
+        pick = positions_to_count(len(flat), columns, self._n_batches, mask, self._rng)
         return flat if pick is None else flat[pick]
 
     def _state(self, name: str, values: Arrays, *, dense: bool) -> Float:

@@ -19,7 +19,7 @@ from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
-from graphprune.statistics.collect import picked
+from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.consumers import count_of
 from graphprune.statistics.products import real
 
@@ -141,7 +141,7 @@ class _Counter:
             self._look = self._pruned.stretch(list(values), scaling.read)
         y = self._look(values)[1][scaling.result]
         n = count_of((scaling.result, scaling.channel, 1, None), y)
-        pick = picked(n, 1, self._n_batches, masks[scaling.node], self._rng)
+        pick = positions_to_count(n, 1, self._n_batches, masks[scaling.node], self._rng)
         y = _rows(y, scaling.channel, pick)
         t = _rows(wanted[scaling.result], scaling.channel, pick)[:, self._channels]
         x = y - self._shift.astype(y.dtype)

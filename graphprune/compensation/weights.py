@@ -13,7 +13,7 @@ from graphprune.compensation.methods import Refit, Residuals, chosen_ridge, refi
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
 from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
-from graphprune.statistics.collect import GATHERED, picked
+from graphprune.statistics.collect import GATHERED, positions_to_count
 from graphprune.statistics.consumers import Consumer, count_of, inputs_of
 from graphprune.statistics.holdout import apart
 
@@ -111,7 +111,7 @@ class _Counter:
         for together in _sums(self._stage):
             use, channel, mask = together[0], self._channels[together[0].node], masks[together[0].node]
             n = count_of(use.source, read[use.value])
-            pick = picked(n, self._weights[use.weight].shape[2], self._n_batches, mask, self._rng)
+            pick = positions_to_count(n, self._weights[use.weight].shape[2], self._n_batches, mask, self._rng)
             parts = [inputs_of(each.source, read[each.value], pick) for each in together]
             t = use.rows_of(wanted[use.target], pick)[:, channel]
             y = self._computed(use, parts[0], read, pick)
