@@ -157,7 +157,7 @@ def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...
     passes: tuple[Pass | None, ...] = (
         CheckExport(seed, required=latency) if verify else None,
         MeasureLatency(seed) if latency else None,
-        RebuildModule(proof=verify) if state.host.kind == "torch" else None,
+        RebuildModule(proof=verify) if state.host.exports else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)

@@ -16,8 +16,8 @@ from graphprune.data.batches import Batches, open_batches
 from graphprune.data.specs import Array, specs_of
 from graphprune.data.text import role_of
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Arrays, Runnable
 from graphprune.measured import Measured
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.suggest import meant
 from graphprune.user_code import is_object_name, load_object, raising_as
 
@@ -42,7 +42,7 @@ class Runner:
 
     __repr__ = brief
 
-    host: Host
+    host: Runnable
     module: Any = None
 
     def __call__(self, inputs: Arrays) -> dict[str, Array]:
@@ -67,7 +67,7 @@ class Evaluation:
     function: Function
     name: str
     where: str
-    host: Host
+    host: Runnable
     classes: Mapping[str, int] = field(default_factory=dict)
 
     def __call__(self, run: Runner) -> dict[str, float]:
@@ -94,7 +94,7 @@ class Evaluation:
         return self(runner_of(self.host))
 
 
-def runner_of(host: Host, module: Any = None) -> Runner:
+def runner_of(host: Runnable, module: Any = None) -> Runner:
     """The runner of a host; its module is the one given, the user's own, or the host's graph as a module."""
     for name in ("source", "module"):
         module = getattr(host, name, None) if module is None else module
@@ -126,7 +126,7 @@ def require_evaluation(source: Any, metric: str | None) -> None:
         )
 
 
-def open_evaluation(source: Any, host: Host, *, metric: str | None = None) -> Evaluation:
+def open_evaluation(source: Any, host: Runnable, *, metric: str | None = None) -> Evaluation:
     """Opens a metric.
 
     Args:
@@ -178,7 +178,7 @@ def _metric_of(batches: Batches) -> str:
     return "mse" if batches.labels.dtype.kind == "f" else "accuracy"
 
 
-def _tokens_of(host: Host, batches: Batches) -> str:
+def _tokens_of(host: Runnable, batches: Batches) -> str:
     """The input that holds the tokens."""
     found = [spec.name for spec in specs_of(host) if role_of(spec) == "ids" and len(spec.shape) == 2]
     if len(found) != 1:

@@ -7,9 +7,9 @@ from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_garbage_collection
+from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.opening import Shapes, open_host
-from graphprune.pipeline.host import Host
 from graphprune.planning.select import protected_axes
 from graphprune.turns import in_turn
 
@@ -34,7 +34,7 @@ def analyze(
     return looked(host, protect)
 
 
-def looked(host: Host, protect: str | Iterable[str]) -> Analysis:
+def looked(host: Model, protect: str | Iterable[str]) -> Analysis:
     """The analysis of an opened model, in which what some patterns name stays whole."""
     graph = host.folded().graph()
     return analyze_graph(graph, protected_axes(graph, selectors(protect)))

@@ -9,9 +9,9 @@ from typing import Any
 from graphprune.brief import brief
 from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
+from graphprune.hosts.host import Host
 from graphprune.observer import Observer
 from graphprune.opening import Shapes, layout_of, open_host, require_samples
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import State
 from graphprune.statistics.measurements import Measurements
 from graphprune.turns import Holder

@@ -13,9 +13,9 @@ import numpy as np
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import ModelError, OptionError
 from graphprune.files import is_there
+from graphprune.hosts.host import Array, Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.plugins import kind_of
-from graphprune.pipeline.host import Array, Host
 from graphprune.suggest import in_module
 from graphprune.user_code import load_object, raising_as
 

@@ -10,7 +10,6 @@ from graphprune.compiling import Running, finished, with_note
 from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
-from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.refits import with_refits
 from graphprune.hosts.onnx.verify import file_checks
 from graphprune.hosts.parity import file_parity
@@ -48,8 +47,7 @@ def _planned(state: State, plan: PruningPlan) -> State:
     """
     folded = state.host.folded()
     analysis = analyze_graph(folded.graph())
-    metadata = state.host.metadata if isinstance(state.host, OnnxHost) else None
-    plan = fitting(plan, analysis, metadata)
+    plan = fitting(plan, analysis, state.host.metadata)
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     return replace(state, host=folded, original=folded, analysis=analysis, kept=kept, removed=removed, plan=plan)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
+from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan

@@ -20,13 +20,13 @@ from graphprune.defaults import CRITERION, MEASURED_CRITERION
 from graphprune.errors import BoundError, OptionError
 from graphprune.evaluation import Evaluation, Runner
 from graphprune.files import read_json, write_text
+from graphprune.hosts.host import Runnable
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.importance.judge import judges_for, known_losses, parse_losses
 from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
 from graphprune.opening import Shapes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.pipeline.trials import RATIOS, Measure, check_ratios, judged_loss, output_error, trials
@@ -246,7 +246,7 @@ def _digest(arrays: Iterable[NDArray[Any]]) -> str:
 
 
 def _by_metric(evaluation: Evaluation, name: str) -> Measure:
-    def measure(host: Host) -> float:
+    def measure(host: Runnable) -> float:
         run = Runner(host, getattr(host, "module", None))  # not the user's own module, which is whole
         return evaluation(run).get(name, math.nan)
 

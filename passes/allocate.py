@@ -26,7 +26,7 @@ from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_mo
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
 from graphprune.planning.plan import make_plan
-from graphprune.planning.problem import Fitness, needs_losses, needs_runs
+from graphprune.planning.problem import Fitness, Problem, needs_losses, needs_runs
 from graphprune.planning.select import block_candidates, block_kinds, how_many, named_blocks
 from graphprune.planning.share import METHODS, require_allocation
 from graphprune.planning.target import Target, parse_targets
@@ -240,20 +240,10 @@ class Allocate(Pass):
                 finer: frozenset[str] = finer,
                 still: tuple[Tie, ...] = still,
             ) -> Counts:
-                return share_tied(
-                    model,
-                    still,
-                    state.scores,
-                    targets,
-                    allocation=self.allocation,
-                    limits=limits,
-                    allowed=allowed,
-                    finer=finer,
-                    original=original,
-                    fitness=fitness,
-                    seed=self.seed,
-                    losses=state.losses,
+                problem = Problem(
+                    model, state.scores, targets, limits, allowed, finer, original, fitness, self.seed, state.losses
                 )
+                return share_tied(problem, still, self.allocation)
 
             try:
                 model, counts = self._written(state, analysis, shared, targets, original, going, unneeded)

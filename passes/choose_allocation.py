@@ -14,6 +14,8 @@ from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import compensate
 from graphprune.data.batches import Batches
 from graphprune.errors import OptionError, TargetError
+from graphprune.hosts.host import Host
+from graphprune.hosts.recurrent import Recurrent
 from graphprune.importance import Evidence
 from graphprune.importance.at_once import adopted_at_once, refitted_at_once
 from graphprune.importance.context import Float
@@ -21,9 +23,7 @@ from graphprune.importance.held_out import judge, preferred
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import smaller
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Compound, Pass
-from graphprune.pipeline.recurrent import Recurrent
 from graphprune.pipeline.state import State
 from graphprune.statistics.holdout import apart
 

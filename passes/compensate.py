@@ -10,10 +10,10 @@ from graphprune.compensation.methods import NORMS, require_rung
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Host
 from graphprune.importance.judge import judges_for
 from graphprune.importance.outcome import Outcome, tried
 from graphprune.pipeline import keys
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model

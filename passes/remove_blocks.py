@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphprune.hosts.edits import Edits
 from graphprune.pipeline import keys
-from graphprune.pipeline.host import Edits
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 

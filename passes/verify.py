@@ -9,10 +9,10 @@ from typing import ClassVar
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import slice_edits
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import Check, State
 from graphprune.proof.compare import excused, require

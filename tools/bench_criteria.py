@@ -68,12 +68,12 @@ class Trials:
         order = {node.name: i for i, node in enumerate(self._host.graph().nodes)}
         start = min((self._consumers[r.consumer.node] for r in read), key=lambda c: order[c.node]).value
         outputs = list(self._host.graph().outputs)
-        go = self._host.stretch(None, [start], outputs)
+        go = self._host.partial_run(None, [start], outputs)
         carried = [go(batch)[0] for batch in self._batches]
         found = []
         for gone in sets:
             trial = self._host.replaced(refitted(self._host, read, self._consumers, gone))
-            run = trial.stretch(list(carried[0]), outputs)
+            run = trial.partial_run(list(carried[0]), outputs)
             found.append(self._standard.loss_of(run(values)[1] for values in carried))
         return found
 

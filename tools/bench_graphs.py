@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.hosts.torch.graph import annotate
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.lazy_graph import Draft
+from graphprune.hosts.torch.specs import annotate
 
 ATEN = torch.ops.aten
 

@@ -56,7 +56,7 @@ class _Maps:
         self.stored = {value.name for value in graph.stored}
         self.producer: dict[str, Node] = {}
         self.nodes = {node.name: node for node in graph.nodes}
-        self.uses = Counter([name for node in graph.nodes for name in node.operands] + list(graph.outputs))
+        self.ends = Counter(graph.outputs)
         self.roots: dict[str, frozenset[str]] = {}  # by stored value: the tensors that it is made of
         self.read_by: dict[str, set[str]] = {}  # by stored tensor: the operators that use it, however turned
         self._origins: dict[str, str] = {}
@@ -72,6 +72,10 @@ class _Maps:
                 for root in roots:
                     self.read_by.setdefault(root, set()).add(node.name)
             self.producer.update(dict.fromkeys(results, node))
+
+    def uses(self, name: str) -> int:
+        """How often a value is read, by nodes or as an output."""
+        return self.graph.n_uses(name) + self.ends[name]
 
     def roots_of(self, node: Node) -> frozenset[str]:
         """The stored tensors that the stored operands of a node are made of."""
@@ -105,12 +109,12 @@ class _Maps:
 
     def alone(self, name: str, inner: Node) -> bool:
         """Whether all that is between the two factors, from a value back to the inner one's result, is used once."""
-        while self.uses[name] == 1 and name not in inner.results:
+        while self.uses(name) == 1 and name not in inner.results:
             before = self.computed(self.producer[name])
             if before is None:
                 return False
             name = before
-        return self.uses[name] == 1
+        return self.uses(name) == 1
 
     def computed(self, node: Node) -> str | None:
         """The one operand that is not stored."""

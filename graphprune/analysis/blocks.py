@@ -21,6 +21,7 @@ from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.branch import Block, Bypass, Unneeded
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ir.liveness import flow_of
 
 MOST_SKIPS = 64
 """Sums that a skip edge may run through before it reaches the value that the branch starts from."""
@@ -40,13 +41,11 @@ class Branches:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._nodes = graph.nodes
-        self._producer = {name: i for i, node in enumerate(graph.nodes) for name in node.results if name is not None}
-        self._live = self._needed()
-        self._users: dict[str, list[int]] = {}
-        for i, node in enumerate(graph.nodes):
-            for name in dict.fromkeys(node.operands) if i in self._live else ():
-                if name is not None:
-                    self._users.setdefault(name, []).append(i)
+        self._producer = graph.producers
+        self._live = flow_of(graph).needed(graph.outputs)
+        self._users = {
+            name: [i for i in dict.fromkeys(users) if i in self._live] for name, users in graph.users.items()
+        }
         self._outputs = frozenset(graph.outputs)
         self._reached: dict[tuple[str, str], AbstractSet[int]] = {}
 
@@ -121,18 +120,6 @@ class Branches:
     def _index(self) -> Mapping[str, int]:
         return {node.name: i for i, node in enumerate(self._nodes)}
 
-    def _needed(self) -> set[int]:
-        """The nodes that an output needs."""
-        pending = [self._producer[name] for name in self.graph.outputs if name in self._producer]
-        live = set(pending)
-        while pending:
-            for name in self._nodes[pending.pop()].operands:
-                i = self._producer.get(name or "")
-                if i is not None and i not in live:
-                    live.add(i)
-                    pending.append(i)
-        return live
-
     def _dead(self, bypassed: Mapping[int, Bypass]) -> set[int]:
         """The nodes that no output needs any more."""
         dead: set[int] = set()
@@ -149,7 +136,7 @@ class Branches:
             if i in dead or any(name is not None and used(name) for name in self._nodes[i].results):
                 continue
             dead.add(i)
-            pending.extend(self._producer[name] for name in self._nodes[i].operands if name in self._producer)
+            pending.extend(self._producer[name] for name in self._nodes[i].operands if name and name in self._producer)
         return dead
 
     # -- finding -----------------------------------------------------------------------------------------------------

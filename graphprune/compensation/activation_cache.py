@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from graphprune.pipeline.host import Carried
+from graphprune.hosts.host import Carried
 
 MEMORY = 2 << 30
 """Bytes of activations that a walk holds in memory; what does not fit waits in a temporary folder."""

@@ -2,7 +2,7 @@
 
 A cell's gates are a weighted sum of its input and of the state before, ``z_t = [W R] [x_t; h_(t-1)] + b``, and so they
 are a reader of both like any other: units can be scored by what their loss costs them, and trials can refit them. What
-they see is computed from the weights (:func:`graphprune.pipeline.recurrent.run_cell`), since no value of the graph
+they see is computed from the weights (:func:`graphprune.hosts.recurrent.run_cell`), since no value of the graph
 holds the states before each step. The reset of a GRU's candidate is left out here: it scales what the state gives.
 """
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.moved import is_own, value_of
+from graphprune.hosts.host import Arrays, Host, PartialRun
+from graphprune.hosts.recurrent import Cell, Float, Recurrent, run_cell
 from graphprune.ir.dims import Dim, factors_of
-from graphprune.pipeline.host import Arrays, Host, Stretch
-from graphprune.pipeline.recurrent import Cell, Float, Recurrent, run_cell
 from graphprune.statistics.collect import Masks, Statistics, positions_to_count, reduce_over_processes
 from graphprune.statistics.consumers import Source
 from graphprune.statistics.moments import Moments
@@ -108,7 +108,7 @@ def with_gates(
         node: [n for n in dict.fromkeys((layer.value, *layer.states)) if n is not None and not stored[n].stored]
         for node, layer in layers.items()
     }
-    run: Stretch = host.stretch(None, list(dict.fromkeys(name for names in read.values() for name in names)))
+    run: PartialRun = host.partial_run(None, list(dict.fromkeys(name for names in read.values() for name in names)))
     rng, masks = np.random.default_rng(0), Masks(analysis)
     for batch in batches:
         values = run(batch)[1]

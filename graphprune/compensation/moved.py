@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.hosts.host import Array, Host
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Host
+from graphprune.ir.liveness import flow_of
 
 MOST = 1 << 24
 """The most elements that single precision can number."""
@@ -21,24 +22,15 @@ MOST = 1 << 24
 def value_of(host: Host, name: str) -> Array:
     """The values of a stored tensor, or of what follows from stored tensors alone."""
     value = host.graph().values[name]
-    return host.read(name) if value.stored else host.stretch((), [name])({})[1][name]
+    return host.read(name) if value.stored else host.partial_run((), [name])({})[1][name]
 
 
 def made_of(graph: Graph, name: str) -> tuple[frozenset[str], frozenset[str]]:
     """The nodes that a value follows from, and the stored tensors or inputs that they begin with."""
-    makers = {result: node for node in graph.nodes for result in node.results if result is not None}
-    nodes: set[str] = set()
-    begin: set[str] = set()
-    pending = [name]
-    while pending:
-        at = pending.pop()
-        maker = makers.get(at)
-        if maker is None:
-            begin.add(at)
-        elif maker.name not in nodes:
-            nodes.add(maker.name)
-            pending.extend(each for each in maker.operands if each is not None)
-    return frozenset(nodes), frozenset(begin)
+    flow = flow_of(graph)
+    nodes = flow.needed([name])
+    met = {name}.union(*(flow.operands(i) for i in nodes))
+    return frozenset(graph.nodes[i].name for i in nodes), frozenset(met - graph.producers.keys())
 
 
 def is_own(graph: Graph, node: Node, names: Collection[str]) -> bool:
@@ -49,10 +41,9 @@ def is_own(graph: Graph, node: Node, names: Collection[str]) -> bool:
             return False
         weights = {each for each in begin if graph.values[each].kind == "parameter"}
         inside = nodes | {node.name}
-        if any(weights.intersection(other.operands) and other.name not in inside for other in graph.nodes):
+        if any(other.name not in inside for weight in weights for other in graph.readers(weight)):
             return False
-    readers = [other.name for other in graph.nodes if set(names).intersection(other.operands)]
-    return readers == [node.name]
+    return {other.name for name in names for other in graph.readers(name)} == {node.name}
 
 
 def put_back(host: Host, changes: Mapping[str, Array]) -> dict[str, Array] | None:

@@ -8,17 +8,16 @@ docs/methods.md, Refits).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.ir.dims import Factor, Index, positions
 from graphprune.ir.graph import Node
 from graphprune.observer import Count, uncounted
-from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.statistics.collect import reduce_over_processes
 from graphprune.statistics.moments import Moments
 
@@ -44,14 +43,13 @@ def reestimate(
         The pruned model with other statistics, and the names of the tensors that changed.
     """
     graph = pruned.graph()
-    uses = Counter(name for node in graph.nodes for name in node.operands if name is not None)
     norms = [
         node
         for node in graph.nodes
         if _is_batch_norm(node)
         and node.operands[0] in analysis.layouts
-        and not pruned.optional(node.name)
-        and all(uses[str(name)] == 1 and graph.values[str(name)].stored for name in node.operands[3:_OPERANDS])
+        and not node.optional
+        and all(graph.n_uses(str(name)) == 1 and graph.values[str(name)].stored for name in node.operands[3:_OPERANDS])
     ]
     left: list[Any] = list(batches)
     right: list[Any] = list(left)
@@ -60,8 +58,8 @@ def reestimate(
     for n, node in enumerate(norms):
         value, mean_name, variance_name = str(node.operands[0]), str(node.operands[3]), str(node.operands[4])
         later = [str(other.operands[0]) for other in norms[n:]]
-        go_left = dense.stretch(have_left, [value], later)
-        go_right = pruned.stretch(have_right, [value], later)
+        go_left = dense.partial_run(have_left, [value], later)
+        go_right = pruned.partial_run(have_right, [value], later)
         channels = positions(analysis.layouts[value][CHANNEL], kept)
         before, after = (Moments.zeros(1, len(channels), full=False) for _ in range(2))
         for i in range(len(left)):

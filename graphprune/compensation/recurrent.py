@@ -18,9 +18,9 @@ from graphprune.analysis.groups import Analysis
 from graphprune.compensation.methods import Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.moved import is_own, made_of, put_back, value_of
 from graphprune.compensation.stage import Compensated, Counter, Positions
+from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
+from graphprune.hosts.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
-from graphprune.pipeline.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
 from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.holdout import apart
 
@@ -117,7 +117,7 @@ class _Counter:
         }  # fmt: skip
         self._held = apart(n_batches)[1] if n_batches > 1 else []
         self._batch = 0
-        self._look: Stretch | None = None
+        self._look: PartialRun | None = None
         self._sums: dict[tuple[Cell, int, bool], Residuals] = {}
         self._stored: dict[tuple[bool, Part], Float] = {}
 
@@ -125,7 +125,7 @@ class _Counter:
         """Counts one batch in."""
         layer = self._stage.layer
         if self._look is None:
-            self._look = self._pruned.stretch(list(values), self._stage.read)
+            self._look = self._pruned.partial_run(list(values), self._stage.read)
         found = self._look(values)[1]
         x, states = self._below(wanted, dense=True)
         now, _ = self._below(found, dense=False)

@@ -16,9 +16,9 @@ import numpy as np
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.methods import Residuals, refit
 from graphprune.compensation.stage import Compensated, Counter, Positions
+from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.consumers import count_of
 from graphprune.statistics.products import real
@@ -73,20 +73,16 @@ class Scaling:
 
 def find_scalings(graph: Graph, analysis: Analysis, kept: Mapping[Factor, Index]) -> Iterator[Scaling]:
     """The scalings of a pruned graph along the axes that a normalisation has lost channels of, in order."""
-    readers: dict[str, int] = {}
-    for node in graph.nodes:
-        for name in filter(None, node.operands):
-            readers[name] = readers.get(name, 0) + 1
     shifted = {factor for factor in kept if not analysis.group_of[factor].exact}
     for node in graph.nodes:
-        found = _scaling(graph, node, readers)
+        found = _scaling(graph, node)
         if found is not None and found.result in analysis.layouts:
             lost = shifted.intersection(factors_of(analysis.layouts[found.result][found.channel]))
             if lost:
                 yield found
 
 
-def _scaling(graph: Graph, node: Node, readers: Mapping[str, int]) -> Scaling | None:
+def _scaling(graph: Graph, node: Node) -> Scaling | None:
     stored = [name for name in node.operands if name is not None and graph.values[name].stored]
     others = [name for name in node.operands if name is not None and not graph.values[name].stored]
     if node.rule is None or len(node.results) < 1 or node.results[0] is None or len(others) != 1 or not stored:
@@ -98,7 +94,9 @@ def _scaling(graph: Graph, node: Node, readers: Mapping[str, int]) -> Scaling | 
     shift = stored[1] if len(stored) > 1 else None
     at = node.operands.index(scale)
     channel = _channel(node, at, graph.values[scale].n_elements)
-    own = (name is None or (graph.values[name].kind == "parameter" and readers[name] == 1) for name in (scale, shift))
+    own = (
+        name is None or (graph.values[name].kind == "parameter" and graph.n_uses(name) == 1) for name in (scale, shift)
+    )
     if channel is None or not all(own) or len(stored) > 2:
         return None
     return Scaling(node.name, others[0], result, channel, scale, shift)
@@ -132,13 +130,13 @@ class _Counter:
         shift = None if scaling.shift is None else pruned.read(scaling.shift).ravel()
         self._shift: Array = np.zeros(len(self._channels)) if shift is None else shift
         self._sums = Residuals.zeros(len(self._channels), 1, 1)
-        self._look: Stretch | None = None
+        self._look: PartialRun | None = None
 
     def add(self, values: Carried, wanted: Arrays, masks: Mapping[str, Positions]) -> None:
         """Counts one batch in."""
         scaling = self._scaling
         if self._look is None:
-            self._look = self._pruned.stretch(list(values), scaling.read)
+            self._look = self._pruned.partial_run(list(values), scaling.read)
         y = self._look(values)[1][scaling.result]
         n = count_of((scaling.result, scaling.channel, 1, None), y)
         pick = positions_to_count(n, 1, self._n_batches, masks[scaling.node], self._rng)

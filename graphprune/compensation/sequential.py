@@ -22,9 +22,9 @@ from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.stage import Compensated, Stage
 from graphprune.compensation.weights import weight_stages
 from graphprune.errors import PlanError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.ir.dims import Factor, Index, factors_of
 from graphprune.observer import Count, uncounted
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Masks
 from graphprune.statistics.consumers import find_consumers, with_biases
 
@@ -71,13 +71,13 @@ def compensate(
     with Spool(inputs, memory // 2) as left, Spool(inputs, memory // 2) as right:
         for n, stage in enumerate(stages):
             first, later = n == 0, stages[n + 1 :]
-            go_left = dense.stretch(
+            go_left = dense.partial_run(
                 None if first else left.names(), stage.targets, _names(other.targets for other in later)
             )
             # a target may be an input of the model, e.g. the first state of a recurrent layer: nothing makes it later
             given = [name for other in later for name in other.targets if name in dense.graph().inputs]
             ahead = _names((stage.read, stage.targets, *(other.read for other in later), given))
-            go_right = pruned.stretch(None if first else right.names(), [stage.start], ahead)
+            go_right = pruned.partial_run(None if first else right.names(), [stage.start], ahead)
             counter = stage.counter(analysis, kept, pruned, len(inputs), rng)
             for i, batch in enumerate(inputs):
                 left[i], wanted = go_left(left[i])
@@ -128,11 +128,12 @@ def _stages(
     known = analysis.graph.values
     found = [each if each.target in known else replace(each, target=each.result, skip=None) for each in found]
     usable = [each for each in found if each.target in known]
+    optional = {node.name for node in pruned.graph().nodes if node.optional}
     stages: list[Stage] = [*weight_stages(usable, rung)]
     stages.extend(
         each
         for each in find_scalings(pruned.graph(), analysis, kept)
-        if not pruned.optional(each.node) and (rung != "mean" or each.shift is not None)
+        if each.node not in optional and (rung != "mean" or each.shift is not None)
     )
     if rung in ("ols", "affine"):
         stages.extend(recurrent_stages(dense, pruned, analysis, kept))

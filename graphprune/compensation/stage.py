@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
+from graphprune.hosts.host import Arrays, Carried, Host
 from graphprune.ir.dims import Factor, Index
-from graphprune.pipeline.host import Arrays, Carried, Host
 
 Positions = NDArray[np.int64] | None
 """Which positions of a value count; ``None``: all."""

@@ -11,8 +11,8 @@ import numpy as np
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.methods import Refit, Residuals, chosen_ridge, refit_shared
 from graphprune.compensation.stage import Compensated, Counter, Positions
+from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
-from graphprune.pipeline.host import Array, Arrays, Carried, Host, Stretch
 from graphprune.statistics.collect import GATHERED, positions_to_count
 from graphprune.statistics.consumers import Consumer, count_of, inputs_of
 from graphprune.statistics.holdout import apart
@@ -97,15 +97,15 @@ class _Counter:
         self._batch = 0
         self._sums: dict[tuple[str, bool], Residuals] = {}
         self._waiting: dict[tuple[str, bool], list[tuple[Array, Array, Array]]] = {}
-        self._look: Stretch | None = None
-        self._run: Stretch | None = None
+        self._look: PartialRun | None = None
+        self._run: PartialRun | None = None
         self._by_hand: dict[str, bool] = {}
 
     def add(self, values: Carried, wanted: Arrays, masks: Mapping[str, Positions]) -> None:
         """Counts one batch in."""
         if self._look is None:
-            self._look = self._pruned.stretch(list(values), self._stage.read)
-            self._run = self._pruned.stretch(list(values), self._stage.targets)
+            self._look = self._pruned.partial_run(list(values), self._stage.read)
+            self._run = self._pruned.partial_run(list(values), self._stage.targets)
         read = self._look(values)[1]
         got: Arrays | None = None
         for together in _sums(self._stage):

@@ -8,9 +8,9 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.refits import exported_digests
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
 from graphprune.proof.masks import masks
@@ -24,7 +24,7 @@ class Export:
         path: The file.
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Model) -> None:
         folder = tempfile.mkdtemp(prefix="graphprune-")
         self.host = host
         self.path = Path(folder) / "after.onnx"
@@ -53,7 +53,7 @@ def exported(state: State) -> tuple[State, Path]:
         made.close()
         raise
     plan = state.plan
-    if state.host.kind == "torch" and plan.options.get("compensated"):
+    if state.host.exports and plan.options.get("compensated"):
         plan = replace(plan, options={**plan.options, "exported": exported_digests(made.path)})
     return replace(state, plan=plan, export=made), made.path
 

@@ -47,6 +47,12 @@ def late_import(*names: str) -> Iterator[None]:
             _withdraw(stand_in)
 
 
+def import_onnx_ir() -> None:
+    """Imports ``onnx_ir`` without what computes with symbolic sizes, which few models need: 0.3 CPU seconds."""
+    with late_import("sympy", "onnx_ir._symbolic_shapes"):
+        importlib.import_module("onnx_ir.passes.common")
+
+
 def _withdraw(stand_in: _StandIn) -> None:
     with _withdrawing:  # never held while importing, which could wait for an import that waits for it
         if sys.modules.get(stand_in.__name__) is stand_in:

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Arrays, Runnable
 from graphprune.hosts.onnx.double import run_single
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import EPSILON, SEEN, Rounding, compare, noise_of
 from graphprune.runtime import sessions as runtime
-
-if TYPE_CHECKING:
-    from graphprune.hosts.torch.host import TorchHost
 
 NAME, NOTE = "onnxruntime", "file = pruned model"
 EXPORT_TOLERANCE = 1e-4
@@ -40,7 +36,7 @@ MOVED = Rounding(2e-2, residue=1e-2, noise=8)
 """What integer kernels of a runtime may move; noise: what they move of the original."""
 
 
-def file_parity(host: Host, path: Path, inputs: Arrays, original: Host | None = None) -> Check:
+def file_parity(host: Runnable, path: Path, inputs: Arrays, original: Runnable | None = None) -> Check:
     """Compares an exported file in onnxruntime with the host that it was exported from.
 
     Args:
@@ -53,9 +49,9 @@ def file_parity(host: Host, path: Path, inputs: Arrays, original: Host | None = 
     Raises:
         ModelError: onnxruntime cannot run it, or it draws random numbers, which no two runtimes draw alike.
     """
-    if host.kind != "torch":
-        return _of_onnx(cast("OnnxHost", host), path, inputs, cast("OnnxHost | None", original))
-    if drawing := cast("TorchHost", host).drawing:
+    if isinstance(host, OnnxHost):
+        return _of_onnx(host, path, inputs, original if isinstance(original, OnnxHost) else None)
+    if drawing := host.drawing:
         raise ModelError(
             f"the model draws random numbers ({', '.join(drawing)}), which onnxruntime draws differently; hand them in "
             "as an input, or draw only in training mode"
@@ -90,7 +86,7 @@ def _of_onnx(host: OnnxHost, path: Path, inputs: Arrays, original: OnnxHost | No
     return check if moved.difference <= moved.tolerance else replace(moved, note=check.note, informative=True)
 
 
-def _of_torch(host: Host, path: Path, inputs: Arrays) -> Check:
+def _of_torch(host: Runnable, path: Path, inputs: Arrays) -> Check:
     got, own = runtime.run_file(path, inputs), host.run(inputs)
     first = compare(NAME, own, got, note=NOTE, rounding=replace(EXPORTED, noise=0))
     if first.difference <= first.tolerance:
@@ -109,7 +105,7 @@ def _of_torch(host: Host, path: Path, inputs: Arrays) -> Check:
     return replace(check, note=note, informative=True)
 
 
-def _of_half(host: Host, path: Path, inputs: Arrays) -> Check:
+def _of_half(host: Runnable, path: Path, inputs: Arrays) -> Check:
     """Half precision hides much: the file is compared as computed in single precision, and only run in its own."""
     got, own = runtime.run_file(path, inputs), host.run(inputs)
     try:

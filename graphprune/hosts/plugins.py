@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from graphprune.pipeline.host import Host
+from graphprune.hosts.host import Host
 from graphprune.registry import Registry
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.hosts.host import Host
 from graphprune.importance.context import Evidence, Float, Reading, readings
 from graphprune.importance.trials import without
 from graphprune.ir.dims import Factor, Index, positions
-from graphprune.pipeline.host import Host
 from graphprune.statistics.consumers import with_biases
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Array, Arrays, Runnable
 from graphprune.importance.context import Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
-from graphprune.pipeline.host import Array, Arrays, Edits, Host
 from graphprune.registry import Registry
 
 BlockCriterion: TypeAlias = Callable[[Evidence], Mapping[str, float]]
@@ -56,7 +57,7 @@ def block_influence(evidence: Evidence) -> dict[str, float]:
     names = list(dict.fromkeys(name for block in blocks for name in (block.source, block.result)))
     axes = {block.name: _feature_axes(evidence.analysis, block) for block in blocks}
     total, count = dict.fromkeys(axes, 0.0), dict.fromkeys(axes, 0)
-    run = host.stretch(None, names)
+    run = host.partial_run(None, names)
     for batch in batches if blocks else ():
         _, arrays = run(batch)
         for block in blocks:
@@ -102,7 +103,7 @@ def block_ablation(evidence: Evidence) -> dict[str, float]:
     return scores
 
 
-def _data(evidence: Evidence, criterion: str) -> tuple[Host, Iterable[Arrays]]:
+def _data(evidence: Evidence, criterion: str) -> tuple[Runnable, Iterable[Arrays]]:
     if evidence.host is None or evidence.batches is None:
         raise OptionError(
             f"block criterion '{criterion}' needs calibration data; give some (calibration=..., --calibration PATH)"

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.judge import Asked
 from graphprune.ir.dims import unit_of
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, columns_of
 from graphprune.statistics.moments import Moments

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group
 from graphprune.compensation.gates import Gates
 from graphprune.compensation.moved import put_back, value_of
+from graphprune.hosts.host import Host
 from graphprune.importance.context import FLOOR, Evidence, Float, Reading, readings
 from graphprune.ir.dims import unit_of
-from graphprune.pipeline.host import Host
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer
 

@@ -7,16 +7,16 @@ are drawn from the model itself, whose gradients' second moment is the Fisher in
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Array, Arrays, Gate
 from graphprune.importance.context import Evidence, Float, with_fallback
+from graphprune.importance.differentiable import Differentiable
 from graphprune.importance.judge import Judge, judges_of, with_labels
 from graphprune.importance.loss import NO_LOSS, Gates, gates_of
 from graphprune.ir.dims import unit_of
-from graphprune.pipeline.host import Array, Arrays, Gate
 
 _POINTS = tuple(zip(*np.polynomial.legendre.leggauss(5), strict=True))
 
@@ -100,7 +100,9 @@ def _from_gates(evidence: Evidence, criterion: str, of: Callable[[Float], Float]
     return with_fallback({name: total / max(1, samples) for name, total in totals.items()}, evidence)
 
 
-def _gradients(host: Any, batch: Arrays, gates: Gates, labels: Array | None, seed: int) -> Mapping[Gate, Array]:
+def _gradients(
+    host: Differentiable, batch: Arrays, gates: Gates, labels: Array | None, seed: int
+) -> Mapping[Gate, Array]:
     judges = _judges(gates, labels)
     found: Mapping[Gate, Array] = host.gate_gradients(batch, gates.all, [labels], judges=judges, seed=seed)
     return found
@@ -126,13 +128,13 @@ def _summed(values: Array, units: Array, size: int) -> Float:
     return np.bincount(units[inside], np.asarray(values)[inside], minlength=size).astype(np.float64)
 
 
-def _differentiable(gates: Gates, criterion: str) -> Any:
+def _differentiable(gates: Gates, criterion: str) -> Differentiable:
     """The host, if it has gradients.
 
     Raises:
         OptionError: It has none.
     """
-    if not hasattr(gates.host, "gate_gradients"):
+    if not isinstance(gates.host, Differentiable):
         raise OptionError(
             f"criterion '{criterion}' needs gradients, which ONNX models do not have; prune the PyTorch model, or use "
             "obs, wifv, bonsai or oracle"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import Float
 from graphprune.importance.judge import Asked
 from graphprune.importance.loss import Standard
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.distributed import averaged
 
 MEMORY = 1 << 30

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from graphprune.defaults import LOSSES
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Runnable
 from graphprune.importance.final import Final, binary_divergence, finals_of, floating, on_the_way
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Host
 from graphprune.suggest import meant
 
 Array = NDArray[Any]
@@ -190,7 +190,7 @@ def parse_losses(given: Given, *, used: bool = True) -> tuple[Asked, ...]:
     return tuple(found.values())
 
 
-def known_losses(asked: Sequence[Asked], host: Host) -> tuple[Asked, ...]:
+def known_losses(asked: Sequence[Asked], host: Runnable) -> tuple[Asked, ...]:
     """What is asked of an opened model, by the positions of its outputs.
 
     Raises:
@@ -202,12 +202,12 @@ def known_losses(asked: Sequence[Asked], host: Host) -> tuple[Asked, ...]:
     return found
 
 
-def output_names(host: Host) -> list[str]:
+def output_names(host: Runnable) -> list[str]:
     """What the outputs of a model are called where it is run."""
     return list(getattr(host, "output_names", ()) or host.graph().outputs)
 
 
-def judges_for(host: Host, asked: Sequence[Asked] = ()) -> tuple[Judge, ...]:
+def judges_for(host: Runnable, asked: Sequence[Asked] = ()) -> tuple[Judge, ...]:
     """How the outputs of a model are compared, by the names that the user knows; see :func:`judges_of`."""
     return judges_of(host.graph(), asked, output_names(host))
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Array, Arrays, Gate, Host
 from graphprune.importance.context import Evidence, Float
 from graphprune.importance.judge import Asked, Judge, judges_of, with_labels
 from graphprune.importance.judge import divergence as divergence
 from graphprune.importance.outcome import Spread
 from graphprune.ir.dims import unit_of
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Gate, Host
 from graphprune.statistics.consumers import consumers_of, find_consumers
 from graphprune.statistics.distributed import averaged, summed
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.hosts.host import Runnable
 from graphprune.ir.dims import Factor, unit_of
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Host
 from graphprune.statistics.consumers import Consumer
 
 Float = NDArray[np.float64]
@@ -74,7 +74,7 @@ def _weights(graph: Graph, group: Group) -> set[str]:
 
 
 def taken_out(
-    host: Host,
+    host: Runnable,
     analysis: Analysis,
     group: Group,
     gone: NDArray[np.int64],

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.hosts.host import Arrays, Runnable
 from graphprune.importance.judge import CHUNK, Judge, unit
-from graphprune.pipeline.host import Arrays, Host
 
 Array: TypeAlias = NDArray[Any]
 Float: TypeAlias = NDArray[np.float64]
@@ -79,7 +79,9 @@ class Outcome:
         return ""
 
 
-def outcome(dense: Host, pruned: Host, inputs: Iterable[Arrays], judges: Sequence[Judge]) -> tuple[Outcome, ...]:
+def outcome(
+    dense: Runnable, pruned: Runnable, inputs: Iterable[Arrays], judges: Sequence[Judge]
+) -> tuple[Outcome, ...]:
     """What a model has lost, output by output.
 
     Args:
@@ -94,7 +96,7 @@ def outcome(dense: Host, pruned: Host, inputs: Iterable[Arrays], judges: Sequenc
     return tuple(tally.outcome() for tally in tallies)
 
 
-def tried(dense: Host, pruned: Host, inputs: Iterable[Arrays], judges: Sequence[Judge]) -> tuple[Outcome, ...]:
+def tried(dense: Runnable, pruned: Runnable, inputs: Iterable[Arrays], judges: Sequence[Judge]) -> tuple[Outcome, ...]:
     """As :func:`outcome`, up to the first inputs that cannot be read or run: what is only told may cost no result."""
     tallies = [Tally(judge) for judge in judges]
     with suppress(Exception):  # executors raise whatever an operator raises

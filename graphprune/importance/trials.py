@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group
 from graphprune.compensation.activation_cache import MEMORY, Spool
 from graphprune.compensation.methods import regression
+from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import Evidence, Float, Reading, Scores, readings
 from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
 from graphprune.observer import Count, uncounted
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases
 from graphprune.statistics.readers import summed
@@ -90,7 +90,7 @@ def loss_curves(
     with Spool(batches, memory) as spool:
         for n, (group, entry) in enumerate(tried):
             later = [name for _, other in tried[n:] for name in other.values]
-            go = host.stretch(
+            go = host.partial_run(
                 None if n == 0 else spool.names(), list(entry.values), list(dict.fromkeys([*later, *outputs]))
             )
             for i in range(len(batches)):
@@ -107,7 +107,7 @@ def loss_curves(
                 if entry.masked:
                     changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
                 for tensors in (changes, columns):
-                    run = host.replaced(tensors).stretch(spool.names(), outputs)
+                    run = host.replaced(tensors).partial_run(spool.names(), outputs)
                     loss = standard.loss_of(run(spool[i])[1] for i in range(len(batches)))
                     if np.isfinite(loss) or not columns:  # a weight that is divided by its norm takes no zeros
                         break

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Literal
 
@@ -102,6 +103,7 @@ class Node:
         options: The attributes that carry no size, as text: they tell models apart that have the same shapes.
         role: What the operator is for those who ask (:data:`graphprune.rules.call.Role`); most are nothing special.
         kept: Whether the result is a number of stored tensors that the host keeps as it is when they are cut.
+        optional: Whether it lies in a branch that need not run, so that nothing in it can be measured.
     """
 
     __repr__ = brief
@@ -118,9 +120,15 @@ class Node:
     options: str = ""
     role: str = ""
     kept: bool = False
+    optional: bool = False
+
+    @property
+    def plain_sum(self) -> bool:
+        """Whether the result is the sum of two values and nothing else, each time the model runs."""
+        return len(self.addends) == 2 == len(self.operands) and None not in self.operands and not self.optional
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Graph:
     """A model as the analysis sees it: nodes in execution order over named values.
 
@@ -149,3 +157,31 @@ class Graph:
     def stored(self) -> tuple[Value, ...]:
         """Parameters and constants."""
         return tuple(value for value in self.values.values() if value.stored)
+
+    @cached_property
+    def producers(self) -> Mapping[str, int]:
+        """The position of the node that makes a value, by name; inputs and stored tensors have none."""
+        return {name: i for i, node in enumerate(self.nodes) for name in node.results if name is not None}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[int, ...]]:
+        """The positions of the nodes that read a value, by name, in order; one that reads it twice is there twice."""
+        found: dict[str, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for name in node.operands:
+                if name is not None:
+                    found.setdefault(name, []).append(i)
+        return {name: tuple(users) for name, users in found.items()}
+
+    def producer(self, name: str) -> Node | None:
+        """The node that makes a value, if one does."""
+        at = self.producers.get(name)
+        return None if at is None else self.nodes[at]
+
+    def readers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that read a value, in order, each of them once."""
+        return tuple(self.nodes[i] for i in dict.fromkeys(self.users.get(name, ())))
+
+    def n_uses(self, name: str) -> int:
+        """How often nodes read a value."""
+        return len(self.users.get(name, ()))

@@ -8,12 +8,15 @@ import numpy as np
 
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.edits import Edits, PinEdit, SizeEdit
+from graphprune.hosts.host import AnyModel, Model
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
 from graphprune.ir.graph import Node
-from graphprune.pipeline.host import Edits, Host, PinEdit, SizeEdit
 
 
-def smaller(host: Host, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()) -> Host:
+def smaller(
+    host: AnyModel, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
+) -> AnyModel:
     """The host without some units and blocks, and without what nothing needs then: all edits of a plan in one."""
     cut = host.edited(slice_edits(analysis, kept))
     if removed:
@@ -22,7 +25,7 @@ def smaller(host: Host, analysis: Analysis, kept: Mapping[Factor, Index], remove
 
 
 def realised_costs(
-    host: Host, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
+    host: Model, analysis: Analysis, kept: Mapping[Factor, Index], removed: Iterable[Block] = ()
 ) -> Mapping[str, float]:
     """What the host would be written as holds without some units and blocks; empty where the graph says."""
     return smaller(host, analysis, kept, removed).stored_costs()

@@ -20,10 +20,10 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.analysis.groups import Analysis
     from graphprune.compensation.stage import Compensated
     from graphprune.data.batches import Batches
+    from graphprune.hosts.host import Host
     from graphprune.importance.judge import Asked
     from graphprune.importance.outcome import Outcome
     from graphprune.ir.dims import Factor, Index
-    from graphprune.pipeline.host import Host
     from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
     from graphprune.statistics.collect import Statistics

@@ -13,10 +13,10 @@ from graphprune.analysis.groups import Analysis, Group
 from graphprune.data.batches import Batches
 from graphprune.defaults import SENSITIVITY_RATIOS, SENSITIVITY_SAMPLES
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Array, Host, Runnable
 from graphprune.importance.judge import Judge
 from graphprune.importance.outcome import Tally, add, output_loss
 from graphprune.pipeline.edits import slice_edits
-from graphprune.pipeline.host import Array, Host
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.keep import keep_counts
 
@@ -27,7 +27,7 @@ SAMPLES = SENSITIVITY_SAMPLES
 REFERENCE_BYTES = 1 << 30
 """The original's outputs are kept up to this size, and computed again for each trial above it."""
 
-Measure = Callable[[Host], float]
+Measure = Callable[[Runnable], float]
 """From a model with some units removed to a number that is larger the worse that is."""
 
 
@@ -85,7 +85,7 @@ def check_ratios(ratios: Sequence[float]) -> None:
         raise OptionError(f"the ratios are {given}; expected fractions of units between 0 and 1, such as 0.25,0.5,0.75")
 
 
-def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Measure:
+def output_error(original: Runnable, batches: Batches, samples: int = SAMPLES) -> Measure:
     """A measure: the relative error of the outputs, ``|y' - y| / |y|`` over all samples, mean square over outputs.
 
     Only floating-point outputs count; values that are not finite in the original are left out.
@@ -98,7 +98,7 @@ def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Me
     n_batches = min(len(batches), max(1, samples // batches.batch_size))
     reference = remembered(original)
 
-    def measure(host: Host) -> float:
+    def measure(host: Runnable) -> float:
         errors: dict[int, float] = {}
         powers: dict[int, float] = {}
         for index in range(n_batches):
@@ -119,7 +119,7 @@ def output_error(original: Host, batches: Batches, samples: int = SAMPLES) -> Me
     return measure
 
 
-def judged_loss(original: Host, batches: Batches, judges: Sequence[Judge], samples: int = SAMPLES) -> Measure:
+def judged_loss(original: Runnable, batches: Batches, judges: Sequence[Judge], samples: int = SAMPLES) -> Measure:
     """A measure: the loss of the outputs as they are judged, relative to answering always their mean.
 
     Args:
@@ -131,7 +131,7 @@ def judged_loss(original: Host, batches: Batches, judges: Sequence[Judge], sampl
     n_batches = min(len(batches), max(1, samples // batches.batch_size))
     reference = remembered(original)
 
-    def measure(host: Host) -> float:
+    def measure(host: Runnable) -> float:
         tallies = [Tally(judge) for judge in judges]
         for index in range(n_batches):
             batch = batches[index]
@@ -141,7 +141,7 @@ def judged_loss(original: Host, batches: Batches, judges: Sequence[Judge], sampl
     return measure
 
 
-def remembered(original: Host) -> Callable[[int, Mapping[str, Array]], Mapping[str, Array]]:
+def remembered(original: Runnable) -> Callable[[int, Mapping[str, Array]], Mapping[str, Array]]:
     """Runs the original on batches by number, each once as long as its outputs fit into :data:`REFERENCE_BYTES`."""
     kept: dict[int, dict[str, Array]] = {}
     held = 0

@@ -19,6 +19,7 @@ from graphprune.analysis.groups import Group
 from graphprune.errors import TargetError
 from graphprune.planning.allocation import Counts, Limits, levels_of, signature, step_of
 from graphprune.planning.cost import METRICS, CostModel
+from graphprune.planning.problem import Problem
 from graphprune.planning.target import Target
 
 FINE = 0.025
@@ -37,15 +38,9 @@ Allocation = Callable[[Limits, frozenset[str]], Counts]
 
 
 def fill(
+    problem: Problem,
     allocation: Allocation,
-    model: CostModel,
-    scores: Mapping[str, NDArray[np.float64]],
-    targets: Sequence[Target],
     *,
-    limits: Limits,
-    allowed: frozenset[str],
-    finer: frozenset[str],
-    original: CostModel,
     alike: bool = False,
     lost: Callable[[Counts], float] | None = None,
     enough: float = FINE,
@@ -53,14 +48,10 @@ def fill(
     """What an allocation finds, brought closer to the targets from below.
 
     Args:
+        problem: The budget, and what it is shared among. Of several ways to come close, the one is taken that loses
+            small shares of the scores everywhere; where the result is :data:`FAR` below the targets, finer groups may
+            be pruned, too.
         allocation: The allocation.
-        model: The cost model.
-        scores: Scores by group: of several ways to come close, the one that loses small shares of them everywhere.
-        targets: What must remain at most.
-        limits: Alignment, floors and ceilings.
-        allowed: The names of the groups that may be pruned.
-        finer: Those that may be pruned, too, where the result is :data:`FAR` below the targets without them.
-        original: The costs that fractions are of.
         alike: Whether groups that are alike must keep equally many units.
         lost: What the allocation makes small, and may not become larger; absent, it only orders units.
         enough: How far below the target needs no filling, as a fraction of it.
@@ -68,6 +59,8 @@ def fill(
     Raises:
         TargetError: A target cannot be met.
     """
+    model, scores, targets, original = problem.model, problem.scores, problem.targets, problem.whole
+    limits, allowed, finer = problem.limits, problem.allowed, problem.finer
     best = allocation(limits, allowed)
     if any(target.metric == "latency" for target in targets):  # a staircase that is measured again anyway
         return best

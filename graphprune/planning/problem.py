@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.cost import CostModel
-from graphprune.planning.fill import fill
 from graphprune.planning.target import Target
 
 Fitness = Callable[[Counts], float]
@@ -30,7 +29,7 @@ class Problem:
         limits: Alignment, floors and ceilings.
         allowed: The names of the groups that may be pruned.
         finer: Those that may be pruned, too, where the result is far below the targets without them.
-        original: The costs that fractions are of.
+        original: The costs that fractions are of, where ``model`` has lost blocks already.
         fitness: For allocations that run the model: what counts do to its outputs.
         seed: For those that draw random numbers.
         losses: For those that need them: for every allowed group the loss when ``0, 1, ..., size`` units are kept.
@@ -41,22 +40,20 @@ class Problem:
     targets: Sequence[Target]
     limits: Limits
     allowed: frozenset[str]
-    finer: frozenset[str]
-    original: CostModel
-    fitness: Fitness | None
-    seed: int
-    losses: Mapping[str, NDArray[np.float64]]
+    finer: frozenset[str] = frozenset()
+    original: CostModel | None = None
+    fitness: Fitness | None = None
+    seed: int = 0
+    losses: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
-    def filled(self, found: Callable[[Limits, frozenset[str]], Counts], **options: Any) -> Counts:
-        """What ``found`` gives for limits and names, tried with others where it leaves much of the budget."""
-        return fill(
-            found, self.model, self.scores, self.targets, limits=self.limits, allowed=self.allowed, finer=self.finer,
-            original=self.original, **options,
-        )  # fmt: skip
+    @property
+    def whole(self) -> CostModel:
+        """The costs that fractions are of: the model's own, where nothing else is said."""
+        return self.original or self.model
 
     def met(self, counts: Counts) -> bool:
         """Whether counts meet all targets."""
-        bounds = [(target.metric, target.limit(self.original.cost(target.metric))) for target in self.targets]
+        bounds = [(target.metric, target.limit(self.whole.cost(target.metric))) for target in self.targets]
         return all(self.model.cost(metric, counts) <= limit * (1 + 1e-9) for metric, limit in bounds)
 
 

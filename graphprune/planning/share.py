@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import ORDERS, Counts, Limits, allocate, levels_of
 from graphprune.planning.cost import CostFunction, CostModel
-from graphprune.planning.fill import LARGE
+from graphprune.planning.fill import LARGE, fill
 from graphprune.planning.knapsack import allocate_by_error
 from graphprune.planning.problem import Allocation, Fitness, Needs, Problem, checked, needs_losses, needs_runs
 from graphprune.planning.target import Target
@@ -46,48 +46,23 @@ def require_allocation(allocation: str) -> None:
     METHODS.find(allocation)
 
 
-def share(
-    model: CostModel,
-    scores: Mapping[str, NDArray[np.float64]],
-    targets: Sequence[Target],
-    *,
-    allocation: str,
-    limits: Limits,
-    allowed: frozenset[str],
-    finer: frozenset[str] = frozenset(),
-    original: CostModel | None = None,
-    fitness: Fitness | None = None,
-    seed: int = 0,
-    losses: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Counts:
+def share(problem: Problem, allocation: str) -> Counts:
     """How many units of each group are kept so that every target is met.
 
     Args:
-        model: The cost model; its groups order the result.
-        scores: Scores of every allowed group, by name; their sum over removed units is taken for the error.
-        targets: What must remain at most.
+        problem: The budget, and what it is shared among; the groups of its model order the result.
         allocation: One of :data:`METHODS`.
-        limits: Alignment, floors and ceilings.
-        allowed: The names of the groups that may be pruned.
-        finer: Those that may be pruned, too, where the result is far below the targets without them.
-        original: The costs that fractions are of, where ``model`` has lost blocks already.
-        fitness: For :data:`SEARCHES`: what a choice does to the model.
-        seed: For :data:`SEARCHES`.
-        losses: For :data:`MEASURED`: for every allowed group the loss when ``0, 1, ..., size`` units are kept.
 
     Raises:
         OptionError: The allocation is unknown, there is no fitness for a search, or no loss was measured.
         TargetError: A target cannot be met with the allowed groups within the limits.
     """
-    problem = Problem(
-        model, scores, targets, limits, allowed, finer=finer, original=original or model, fitness=fitness, seed=seed,
-        losses=losses or {},
-    )  # fmt: skip
     return METHODS.find(allocation).share(problem)
 
 
 def _in_order(problem: Problem, allocation: str) -> Counts:
-    return problem.filled(
+    return fill(
+        problem,
         lambda limits, names: allocate(
             problem.model,
             problem.scores,
@@ -95,17 +70,18 @@ def _in_order(problem: Problem, allocation: str) -> Counts:
             allocation=allocation,
             limits=limits,
             allowed=names,
-            original=problem.original,
+            original=problem.whole,
         ),
         alike=allocation == "uniform",
     )
 
 
 def _split(problem: Problem) -> Counts:
-    return problem.filled(
+    return fill(
+        problem,
         lambda limits, names: _kwon(
-            problem.model, problem.scores, problem.targets, limits=limits, allowed=names, original=problem.original
-        )
+            problem.model, problem.scores, problem.targets, limits=limits, allowed=names, original=problem.whole
+        ),
     )
 
 
@@ -125,7 +101,7 @@ class _ByError:
             problem.targets,
             limits=limits or problem.limits,
             allowed=problem.allowed if names is None else names,
-            original=problem.original,
+            original=problem.whole,
         )
 
     def error(self, counts: Counts) -> float:
@@ -134,7 +110,7 @@ class _ByError:
 
     def filled(self) -> Counts:
         # of two choices within the budget the one that loses less may be the smaller
-        return self.problem.filled(lambda limits, names: self({}, limits, names), lost=self.error, enough=LARGE)
+        return fill(self.problem, lambda limits, names: self({}, limits, names), lost=self.error, enough=LARGE)
 
 
 def _by_scores(problem: Problem) -> _ByError:
@@ -156,7 +132,8 @@ def _searched(problem: Problem, allocation: str) -> Counts:
     else:
         best = _evolution(problem, dp({}), problem.fitness, rng)
     # a second search would take as long as the first: what pays for a step that is given back is found by dp
-    return problem.filled(
+    return fill(
+        problem,
         lambda tried, names: best if tried is problem.limits else dp({}, tried, names),
         lost=problem.fitness,
         enough=LARGE,

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Group, Site, multiplicity
 from graphprune.analysis.ties import Tie
 from graphprune.ir.dims import Factor, product
-from graphprune.planning.allocation import Counts, Limits
+from graphprune.planning.allocation import Counts
 from graphprune.planning.cost import CostFunction, CostModel
-from graphprune.planning.problem import Fitness
+from graphprune.planning.problem import Problem
 from graphprune.planning.share import METHODS, share
-from graphprune.planning.target import Target
 
 Floats = NDArray[np.float64]
 
@@ -112,40 +111,26 @@ def tied_still(ties: Iterable[Tie], gone: AbstractSet[str]) -> tuple[Tie, ...]:
     return tuple(tie for tie in left if tie.groups and (tie.whole or len(tie.groups) > 1))
 
 
-def share_tied(
-    model: CostModel,
-    ties: Sequence[Tie],
-    scores: Mapping[str, Floats],
-    targets: Sequence[Target],
-    *,
-    allocation: str,
-    limits: Limits,
-    allowed: frozenset[str],
-    original: CostModel | None = None,
-    fitness: Fitness | None = None,
-    seed: int = 0,
-    losses: Mapping[str, Floats] | None = None,
-    finer: frozenset[str] = frozenset(),
-) -> Counts:
+def share_tied(problem: Problem, ties: Sequence[Tie], allocation: str) -> Counts:
     """As :func:`graphprune.planning.share.share`, where of tied groups the same fraction is kept.
 
     Raises:
         OptionError: As for ``share``.
         TargetError: A target cannot be met within the limits and the ties.
     """
-    joint = join(model, ties)
+    joint, fitness = join(problem.model, ties), problem.fitness
     counts = share(
-        joint.model,
-        joint.scores(scores, mean=METHODS.find(allocation).ranks),
-        targets,
-        allocation=allocation,
-        limits=limits,
-        allowed=joint.allowed(allowed),
-        original=original or model,
-        fitness=None if fitness is None else lambda counts: fitness(joint.expanded(counts)),
-        seed=seed,
-        losses=None if losses is None else joint.curves(losses),
-        finer=joint.allowed(finer),
+        replace(
+            problem,
+            model=joint.model,
+            scores=joint.scores(problem.scores, mean=METHODS.find(allocation).ranks),
+            allowed=joint.allowed(problem.allowed),
+            finer=joint.allowed(problem.finer),
+            original=problem.whole,
+            fitness=None if fitness is None else lambda counts: fitness(joint.expanded(counts)),
+            losses=joint.curves(problem.losses),
+        ),
+        allocation,
     )
     return joint.expanded(counts)
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array, Model
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ir.dims import factors_of
-from graphprune.pipeline.host import Array, Host
 
 Place = tuple[str, int, int]
 """A tensor, an axis, and which of the groups on it, from the major one."""
 
 
-def matching_groups(host: Host, analysis: Analysis, exported: OnnxHost, theirs: Analysis) -> dict[str, str]:
+def matching_groups(host: Model, analysis: Analysis, exported: OnnxHost, theirs: Analysis) -> dict[str, str]:
     """For each group of the exported model that is found again, its name in the original."""
     ours = dict(_places(analysis))
     renamed = _renamed(host, analysis, exported, theirs)
@@ -42,7 +42,7 @@ def _places(analysis: Analysis) -> Iterator[tuple[Place, str]]:
                 yield (tensor, axis, place), analysis.group_of[factor].name
 
 
-def _renamed(host: Host, analysis: Analysis, exported: OnnxHost, theirs: Analysis) -> dict[str, tuple[str, bool]]:
+def _renamed(host: Model, analysis: Analysis, exported: OnnxHost, theirs: Analysis) -> dict[str, tuple[str, bool]]:
     """Matrices under other names: the original's name, and whether it is transposed."""
     names = {value.name for value in analysis.graph.stored}
     wanted = {

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphprune.errors import ModelError, OptionError, first_line
+from graphprune.hosts.host import Arrays
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.runtime import MAXIMUM_IR_VERSION
 from graphprune.hosts.onnx.store import fill_inline, with_weights
-from graphprune.pipeline.host import Arrays
 from graphprune.planning.latency import Machine
 from graphprune.runtime.library import onnxruntime
 from graphprune.suggest import meant

@@ -13,8 +13,8 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis, Group, analyze_graph
 from graphprune.errors import GraphpruneError, OptionError
+from graphprune.hosts.host import Arrays, Host
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.pipeline.host import Arrays, Host
 from graphprune.planning.allocation import Limits, levels_of
 from graphprune.planning.latency import Entry, LatencyModel, Profile, Usage
 from graphprune.profiling.matching import matching_groups

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphprune.errors import TargetError
-from graphprune.pipeline.host import Host
+from graphprune.hosts.host import Runnable
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
@@ -28,7 +28,7 @@ STEADY = 3.0
 ALLOCATE = "allocate"
 
 Run = Callable[[Sequence[Pass], State], State]
-Timing = Callable[[Host, Host], tuple[float, float]]
+Timing = Callable[[Runnable, Runnable], tuple[float, float]]
 """Milliseconds of the original and of the pruned model, measured together."""
 
 
@@ -69,7 +69,7 @@ def refine(
     repeated: Sequence[Pass],
     model: LatencyModel,
     target: Target,
-    host: Host,
+    host: Runnable,
     run: Run,
     timing: Timing,
     *,
@@ -143,7 +143,7 @@ def predicted_ms(state: State, model: LatencyModel) -> float:
 def timed(threads: int, provider: str, seconds: float = 3.0) -> Timing:
     """Measures in onnxruntime, interleaved; the lower quartile of the runs counts, as in the profile."""
 
-    def timing(before: Host, after: Host) -> tuple[float, float]:
+    def timing(before: Runnable, after: Runnable) -> tuple[float, float]:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             paths = [Path(folder) / "before.onnx", Path(folder) / "after.onnx"]
             for host, path in zip((before, after), paths, strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.errors import ProofError
-from graphprune.pipeline.host import Array, Arrays
+from graphprune.hosts.host import Array, Arrays
 from graphprune.pipeline.state import Check
 from graphprune.proof.parts import Largest, Place, least_at, parts_of
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from graphprune.hosts.host import Host, Masks
 from graphprune.ir.dims import Factor
-from graphprune.pipeline.host import Host, Masks
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import (
     Deviation,

@@ -15,8 +15,8 @@ import numpy as np
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Arrays, Host, Masks
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.pipeline.host import Array, Arrays, Host, Masks
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import (
     EPSILON,
@@ -212,7 +212,7 @@ def prove(
     inputs, removed = original.example_inputs(seed), tuple(removed)
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
-    inside = watched(analysis, kept, pruned.graph(), lambda node: not original.optional(node), original.adjusted)
+    inside = watched(analysis, kept, pruned.graph(), original.adjusted)
     pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
     check, blind = masked(pair, inputs, precision, note=note, noise=noise)

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array, Model
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.pipeline.host import Array, Host
 
 TINY = 1e-2
 """Weights that are all below this scale what they multiply away."""
@@ -17,7 +17,7 @@ LARGEST = 1e3
 
 
 def redrawn(
-    host: Host, analysis: Analysis, kept: Mapping[Factor, Index], only: Collection[Factor] | None = None
+    host: Model, analysis: Analysis, kept: Mapping[Factor, Index], only: Collection[Factor] | None = None
 ) -> dict[str, tuple[Array, Array]]:
     """New values of weights, and what is kept of them.
 

@@ -7,7 +7,7 @@ each value is compared at its own scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Array
 from graphprune.ir.dims import Factor, Index, Layout, factors_of, positions, unit_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array
+from graphprune.ir.liveness import live_values
 
 APART = 1e-3
 """Units that differ by less, relative to the largest of them, are not told apart."""
@@ -74,7 +75,6 @@ def watched(
     analysis: Analysis,
     kept: Mapping[Factor, Index],
     left: Graph,
-    runs: Callable[[str], bool] = lambda node: True,
     adjusted: Collection[str] = (),
 ) -> tuple[Watched, ...]:
     """What is compared inside: values with cut axes where units are contracted or joined, and what comes out there.
@@ -83,19 +83,18 @@ def watched(
         analysis: The analysis of the original.
         kept: The units that stay.
         left: The graph of the pruned model; what it no longer needs is not compared.
-        runs: Whether a node is one that always runs.
         adjusted: Stored tensors that a cut gives other values; what is made of them and of weights alone is compared
             where an input meets it.
     """
-    alive = needed(left)
+    alive = live_values(left)
     telling = _telling(analysis)
     names: dict[str, None] = {}
     for node in analysis.graph.nodes:
-        if runs(node.name):
+        if not node.optional:
             names.update(dict.fromkeys(_of_interest(analysis, node, kept)))
     graph, outputs = analysis.graph, {*analysis.graph.outputs}
     found = []
-    made = {name for node in graph.nodes if runs(node.name) for name in node.results if name is not None}
+    made = {name for node in graph.nodes if not node.optional for name in node.results if name is not None}
     made -= _made_of(graph, adjusted)
     for name in names:
         value = graph.values[name]
@@ -120,20 +119,6 @@ def _made_of(graph: Graph, adjusted: Collection[str]) -> set[str]:
             constant |= results
             found |= results if operands & found else set()
     return found
-
-
-def needed(graph: Graph) -> frozenset[str]:
-    """The values that the outputs of a graph depend on."""
-    makers: dict[str, Node] = {name: node for node in graph.nodes for name in node.results if name is not None}
-    found, pending = set[str](), list(graph.outputs)
-    while pending:
-        name = pending.pop()
-        if name in found:
-            continue
-        found.add(name)
-        if name in makers:
-            pending.extend(each for each in makers[name].operands if each is not None)
-    return frozenset(found)
 
 
 def _touched(dim: Any, kept: Mapping[Factor, Index]) -> bool:

@@ -11,11 +11,11 @@ from typing import TypeAlias
 import numpy as np
 
 from graphprune.data.batches import Batches
+from graphprune.hosts.host import Array, Arrays, Runnable
 from graphprune.importance.final import vocabularies
 from graphprune.importance.judge import Asked, judges_for
 from graphprune.importance.outcome import Outcome, Tally, add
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.proof.parts import parts_of
 from graphprune.statistics.holdout import CALIBRATION as CALIBRATION
 from graphprune.statistics.holdout import SPARED, affordable, judged_by, samples_of
@@ -133,8 +133,8 @@ def _percent(error: float) -> str:
 
 
 def movement(
-    original: Host,
-    pruned: Host,
+    original: Runnable,
+    pruned: Runnable,
     batches: Batches | None,
     *,
     held: bool,
@@ -191,7 +191,7 @@ def _losses(after: Sequence[Outcome], before: Sequence[Outcome]) -> tuple[Output
     )
 
 
-def _run(feeds: Iterable[Arrays], hosts: tuple[Host, Host]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
+def _run(feeds: Iterable[Arrays], hosts: tuple[Runnable, Runnable]) -> Iterator[tuple[Arrays, list[dict[str, Array]]]]:
     """Inputs with the outputs of both models, up to the first that cannot be read or run.
 
     Nothing here may cost the user a result that is proven: random inputs may be none that the model takes, a file that
@@ -202,14 +202,14 @@ def _run(feeds: Iterable[Arrays], hosts: tuple[Host, Host]) -> Iterator[tuple[Ar
             yield feed, [host.run(feed) for host in hosts]
 
 
-def _made_up(host: Host, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
+def _made_up(host: Runnable, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
     """A few examples, and what they are."""
     first, second = host.example_inputs(seed), host.example_inputs(seed + 1)
     if all(np.array_equal(first[name], second[name]) for name in first):
         return [first], GIVEN
     most = affordable(macs, _MOST_MADE_UP)
     seeds = range(seed, seed + most)
-    return (host.example_inputs(each) for each in seeds), EXAMPLE if host.kind == "torch" and seed == 0 else RANDOM
+    return (host.example_inputs(each) for each in seeds), EXAMPLE if host.given_example and seed == 0 else RANDOM
 
 
 def _rows(feed: Arrays) -> int:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.files import replaced
+from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.ir.dims import factors_of
 from graphprune.observer import Count, uncounted
-from graphprune.pipeline.host import Array, Arrays, Host
 from graphprune.planning.plan import fingerprint
 from graphprune.statistics.consumers import Consumer, Source, consumers_of, count_of, find_consumers, inputs_of
 from graphprune.statistics.distributed import summed
@@ -205,7 +205,7 @@ def walk(
     seed: int = 0,
 ) -> None:
     """One walk over the batches, adding to the moments of some sources."""
-    order = {name: i for i, node in enumerate(analysis.graph.nodes) for name in node.results if name is not None}
+    order = analysis.graph.producers
     sources = sorted(taken, key=lambda source: order.get(source[0], -1))
     stretches = list(_stretches([source[0] for source in sources], analysis))
     runs: list[Any] = []
@@ -217,7 +217,7 @@ def walk(
         for n, names in enumerate(stretches):
             if len(runs) == n:
                 later = [name for other in stretches[n + 1 :] for name in other]
-                runs.append(host.stretch(None if n == 0 else list(values), names, later))
+                runs.append(host.partial_run(None if n == 0 else list(values), names, later))
             values, arrays = runs[n](values)
             for source in sources:
                 if source[0] in arrays:

@@ -8,7 +8,7 @@ the others. What contracts an axis and is no consumer has a reason, which ``read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.adapters import find_adapters
 from graphprune.analysis.groups import Analysis, Group
+from graphprune.hosts.host import AnyRefittable, Array, Refittable
+from graphprune.hosts.windows import Window
 from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array, Host, Window
 from graphprune.statistics.products import real
 
 Source = tuple[str, int | None, int, Window | None]
@@ -149,27 +150,19 @@ def count_of(source: Source, activation: Array) -> int:
     return window.places(activation.shape)
 
 
-def find_consumers(host: Host, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
+def find_consumers(host: Refittable, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
     """All consumers of a graph in order, or those that read ``values``."""
     wanted = None if values is None else frozenset(values)
     found = (each for each in look(host, graph).values() if isinstance(each, Consumer))
     return tuple(each for each in found if wanted is None or each.value in wanted)
 
 
-def look(host: Host, graph: Graph) -> dict[str, Consumer | str]:
+def look(host: Refittable, graph: Graph) -> dict[str, Consumer | str]:
     """For each node, by name and in order: the consumer that it is, or why it is none, as part of a sentence."""
-    readers: dict[str, list[Node]] = {}
-    for node in graph.nodes:
-        for name in dict.fromkeys(node.operands):
-            if name is not None:
-                readers.setdefault(name, []).append(node)
-    makers = {
-        name: node for node in graph.nodes if node.role in _MOVES for name in node.results[:1] if name is not None
-    }
-    return {node.name: _consumer(host, graph, node, readers, makers) for node in graph.nodes}
+    return {node.name: _consumer(host, graph, node) for node in graph.nodes}
 
 
-def with_biases(host: Host, nodes: Collection[str]) -> tuple[Host, list[Consumer]]:
+def with_biases(host: AnyRefittable, nodes: Collection[str]) -> tuple[AnyRefittable, list[Consumer]]:
     """A copy in which consumers that can have a bias of their own have one (zeros), and its consumers at some nodes.
 
     The inner product of an adapter gets none: merging the adapter, which knows two matrices only, would forget it.
@@ -187,28 +180,26 @@ _MOVES = ("turn", "copy")
 """Roles of operators through which exporters hand a stored weight to the node that uses it."""
 
 
-def _origin(
-    graph: Graph, name: str, layout: Layout, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
-) -> tuple[str, Layout, int]:
+def _origin(graph: Graph, name: str, layout: Layout) -> tuple[str, Layout, int]:
     """The stored tensor that an operand is a turned or cast copy of, as it lies there; and how often it is read."""
-    uses = len(readers[name])
-    while (maker := makers.get(name)) is not None and maker.rule is not None and maker.operands[0] is not None:
+    uses = len(graph.readers(name))
+    while (maker := graph.producer(name)) is not None and maker.rule is not None and maker.operands[0] is not None:
+        if maker.role not in _MOVES or maker.results[0] != name:
+            break
         before, after = maker.rule.operands[0], maker.rule.results[0]
         if before is None or after is None or (len(before) > 2 and before != after):
             break  # the axes of a kernel have an order
         layout = tuple(layout[after.index(dim)] for dim in before)
         name = maker.operands[0]
-        uses = max(uses, len(readers[name]))
+        uses = max(uses, len(graph.readers(name)))
     return name, layout, uses
 
 
-def _consumer(
-    host: Host, graph: Graph, node: Node, readers: Mapping[str, list[Node]], makers: Mapping[str, Node]
-) -> Consumer | str:
+def _consumer(host: Refittable, graph: Graph, node: Node) -> Consumer | str:
     rule = node.rule
     if rule is None:
         return "its operator has no rule"
-    if host.optional(node.name):
+    if node.optional:
         return "it lies in a branch that need not run"
     if any(_quantized(graph, name) for name in node.operands):
         return "its weights are whole numbers"
@@ -219,7 +210,7 @@ def _consumer(
         for name, layout in zip(node.operands, rule.operands, strict=False)
         if name is not None and layout is not None
     ]
-    origins = [_origin(graph, name, layout, readers, makers) for name, layout in laid_out]
+    origins = [_origin(graph, name, layout) for name, layout in laid_out]
     computed = sum(graph.values[origin].kind in ("computed", "input") for origin, _, _ in origins)
     stored = [each for each in origins if graph.values[each[0]].kind == "parameter" and each[1]]
     if not stored or not rule.macs:
@@ -265,8 +256,8 @@ def _consumer(
         return "its weight is neither a matrix nor the kernel of a convolution"
     rest = [] if bias_scale != 1 else [(n, layout) for n, layout in laid_out if n not in (value, weight)]
     along = [n for n, layout in rest if _lies_along(layout, ONE if channel is None else rule.results[0][channel])]
-    bias, after = _bias(host, graph, along, result, readers, channel, uses)
-    target, skip = _target(host, graph, after, readers)
+    bias, after = _bias(graph, along, result, channel, uses)
+    target, skip = _target(graph, after)
     return Consumer(
         node.name,
         value,
@@ -282,7 +273,7 @@ def _consumer(
         target,
         skip,
         uses,
-        len(readers[bias]) if bias is not None else 0,
+        len(graph.readers(bias)) if bias is not None else 0,
         scale,
     )
 
@@ -307,11 +298,9 @@ def _lies_along(layout: Iterable[Dim], channel: Dim) -> bool:
 
 
 def _bias(
-    host: Host,
     graph: Graph,
     along: Iterable[str],
     result: str,
-    readers: Mapping[str, list[Node]],
     channel: int | None,
     uses: int,
 ) -> tuple[str | None, str]:
@@ -321,15 +310,15 @@ def _bias(
     """
 
     def own(name: str | None) -> bool:
-        return name is not None and graph.values[name].kind == "parameter" and len(readers[name]) in (1, uses)
+        return name is not None and graph.values[name].kind == "parameter" and len(graph.readers(name)) in (1, uses)
 
     if (mine := next(filter(own, along), None)) is not None:
         return mine, result
     shape = graph.values[result].shape
     rows = 1 if channel is None else shape[channel]
     behind = 0 if channel is None else len(shape) - 1 - channel
-    users = readers.get(result, [])
-    if len(users) == 1 and result not in graph.outputs and _always_adds(host, users[0]):
+    users = graph.readers(result)
+    if len(users) == 1 and result not in graph.outputs and users[0].plain_sum:
         total = users[0].results[0]
         for name in filter(own, users[0].operands):
             assert name is not None
@@ -346,14 +335,10 @@ def _quantized(graph: Graph, name: str | None) -> bool:
     return value is not None and value.stored and len(value.shape) > 1 and "float" not in value.dtype
 
 
-def _always_adds(host: Host, node: Node) -> bool:
-    return host.adds(node.name) and not host.optional(node.name)
-
-
-def _target(host: Host, graph: Graph, result: str, readers: Mapping[str, list[Node]]) -> tuple[str, str | None]:
+def _target(graph: Graph, result: str) -> tuple[str, str | None]:
     """The residual sum that a result is added to, and what it is added to; or the result."""
-    users = readers.get(result, [])
-    if len(users) != 1 or result in graph.outputs or not _always_adds(host, users[0]):
+    users = graph.readers(result)
+    if len(users) != 1 or result in graph.outputs or not users[0].plain_sum:
         return result, None
     others = [name for name in users[0].operands if name is not None and name != result]
     total = users[0].results[0]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from graphprune.data.batches import JUDGED, Batches
+from graphprune.hosts.host import Arrays
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Arrays
 
 HELD = 4
 """One of so many batches is held apart."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 class _Model(Protocol):
     def model_digest(self) -> str:
-        """See :class:`graphprune.pipeline.host.Host`."""
+        """See :class:`graphprune.hosts.host.Host`."""
 
 
 class Measurements:

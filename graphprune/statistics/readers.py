@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Refittable
 from graphprune.ir.dims import Dim, Factor, Sum, factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Host
 from graphprune.statistics.consumers import Consumer, look
 
 SHOWN = 3
@@ -70,7 +70,7 @@ def _layout(analysis: Analysis, name: str) -> Iterator[tuple[Factor, ...]]:
 
 
 def left_alone(
-    host: Host, analysis: Analysis, cut: Collection[Factor], done: Collection[str]
+    host: Refittable, analysis: Analysis, cut: Collection[Factor], done: Collection[str]
 ) -> tuple[tuple[str, str], ...]:
     """The readers of cut units that were not refitted, by their weight or else their result; and why not.
 

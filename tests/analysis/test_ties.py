@@ -15,6 +15,7 @@ from graphprune.importance.criteria import normalized
 from graphprune.ir.text import parse_graph
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
+from graphprune.planning.problem import Problem
 from graphprune.planning.share import ALLOCATIONS
 from graphprune.planning.target import parse_targets
 from graphprune.planning.ties import join, share_tied
@@ -96,10 +97,11 @@ def test_every_allocation_keeps_ties_and_meets_the_budget(allocation: str, row: 
     analysis = analysis_of(row)
     model, ties, scores = build_cost_model(analysis), find_ties(analysis), scored(analysis)
     losses = {group.name: np.linspace(1, 0, group.size + 1) ** 2 for group in analysis.groups}
-    counts = share_tied(
-        model, ties, scores, parse_targets(["macs=0.5"]), allocation=allocation, limits=limits,
-        allowed=frozenset(scores), losses=losses, fitness=lambda counts: float(-counts.sum()),
+    problem = Problem(
+        model, scores, parse_targets(["macs=0.5"]), limits, frozenset(scores), losses=losses,
+        fitness=lambda counts: float(-counts.sum()),
     )  # fmt: skip
+    counts = share_tied(problem, ties, allocation)
     kept = {group.name: n / group.size for group, n in zip(model.groups, counts, strict=True)}
     for tie in ties:
         assert len({kept[group.name] for group in tie.groups}) == 1, kept

@@ -363,10 +363,10 @@ def test_a_step_by_step_walk_is_a_run(tmp_path):
     for host in (torch_host, OnnxHost.load(tmp_path / "net.onnx").folded()):
         values = [node.results[0] for node in host.graph().nodes]
         inputs = host.example_inputs()
-        whole = host.stretch(None, values)(inputs)[1]
+        whole = host.partial_run(None, values)(inputs)[1]
         carried, have = inputs, None
         for i, value in enumerate(values):
-            carried, got = host.stretch(have, [value], values[i + 1 :])(carried)
+            carried, got = host.partial_run(have, [value], values[i + 1 :])(carried)
             have = list(carried)
             np.testing.assert_allclose(got[value], whole[value], rtol=1e-5, atol=1e-5)
 

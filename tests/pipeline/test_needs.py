@@ -308,7 +308,7 @@ def test_a_broken_model_inside_of_a_pass_is_found(host):
         name = "breaks"
 
         def run(self, state):
-            from graphprune.pipeline.host import Edits
+            from graphprune.hosts.edits import Edits
 
             return State(state.host.edited(Edits(slices={"w1": {0: np.arange(3)}}, shapes={"w1": (3, 16)})))
 

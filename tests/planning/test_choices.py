@@ -17,6 +17,7 @@ from graphprune.opening import open_host
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.fill import LARGE, undershoot
+from graphprune.planning.problem import Problem
 from graphprune.planning.select import block_candidates, chosen_groups, named_blocks, protected_axes
 from graphprune.planning.selectors import doubts
 from graphprune.planning.share import share
@@ -325,15 +326,7 @@ def test_a_choice_that_loses_less_is_not_filled():
     scores = {group.name: np.ones(group.size) for group in analysis.groups}
     losses = {names["head"]: np.arange(5.0), names["neuron"]: 100.0 - np.arange(129) / 1.29}
     targets = parse_targets("params=0.8")
-    counts = share(
-        model,
-        scores,
-        targets,
-        allocation="measured",
-        limits=Limits(),
-        allowed=allowed,
-        losses=losses,
-    )
+    counts = share(Problem(model, scores, targets, Limits(), allowed, losses=losses), "measured")
     kept = {group.kind: int(n) for group, n in zip(model.groups, counts, strict=True)}
     assert (kept["neuron"], kept["head"]) == (128, 1)
     note = undershoot(model, counts, targets, limits=Limits(), allowed=allowed, original=model, groups=analysis.groups)

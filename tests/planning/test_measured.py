@@ -76,7 +76,7 @@ def test_a_refit_from_moments_is_the_refit_of_the_ladder(measured):
     reading = next(readings(evidence, evidence.statistics, group))
     lost = np.isin(reading.units, [3, 4, 17])
     kept = np.flatnonzero(~lost[0])
-    inputs = evidence.host.stretch(None, [reading.consumer.value])({"x": X[:180]})[1][reading.consumer.value]
+    inputs = evidence.host.partial_run(None, [reading.consumer.value])({"x": X[:180]})[1][reading.consumer.value]
     inputs = inputs.astype(np.float64)
     wanted = inputs @ reading.matrix[0].T
     sums = Residuals.zeros(1, len(kept), len(wanted[0]))

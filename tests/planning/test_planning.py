@@ -16,6 +16,7 @@ from graphprune.ir.text import parse_graph
 from graphprune.planning.allocation import ORDERS, Limits, allocate, levels_of, step_of
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import PruningPlan, fingerprint, make_plan
+from graphprune.planning.problem import Problem
 from graphprune.planning.select import chosen_groups, protected_axes
 from graphprune.planning.share import SEARCHES, error_curve, share
 from graphprune.planning.target import Target, parse_targets
@@ -455,7 +456,7 @@ def searched(allocation: str, fitness=None, *, fraction: float = 0.6, seed: int 
     model = build_cost_model(analysis)
     targets = parse_targets({"macs": fraction})
     options = {"limits": Limits(align=4), "allowed": frozenset(scores)}
-    counts = share(model, scores, targets, allocation=allocation, fitness=fitness, **options)
+    counts = share(Problem(model, scores, targets, fitness=fitness, **options), allocation)
     lost = sum(error_curve(scores[g.name])[int(n)] for g, n in zip(model.groups, counts, strict=True))
     assert model.cost("macs", counts) <= fraction * model.cost("macs")
     assert all(n in levels_of(g, options["limits"]) for g, n in zip(model.groups, counts, strict=True))

@@ -202,6 +202,7 @@ class Fake:
     """A host that gives these outputs, one after the other."""
 
     kind = "onnx"
+    given_example = False
 
     def __init__(self, *outputs, shape=(2, 2), inputs=None):
         self.left, self.shape = list(outputs), shape
@@ -256,6 +257,7 @@ class Picky(Fake):
     """A host of which random inputs ask too much."""
 
     kind = "torch"
+    given_example = True
 
     def run(self, inputs):
         if inputs["x"].any():

@@ -81,7 +81,7 @@ def test_what_a_consumer_computes_is_its_inputs_times_its_matrix(make, shape, tm
     for host in hosts_of(built(make), torch.randn(shape), tmp_path):
         found = find_consumers(host, host.graph())
         assert len(found) >= 5
-        run = host.stretch(None, [name for each in found for name in (each.value, each.result)])
+        run = host.partial_run(None, [name for each in found for name in (each.value, each.result)])
         values = run(host.example_inputs())[1]
         for each in found:
             weight = host.read(each.weight)

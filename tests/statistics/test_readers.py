@@ -20,8 +20,9 @@ import graphprune as gp
 from graphprune.compensation.sequential import compensate
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch import steps as torch_steps
-from graphprune.hosts.torch.graph import annotate, build_graph
+from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.specs import annotate
 from graphprune.ir.dims import factors_of
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.statistics.consumers import Consumer, look
@@ -41,12 +42,6 @@ class Traced:
 
     def scales(self, node: str) -> Any:
         return torch_steps.scales(self.nodes[node])
-
-    def adds(self, node: str) -> bool:
-        return torch_steps.adds(self.nodes[node])
-
-    def optional(self, node: str) -> bool:
-        return False
 
 
 def _aten(case: test_aten_ops.Case, judged: test_aten_ops.Judged, at: int) -> tuple[Any, Any]:

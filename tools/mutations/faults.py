@@ -14,8 +14,9 @@ from zlib import crc32
 
 import numpy as np
 
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Host
 from graphprune.passes.slice_groups import SliceGroups, slice_edits
-from graphprune.pipeline.host import Edits, Host
 from mutations.models import Case
 
 Dice = np.random.Generator

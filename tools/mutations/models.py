@@ -14,9 +14,9 @@ import numpy as np
 
 import graphprune as gp
 from graphprune.analysis.groups import Analysis, analyze_graph
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Factor, Index
 from graphprune.opening import open_host
-from graphprune.pipeline.host import Host
 from graphprune.planning.plan import PruningPlan, make_plan
 from mutations import onnx_models
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from graphprune.hosts.onnx.ops.values import attributes_of
-from graphprune.pipeline.recurrent import Cell, Part, Recurrent
+from graphprune.hosts.recurrent import Cell, Part, Recurrent
 
 GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "n"}
 """Operators of recurrent layers, and the order of their gates."""

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from graphprune.arrays import digest_of, on_all_cores
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.load import load_model
 from graphprune.hosts.onnx.store import Store, weightless
-from graphprune.pipeline.host import Array
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

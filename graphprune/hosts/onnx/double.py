@@ -14,11 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.onnx.branches import nested
 from graphprune.hosts.onnx.draws import seeded
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, fill_inline, inline_array, with_weights
-from graphprune.pipeline.host import Array, Arrays
 from graphprune.runtime.sessions import run_session
 
 _HALF = frozenset({onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})

@@ -6,6 +6,7 @@ from it, so that each run needs a session of its own. Saved files never see thes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from zlib import crc32
 
 import onnx
@@ -15,9 +16,18 @@ from graphprune.hosts.onnx.ops.values import subgraphs_of
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 
 
+def drawing(graph: onnx.GraphProto) -> Iterator[str]:
+    """The operators of a graph and its subgraphs that draw random numbers."""
+    for node in graph.node:
+        if _random(node):
+            yield node.op_type
+        for inner in subgraphs_of(node):
+            yield from drawing(inner)
+
+
 def draws(graph: onnx.GraphProto) -> bool:
     """Whether a node of a graph, or of its subgraphs, draws random numbers."""
-    return any(_random(node) or any(draws(inner) for inner in subgraphs_of(node)) for node in graph.node)
+    return next(drawing(graph), None) is not None
 
 
 def seeded(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -19,11 +19,11 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from graphprune.errors import PlanError
+from graphprune.hosts.edits import Edits
 from graphprune.hosts.onnx.ops.values import Inferred, Partial
 from graphprune.hosts.onnx.shape_values import evaluate_graph
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor, sliced
 from graphprune.hosts.onnx.surgery import Surgery
-from graphprune.pipeline.host import Edits
 
 
 def apply_edits(

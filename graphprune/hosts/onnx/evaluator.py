@@ -12,8 +12,8 @@ from onnx.reference.ops.op_loop import Loop as _Loop
 
 from graphprune.bounds import present
 from graphprune.errors import BoundError
+from graphprune.hosts.host import Arrays
 from graphprune.hosts.onnx.reference import OPERATORS
-from graphprune.pipeline.host import Arrays
 
 
 def evaluate(model: onnx.ModelProto, inputs: Arrays) -> list[Any]:

@@ -15,6 +15,7 @@ import onnx
 
 from graphprune.bounds import present
 from graphprune.errors import BoundError, ModelError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.draws import RANDOM
 from graphprune.hosts.onnx.ops.values import Inferred, Partial, known, subgraphs_of
 from graphprune.hosts.onnx.runtime import session_of
@@ -22,7 +23,6 @@ from graphprune.hosts.onnx.shape_values import MAXIMUM_ELEMENTS as SMALL_ELEMENT
 from graphprune.hosts.onnx.store import Store, has_data
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array
 from graphprune.runtime.sessions import run_raw
 
 MAXIMUM_ELEMENTS = 1 << 20

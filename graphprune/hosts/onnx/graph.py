@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from graphprune import ops
 from graphprune.errors import RuleError
+from graphprune.hosts.onnx.branches import in_branches
 from graphprune.hosts.onnx.ops.table import BARRIERS, ROWS
 from graphprune.hosts.onnx.ops.values import (
     JOIN_DOMAIN,
@@ -53,6 +54,7 @@ class _Reader:
     def __init__(self, proto: onnx.ModelProto, inferred: Inferred, opset: int, uses: Mapping[str, Use]) -> None:
         self.proto, self.inferred, self.opset, self.uses = proto, inferred, opset, uses
         self.rules = RuleBook()
+        self.optional = in_branches(proto.graph)
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.operands = [operands_of(node) for node in proto.graph.node]
         self.used = {name for operands in self.operands for name in operands}
@@ -122,7 +124,8 @@ class _Reader:
         known = facts(ops.lookup(op) or ROWS.get(op))
         multiple = known.multiple_of([name in self.weights for name in operands])
         said = known.sums, multiple, options(attributes), known.role
-        return Node(proto.name, op, operands, results, rule, location, reason, *said)
+        optional = proto.name in self.optional
+        return Node(proto.name, op, operands, results, rule, location, reason, *said, optional=optional)
 
     def rule(
         self,

@@ -7,41 +7,46 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from graphprune.brief import brief
-from graphprune.errors import BoundError, ModelError
+from graphprune.errors import ModelError
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
+from graphprune.hosts.onnx import gates as onnx_gates
 from graphprune.hosts.onnx import steps as onnx_steps
-from graphprune.hosts.onnx.branches import decided, flat, in_branches, outside_branches
+from graphprune.hosts.onnx.branches import decided, flat
 from graphprune.hosts.onnx.cells import cells
 from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
-from graphprune.hosts.onnx.draws import draws
+from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.held import what_is_held
 from graphprune.hosts.onnx.load import load_model
+from graphprune.hosts.onnx.look import Known, look, tensors_of
 from graphprune.hosts.onnx.masked import mask_stored, masked_model
-from graphprune.hosts.onnx.ops.values import Inferred, no_tensors, operands_of
+from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.quantized import dequantized
-from graphprune.hosts.onnx.runtime import random_inputs, session_of, stated
+from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
-from graphprune.hosts.onnx.shapes import Probed, doubled, infer, other_sizes, unfit
+from graphprune.hosts.onnx.shapes import other_sizes, unfit
 from graphprune.hosts.onnx.sizes import bind, input_sizes
 from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
+from graphprune.hosts.recurrent import Recurrent
+from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Array, Arrays, Edits, Gate, Gated, Masks, Stretch, Window
-from graphprune.pipeline.recurrent import Recurrent
-from graphprune.runtime.sessions import run_raw, run_session
+from graphprune.runtime.sessions import run_session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -67,6 +72,7 @@ class OnnxHost:
         uses: The tensors that the file stores once for several uses, and their copies.
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
         size_sources: For each axis of an input where its size in ``bound`` comes from.
+        known: What is known of the same graph already.
     """
 
     __repr__ = brief
@@ -82,6 +88,13 @@ class OnnxHost:
     uses: Uses = field(default_factory=dict, repr=False)
     held: Mapping[str, float] | None = field(default=None, repr=False)
     size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    known: Known | None = field(default=None, repr=False, compare=False)
+
+    kind = "onnx"
+    exports = keeps_code = False  # a file is all there is
+    made_by_code = frozenset[str]()
+    adjusted = MappingProxyType[str, frozenset[str]]({})
+    pinned = ()  # a file computes its sizes from the inputs that it is given
 
     @staticmethod
     def load(
@@ -120,21 +133,6 @@ class OnnxHost:
         )
 
     @property
-    def kind(self) -> str:
-        """``onnx``."""
-        return "onnx"
-
-    @property
-    def keeps_code(self) -> bool:
-        """No: a file is all there is."""
-        return False
-
-    @property
-    def made_by_code(self) -> frozenset[str]:
-        """None: see :attr:`keeps_code`."""
-        return frozenset()
-
-    @property
     def metadata(self) -> Mapping[str, str]:
         """The model's ``metadata_props``."""
         return {entry.key: entry.value for entry in self.proto.metadata_props}
@@ -142,24 +140,9 @@ class OnnxHost:
     @cached_property
     def inferred(self) -> Inferred:
         """Shapes, types, dynamic axes and small values; the runtime and a trial run say what inference leaves open."""
-        twice = doubled(self.proto, self.bound)
-        first = infer(self.proto, self.bound)
-        if self._unknown(first):
-            require_affordable(self.proto, first.shapes, first.types, n_bytes(self.proto))
-        found: Probed = {}
-        found_twice: Probed = {}
-        if fused := [name for name in self._unknown(first) if name in self._foreign]:
-            found = stated(self.proto, self.store, self.bound, fused)
-            found_twice = stated(self.proto, self.store, twice, fused) if twice else {}
-            first = infer(self.proto, self.bound, found, found_twice)
-        unknown = self._unknown(first)
-        probed = self._probe(unknown, self.bound) if unknown else {}
-        if not probed:
-            return first
-        probed_twice = self._probe(unknown, twice) if twice else {}
-        return infer(
-            self.proto, self.bound, {**found, **probed}, {**found_twice, **probed_twice}, by_data=frozenset(probed)
-        )
+        if (known := self._still_known) is not None:
+            return known.inferred
+        return look(self.proto, self.store, self.bound, self._inputs, lambda error: self._require_fit(error, None))
 
     @cached_property
     def _affordable(self) -> bool:
@@ -167,64 +150,15 @@ class OnnxHost:
         require_affordable(self.proto, self.inferred.shapes, self.inferred.types, n_bytes(self.proto))
         return True
 
-    def _unknown(self, inferred: Inferred) -> list[str]:
-        """What inference leaves open in the main graph: values of branches cannot be asked of a runtime."""
-        return sorted(name for name in self._asked if name not in inferred.shapes)
-
-    @cached_property
-    def _asked(self) -> frozenset[str]:
-        """The tensors of the main graph that something uses."""
-        return (self._made & self._uses & outside_branches(self.proto.graph)) - no_tensors(self.proto.graph)
-
     @property
-    def _foreign(self) -> frozenset[str]:
-        """Results of operators that ONNX itself does not know."""
-        return frozenset(
-            name
-            for node in self.proto.graph.node
-            if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type)
-            for name in node.output
-        )
-
-    @cached_property
-    def _made(self) -> frozenset[str]:
-        return frozenset(name for node in self.proto.graph.node for name in node.output if name)
-
-    @cached_property
-    def _uses(self) -> frozenset[str]:
-        used = {name for node in self.proto.graph.node for name in operands_of(node)}
-        return frozenset(used | {value.name for value in self.proto.graph.output})
-
-    def _probe(self, names: list[str], bound: Mapping[str, tuple[int, ...]]) -> Probed:
-        """What values are in a run on example inputs; empty if the model does not run on them.
-
-        Raises:
-            ModelError: It does not, and sizes of the inputs were assumed.
-        """
-        model = onnx.ModelProto()
-        model.CopyFrom(self.proto)
-        declared = {value.name for value in model.graph.output}
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in declared)
-        try:
-            session = session_of(model, self.store)
-        except ModelError:
-            return {}
-        try:
-            results = run_raw(session, self._inputs(bound, 0))
-        except BoundError:
-            raise
-        except ModelError as error:
-            if bound is self.bound:
-                self._require_fit(error, None)
-            return {}
-        return {
-            name: (onnx.helper.np_dtype_to_tensor_dtype(result.dtype), tuple(result.shape))
-            for name in names
-            if isinstance(result := results[name], np.ndarray) and result.dtype != object
-        }
+    def _still_known(self) -> Known | None:
+        known = self.known
+        return known if known is not None and known.proto is self.proto and known.bound is self.bound else None
 
     @cached_property
     def _graph(self) -> Graph:
+        if (known := self._still_known) is not None and known.graph is not None:
+            return known.graph
         graph = build_graph(self.proto, self.inferred, self.uses)
         return titled(graph, self.size_sources, self.proto)
 
@@ -292,8 +226,7 @@ class OnnxHost:
                     break
                 continue
             proto, constants = folded
-            tensors = host._made & host._uses - no_tensors(host.proto.graph)
-            complete = all(name in host.inferred.shapes for name in tensors)
+            complete = host.inferred.shapes.keys() >= tensors_of(host.proto.graph)
             values = {**host.inferred.values, **constants}
             host = host._with(proto, host.store, replace(host.inferred, values=values) if complete else None)
             if complete:
@@ -305,28 +238,29 @@ class OnnxHost:
         proto = Surgery(self.proto).result(cleanup=True)
         names = {tensor.name for tensor in proto.graph.initializer}
         store = {name: stored for name, stored in self.store.items() if name in names}
-        return self._with(proto, store, vars(self).get("inferred"))
+        known = self._still_known
+        return self._with(proto, store, vars(self).get("inferred", known and known.inferred))
 
-    def _with(self, proto: onnx.ModelProto, store: Store, inferred: Inferred | None) -> OnnxHost:
+    def _with(
+        self, proto: onnx.ModelProto, store: Store, inferred: Inferred | None, graph: Graph | None = None
+    ) -> OnnxHost:
         """A copy with another graph, of which something may be known already."""
-        host = replace(self, proto=proto, store=store)
-        if inferred is not None:
-            vars(host)["inferred"] = inferred
-        return host
+        known = None if inferred is None else Known(proto, self.bound, inferred, graph)
+        return replace(self, proto=proto, store=store, known=known)
 
     def example_inputs(self, seed: int = 0) -> dict[str, Array]:
         """What the user gave, and random inputs that fit the types and the assumed shapes."""
         return self._inputs(self.bound, seed)
 
     @property
-    def adjusted(self) -> Mapping[str, frozenset[str]]:
-        """None: a file's weights are what they are."""
-        return {}
+    def given_example(self) -> bool:
+        """Whether the user gave all inputs."""
+        return all(self._fits(name, array) for name, array in random_inputs(self.proto, self.bound, 0).items())
 
     @property
-    def pinned(self) -> tuple[str, ...]:
-        """None: a file computes its sizes from the inputs that it is given."""
-        return ()
+    def drawing(self) -> tuple[str, ...]:
+        """The operators that draw random numbers."""
+        return tuple(dict.fromkeys(drawing(self.proto.graph)))
 
     def at_other_sizes(self) -> OnnxHost | None:
         """The model with other sizes along the dynamic axes, if there are any and it takes them."""
@@ -391,7 +325,7 @@ class OnnxHost:
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
     ) -> Iterator[tuple[str, Array]]:
-        """A run that shows values on the way; see :class:`graphprune.pipeline.host.Host`."""
+        """A run that shows values on the way; see :class:`graphprune.hosts.host.Host`."""
         proto, store = self.proto, self.store
         if masks is not None:
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
@@ -399,26 +333,18 @@ class OnnxHost:
 
     # -- step by step ------------------------------------------------------------------------------------------------
 
-    def stretch(self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()) -> Stretch:
-        """A runner of part of the graph; see :class:`graphprune.pipeline.host.Host`."""
+    def partial_run(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> PartialRun:
+        """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
-        return onnx_steps.stretch(self.proto, self.store, self.inferred, given, outputs, later)
+        return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
         assert self._affordable
-        proto, names = onnx_steps.gated(self.proto, self.inferred, gates)
-        session = session_of(proto, self.store, threads=0)
-
-        def run(inputs: Arrays, factors: Mapping[Gate, Array]) -> dict[str, Array]:
-            given = {}
-            for gate, (name, shape, dtype) in names.items():
-                given[name] = np.ones(shape, dtype) if gate not in factors else factors[gate].reshape(shape)
-                given[name] = given[name].astype(dtype)
-            return run_session(session, {**inputs, **given})
-
-        return run
+        return onnx_gates.gated(self.proto, self.store, self.inferred, gates)
 
     @cached_property
     def _nodes(self) -> Mapping[str, onnx.NodeProto]:
@@ -437,19 +363,6 @@ class OnnxHost:
         """The cells of a recurrent layer; why they cannot be refitted; ``None`` for any other node."""
         return cells(self._nodes[node])
 
-    def adds(self, node: str) -> bool:
-        """Whether a node is the plain sum of its two operands."""
-        found = self._nodes[node]
-        return found.op_type == "Add" and found.domain in ("", "ai.onnx")
-
-    def optional(self, node: str) -> bool:
-        """Whether a node lies in a branch, where nothing can be measured."""
-        return node in self._in_branches
-
-    @cached_property
-    def _in_branches(self) -> frozenset[str]:
-        return in_branches(self.proto.graph)
-
     def scales(self, node: str) -> tuple[float, float]:
         """What a node multiplies its product of two operands by, and what its bias."""
         return onnx_steps.scales(self._nodes[node])
@@ -457,9 +370,7 @@ class OnnxHost:
     def replaced(self, tensors: Arrays) -> OnnxHost:
         """A copy in which stored tensors have other values."""
         proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
-        host = self._with(proto, store, self.inferred)
-        vars(host)["_graph"] = self.graph()
-        return host
+        return self._with(proto, store, self.inferred, self.graph())
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""

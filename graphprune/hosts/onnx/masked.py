@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.errors import ProofError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.masked_forms import CHOOSING, Masked, form_of, joined
 from graphprune.hosts.onnx.ops.table import ROWS
 from graphprune.hosts.onnx.ops.values import Inferred
@@ -23,7 +24,6 @@ from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tens
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Array
 from graphprune.rules.call import EXACT, facts
 
 Masks = Mapping[str, Mapping[int, NDArray[np.bool_]]]

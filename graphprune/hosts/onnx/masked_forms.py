@@ -17,10 +17,10 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from graphprune.errors import ProofError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.ops.table import ROWS
 from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.surgery import Surgery
-from graphprune.pipeline.host import Array
 from graphprune.rules.call import facts
 
 CHOOSING: Mapping[str, bool | None] = {"choice": False, "choice_of_least": True, "topk": None}

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.onnx.draws import draws
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.pipeline.host import Array, Arrays
 from graphprune.runtime import sessions as runtime
 
 SEEDS = 3

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.ops.values import attributes_of
-from graphprune.pipeline.host import Array
 
 _PLACES: Mapping[str, tuple[tuple[int, int | None, int, int], ...]] = {
     "DequantizeLinear": ((0, 1, 2, 1),),

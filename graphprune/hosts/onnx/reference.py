@@ -16,7 +16,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from graphprune.pipeline.host import Array
+from graphprune.hosts.host import Array
 
 Operands: TypeAlias = Sequence[Array | None]
 Attributes: TypeAlias = Mapping[str, Any]

@@ -12,10 +12,10 @@ from graphprune.analysis.groups import Analysis
 from graphprune.arrays import digest_of
 from graphprune.compensation.sequential import adopted
 from graphprune.errors import PlanError
+from graphprune.hosts.host import Array, Host
 from graphprune.hosts.onnx.contents import Contents, digest, dtype_name
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ir.dims import Factor, Index
-from graphprune.pipeline.host import Array, Host
 from graphprune.planning.plan import PruningPlan
 
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.contents import DEFAULT_DOMAINS, Contents, attributes_of, bodies_of
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.numbers import differing
 from graphprune.hosts.onnx.sameness import MAIN, Sameness, Side, is_identity, likeness
-from graphprune.pipeline.host import Array
 
 ALIKE = 0.5
 """Graphs of which this much is the same, to the attributes that are spelled out, come from one exporter."""
@@ -189,8 +189,8 @@ def _apart(
     wanted, found = [], []
     try:
         flowing = _values(hosts[1], list(need.values()))
-        run_file = hosts[0].stretch([*given.values()], made[0])
-        run_plan = hosts[1].stretch([*need.values()], made[1])
+        run_file = hosts[0].partial_run([*given.values()], made[0])
+        run_plan = hosts[1].partial_run([*need.values()], made[1])
         for values in _varied(flowing):
             want = {**run_plan(values)[1], **fixed[1]}
             if all(_finite(array) for array in want.values()):
@@ -230,7 +230,7 @@ def _border(side: Side, digests: Mapping[str, str], common: set[str], ends: list
 def _values(host: OnnxHost, names: list[str]) -> dict[str, Array]:
     inputs = host.example_inputs(0)
     outside = [name for name in names if name not in inputs]
-    found = host.stretch(None, outside)(inputs)[1] if outside else {}
+    found = host.partial_run(None, outside)(inputs)[1] if outside else {}
     return {name: inputs[name] if name in inputs else found[name] for name in names}
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.ops.values import Partial, known
 from graphprune.hosts.onnx.store import has_data, inline_array
-from graphprune.pipeline.host import Array
 
 MAXIMUM_ELEMENTS = 4096
 

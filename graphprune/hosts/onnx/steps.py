@@ -7,38 +7,39 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import onnx_ir as ir
 
 from graphprune.errors import ModelError
+from graphprune.hosts.host import Array, Arrays, Carried, PartialRun, bias_shape
 from graphprune.hosts.onnx.ops.values import Inferred, attributes_of, operands_of
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
-from graphprune.pipeline.host import Array, Arrays, Carried, Gate, Stretch, Window, bias_shape, transposed
+from graphprune.hosts.windows import Window, transposed
+from graphprune.ir.liveness import Flow, part_of
 from graphprune.runtime.sessions import as_array, run_raw
 
 
-def stretch(
+def partial_run(
     proto: onnx.ModelProto,
     store: Store,
     inferred: Inferred,
     have: Collection[str],
     outputs: Sequence[str],
     later: Sequence[str],
-) -> Stretch:
-    """A runner of the nodes between what there is and what is wanted; see ``Host.stretch``."""
-    makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    given = frozenset(have)
-    unknown = [name for name in (*outputs, *later) if name not in makers and name not in given | stored]
+) -> PartialRun:
+    """A runner of the nodes between what there is and what is wanted; see ``Runnable.partial_run``."""
+    nodes = proto.graph.node
+    flow = Flow(
+        {name: i for i, node in enumerate(nodes) for name in node.output if name},
+        lambda i: filter(None, operands_of(nodes[i])),
+        lambda i: filter(None, nodes[i].output),
+    )
+    known = {*have, *flow.producers, *(tensor.name for tensor in proto.graph.initializer)}
+    unknown = [name for name in (*outputs, *later) if name not in known]
     if unknown:
         raise ModelError(f"the model has no value '{unknown[0]}'; ask for names of values of its graph")
-    now = _needed(proto, makers, outputs, given)
-    done = given | {name for i in now for name in proto.graph.node[i].output if name}
-    rest = _needed(proto, makers, later, done)
-    carried = {name for i in rest for name in operands_of(proto.graph.node[i]) if name in done}
-    carried.update(name for name in later if name in done)
+    given, now, carried = part_of(flow, have, outputs, later)
     wanted = [name for name in dict.fromkeys((*outputs, *sorted(carried))) if name not in given]
     session = None
     if now:
@@ -51,21 +52,6 @@ def stretch(
         return {name: found[name] for name in carried}, arrays
 
     return run
-
-
-def _needed(
-    proto: onnx.ModelProto, makers: Mapping[str, int], wanted: Sequence[str], given: Collection[str]
-) -> set[int]:
-    """The nodes that must run for some values, where others are given."""
-    found: set[int] = set()
-    pending = [name for name in wanted if name not in given]
-    while pending:
-        at = makers.get(pending.pop())
-        if at is None or at in found:
-            continue
-        found.add(at)
-        pending.extend(name for name in operands_of(proto.graph.node[at]) if name and name not in given)
-    return found
 
 
 def _part(
@@ -180,32 +166,3 @@ def biased(proto: onnx.ModelProto, inferred: Inferred, biases: Mapping[str, int 
         node.outputs[0] = bare
         surgery.add("Add", f"{name}:bias", (bare, constant), result)
     return surgery.result()
-
-
-def gated(
-    proto: onnx.ModelProto, inferred: Inferred, gates: Sequence[Gate]
-) -> tuple[onnx.ModelProto, dict[Gate, tuple[str, tuple[int, ...], Any]]]:
-    """The model with a factor on what some nodes read; for each gate its new input, with shape and type."""
-    surgery = Surgery(proto)
-    found: dict[Gate, tuple[str, tuple[int, ...], Any]] = {}
-    declared = []
-    for gate in gates:
-        node = surgery.nodes[gate.node]
-        shape = inferred.shapes[gate.value]
-        factor = (shape[gate.axis], *[1] * (len(shape) - 1 - gate.axis))
-        kind = inferred.types[gate.value]
-        name = surgery.fresh(f"{gate.node}:gate")
-        variable = gs.Variable(name)
-        surgery.graph.inputs.append(variable)
-        declared.append(onnx.helper.make_tensor_value_info(name, kind, factor))
-        found[gate] = (name, factor, onnx.helper.tensor_dtype_to_np_dtype(kind))
-        for i, operand in enumerate(node.inputs):
-            if operand.name == gate.value:
-                node.inputs[i] = surgery.insert("Mul", f"{name}:product", (operand, variable))
-                break
-    result = surgery.result()
-    for value in result.graph.input:
-        for each in declared:
-            if value.name == each.name:
-                value.CopyFrom(each)
-    return result, found

@@ -16,8 +16,8 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.arrays import cut
+from graphprune.hosts.host import Array
 from graphprune.ir.dims import Index
-from graphprune.pipeline.host import Array
 
 INLINE_BYTES = 1024
 """Tensors up to this size keep their data in the graph, whatever they are."""

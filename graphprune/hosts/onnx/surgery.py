@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.ops.values import no_tensors, nodes_of, subgraphs_of
-from graphprune.pipeline.host import Array
 
 G_LOGGER.severity = G_LOGGER.ERROR
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 
+from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store
 from graphprune.ir.graph import Value
-from graphprune.pipeline.host import Array, Arrays
 from graphprune.runtime.sessions import run_session
 
 LIMIT = 1 << 29

@@ -16,6 +16,7 @@ import onnx
 
 from graphprune.arrays import digest_of
 from graphprune.errors import OptionError
+from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.contents import Contents, dtype_name, stated_attributes
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.interface import Interface, interface, oddities
@@ -23,7 +24,6 @@ from graphprune.hosts.onnx.numbers import side_by_side
 from graphprune.hosts.onnx.refits import Refits
 from graphprune.hosts.onnx.rewritten import TOLERANCES, Rewriting, foreign, rewriting
 from graphprune.hosts.onnx.sameness import Sameness, Side, compared
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import Check
 from graphprune.suggest import meant
 

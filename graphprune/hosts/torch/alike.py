@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.runs import host_pairs
+from graphprune.hosts.torch.pairs import host_pairs
 from graphprune.hosts.torch.spots import Spot, find_spots, is_torchs
 
 

@@ -20,10 +20,11 @@ from torch.utils import _pytree as pytree
 from graphprune.analysis.groups import analyze_graph
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import GraphpruneError, first_line
-from graphprune.hosts.torch.host import TorchHost, to_numpy
+from graphprune.hosts.host import Array
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import Example, inference
 from graphprune.pipeline.edits import smaller
-from graphprune.pipeline.host import Array
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from graphprune.hosts.torch.graph import argument
-from graphprune.pipeline.recurrent import Cell, Part, Recurrent
+from graphprune.hosts.recurrent import Cell, Part, Recurrent
+from graphprune.hosts.torch.signatures import argument
 
 _ATEN = torch.ops.aten
 GATES = {

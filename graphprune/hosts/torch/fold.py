@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.hosts.torch.graph import SPEC, Folding, Spec
-from graphprune.hosts.torch.trace import run_of
+from graphprune.hosts.torch.graph import Folding
+from graphprune.hosts.torch.normal_form import run_of
+from graphprune.hosts.torch.specs import SPEC, Spec
 
 FOLD_BUDGET = 1 << 26
 """Bytes that one folded constant may take."""

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from graphprune.errors import PlanError
-from graphprune.hosts.torch.graph import argument
 from graphprune.hosts.torch.kept import kept_number, sources
+from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.slice import sliced
 from graphprune.ir.dims import Index
 

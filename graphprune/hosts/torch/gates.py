@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 from torch.nn import functional
 
+from graphprune.hosts.host import Array, Gate
 from graphprune.hosts.torch.masked import Interpreter
 from graphprune.importance.judge import Judge
-from graphprune.pipeline.host import Gate
 
 
 class GatedInterpreter(Interpreter):
@@ -53,6 +55,27 @@ Head = tuple[int, Judge]
 """The position of an output, and how it is judged."""
 Targets = Sequence[torch.Tensor | None]
 """What each judged output should be; ``None``, or missing: drawn from the model itself."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of the outputs that are judged.
+
+    Attributes:
+        heads: Where they are, and how they are judged.
+        target: What the first of them should be, or a sequence for all; ``None``: drawn from the model itself.
+        seed: For drawn targets.
+    """
+
+    heads: Sequence[Head]
+    target: Array | Sequence[Array | None] | None
+    seed: int = 0
+
+    def of(self, outputs: Sequence[Any]) -> torch.Tensor:
+        """The loss of some outputs."""
+        each = list(self.target) if isinstance(self.target, list | tuple) else [self.target]
+        targets = [None if one is None else torch.from_numpy(np.asarray(one)) for one in each]
+        return total_loss(outputs, self.heads, targets, torch.Generator().manual_seed(self.seed))
 
 
 def prepared(output: torch.Tensor, judge: Judge) -> torch.Tensor:
@@ -126,10 +149,7 @@ def gate_gradients(
     names: Mapping[fx.Node, str],
     flat: list[Any],
     gates: Sequence[Gate],
-    targets: Targets,
-    *,
-    heads: Sequence[Head],
-    generator: torch.Generator,
+    loss: Loss,
     level: Mapping[Gate, float],
 ) -> dict[Gate, torch.Tensor]:
     """``∂ℓ_n/∂m_u`` of each sample and unit, ``[n, d]``, for one batch."""
@@ -143,8 +163,8 @@ def gate_gradients(
         for gate in gates
     }
     outputs = _outputs(GatedInterpreter(program, tensors, names, values), flat)
-    torch.autograd.backward(total_loss(outputs, heads, targets, generator))
-    samples = len(outputs[heads[0][0]])
+    torch.autograd.backward(loss.of(outputs))
+    samples = len(outputs[loss.heads[0][0]])
     found = {}
     for gate, tensor in values.items():
         gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
@@ -158,15 +178,12 @@ def parameter_gradients(
     tensors: Mapping[str, Any],
     flat: list[Any],
     wanted: Sequence[str],
-    targets: Targets,
-    *,
-    heads: Sequence[Head],
-    generator: torch.Generator,
+    loss: Loss,
 ) -> dict[str, torch.Tensor]:
     """The gradients of some stored tensors for one batch, summed over its samples."""
     leaves = {name: tensors[name].detach().clone().requires_grad_() for name in wanted}
     outputs = _outputs(Interpreter(program, {**tensors, **leaves}), flat)
-    torch.autograd.backward(total_loss(outputs, heads, targets, generator))
+    torch.autograd.backward(loss.of(outputs))
     return {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
 

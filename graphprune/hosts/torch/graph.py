@@ -1,20 +1,16 @@
 """From a functional ``fx.Graph`` of ATen operators to the graph that the analysis reads.
 
-Shapes are read once, by :func:`annotate`, and stay with the nodes as :class:`Spec`; :func:`build_graph` then works on
-plain tuples. Stored tensors carry the names that a user knows; tensors that share their storage are one value.
+Shapes were read once, by :func:`graphprune.hosts.torch.specs.annotate`; :func:`build_graph` works on plain tuples.
+Stored tensors carry the names that a user knows; tensors that share their storage are one value.
 """
 
 from __future__ import annotations
 
 import operator
-import os
-import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from math import prod
-from pathlib import Path, PurePath
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,182 +22,15 @@ from graphprune.hosts.torch.kept import kept_number
 from graphprune.hosts.torch.ops import lookups
 from graphprune.hosts.torch.ops import rows as aten_rows
 from graphprune.hosts.torch.ops import views as aten_views
-from graphprune.hosts.torch.ops.rows import UNKNOWN
 from graphprune.hosts.torch.ops.table import ROWS
+from graphprune.hosts.torch.signatures import Signature, plain_argument, signature_of
+from graphprune.hosts.torch.specs import LOCATION, SPEC, Spec, Specs, output_nodes, storage_key
 from graphprune.ir.dims import Dim, Factor, Index, Product, factors_of
 from graphprune.ir.graph import MAXIMUM_POSITIONS, Graph, Kind, Node, Value
-from graphprune.ir.rule import Rule, Shape
+from graphprune.ir.rule import Rule
 from graphprune.rules.call import Call, Refusal, facts, options
 
-SPEC, LOCATION = "graphprune_spec", "graphprune_location"
 DYNAMIC_AXIS = "the size of this axis is only known at run time"
-_NO_HINT = 7  # stands for a size without example, such as the number of nonzero elements
-
-
-class Spec(NamedTuple):
-    """What the graph needs to know of a tensor.
-
-    Attributes:
-        shape: Sizes; of a dynamic axis the size in the example.
-        dtype: The element type (``float32``).
-        itemsize: Bytes of one element.
-        dynamic: The dynamic axes, each with the static factor of its size: ``12`` for ``batch * 12``, or 0 where the
-            size is no such product.
-    """
-
-    shape: Shape
-    dtype: str
-    itemsize: float
-    dynamic: tuple[tuple[int, int], ...] = ()
-
-
-Specs: TypeAlias = "Spec | tuple[Spec | None, ...] | None"
-
-
-def spec_of(tensor: torch.Tensor, seen: Shape | None = None) -> Spec:
-    """The spec of a real, fake or meta tensor; ``seen`` is the shape that a run of the example found."""
-    shape: list[int] = []
-    dynamic: list[tuple[int, int]] = []
-    for axis, size in enumerate(tensor.shape):
-        if isinstance(size, int):
-            shape.append(size)
-            continue
-        hint, static = _symbolic(size, None if seen is None else seen[axis])
-        shape.append(hint)
-        dynamic.append((axis, static))
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return Spec(tuple(shape), dtype, tensor.element_size(), tuple(dynamic))
-
-
-def has_example(tensor: torch.Tensor) -> bool:
-    """Whether all sizes of a tensor are known of the example; those that depend on values are not."""
-    return all(isinstance(size, int) or size.node.has_hint() for size in tensor.shape)
-
-
-def _symbolic(size: torch.SymInt, seen: int | None) -> tuple[int, int]:
-    """The example value of a symbolic size and the static factor in it."""
-    node = size.node
-    hint = node.hint if node.has_hint() else seen
-    if hint is None:  # every size of the graph that follows from it must fit
-        hint = node.expr.xreplace(dict.fromkeys(node.expr.free_symbols, _NO_HINT))
-    try:
-        value = int(hint)
-    except TypeError:
-        value = _NO_HINT
-    try:
-        static = int(node.expr.as_coeff_Mul()[0])
-    except (TypeError, ValueError, AttributeError):
-        static = 0
-    return value, static if static > 0 and value % static == 0 else 0
-
-
-def annotate(graph: fx.Graph, tensors: Mapping[str, Any], seen: Mapping[fx.Node, Any] | None = None) -> None:
-    """Notes the spec of every value at its node and drops the exporter's fake tensors.
-
-    Args:
-        graph: The graph.
-        tensors: What its ``get_attr`` nodes stand for.
-        seen: Shapes of values that a run of the example found, where sizes depend on values.
-    """
-    for node in graph.nodes:
-        if node.op == "get_attr":
-            value = tensors[str(node.target)]
-        else:
-            value = node.meta.get("val")
-        trace, stack = node.meta.get("stack_trace"), node.meta.get("nn_module_stack")
-        node.meta = {SPEC: _specs(value, (seen or {}).get(node))}
-        if trace:
-            node.meta |= {"stack_trace": trace, LOCATION: _user_line(trace)}
-        if stack:
-            node.meta["nn_module_stack"] = stack
-
-
-def _specs(value: object, seen: Any) -> Specs:
-    if isinstance(value, torch.Tensor):
-        return spec_of(value, seen)
-    if isinstance(value, list | tuple):
-        shapes = seen or (None,) * len(value)
-        return tuple(
-            spec_of(item, shape) if isinstance(item, torch.Tensor) else None
-            for item, shape in zip(value, shapes, strict=True)
-        )
-    return None
-
-
-def attribute(module: torch.nn.Module, name: str) -> Any:
-    """What a dotted name stands for in a module."""
-    found: Any = module
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
-
-
-# -- the schema of an operator ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What is known of an operator.
-
-    Attributes:
-        op: Its name in the table.
-        registered: Its name in the registry of users (``namespace::name``).
-        arguments: Name, kind (``tensor``, ``tensors`` or ``other``) and default of each argument; ``None`` for what is
-            no operator.
-    """
-
-    op: str
-    registered: str
-    arguments: tuple[tuple[str, str, Any], ...] | None
-
-
-@lru_cache(maxsize=4096)
-def _signature(target: Any) -> _Signature:
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        return _Signature(getattr(target, "__name__", str(target)), "", None)
-    found = []
-    for argument in schema.arguments:
-        text = str(argument.type)
-        kind = (
-            "other" if "Tensor" not in text else "tensors" if text.startswith(("List", "Optional[List")) else "tensor"
-        )
-        found.append((argument.name, kind, argument.default_value if argument.has_default_value() else None))
-    return _Signature(str(target), schema.name, tuple(found))
-
-
-def argument_position(node: fx.Node, name: str) -> int | None:
-    """The position of a named argument in the schema of a node's operator, if there is one."""
-    schema = _signature(node.target).arguments
-    if schema is None:
-        return None
-    return next((i for i, (known, _, _) in enumerate(schema) if known == name), None)
-
-
-def argument(node: fx.Node, name: str) -> Any:
-    """The value of a named argument of a node."""
-    if name in node.kwargs:
-        return node.kwargs[name]
-    at = argument_position(node, name)
-    if at is None:
-        raise KeyError(name)
-    if at < len(node.args):
-        return node.args[at]
-    schema = _signature(node.target).arguments
-    assert schema is not None
-    return schema[at][2]
-
-
-def _plain(value: Any) -> Any:
-    """An argument as plain data: sizes known at run time only become ``None`` in lists, :data:`UNKNOWN` alone."""
-    if isinstance(value, fx.Node):
-        return UNKNOWN
-    if isinstance(value, list | tuple):
-        return tuple(None if isinstance(item, fx.Node) else item for item in value)
-    return value
-
-
-# -- the graph -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +143,7 @@ class _Builder:
             target, args = SLICE, (args[0], *self.folding.slices[node])
         specs: Specs = node.meta[SPEC]
         results = self._results(node, specs)
-        signature = _signature(target)
+        signature = signature_of(target)
         if results is None:
             return  # sizes, assertions: no tensor comes out
         if signature.arguments is None:
@@ -351,7 +180,7 @@ class _Builder:
         for i, (name, kind, default) in enumerate(schema):
             value = args[i] if i < n else kwargs.get(name, default) if kwargs else default
             if kind == "other":
-                plain.append(_plain(value) if isinstance(value, fx.Node | list | tuple) else value)
+                plain.append(plain_argument(value) if isinstance(value, fx.Node | list | tuple) else value)
             elif kind == "tensors":
                 items = value if isinstance(value, list | tuple) else ()
                 operands.extend([item if isinstance(item, fx.Node) else None for item in items])
@@ -361,13 +190,13 @@ class _Builder:
                 plain.append(None)
             else:
                 operands.append(None)
-                plain.append(None if value is None else _plain(value))  # a number where the schema says tensor
+                plain.append(None if value is None else plain_argument(value))  # a number where the schema says tensor
         return operands, tuple(plain)
 
     def _known(
         self,
         target: Any,
-        signature: _Signature,
+        signature: Signature,
         plain: tuple[Any, ...],
         stored: tuple[bool, ...],
         taken: tuple[Spec | None, ...],
@@ -402,7 +231,7 @@ class _Builder:
 
 
 def _known_of(
-    signature: _Signature,
+    signature: Signature,
     plain: tuple[Any, ...],
     stored: tuple[bool, ...],
     taken: tuple[Spec | None, ...],
@@ -441,16 +270,6 @@ _GETITEM = operator.getitem
 _EMPTY = (aten_views.slice_, aten_views.cat, aten_views.expand, aten_rows.elementwise)
 _GAINED = "aten._weight_norm.default"
 _LOOK_UPS = (lookups.index, lookups.index_select)
-_TORCH = str(Path(torch.__file__).parent) + os.sep
-_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-
-
-@lru_cache(maxsize=4096)
-def _user_line(trace: str) -> str:
-    """The last frame of a stack trace that is not torch's own: ``model.py line 41``."""
-    frames = _FRAME.findall(trace)
-    users = [frame for frame in frames if not frame[0].startswith(_TORCH)] or frames
-    return f"{PurePath(users[-1][0]).name} line {users[-1][1]}" if users else ""
 
 
 def _value(name: str, spec: Spec, kind: Kind, elements: Index | None = None) -> Value:
@@ -463,23 +282,6 @@ def _elements(tensor: torch.Tensor) -> Index | None:
     if tensor.dtype not in (torch.int64, torch.int32) or tensor.is_meta or not 0 < tensor.numel() <= MAXIMUM_POSITIONS:
         return None
     return tensor.detach().cpu().numpy().astype(np.int64)
-
-
-def storage_key(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Equal for tensors that are the same memory seen in the same way: tied parameters."""
-    try:
-        storage = tensor.untyped_storage()._cdata
-    except (RuntimeError, NotImplementedError):
-        return (id(tensor),)
-    return (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def output_nodes(graph: fx.Graph) -> Iterator[fx.Node | None]:
-    """The nodes of the outputs, in order; ``None`` where an output is no tensor."""
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    returned = output.args[0]
-    for item in returned if isinstance(returned, list | tuple) else (returned,):
-        yield item if isinstance(item, fx.Node) and isinstance(item.meta[SPEC], Spec) else None
 
 
 def _checked(rule: Rule, call: Call) -> Rule:
@@ -537,20 +339,3 @@ def build_graph(
     """
     builder = _Builder(program, tensors, folding or Folding())
     return builder.build(), builder.names
-
-
-__all__ = [
-    "LOCATION",
-    "SLICE",
-    "SPEC",
-    "Folding",
-    "Spec",
-    "annotate",
-    "argument",
-    "argument_position",
-    "attribute",
-    "build_graph",
-    "output_nodes",
-    "spec_of",
-    "storage_key",
-]

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import fx, nn
 
-from graphprune.hosts.torch.graph import SPEC, Spec, argument
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.runs import host_pairs
+from graphprune.hosts.torch.pairs import host_pairs
+from graphprune.hosts.torch.signatures import argument
+from graphprune.hosts.torch.specs import SPEC, Spec
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""

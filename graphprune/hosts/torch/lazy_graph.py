@@ -16,8 +16,10 @@ from typing import Any, cast
 from torch import fx
 
 from graphprune.brief import brief
-from graphprune.hosts.torch.graph import SLICE, SPEC, Folding, Spec, argument, argument_position
-from graphprune.pipeline.host import Edits, SizeEdit
+from graphprune.hosts.edits import Edits, SizeEdit
+from graphprune.hosts.torch.graph import SLICE, Folding
+from graphprune.hosts.torch.signatures import argument, argument_position
+from graphprune.hosts.torch.specs import SPEC, Spec
 
 NO_EDITS = Edits()
 NO_FOLDING = Folding()

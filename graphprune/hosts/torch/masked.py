@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import fx
 
 from graphprune.errors import ProofError
+from graphprune.hosts.host import Masks
 from graphprune.hosts.torch.gains import stored_operands
 from graphprune.hosts.torch.kept import kept_number, sources
 from graphprune.hosts.torch.masked_forms import Call, by_expert, form_of, is_exact
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.pipeline.host import Masks
 
 _ATEN = torch.ops.aten
 _FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32})
@@ -121,7 +121,7 @@ class Interpreter(fx.Interpreter):
 
 
 class MaskedInterpreter(Interpreter):
-    """Runs a graph with masks; see :meth:`graphprune.pipeline.host.Host.run_masked`.
+    """Runs a graph with masks; see :meth:`graphprune.hosts.host.Host.run_masked`.
 
     Args:
         program: The program.

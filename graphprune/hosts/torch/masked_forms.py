@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import fx
 
-from graphprune.hosts.torch.graph import argument, argument_position
 from graphprune.hosts.torch.ops.table import ROWS
+from graphprune.hosts.torch.signatures import argument, argument_position
 from graphprune.rules.call import EXACT, facts
 
 _ATEN = torch.ops.aten

@@ -28,11 +28,12 @@ from graphprune.hosts.torch.batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch.bypass import bypass_modules
 from graphprune.hosts.torch.constructor import constructed_changes
 from graphprune.hosts.torch.generate import Decoding, decoding_of
-from graphprune.hosts.torch.host import TorchHost, to_numpy
+from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.layers import repair_known, resized_sizes
 from graphprune.hosts.torch.other_ways import other_uses, other_ways_notes
 from graphprune.hosts.torch.own import foreign_reads, sliced_copy
 from graphprune.hosts.torch.resizes import resize_forwards
+from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.pipeline.state import Check, State

@@ -11,11 +11,13 @@ from torch import nn
 
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, first_line
+from graphprune.hosts.host import Array
 from graphprune.hosts.torch.attributes import Use
-from graphprune.hosts.torch.host import TorchHost, to_numpy
-from graphprune.hosts.torch.runs import OtherRun, outputs_in, train_step
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.runs import OtherRun
+from graphprune.hosts.torch.stored import to_numpy
+from graphprune.hosts.torch.training import outputs_in, train_step
 from graphprune.ir.dims import factors_of
-from graphprune.pipeline.host import Array
 from graphprune.pipeline.state import State
 from graphprune.proof.masks import masks
 

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.runs import replaced_tensors
+from graphprune.hosts.torch.pairs import replaced_tensors
 from graphprune.hosts.torch.untouched import untouched
 
 _MOST_OBJECTS = 200_000

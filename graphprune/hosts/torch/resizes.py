@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from graphprune.hosts.torch.graph import SPEC, Spec, argument
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.signatures import argument
+from graphprune.hosts.torch.specs import SPEC, Spec
 
 Shape = tuple[int, ...]
 Kind = Literal["reshape", "split"]

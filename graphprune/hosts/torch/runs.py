@@ -11,33 +11,23 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.errors import first_line
-from graphprune.hosts.torch.graph import storage_key
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
+from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.specs import storage_key
 from graphprune.hosts.torch.trace import Example, Trace, export, inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.ir.graph import Graph
-from graphprune.pipeline.host import Edits
-
-if TYPE_CHECKING:
-    from graphprune.hosts.torch.host import TorchHost
-
-FLAGS = 4
-"""Arguments of ``forward`` that are true or false and are tried the other way round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +42,7 @@ class OtherRun:
     """
 
     label: str
-    host: TorchHost
+    host: Program
     shared: Mapping[str, str]
     training: bool
 
@@ -65,15 +55,19 @@ class OtherRun:
         """Edited; what it shares is taken from the main host's edited tensors."""
         cut = {name: axes for name, axes in edits.slices.items() if self.shared.get(name) not in tensors}
         numbered = {name: new for name, new in edits.renumbered.items() if self.shared.get(name) not in tensors}
-        return replace(self, host=self.host.edited(replace(edits, slices=cut, renumbered=numbered))).following(tensors)
+        host = self.host.edited(replace(edits, slices=cut, renumbered=numbered))
+        return replace(self, host=replace(host, tensors=self._own(host, tensors)))
 
     def following(self, tensors: Mapping[str, Any]) -> OtherRun:
-        """With the main host's tensors."""
-        own = dict(self.host.tensors)
+        """With other values of the main host's tensors."""
+        return replace(self, host=self.host.with_tensors(self._own(self.host, tensors)))
+
+    def _own(self, host: Program, tensors: Mapping[str, Any]) -> dict[str, Any]:
+        own = dict(host.tensors)
         for name, main in self.shared.items():
             if main in tensors:
-                own.update((alias, tensors[main]) for alias in self.host.tied.get(name, (name,)) if alias in own)
-        return replace(self, host=replace(self.host, tensors=own))
+                own.update((alias, tensors[main]) for alias in host.tied.get(name, (name,)) if alias in own)
+        return own
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,32 +106,30 @@ class OtherRuns:
         return replace(self, runs=tuple(replace(run, host=run.host.folded()) for run in self.runs))
 
 
-Build = Callable[[Trace], "TorchHost"]
-"""Makes a host of a trace."""
+AnyProgram = TypeVar("AnyProgram", bound=Program)
 
 
-def other_runs(model: nn.Module, example: Example, main: TorchHost, build: Build, *, caches: bool) -> OtherRuns:
+def other_runs(model: nn.Module, example: Example, main: Program, *, caches: bool) -> OtherRuns:
     """Runs a module in the other ways that matter; it is left as it was.
 
     Args:
         model: The module.
         example: A call of it.
         main: Its trace in evaluation mode.
-        build: Makes a host of a trace.
         caches: Whether its code makes tables on first use.
     """
-    looking = _Looking(model, example, main, build)
+    looking = _Looking(model, example, main)
     warm = looking.again() if caches else None
     unreached = looking.unreached()
     failure = ""
     asks = asks_for_training(model)
     differs = False
     if asks and not main.is_meta:
-        differs, failure = _differs(model, example)
+        differs, failure = differs_in_training(model, example)
     if differs or (unreached and not failure):
         label = "in training mode" if asks else "where its result is not used"
         failure = looking.try_run(label, example, needed=differs)
-    for name, value in _flags(model, example) if looking.unreached() else ():
+    for name, value in flipped_flags(model, example) if looking.unreached() else ():
         flipped = (example[0], {**example[1], name: value})
         way = f"with {name}={value}"
         looking.try_run(f"in training mode {way}" if asks else way, flipped)
@@ -150,8 +142,7 @@ class _Looking:
 
     model: nn.Module
     example: Example
-    main: TorchHost
-    build: Build
+    main: Program
     runs: list[OtherRun] = field(default_factory=list)
 
     def unreached(self) -> tuple[str, ...]:
@@ -168,12 +159,12 @@ class _Looking:
         """
         left = self.unreached()
         if not needed and not self.main.is_meta:
-            reads, failure = _reads(self.model, example, left)
-            if not reads:
+            met, failure = reads_any(self.model, example, left)
+            if not met:
                 return failure
         try:
             with untouched(self.model), quiet(), _downstream(self.model, left):
-                host = _without_more(self.build(export(self.model, example, training=True)))
+                host = _without_more(Program.of(export(self.model, example, training=True)))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
             return first_line(error.__cause__ or error)
         before = len(self.unreached())
@@ -184,14 +175,14 @@ class _Looking:
 
     def again(self) -> nn.Module | None:
         """The module as its first call leaves it, whose second call is a run of its own."""
-        found = second_call(self.model, self.example, None, self.build)
+        found = second_call(self.model, self.example, None, Program.of)
         if found is None:
             return None
         warm, host = found
         self._keep("on the second call", host, training=False)
         return warm
 
-    def _keep(self, label: str, host: TorchHost, *, training: bool) -> None:
+    def _keep(self, label: str, host: Program, *, training: bool) -> None:
         names = {storage_key(self.main.tensors[name]): name for name in self.main.tied}
         keys = {name: storage_key(host.tensors[name]) for name in host.tied}
         shared = {name: names[key] for name, key in keys.items() if key in names}
@@ -199,9 +190,16 @@ class _Looking:
 
 
 def second_call(
-    model: nn.Module, example: Example, dynamic_shapes: Any, build: Build
-) -> tuple[nn.Module, TorchHost] | None:
-    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call."""
+    model: nn.Module, example: Example, dynamic_shapes: Any, build: Callable[[Trace], AnyProgram]
+) -> tuple[nn.Module, AnyProgram] | None:
+    """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call.
+
+    Args:
+        model: The module.
+        example: A call of it.
+        dynamic_shapes: As for ``torch.export``.
+        build: Makes a host of a trace.
+    """
     args, kwargs = example
     try:
         with untouched(model, runs=True), quiet():
@@ -215,123 +213,6 @@ def second_call(
         return None
 
 
-# -- does the mode matter ----------------------------------------------------------------------------------------------
-
-
-def asks_for_training(model: nn.Module) -> bool:
-    """Whether the code of a module's classes, but for torch's own, reads ``training``."""
-    return any(_reads_training(kind) for kind in {type(layer) for layer in model.modules()})
-
-
-def _reads_training(kind: type) -> bool:
-    """Whether a method of a class reads ``training``, if it is not one of torch's own."""
-    seen: set[str] = set()
-    for base in kind.__mro__:
-        if base.__module__.partition(".")[0] == "torch":
-            continue
-        if any(name not in seen and _mentions(value, "training") for name, value in vars(base).items()):
-            return True
-        seen.update(vars(base))
-    return False
-
-
-def _mentions(value: Any, name: str) -> bool:
-    value = value.fget if isinstance(value, property) else inspect.unwrap(getattr(value, "__func__", value))
-    code = value if isinstance(value, types.CodeType) else getattr(value, "__code__", None)
-    if not isinstance(code, types.CodeType):
-        return False
-    return name in code.co_names or name in code.co_consts or any(_mentions(c, name) for c in code.co_consts)
-
-
-def _differs(model: nn.Module, example: Example) -> tuple[bool, str]:
-    """Whether the example runs through other operators in training mode, and why it does not run there."""
-    args, kwargs = example
-    calls: list[list[Any]] = []
-    for training in (False, True):
-        noted = _Calls()
-        try:
-            with untouched(model, runs=True), quiet(), inference(model, training=training), _WithoutDropout(), noted:
-                noted.note_outputs(model(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-            return False, first_line(error) if training else ""
-        calls.append(noted.calls)
-    return calls[0] != calls[1], ""
-
-
-def _reads(model: nn.Module, example: Example, names: Sequence[str]) -> tuple[bool, str]:
-    """Whether an example reads some parameters in training mode, and why it does not run there."""
-    args, kwargs = example
-    named = dict(model.named_parameters())
-    mode = _Downstream(named[name] for name in names)
-    try:
-        with untouched(model, runs=True), quiet(), inference(model, training=True), mode:
-            model(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-        return False, first_line(error)
-    return bool(mode.found), ""
-
-
-class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes operators and the shapes of what they make."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Any] = []
-        self.made: dict[int, int] = {}
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Notes what the module returns, by the operators that made it."""
-        leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-        self.calls.append([(self.made.get(id(leaf)), tuple(leaf.shape)) for leaf in leaves])
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
-        made = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        self.made.update((id(leaf), len(self.calls)) for leaf in leaves)
-        self.calls.append((func, [tuple(leaf.shape) for leaf in leaves]))
-        return made
-
-
-_DROPOUTS = frozenset(
-    getattr(place, name)
-    for place in (torch, functional)
-    for name in (
-        "dropout", "dropout_", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "alpha_dropout_",
-        "feature_dropout", "feature_dropout_", "feature_alpha_dropout", "feature_alpha_dropout_",
-    )
-    if hasattr(place, name)
-)  # fmt: skip
-
-
-class _WithoutDropout(TorchFunctionMode):
-    """Dropout drops nothing, so that a run in training mode can be compared with another one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function."""
-        kwargs = dict(kwargs or {})
-        if func in _DROPOUTS:
-            return args[0] if args else kwargs["input"]
-        if func is functional.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], *(0.0 for _ in args[4:5]), *args[5:]), kwargs
-            kwargs.update(dict.fromkeys(("dropout_p",) if "dropout_p" in kwargs else (), 0.0))
-        return func(*args, **kwargs)
-
-
-def _flags(model: nn.Module, example: Example) -> Iterator[tuple[str, bool]]:
-    """Arguments of ``forward`` that are true or false by default and not given, the other way round."""
-    try:
-        signature = inspect.signature(model.forward)
-        given = signature.bind(*example[0], **example[1]).arguments
-    except (TypeError, ValueError):
-        return
-    n = 0
-    for name, parameter in signature.parameters.items():
-        if isinstance(parameter.default, bool) and name not in given and n < FLAGS:
-            n += 1
-            yield name, not parameter.default
-
-
 # -- tracing what nobody asks for --------------------------------------------------------------------------------------
 
 
@@ -342,25 +223,6 @@ class _More(NamedTuple):
     more: list[torch.Tensor]
 
 
-class _Downstream(_WithoutDropout):
-    """Collects what is computed from some tensors."""
-
-    def __init__(self, sources: Iterable[torch.Tensor]) -> None:
-        super().__init__()
-        self.found: dict[int, torch.Tensor] = {}
-        self.sources = {id(tensor): tensor for tensor in sources}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function."""
-        made = super().__torch_function__(func, types, args, kwargs)
-        if self.sources and any(
-            id(leaf) in self.sources or id(leaf) in self.found for leaf in pytree.tree_leaves((args, kwargs or {}))
-        ):
-            leaves = pytree.tree_leaves(made)
-            self.found.update((id(leaf), leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))
-        return made
-
-
 @contextmanager
 def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """The module returning as well what becomes of some of its parameters, which tracing would leave out if unused."""
@@ -369,7 +231,7 @@ def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> _More:
         named = dict(model.named_parameters())
-        with _Downstream(named[name] for name in names if name in named) as mode:
+        with Downstream(named[name] for name in names if name in named) as mode:
             result = forward(*args, **kwargs)
         sources = mode.sources
         return _More(result, [tensor for place, tensor in mode.found.items() if place not in sources])
@@ -384,7 +246,7 @@ def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
             vars(model)["forward"] = own
 
 
-def _without_more(host: TorchHost) -> TorchHost:
+def _without_more(host: Program) -> Program:
     """The host of a run of :func:`_downstream` with the module's own outputs; what else it computes stays in it."""
     spec = host.out_spec.children()[0]
     graph = host.draft.base
@@ -392,68 +254,3 @@ def _without_more(host: TorchHost) -> TorchHost:
     returned = output.args[0]
     output.args = (tuple(returned[: spec.num_leaves]),)
     return replace(host, out_spec=spec)
-
-
-# -- what a pruned module does in the other ways -----------------------------------------------------------------------
-
-
-def outputs_in(module: nn.Module, run: OtherRun) -> list[torch.Tensor]:
-    """What a module returns in the way of a run, without dropout; it is left as it was."""
-    args, kwargs = run.host.example
-    with untouched(module, runs=True), quiet(), inference(module, training=run.training), _WithoutDropout():
-        torch.manual_seed(0)  # as hosts are run
-        made = module(*args, **kwargs)
-    return [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-
-
-def host_pairs(original: TorchHost, pruned: TorchHost) -> list[tuple[TorchHost, TorchHost]]:
-    """A host before and after pruning, then those of the other runs."""
-    others = zip(original.runs.runs, pruned.runs.runs, strict=False)
-    return [(original, pruned), *((before.host, after.host) for before, after in others)]
-
-
-def replaced_tensors(
-    original: TorchHost, pruned: TorchHost, named: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-    """The tensors of a module that a pruned host has others for, ties together, and what it has.
-
-    Args:
-        original: The host before; what a module keeps in plain attributes and containers is known by identity.
-        pruned: The host after.
-        named: The module's parameters and buffers.
-    """
-    for before, after in host_pairs(original, pruned):
-        for name, aliases in after.tied.items():
-            old = [named[alias] for alias in (name, *aliases) if alias in named]
-            constant = before.tensors.get(name)
-            if not old and isinstance(constant, torch.Tensor):
-                old = [constant]
-            if old:
-                yield old, after.tensor(name)
-
-
-def train_step(module: nn.Module, example: Example) -> str:
-    """Why one training step of a module fails; empty if it does not. The module is left as it was."""
-    args, kwargs = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.detach().clone(), example)
-    try:
-        with untouched(module, runs=True), quiet(), torch.enable_grad():
-            module.train()
-            leaves = pytree.tree_leaves(module(*args, **kwargs))
-            outputs = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.requires_grad]
-            if outputs:
-                torch.autograd.backward([output.float().mean() for output in outputs if output.numel()])
-    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
-        return first_line(error)
-    return ""
-
-
-__all__ = [
-    "OtherRun",
-    "OtherRuns",
-    "asks_for_training",
-    "host_pairs",
-    "other_runs",
-    "outputs_in",
-    "replaced_tensors",
-    "train_step",
-]

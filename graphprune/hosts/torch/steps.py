@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,11 @@ import torch
 from torch import fx
 
 from graphprune.errors import ModelError
-from graphprune.hosts.torch.graph import argument
-from graphprune.pipeline.host import Array, Carried, Stretch, Window, transposed
+from graphprune.hosts.host import Array, Carried, PartialRun
+from graphprune.hosts.torch.signatures import argument
+from graphprune.hosts.torch.stored import to_numpy
+from graphprune.hosts.windows import Window, transposed
+from graphprune.ir.liveness import Flow, part_of
 
 _ATEN = torch.ops.aten
 _CONVOLUTIONS = {
@@ -29,28 +32,27 @@ BIASED = frozenset({*_CONVOLUTIONS, _ATEN.linear.default})
 """Operators whose third argument is a bias along the channel axis of the result."""
 
 
-def stretch(
+def partial_run(
     program: fx.Graph,
     tensors: Mapping[str, Any],
     names: Mapping[fx.Node, str],
-    to_numpy: Callable[[torch.Tensor], Array],
     have: Collection[str],
     outputs: Sequence[str],
     later: Sequence[str],
-) -> Stretch:
-    """A runner of the nodes between what there is and what is wanted; see ``Host.stretch``. Values go by node names."""
+) -> PartialRun:
+    """A runner of the nodes between what there is and what is wanted, by node names; see ``Runnable.partial_run``."""
     by_value: dict[str, fx.Node] = {}
     for node, name in names.items():
         by_value.setdefault(name, node)
     unknown = [name for name in (*outputs, *later) if name not in by_value]
     if unknown:
         raise ModelError(f"the graph has no value '{unknown[0]}'; ask for names of values of its graph")
-    given = frozenset(have)
-    now = _needed([by_value[name] for name in outputs], given)
-    done = given | {node.name for node in now}
-    rest = _needed([by_value[name] for name in later], done)
-    carried = {operand.name for node in rest for operand in node.all_input_nodes if operand.name in done}
-    carried.update(name for each in later if (name := by_value[each].name) in done)
+    flow = Flow(
+        {node.name: node for node in program.nodes if node.op != "get_attr"},  # stored tensors are always there
+        lambda node: (operand.name for operand in node.all_input_nodes),
+        lambda node: (node.name,),
+    )
+    _, now, carried = part_of(flow, have, *([by_value[name].name for name in names] for names in (outputs, later)))
     order = [node for node in program.nodes if node in now and node.op != "get_attr"]
     wanted = {name: by_value[name] for name in outputs}
     last: dict[str, int] = {}
@@ -83,21 +85,6 @@ def stretch(
     return run
 
 
-def _needed(wanted: Iterable[fx.Node], given: Collection[str]) -> set[fx.Node]:
-    """The nodes that must run for some values, where others are given. Stored tensors are always there."""
-    found: set[fx.Node] = set()
-    pending = [node for node in wanted if node.name not in given]
-    while pending:
-        node = pending.pop()
-        if node in found:
-            continue
-        found.add(node)
-        pending.extend(
-            operand for operand in node.all_input_nodes if operand.op != "get_attr" and operand.name not in given
-        )
-    return found
-
-
 def window(node: fx.Node) -> Window | None:
     """What a convolution sees, also a transposed one; ``None`` for any other node."""
     turned = node.target in _TRANSPOSED or (node.target is _ATEN.convolution.default and argument(node, "transposed"))
@@ -123,15 +110,6 @@ def window(node: fx.Node) -> Window | None:
 def _spread(value: Any, n: int) -> tuple[int, ...]:
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * n if len(values) == 1 else values
-
-
-def adds(node: fx.Node) -> bool:
-    """Whether a node is the plain sum of two tensors."""
-    return bool(
-        node.target is _ATEN.add.Tensor
-        and node.kwargs.get("alpha", 1) == 1
-        and all(isinstance(operand, fx.Node) for operand in node.args[:2])
-    )
 
 
 def scales(node: fx.Node) -> tuple[float, float]:

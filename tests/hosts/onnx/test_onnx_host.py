@@ -18,13 +18,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, ProofError
+from graphprune.hosts.edits import Edits, SizeEdit
 from graphprune.hosts.onnx import masked as onnx_masked
 from graphprune.hosts.onnx import save as onnx_save
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
-from graphprune.pipeline.host import Edits, SizeEdit
 from graphprune.proof.masks import masks
 
 RNG = np.random.default_rng(0)

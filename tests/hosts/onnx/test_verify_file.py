@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 import graphprune as gp
 from graphprune.cli import app
 from graphprune.errors import ModelError, OptionError
+from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.refits import Refits
 from graphprune.hosts.onnx.verify import Comparison
-from graphprune.pipeline.host import Host
 from graphprune.pipeline.state import Check
 
 

@@ -14,8 +14,9 @@ from aten_cases import CASES, Case, Tensor
 from rule_oracle import failures, free_factors, mutants
 from torch import fx
 
-from graphprune.hosts.torch.graph import SPEC, annotate, build_graph, spec_of
+from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.ops.table import ROWS
+from graphprune.hosts.torch.specs import SPEC, annotate, spec_of
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.printing import print_rule
 

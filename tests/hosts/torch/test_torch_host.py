@@ -20,10 +20,10 @@ from torch_proof import prove
 import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import ModelError, OutputError, PlanError, ProofError
+from graphprune.hosts.edits import Edits, SizeEdit
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.slice import sliced
-from graphprune.pipeline.host import Edits, SizeEdit
 
 
 class Mlp(nn.Module):

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from graphprune.pipeline.host import Array
+from graphprune.hosts.host import Array
 
 JOIN_DOMAIN, JOIN = "graphprune", "Join"
 """What stands for an ``If`` whose branches were laid flat: ``condition, then results, else results -> results``."""
