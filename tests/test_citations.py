@@ -11,7 +11,9 @@ import typer.main
 import graphprune as gp
 from graphprune.analysis.kinds import KINDS
 from graphprune.cli import app
+from graphprune.hosts import host
 from graphprune.importance import CRITERIA
+from graphprune.importance.differentiable import Differentiable
 from graphprune.passes import PASSES
 from graphprune.planning.share import METHODS
 from graphprune.recipe import RECIPES
@@ -196,6 +198,13 @@ def test_commands_of_tools_exist(page):
 def test_every_table_of_numbers_has_its_command():
     for section in re.split(r"^## ", text_of(HOME / "docs" / "benchmarks.md"), flags=re.MULTILINE)[1:]:
         assert re.search(r"python\s(-m )?tools[./]\w", section), section.splitlines()[0]
+
+
+def test_what_hosts_offer_is_what_the_page_says():
+    text = text_of(HOME / "docs" / "adding.md")
+    for part in (host.Model, host.Runnable, host.Refittable, Differentiable):
+        (row,) = re.findall(rf"^\| `{part.__name__}` \| ([^|]+) \|", text, re.MULTILINE)
+        assert [name for name in re.findall(r"`(\w+)`", row) if name not in vars(part)] == []
 
 
 # -- completeness --------------------------------------------------------------------------------------------------
