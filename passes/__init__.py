@@ -131,14 +131,14 @@ CANDIDATES = ("measured", "isomorphic", "dp")
 the same for all groups of a kind; and predicted errors."""
 
 
-def choosing(passes: Sequence[Pass], rung: str) -> tuple[Pass, ...]:
+def choosing(passes: Sequence[Pass], method: str) -> tuple[Pass, ...]:
     """A pipeline that tries several allocations where it has one.
 
     A latency is met by repeating an allocation, which stays one.
 
     Args:
         passes: The pipeline.
-        rung: How models are refitted on trial.
+        method: How models are refitted on trial.
     """
 
     def chosen(each: Pass) -> Pass:
@@ -146,7 +146,7 @@ def choosing(passes: Sequence[Pass], rung: str) -> tuple[Pass, ...]:
             return each
         if any(target.metric == "latency" for target in parse_targets(each.targets)):
             return each
-        return ChooseAllocation(tuple((dataclasses.replace(each, allocation=name),) for name in CANDIDATES), rung)
+        return ChooseAllocation(tuple((dataclasses.replace(each, allocation=name),) for name in CANDIDATES), method)
 
     return tuple(map(chosen, passes))
 

@@ -212,14 +212,22 @@ class _Counter:
         else:
             yield System(dense[candidate], pruned[candidate], (INPUTS, RESET))
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of each cell's weights and biases."""
         changes: dict[str, Array] = {}
         done: list[Compensated] = []
         for cell in self._stage.cells:
             for number, system in enumerate(self._systems(cell)):
                 bias = cell.r_bias if system.states_bias else cell.w_bias
-                own = rung if bias is not None else "ols" if rung == "affine" else "none" if rung == "mean" else rung
+                own = (
+                    method
+                    if bias is not None
+                    else "ols"
+                    if method == "affine"
+                    else "none"
+                    if method == "mean"
+                    else method
+                )
                 parts = [self._summed(cell, number, system, held=held) for held in (False, True)]
                 ridge = chosen_ridge(parts[:1], parts[1:], [own], ridges) if all(p.count for p in parts) else ridges[0]
                 found = refit_shared([parts[0] + parts[1]], [own], ridge)

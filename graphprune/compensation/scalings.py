@@ -145,11 +145,11 @@ class _Counter:
         x = y - self._shift.astype(y.dtype)
         self._sums.add(x[:, :, None], (t - y)[:, :, None], t[:, :, None])
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of the scale and the shift of each channel."""
         scaling = self._scaling
         found = refit(
-            self._sums.over_processes(), "ols" if scaling.shift is None and rung == "affine" else rung, ridges[0]
+            self._sums.over_processes(), "ols" if scaling.shift is None and method == "affine" else method, ridges[0]
         )
         done = [Compensated(scaling.node, scaling.scale, scaling.shift, found.before, found.after)]
         scale = self._pruned.read(scaling.scale).astype(np.float64)
