@@ -160,8 +160,8 @@ def refit_shared(parts: Sequence[Residuals], methods: Sequence[str], ridge: floa
 
     Args:
         parts: The sums of the uses; those that share a bias are one part.
-        methods: For each part one of :data:`METHODS`: ``affine`` and ``mean`` change its bias. Either all of them change
-            the weight or none does.
+        methods: For each part one of :data:`METHODS`: ``affine`` and ``mean`` change its bias. Either all of them
+            change the weight or none does.
         ridge: Damping of each input, relative to its variance.
 
     Raises:
