@@ -90,6 +90,37 @@ def test_no_code_cites_a_page_without_its_folder():
     assert [str(path.relative_to(HOME)) for path in rooms if loose.search(text_of(path))] == []
 
 
+FILE = re.compile(r"(?<![\w/.])((?:tests|tools|docs|graphprune|passes)/[\w/]+\.(?:py|md|txt|json|toml))")
+OBJECT = re.compile(r":(?:mod|class|func|data|attr|meth|exc):`~?\.?(graphprune\.[\w.]+)`")
+
+
+def missing_object(dotted):
+    """Whether a name is not in the module that it says, by the words of its file."""
+    words = dotted.replace("graphprune.passes", "passes").split(".")
+    for n in range(len(words), 0, -1):
+        folder = HOME.joinpath(*words[:n])
+        file = folder.with_suffix(".py") if folder.with_suffix(".py").is_file() else folder / "__init__.py"
+        if file.is_file():
+            return not re.search(rf"\b{words[n]}\b" if n < len(words) else "", text_of(file))
+    return True
+
+
+def wrong_names(text):
+    """Files and objects that a text of code names and that are not there."""
+    files = [name for name in FILE.findall(text) if not (HOME / name).exists()]
+    return files + [name for name in OBJECT.findall(text) if missing_object(name)]
+
+
+def test_files_and_objects_that_the_code_names_are_there():
+    found = {str(path.relative_to(HOME)): wrong_names(text_of(path)) for path in SOURCES if path != Path(__file__)}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def test_a_wrong_name_is_found():
+    text = "tests/none.py tests/conftest.py :func:`graphprune.prune` :mod:`graphprune.ir.none` :func:`~graphprune.ops.regster`"
+    assert wrong_names(text) == ["tests/none.py", "graphprune.ir.none", "graphprune.ops.regster"]
+
+
 # -- links, files, options in documents ----------------------------------------------------------------------------
 
 
