@@ -19,7 +19,7 @@ from graphprune.errors import OptionError
 from graphprune.hosts.host import Arrays, Runnable
 from graphprune.measured import Measured
 from graphprune.suggest import meant
-from graphprune.user_code import is_object_name, load_object, told
+from graphprune.user_code import is_object_name, load_object, raising_as
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
 Pairs = Iterable[tuple[Array, Array]]
@@ -76,7 +76,7 @@ class Evaluation:
         Raises:
             OptionError: The function raises, or returns no numbers.
         """
-        with _evaluating(run.module), told(OptionError, self.where, "mend the function"):
+        with _evaluating(run.module), raising_as(OptionError, self.where, "mend the function"):
             found = self.function(run)
         numbers = dict(found) if isinstance(found, Mapping) else {self.name: found}
         try:

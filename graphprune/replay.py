@@ -68,24 +68,24 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     plan = loaded(plan)
     state = _planned(opened.start(observer), plan)
     assert state.plan is not None
-    rung = state.plan.options.get("compensation", "none")
+    method = state.plan.options.get("compensation", "none")
     batches, held = set_apart(opened.batches(recipe.seed))
     state = replace(state, batches=batches, held=held, plan=state.plan.without_refit())
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if recipe.proof.verify:
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
-    if batches is not None and rung != "none":
-        passes.append(Compensate(rung))
+    if batches is not None and method != "none":
+        passes.append(Compensate(method))
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
     result = finished(state, recipe, latency=running.latency)
-    if rung == "none" or batches is not None:
+    if method == "none" or batches is not None:
         return result
     return with_note(
         result,
-        f"the plan was made with compensation ({rung}), which is not repeated: weights are only cut; give calibration "
-        "data to refit them",
+        f"the plan was made with compensation ({method}), which is not repeated: weights are only cut; give "
+        "calibration data to refit them",
     )
 
 

@@ -134,14 +134,14 @@ predicted errors; and plain sizes of contributions, where those predict badly.
 """
 
 
-def choosing(passes: Sequence[Pass], rung: str, *, criteria: bool = True) -> tuple[Pass, ...]:
+def choosing(passes: Sequence[Pass], method: str, *, criteria: bool = True) -> tuple[Pass, ...]:
     """A pipeline that tries several allocations where it has one.
 
     A latency is met by repeating an allocation, which stays one.
 
     Args:
         passes: The pipeline.
-        rung: How models are refitted on trial.
+        method: How models are refitted on trial.
         criteria: Whether units may be scored in other ways than the pipeline's.
     """
     score = next((each for each in passes if isinstance(each, Score)), None)
@@ -158,7 +158,7 @@ def choosing(passes: Sequence[Pass], rung: str, *, criteria: bool = True) -> tup
         if any(target.metric == "latency" for target in parse_targets(each.targets)):
             return each
         pairs = [pair for pair in CANDIDATES if criteria or not pair[0]]
-        return ChooseAllocation(tuple(candidate(each, *pair) for pair in pairs), rung)
+        return ChooseAllocation(tuple(candidate(each, *pair) for pair in pairs), method)
 
     return tuple(map(chosen, passes))
 

@@ -109,14 +109,14 @@ def repeated(job: Callable[[Any], Times], prepare: Callable[[], Any]) -> Times:
 
 def ours(model, inputs) -> Times:
     """Times of graphprune, seconds."""
-    from graphprune.collector import frozen_heap
+    from graphprune.collector import frozen_garbage_collection
     from graphprune.hosts.torch.host import TorchHost
 
     start = time.perf_counter()
     host = TorchHost.trace(model, inputs)
     traced = time.perf_counter() - start
     gc.collect()
-    with frozen_heap():  # as in graphprune.prune
+    with frozen_garbage_collection():  # as in graphprune.prune
         times = repeated(lambda host: our_job(host)[0], lambda: dataclasses.replace(host))
         pruned = our_job(dataclasses.replace(host))[1]
         start = time.perf_counter()
@@ -265,7 +265,7 @@ def scaling(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
     import bench_graphs
 
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.collector import frozen_heap
+    from graphprune.collector import frozen_garbage_collection
 
     rows: dict[str, dict[int, dict[str, float]]] = {}
     print(f"{'blocks':12} {'operators':>10} {'graph, ms':>10} {'analysis':>10} {'us each':>10} {'groups':>8}")
@@ -276,7 +276,7 @@ def scaling(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
             host, n = bench_graphs.chain(kind, wanted)
             gc.collect()
             for _ in range(max(repeats, 3)):
-                with frozen_heap():
+                with frozen_garbage_collection():
                     t0 = time.process_time()
                     fresh = dataclasses.replace(host).folded()
                     graph = fresh.graph()

@@ -124,7 +124,7 @@ def redraw(model: Any) -> None:
 def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shapes: Any = None, *, onnx: bool) -> None:
     """Takes a module through all stages; what was reached stands in ``record``."""
     from graphprune.analysis.groups import analyze_graph
-    from graphprune.collector import frozen_heap
+    from graphprune.collector import frozen_garbage_collection
     from graphprune.hosts.parity import file_parity as parity
     from graphprune.hosts.torch.host import TorchHost
     from graphprune.importance import Evidence, criterion
@@ -142,7 +142,7 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
     record.update(stage="exported", trace_seconds=round(time.perf_counter() - begin, 2), pinned=list(host.pinned))
     host = host.folded()
     begin = time.process_time()
-    with frozen_heap():
+    with frozen_garbage_collection():
         graph = host.graph()
         analysis = analyze_graph(graph)
     record["seconds"] = round(time.process_time() - begin, 3)

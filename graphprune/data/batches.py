@@ -21,7 +21,7 @@ from graphprune.data.streams import as_array, is_array, of_iterable
 from graphprune.data.text import of_text
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.files import is_there, require_plain_source
-from graphprune.user_code import is_object_name, load_object, told
+from graphprune.user_code import is_object_name, load_object, raising_as
 
 SAMPLES = 256
 """How many samples are used where nothing else is said."""
@@ -396,7 +396,7 @@ def _called(name: str) -> Any:
     )
     if hasattr(found, "__iter__") or hasattr(found, "__getitem__") or not callable(found):
         return found
-    with told(OptionError, f"'{name}'", "mend the function"):
+    with raising_as(OptionError, f"'{name}'", "mend the function"):
         return found()
 
 

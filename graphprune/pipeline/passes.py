@@ -50,11 +50,13 @@ class Pass(ABC):
     Attributes:
         may_need: What only some options need, and which ones, for the reader of a list of passes.
         selected: Options of texts of before that ``select`` has now.
+        renamed: Options by the names that texts of before have for them.
     """
 
     name: ClassVar[str]
     may_need: ClassVar[Mapping[str, str]] = {}
     selected: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def run(self, state: State) -> State:

@@ -183,7 +183,7 @@ _MOVES = ("turn", "copy")
 def _origin(graph: Graph, name: str, layout: Layout) -> tuple[str, Layout, int]:
     """The stored tensor that an operand is a turned or cast copy of, as it lies there; and how often it is read."""
     uses = len(graph.readers(name))
-    while (maker := graph.producer(name)) is not None and maker.rule is not None and maker.operands[0] is not None:
+    while (maker := graph.producer(name)) is not None and maker.rule is not None and any(maker.operands[:1]):
         if maker.role not in _MOVES or maker.results[0] != name:
             break
         before, after = maker.rule.operands[0], maker.rule.results[0]
