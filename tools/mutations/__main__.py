@@ -1,11 +1,11 @@
 """Plants faults in pruned models and counts which of them the proof lets pass; counts right results that it refuses.
 
-    python tools/mutations                        every fault on every model, one seed each
-    python tools/mutations --seeds 3 --json FILE  three seeds each; what FILE holds is not run again
-    python tools/mutations --only llama/module-layer-index/0
-    python tools/mutations --faults unit,order --models vit,llama
-    python tools/mutations --right 1000           right results; every refusal is printed with what makes it again
-    python tools/mutations --time ../base         proof time against that of another checkout
+    python -m tools.mutations                        every fault on every model, one seed each
+    python -m tools.mutations --seeds 3 --json FILE  three seeds each; what FILE holds is not run again
+    python -m tools.mutations --only llama/module-layer-index/0
+    python -m tools.mutations --faults unit,order --models vit,llama
+    python -m tools.mutations --right 1000           right results; every refusal is printed with what makes it again
+    python -m tools.mutations --time ../base         proof time against that of another checkout
 
 A fault is planted in the pruned side only: a wrong slice, size, scale or value in what ``slice-groups`` hands on
 (``faults.py``), a wrong copy of the user's class before it is proven (``copies.py``), an edit of the file that was
@@ -31,7 +31,7 @@ warnings.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
 
-from mutations import right, timing, trials  # noqa: E402  (a folder of tools is no package of the project)
+from tools.mutations import right, timing, trials  # noqa: E402  (a folder of tools is no package of the project)
 
 
 def table(records: list[dict]) -> str:

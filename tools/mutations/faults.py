@@ -16,7 +16,7 @@ import numpy as np
 
 from graphprune.passes.slice_groups import SliceGroups, slice_edits
 from graphprune.pipeline.host import Edits, Host
-from mutations.models import Case
+from tools.mutations.models import Case
 
 Dice = np.random.Generator
 

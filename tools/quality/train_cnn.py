@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from graphprune.demo.model import DemoNet, preprocess
-from tools.train_demo import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
+from tools.demo.train import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
 
 
 def resnet20(weights: Path | None = None) -> DemoNet:

@@ -1,8 +1,8 @@
 """Records what compilations give, so that a redesign can be held against it: nets x recipes x both hosts, and texts.
 
-    python tools/snapshots record before.json           # in the state to keep
-    python tools/snapshots compare before.json          # in the new state: lists what differs
-    python tools/snapshots compare before.json --only swin --host torch
+    python -m tools.snapshots record before.json           # in the state to keep
+    python -m tools.snapshots compare before.json          # in the new state: lists what differs
+    python -m tools.snapshots compare before.json --only swin --host torch
 
 A record holds, for each compilation, the plan, the report (without times), digests of every tensor that is written, and
 the steps that ran; besides, the text of errors for wrong calls and the names of all options. It uses the public API
