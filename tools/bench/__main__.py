@@ -1,7 +1,7 @@
 """Runs a benchmark by its name.
 
-    python -m tools.bench NAME [options]        the same as python -m tools.bench.NAME [options]
-    python -m tools.bench --help                the names
+python -m tools.bench NAME [options]        the same as python -m tools.bench.NAME [options]
+python -m tools.bench --help                the names
 """
 
 from __future__ import annotations

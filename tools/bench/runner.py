@@ -1,4 +1,4 @@
-"""What sweeps share: cases that run in processes of their own, records from which a killed run goes on, a table of them.
+"""What sweeps share: cases in processes of their own, records from which a killed run goes on, a table of them.
 
 A tool states a :class:`Sweep`, its cases and its own options; the command line of all of them takes ``--only``,
 ``--json``, ``--table``, ``--again``, ``--retry``, ``--seconds``, ``--memory`` and ``--jobs``.
@@ -134,9 +134,7 @@ def _asked(sweep: Sweep, cases: Sequence[Record], patterns: Sequence[str]) -> li
         if not any(fnmatchcase(name, pattern) for name in names):
             known = ", ".join(dict.fromkeys(names))
             raise SystemExit(f"no case is called '{pattern}'; there are {known[:600]}")
-    return [
-        case for case, name in zip(cases, names, strict=True) if any(fnmatchcase(name, each) for each in patterns)
-    ]
+    return [case for case, name in zip(cases, names, strict=True) if any(fnmatchcase(name, each) for each in patterns)]
 
 
 def _good(record: Record, options: argparse.Namespace) -> bool:

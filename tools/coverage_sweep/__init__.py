@@ -1,1 +1,1 @@
-"""Whether architectures of transformers, what exporters write of them, and other files can be pruned, and how much of them."""
+"""How much of transformers, of what exporters write of it, and of other ONNX files can be pruned and proven."""

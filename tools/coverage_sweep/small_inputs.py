@@ -8,6 +8,7 @@ import traceback
 from typing import Any
 
 import torch
+
 from tools.coverage_sweep.small_configs import IMAGE, VOCAB, WIDTH, configs
 
 SEQUENCE, BATCH, N_VARIANTS = 12, 2, 4

@@ -28,7 +28,8 @@ def table(found: list[Record]) -> str:
     lines = [
         "# Coverage of transformers",
         "",
-        "Written by `python -m tools.coverage_sweep.architectures --table tools/coverage_sweep/architectures.md`; small configs, random weights.",
+        "Written by `python -m tools.coverage_sweep.architectures --table tools/coverage_sweep/architectures.md`; small",
+        "configs, random weights.",
         "",
         f"- {len(whole)} architectures tried ({len(parts)} more model types are parts of others, without a class);",
         f"- {len(unbuilt)} were not built by the tool (a config or inputs that it cannot guess, a missing package);",
@@ -47,7 +48,9 @@ def table(found: list[Record]) -> str:
         )
     if toys:
         good = sum(r["stage"] == "proven" for r in toys)
-        lines.append(f"- {good} of {len(toys)} toy nets of the tests are proven (`python -m tools.coverage_sweep.toys`).")
+        lines.append(
+            f"- {good} of {len(toys)} toy nets of the tests are proven (`python -m tools.coverage_sweep.toys`)."
+        )
     lines += [
         "",
         "Real ONNX files and the files of `onnx/backend/test/data/light`: `onnx_files.txt`. Files that both",

@@ -1,1 +1,1 @@
-"""Many models pruned and held against what proves them: real ones, decoders, vision nets, random and node-test graphs."""
+"""Many models pruned and proven: real ones, decoders, vision nets, random networks, node tests of onnx."""

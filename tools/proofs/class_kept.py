@@ -1,22 +1,20 @@
 """Prunes small vision nets to several budgets; prints whether the user's class came back and trains, or why not.
 
-Run it as ``python tools/class_kept.py``; names of nets as arguments try only those.
+python -m tools.proofs.class_kept [--only NET ...] [--json FILE]
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from vision_nets import NETS, made, train_step
 
 import graphprune
 from graphprune.errors import GraphpruneError
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, run
 
 BUDGETS = (0.7, 0.5, 0.3)
 
@@ -38,19 +36,41 @@ def tried(name: str, budget: float) -> tuple[str, str]:
     return ("class" if type(module) is type(net) else "graph"), note
 
 
+def measure(record: Record) -> None:
+    """One net, to one budget."""
+    torch.set_num_threads(1)
+    record["word"], record["note"] = tried(record["net"], record["budget"])
+
+
+def line(record: Record) -> str:
+    """A record in short."""
+    return f"{record['net']:12} {record['budget']:g} {record.get('error') or record['word']}"
+
+
+def lost(records: list[Record]) -> set[str]:
+    """The nets that lose their class at some budget."""
+    return {record["net"] for record in records if record.get("word") != "class"}
+
+
+def table(records: list[Record]) -> str:
+    """Each net: a word for each budget, and what there is to say."""
+    by_net: dict[str, list[Record]] = {}
+    for record in records:
+        by_net.setdefault(record["net"], []).append(record)
+    lines = []
+    for name, found in by_net.items():
+        lines.append(f"{name:12} " + " ".join(f"{record.get('word', 'failed'):8}" for record in found))
+        notes = (record.get("error") or record["note"] for record in found)
+        lines += [f"             {note}" for note in dict.fromkeys(notes) if note]
+    return "\n".join([*lines, f"{len(lost(records))} of {len(by_net)} lose their class at some budget"])
+
+
 def main() -> int:
     """Prints the table; 1 if a class was lost."""
-    torch.set_num_threads(1)
-    lost = 0
-    for name in sys.argv[1:] or NETS:
-        found = [tried(name, budget) for budget in BUDGETS]
-        lost += any(word != "class" for word, _ in found)
-        print(f"{name:12}", *(f"{word:8}" for word, _ in found))
-        for note in dict.fromkeys(note for _, note in found if note):
-            print(f"             {note}")
-    print(f"{lost} of {len(sys.argv[1:] or NETS)} lose their class at some budget")
-    return int(lost > 0)
+    options = arguments(__doc__, seconds=600).parse_args()
+    cases = [{"net": name, "budget": budget} for name in NETS for budget in BUDGETS]
+    return int(bool(lost(run(Sweep(("net", "budget"), measure, line, table, fork=True), cases, options))))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())
