@@ -3,8 +3,8 @@
     python -m tools.bench.startup                      all rows, best of three
     python -m tools.bench.startup --only version inspect-small --repeat 5 --json startup.jsonl
 
-Each command is a process of its own, on one thread; user and system time are added, for a busy machine changes those least.
-Models are made here: chains of MatMul, Add, Relu and Mul, and residual pairs of convolutions.
+Each command is a process of its own, on one thread; user and system time are added, for a busy machine changes those
+least. Models are made here: chains of MatMul, Add, Relu and Mul, and residual pairs of convolutions.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ def table(found: list[Record]) -> str:
     lines = [
         "# Coverage of transformers",
         "",
-        "Written by `python -m tools.coverage_sweep.architectures --table tools/coverage_sweep/architectures.md`; small",
-        "configs, random weights.",
+        "Written by `python -m tools.coverage_sweep.architectures --table tools/coverage_sweep/architectures.md`;",
+        "small configs, random weights.",
         "",
         f"- {len(whole)} architectures tried ({len(parts)} more model types are parts of others, without a class);",
         f"- {len(unbuilt)} were not built by the tool (a config or inputs that it cannot guess, a missing package);",
