@@ -58,6 +58,11 @@ class Compensate(Pass):
         measured = {keys.REFIT, keys.EXPORT, keys.LATENCY, keys.MODULE, keys.METRICS}
         return frozenset() if self.rung == "none" else frozenset(measured)
 
+    @property
+    def ends_measuring(self) -> bool:
+        """Yes: it takes its own, of the smaller model."""
+        return self.rung != "none"
+
     def check(self) -> None:
         """Refuses an unknown rung."""
         require_rung(self.rung)
@@ -75,8 +80,6 @@ class Compensate(Pass):
         analysis = state.analyzed(self.name)
         require_rung(self.rung)
         state = replace(state, done=state.done | self.gives)
-        if self.rung != "none" and state.kept and state.batches is not None:
-            state = state.without_statistics()
         if self.rung == "none" or not state.kept:
             return state
         if state.batches is None:

@@ -104,7 +104,7 @@ class Consumer:
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
-        matrix = matrix / self.scale
+        matrix = matrix if self.scale == 1 else matrix / self.scale
         if self._turned:
             table = matrix.reshape(self.groups, shape[1], -1, *shape[2:]).swapaxes(1, 2)
             found: NDArray[np.float64] = np.flip(table, tuple(range(3, table.ndim))).reshape(shape)
