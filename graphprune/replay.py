@@ -11,7 +11,7 @@ from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
 from graphprune.hosts.onnx.refits import with_refits
-from graphprune.hosts.onnx.verify import file_checks
+from graphprune.hosts.onnx.verify import file_checks, require_graph
 from graphprune.hosts.parity import file_parity
 from graphprune.observer import observing
 from graphprune.opened import Opened
@@ -93,6 +93,7 @@ def checked_file(
     opened: Opened, pruned: str | Path, plan: PruningPlan | str | Path, *, seed: int = 0, graph: str = "auto"
 ) -> tuple[Check, ...]:
     """Proves that an ONNX file is what a plan makes of a model; see :func:`graphprune.verify`."""
+    require_graph(graph)
     plan = loaded(plan)
     if not isinstance(pruned, str | Path):
         raise OptionError(

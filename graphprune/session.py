@@ -28,7 +28,7 @@ from graphprune.pipeline.state import Check
 from graphprune.pipeline.trials import RATIOS, SAMPLES
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
-from graphprune.profiling.profile import cut, make_profile
+from graphprune.profiling.profile import cut, make_profile, require_measuring
 from graphprune.recipe import Recipe
 from graphprune.replay import applied, checked_file
 from graphprune.report.curves import Front, Sensitivity
@@ -175,6 +175,7 @@ class Session(Opened):
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Profile:
         """Measures what the operators of the model take at smaller widths; see :func:`graphprune.profile`."""
+        require_measuring(threads=threads, provider=provider, align=align, seconds=seconds)  # before it is opened
         return make_profile(
             self.host,
             cut(self.host),

@@ -212,9 +212,12 @@ def few_inputs(read: float, held: float, samples: int) -> list[str]:
 
 
 def _name(planned: State, known: Mapping[str, State]) -> str:
-    """The allocation of a plan, and a number where another one has it."""
+    """The allocation of a plan, with its criterion where that is another one, and a number where others have both."""
     assert planned.plan is not None
-    name = str(planned.plan.options.get("allocation", "plan"))
+    options, own = planned.plan.options, next(iter(known.values()), planned).plan
+    name = str(options.get("allocation", "plan"))
+    if own is not None and options.get("criterion") != own.options.get("criterion"):
+        name = f"{options.get('criterion')}, {name}"
     return next(each for each in (name, *(f"{name} {n}" for n in range(2, 2 + len(known)))) if each not in known)
 
 

@@ -58,6 +58,9 @@ def main() -> int:
 
 def _import(kinds: tuple[str, ...]) -> None:
     """Imports now what every trial would import."""
+    import onnxruntime  # noqa: F401  (which leaves a file of its own where temporary ones go)
+
+    import graphprune.api
     import graphprune.cli  # noqa: F401
 
     if "state" in kinds:

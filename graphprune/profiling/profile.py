@@ -88,6 +88,20 @@ def cut(host: Host, analysis: Analysis | None = None) -> Cut:
         return Cut(exported, segments, names, exported=True)
 
 
+def require_measuring(*, threads: int, provider: str, align: int, seconds: float | None) -> None:
+    """Refuses what nothing can be measured with; see :func:`make_profile`.
+
+    Raises:
+        OptionError: The provider is unknown, or a number means nothing.
+    """
+    if seconds is not None and seconds <= 0:
+        raise OptionError(f"seconds is {seconds:g}; expected a positive number")
+    if threads < 0:
+        raise OptionError(f"threads is {threads}; expected 1 or more, or 0 for all cores")
+    Limits(align=align)
+    machine(threads, provider)
+
+
 def make_profile(
     host: Host,
     pieces: Cut,
@@ -119,10 +133,7 @@ def make_profile(
         OptionError: The provider is unknown, or align or seconds is not positive.
         ModelError: onnxruntime cannot run the model.
     """
-    if seconds is not None and seconds <= 0:
-        raise OptionError(f"seconds is {seconds:g}; expected a positive number")
-    if threads < 0:
-        raise OptionError(f"threads is {threads}; expected 1 or more, or 0 for all cores")
+    require_measuring(threads=threads, provider=provider, align=align, seconds=seconds)
     limits = Limits(align=align)
     where = machine(threads, provider)
     measure = measure or kernels(threads, provider)

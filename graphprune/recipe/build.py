@@ -76,7 +76,9 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
-    return choosing(passes, rung) if allocation == MEASURED_ALLOCATION and not sharing.allocation else passes
+    if allocation != MEASURED_ALLOCATION or sharing.allocation:
+        return passes
+    return choosing(passes, rung, criteria=not recipe.score.criterion)
 
 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:

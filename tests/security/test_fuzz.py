@@ -27,6 +27,10 @@ def test_other_files_from_strangers() -> None:
     assert fuzz("--kinds", kinds, "--count", "16") == {"trials": 16, "problems": []}
 
 
+def test_recipes_from_strangers() -> None:
+    assert fuzz("--kinds", "recipe", "--count", "6") == {"trials": 6, "problems": []}
+
+
 PLANTED: dict[str, tuple[str, list[str]]] = {
     "right": ("print('{}')", []),
     "refused": ("sys.stderr.write('error: no\\n'); sys.exit(2)", []),
