@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from graphprune.collector import frozen_heap
+from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import OptionError, PlanError
@@ -32,7 +32,7 @@ Progress = Observer | Callable[[str], None] | None
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 @takes_recipe()
 def prune(
     model: Any,
@@ -105,7 +105,7 @@ def prune(
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 def profile(
     model: Any,
     example_inputs: Any = None,
@@ -150,7 +150,7 @@ def profile(
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 def apply(
     model: Any,
     plan: PruningPlan | str | Path,
@@ -183,7 +183,7 @@ def apply(
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 def verify(
     original: Any,
     pruned: str | Path,

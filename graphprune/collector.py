@@ -11,7 +11,7 @@ OBJECTS = 100_000
 
 
 @contextmanager
-def frozen_heap() -> Iterator[None]:
+def frozen_garbage_collection() -> Iterator[None]:
     """Leaves all objects that exist now out of garbage collections in the block.
 
     Compiling allocates many small objects, which triggers full collections; with torch and transformers loaded each of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.data.batches import set_apart
-from graphprune.early import n_leading, require_options, require_selected, with_reach
+from graphprune.early import n_leading, require_named, require_options, require_selected, with_reach
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
@@ -22,7 +22,6 @@ from graphprune.profiling.refine import latency_target
 from graphprune.recipe import Recipe
 from graphprune.report.assemble import added_costs, report_of
 from graphprune.result import Result
-from graphprune.suggest import meant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +88,15 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
             "'allocate{macs=0.5 align=16}'"
         )
     passes = passes_of(opened, recipe, running)
-    require_options(passes, calibrated=opened.calibrated)
+    require_options(passes, calibrated=opened.calibrated, evaluated=opened.evaluate is not None)
+    measured = (passes_of(opened, recipe, running, measurable=True),) if opened.calibrated else ()
+    require_named(running.dump_after, passes, *measured)
     asked = parse_losses(recipe.judge.loss, used=opened.calibrated or bool(recipe.select.protect_ratio))
     state = opened.start(observer)
     state = replace(state, profile=running.table, asked=known_losses(asked, state.host))
     if opened.calibrated:
         passes = passes_of(opened, recipe, running, measurable=opened.measurable)
-    if unknown := {*running.dump_after}.difference(present := named(passes)):
-        raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
+    require_named(running.dump_after, passes)
 
     def run(part: Sequence[Pass], state: State) -> State:
         here = {*running.dump_after}.intersection(named(part))

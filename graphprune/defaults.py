@@ -25,6 +25,6 @@ CRITERIA = (
 ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", "dp", "measured", "spdy", "evolution")
 """Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
 COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
-"""Those of :data:`graphprune.compensation.RUNGS` and ``NORMS``."""
+"""Those of :data:`graphprune.compensation.METHODS` and ``NORMS``."""
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""

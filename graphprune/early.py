@@ -9,31 +9,46 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from graphprune.errors import OptionError
 from graphprune.passes import PASSES, Allocate, Analyze, FoldConstants, ProtectSensitive, Select
 from graphprune.pipeline import keys
 from graphprune.pipeline.needs import check
-from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.passes import Pass, named
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.reach import within_reach
 from graphprune.planning.select import named_blocks
 from graphprune.planning.target import parse_targets, require_meant
+from graphprune.suggest import meant
 
 
-def require_options(passes: Sequence[Pass], *, calibrated: bool) -> None:
+def require_options(passes: Sequence[Pass], *, calibrated: bool, evaluated: bool = False) -> None:
     """Refuses values that no pass takes, and built-in passes in an order in which they cannot run.
 
     Args:
         passes: The pipeline. Behind a pass of the user's, which may hand on anything, the order is not checked.
         calibrated: Whether there will be calibration data.
+        evaluated: Whether there will be a metric of the user's.
 
     Raises:
         OptionError: A value is wrong, or something is missing that a pass needs.
         TargetError: A target cannot be read, or there is none.
     """
     # one with a latency target is run as a part of 'meet-latency', which makes a profile
-    check(passes, {keys.PROFILE, *([keys.CALIBRATION] if calibrated else [])}, complete=True)
+    given = {keys.PROFILE: True, keys.CALIBRATION: calibrated, keys.EVALUATION: evaluated}
+    check(passes, {key for key, there in given.items() if there}, complete=True)
+
+
+def require_named(names: Iterable[str], *pipelines: Sequence[Pass]) -> None:
+    """Refuses to dump the graph after a pass that is in none of the pipelines that may come to run.
+
+    Raises:
+        OptionError: There is no such pass.
+    """
+    present = named(pipelines[0])
+    if unknown := {*names}.difference(*map(named, pipelines)):
+        raise OptionError(f"cannot dump after {meant(min(unknown), present)}; the passes are {', '.join(present)}")
 
 
 def require_selected(state: State, passes: Sequence[Pass]) -> None:

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.brief import brief
-from graphprune.data.batches import Batches, open_batches
+from graphprune.data.batches import Batches, Inputs, open_batches, require_inputs
 from graphprune.data.specs import Array, specs_of
 from graphprune.data.text import role_of
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Arrays, Runnable
 from graphprune.measured import Measured
 from graphprune.suggest import meant
-from graphprune.user_code import is_object_name, load_object, told
+from graphprune.user_code import is_object_name, load_object, raising_as
 
 Function = Callable[["Runner"], "float | Mapping[str, float]"]
 Pairs = Iterable[tuple[Array, Array]]
@@ -76,7 +76,7 @@ class Evaluation:
         Raises:
             OptionError: The function raises, or returns no numbers.
         """
-        with _evaluating(run.module), told(OptionError, self.where, "mend the function"):
+        with _evaluating(run.module), raising_as(OptionError, self.where, "mend the function"):
             found = self.function(run)
         numbers = dict(found) if isinstance(found, Mapping) else {self.name: found}
         try:
@@ -115,14 +115,26 @@ def _evaluating(module: Any) -> Iterator[None]:
 
 
 def require_evaluation(source: Any, metric: str | None) -> None:
-    """Refuses the name of a metric without anything to take it on.
+    """Refuses, before a model is opened, a metric without anything to take it on, one that there is not, and no data.
 
     Raises:
-        OptionError: There is a metric and no source.
+        OptionError: There is a metric and no source, or an unknown one, or the source leads nowhere.
     """
     if metric is not None and source is None:
         raise OptionError(
             f"there are no labelled data for the metric '{metric}'; give some (evaluate=..., --eval PATH)"
+        )
+    if isinstance(source, Evaluation):
+        return
+    _require_metric(metric)
+    if isinstance(source, Inputs):
+        require_inputs(source)
+
+
+def _require_metric(metric: str | None) -> None:
+    if metric is not None and metric not in METRICS:
+        raise OptionError(
+            f"unknown metric {meant(metric, METRICS)}; expected one of {', '.join(METRICS)}, or give a function"
         )
 
 
@@ -141,10 +153,7 @@ def open_evaluation(source: Any, host: Runnable, *, metric: str | None = None) -
     """
     if isinstance(source, Evaluation):
         return source if source.host is host else replace(source, host=host)  # what another model gave is not its own
-    if metric is not None and metric not in METRICS:
-        raise OptionError(
-            f"unknown metric {meant(metric, METRICS)}; expected one of {', '.join(METRICS)}, or give a function"
-        )
+    _require_metric(metric)
     if isinstance(source, str) and is_object_name(source):
         found = load_object(
             source,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from graphprune.analysis.groups import Analysis, analyze_graph
-from graphprune.collector import frozen_heap
+from graphprune.collector import frozen_garbage_collection
 from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.opening import Shapes, open_host
@@ -16,7 +16,7 @@ from graphprune.turns import in_turn
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 def analyze(
     model: Any,
     example_inputs: Any = None,

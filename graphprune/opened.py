@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from graphprune.brief import brief
-from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
+from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches, require_inputs
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.hosts.host import Host
 from graphprune.observer import Observer
@@ -72,6 +72,8 @@ class Opened(Holder):
     def __post_init__(self) -> None:
         require_samples(self.samples, self.data)
         require_evaluation(self.evaluate, self.metric)
+        given = self.data if isinstance(self.data, Inputs) else Inputs(self.data, self.samples)
+        require_inputs(given)
 
     def begin(self) -> None:
         """Begins something: weights and data may have changed in place since the last thing that was done."""

@@ -17,7 +17,7 @@ from graphprune.hosts.host import Array, Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.plugins import kind_of
 from graphprune.suggest import in_module
-from graphprune.user_code import load_object, told
+from graphprune.user_code import load_object, raising_as
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -191,7 +191,7 @@ def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:
         expected="'package.module:factory' or the path of an .onnx file",
         returns="a function that returns a model",
     )
-    with told(ModelError, f"'{name}'", "mend the factory"):
+    with raising_as(ModelError, f"'{name}'", "mend the factory"):
         built = factory() if callable(factory) and not _is_torch(factory) else factory
     model, inputs = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not _is_torch(model):

@@ -11,7 +11,7 @@ from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
 from graphprune.hosts.onnx.refits import with_refits
-from graphprune.hosts.onnx.verify import file_checks
+from graphprune.hosts.onnx.verify import file_checks, require_graph
 from graphprune.hosts.parity import file_parity
 from graphprune.observer import observing
 from graphprune.opened import Opened
@@ -68,24 +68,24 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     plan = loaded(plan)
     state = _planned(opened.start(observer), plan)
     assert state.plan is not None
-    rung = state.plan.options.get("compensation", "none")
+    method = state.plan.options.get("compensation", "none")
     batches, held = set_apart(opened.batches(recipe.seed))
     state = replace(state, batches=batches, held=held, plan=state.plan.without_refit())
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if recipe.proof.verify:
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
-    if batches is not None and rung != "none":
-        passes.append(Compensate(rung))
+    if batches is not None and method != "none":
+        passes.append(Compensate(method))
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
     result = finished(state, recipe, latency=running.latency)
-    if rung == "none" or batches is not None:
+    if method == "none" or batches is not None:
         return result
     return with_note(
         result,
-        f"the plan was made with compensation ({rung}), which is not repeated: weights are only cut; give calibration "
-        "data to refit them",
+        f"the plan was made with compensation ({method}), which is not repeated: weights are only cut; give "
+        "calibration data to refit them",
     )
 
 
@@ -93,6 +93,7 @@ def checked_file(
     opened: Opened, pruned: str | Path, plan: PruningPlan | str | Path, *, seed: int = 0, graph: str = "auto"
 ) -> tuple[Check, ...]:
     """Proves that an ONNX file is what a plan makes of a model; see :func:`graphprune.verify`."""
+    require_graph(graph)
     plan = loaded(plan)
     if not isinstance(pruned, str | Path):
         raise OptionError(

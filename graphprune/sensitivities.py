@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis, Group
-from graphprune.collector import frozen_heap
+from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named
 from graphprune.data.batches import SAMPLES, Batches, open_batches
 from graphprune.defaults import CRITERION, MEASURED_CRITERION
@@ -64,7 +64,7 @@ class _Measured:
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 @takes_recipe(only=("criterion", "loss", "protect", "only", "seed"))
 def sensitivity(
     model: Any,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from graphprune.analysis.groups import Analysis
-from graphprune.collector import frozen_heap
+from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named, Running, compiled, split_keywords
 from graphprune.errors import OptionError
 from graphprune.hosts.onnx.blame import blaming_models
@@ -50,7 +50,7 @@ def _one_at_a_time(method: F) -> F:
             session.begin()
             return method(session, *args, **keywords)
 
-    return cast("F", blaming_models(in_turn(frozen_heap()(run))))
+    return cast("F", blaming_models(in_turn(frozen_garbage_collection()(run))))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graphprune.collector import frozen_heap
+from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named, Running, compiled, reach_of
 from graphprune.data.batches import SAMPLES
 from graphprune.early import with_reach
@@ -30,7 +30,7 @@ ORIGINAL = "original"
 
 @blaming_models
 @in_turn
-@frozen_heap()
+@frozen_garbage_collection()
 @takes_recipe(without=("target",))
 def sweep(
     model: Any,

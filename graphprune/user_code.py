@@ -19,7 +19,7 @@ def is_object_name(text: str) -> bool:
 
 
 @contextmanager
-def told(kind: type[GraphpruneError], what: str, advice: str) -> Iterator[None]:
+def raising_as(kind: type[GraphpruneError], what: str, advice: str) -> Iterator[None]:
     """Tells what code of the user's raises, which may be anything: the end of the process and its own kinds included.
 
     Args:
@@ -56,14 +56,14 @@ def load_object(name: str, kind: type[GraphpruneError], *, of: str, expected: st
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        with told(kind, f"importing '{module_name}'", "mend the module"):
+        with raising_as(kind, f"importing '{module_name}'", "mend the module"):
             module = importlib.import_module(module_name)
     except GraphpruneError as error:
         if isinstance(error.__cause__, ImportError):
             reason = error.__cause__
             raise kind(f"cannot import '{module_name}' of {of} '{name}': {reason}; expected {expected}") from reason
         raise
-    with told(kind, f"looking up '{attribute}' of '{module_name}'", "mend the module"):
+    with raising_as(kind, f"looking up '{attribute}' of '{module_name}'", "mend the module"):
         if hasattr(module, attribute):
             return getattr(module, attribute)
     present = [each for each in vars(module) if each[0] != "_"]

@@ -121,27 +121,39 @@ def default_pipeline(*passes: Pass | None) -> tuple[Pass, ...]:
     return tuple(sorted((*given, *edits), key=lambda each: _ORDER.index(type(each))))
 
 
-CANDIDATES = ("measured", "isomorphic", "dp")
-"""What the default chooses among: losses of one group at a time, which say nothing of how they add up; shares that are
-the same for all groups of a kind; and predicted errors."""
+CANDIDATES = (("", "measured"), ("", "isomorphic"), ("", "dp"), ("wifv", "global"), ("wanda", "global"))
+"""What the default chooses among, as pairs of a criterion (empty: that of the pipeline) and an allocation.
+
+Losses of one group at a time, which say nothing of how they add up; shares that are the same for all groups of a kind;
+predicted errors; and plain sizes of contributions, where those predict badly.
+"""
 
 
-def choosing(passes: Sequence[Pass], rung: str) -> tuple[Pass, ...]:
+def choosing(passes: Sequence[Pass], method: str, *, criteria: bool = True) -> tuple[Pass, ...]:
     """A pipeline that tries several allocations where it has one.
 
     A latency is met by repeating an allocation, which stays one.
 
     Args:
         passes: The pipeline.
-        rung: How models are refitted on trial.
+        method: How models are refitted on trial.
+        criteria: Whether units may be scored in other ways than the pipeline's.
     """
+    score = next((each for each in passes if isinstance(each, Score)), None)
+
+    def candidate(allocate: Allocate, criterion: str, allocation: str) -> tuple[Pass, ...]:
+        if not criterion:
+            return (dataclasses.replace(allocate, allocation=allocation),)
+        seed = score.seed if score is not None else 0
+        return Score(criterion, seed), dataclasses.replace(allocate, allocation=allocation, criterion=criterion)
 
     def chosen(each: Pass) -> Pass:
         if not isinstance(each, Allocate) or not each.targets:
             return each
         if any(target.metric == "latency" for target in parse_targets(each.targets)):
             return each
-        return ChooseAllocation(tuple((dataclasses.replace(each, allocation=name),) for name in CANDIDATES), rung)
+        pairs = [pair for pair in CANDIDATES if criteria or not pair[0]]
+        return ChooseAllocation(tuple(candidate(each, *pair) for pair in pairs), method)
 
     return tuple(map(chosen, passes))
 

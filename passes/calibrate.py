@@ -101,7 +101,7 @@ class Calibrate(Pass):
         found = with_gates(found, state.host, analysis, taken, full=self.products)
         origin = state.measured.origin(state.host, batches, numbers, products=self.products)
         found = replace(found, origin=origin)
-        state.measured.keep(self.name, (origin, self.memory), found)
+        state.measured.keep(self.name, (origin, self.memory), found, found.n_bytes)
         if self.file:
             found.save(self.file)
         return replace(state, statistics=found)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.analysis.branch import Block
-from graphprune.compensation.methods import NORMS, require_rung
+from graphprune.compensation.methods import NORMS, require_method
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import compensate
 from graphprune.data.batches import Batches
@@ -50,12 +50,13 @@ class ChooseAllocation(Compound):
 
     Attributes:
         candidates: Pipelines that end in a plan, in the order of preference: each begins where this pass does.
-        rung: How models are refitted on trial, as in ``compensate``.
+        method: How models are refitted on trial, as in ``compensate``.
     """
 
     name: ClassVar[str] = "choose-allocation"
+    renamed: ClassVar[Mapping[str, str]] = {"rung": "method"}
     candidates: tuple[tuple[Pass, ...], ...] = ()
-    rung: str = "affine"
+    method: str = "affine"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -68,8 +69,8 @@ class ChooseAllocation(Compound):
         return super().uses | {keys.PRODUCTS}
 
     def check(self) -> None:
-        """Refuses a pass without candidates, and an unknown rung."""
-        require_rung(self.rung)
+        """Refuses a pass without candidates, and an unknown method."""
+        require_method(self.method)
         if not self.candidates or any(keys.PLAN not in candidate[-1].gives for candidate in self.candidates):
             raise OptionError(f"'{self.name}' chooses among plans, and has none; give it candidates, {_EXAMPLE}")
 
@@ -119,7 +120,7 @@ class ChooseAllocation(Compound):
         noted = {name: float(f"{value:.4g}") if np.isfinite(value) else None for name, value in means.items()}
         plan = replace(plan, options={**plan.options, "candidates": {name: noted.get(name) for name in found}})
         notes = [sentence(means, best, len(found))]
-        if best in read and fit != held and self.rung != "none":
+        if best in read and fit != held and self.method != "none":
             notes += few_inputs(read[best], means[best], samples)
         return replace(state, plan=plan, notes=(*state.notes, *notes))
 
@@ -148,7 +149,7 @@ class ChooseAllocation(Compound):
         That look leaves the gates of recurrent layers as they are, and so says nothing where there are some.
         """
         statistics, analysis = state.statistics, state.analyzed(self.name)
-        if self.rung not in ("ols", "affine") or statistics is None:
+        if self.method not in ("ols", "affine") or statistics is None:
             return list(found)
         if not statistics.fits(analysis, full=True, groups=state.reach):
             return list(found)
@@ -170,9 +171,9 @@ class ChooseAllocation(Compound):
         """The model after the cuts, refitted to some batches."""
         analysis, dense = planned.analyzed(self.name), planned.host
         host = smaller(dense, analysis, planned.kept, planned.removed)
-        if self.rung == NORMS:
+        if self.method == NORMS:
             return reestimate(dense, host, analysis, planned.kept, batches)[0]
-        return compensate(dense, host, analysis, planned.kept, batches, rung=self.rung)[0]
+        return compensate(dense, host, analysis, planned.kept, batches, method=self.method)[0]
 
 
 def sentence(losses: Mapping[str, float], best: str, n_tried: int) -> str:
@@ -212,9 +213,12 @@ def few_inputs(read: float, held: float, samples: int) -> list[str]:
 
 
 def _name(planned: State, known: Mapping[str, State]) -> str:
-    """The allocation of a plan, and a number where another one has it."""
+    """The allocation of a plan, with its criterion where that is another one, and a number where others have both."""
     assert planned.plan is not None
-    name = str(planned.plan.options.get("allocation", "plan"))
+    options, own = planned.plan.options, next(iter(known.values()), planned).plan
+    name = str(options.get("allocation", "plan"))
+    if own is not None and options.get("criterion") != own.options.get("criterion"):
+        name = f"{options.get('criterion')}, {name}"
     return next(each for each in (name, *(f"{name} {n}" for n in range(2, 2 + len(known)))) if each not in known)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.compensation.methods import NORMS, require_rung
+from graphprune.compensation.methods import NORMS, require_method
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import RIDGES, compensate
 from graphprune.errors import OptionError
@@ -30,37 +30,43 @@ class Compensate(Pass):
     the model is no longer equal to the masked original.
 
     Attributes:
-        rung: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of batch
-            normalisations only) or ``none``.
+        method: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of
+            batch normalisations only) or ``none``.
         ridges: Damping of the least squares, of each input, relative to its variance; of several, each consumer takes
             the one that does best on batches held apart.
     """
 
     name: ClassVar[str] = "compensate"
-    rung: str = "affine"
+    renamed: ClassVar[Mapping[str, str]] = {"rung": "method"}
+    method: str = "affine"
     ridges: tuple[float, ...] = RIDGES
 
     @property
     def needs(self) -> frozenset[str]:
         """A model that is cut, and data; without a refit nothing."""
-        if self.rung == "none":
+        if self.method == "none":
             return frozenset({keys.ANALYSIS})
         return frozenset({keys.ANALYSIS, keys.PLAN, keys.SLICED, keys.CALIBRATION})
 
     @property
     def gives(self) -> frozenset[str]:
         """Refitted weights."""
-        return frozenset() if self.rung == "none" else frozenset({keys.REFIT})
+        return frozenset() if self.method == "none" else frozenset({keys.REFIT})
 
     @property
     def before(self) -> frozenset[str]:
         """The plan notes one refit, and what is measured on the result has to be of its weights."""
         measured = {keys.REFIT, keys.EXPORT, keys.LATENCY, keys.MODULE, keys.METRICS}
-        return frozenset() if self.rung == "none" else frozenset(measured)
+        return frozenset() if self.method == "none" else frozenset(measured)
+
+    @property
+    def ends_measuring(self) -> bool:
+        """Yes: it takes its own, of the smaller model."""
+        return self.method != "none"
 
     def check(self) -> None:
-        """Refuses an unknown rung."""
-        require_rung(self.rung)
+        """Refuses an unknown method."""
+        require_method(self.method)
 
     def subject(self, key: str) -> str:
         """What the user asked for."""
@@ -70,21 +76,19 @@ class Compensate(Pass):
         """The state with refitted weights; the plan says which tensors they are.
 
         Raises:
-            OptionError: There is no calibration data or no such rung.
+            OptionError: There is no calibration data or no such method.
         """
         analysis = state.analyzed(self.name)
-        require_rung(self.rung)
+        require_method(self.method)
         state = replace(state, done=state.done | self.gives)
-        if self.rung != "none" and state.kept and state.batches is not None:
-            state = state.without_statistics()
-        if self.rung == "none" or not state.kept:
+        if self.method == "none" or not state.kept:
             return state
         if state.batches is None:
             raise OptionError("compensation needs calibration data; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'compensate' needs a plan; put 'allocate' and 'slice-groups' before it")
         lost = _lost(state)
-        if self.rung == NORMS:
+        if self.method == NORMS:
             host, changed = reestimate(
                 state.original,
                 state.host,
@@ -100,7 +104,7 @@ class Compensate(Pass):
             analysis,
             state.kept,
             state.batches,
-            rung=self.rung,
+            method=self.method,
             ridges=self.ridges,
             progress=state.observer.counter(self.name),
         )
@@ -114,7 +118,7 @@ class Compensate(Pass):
         """The plan with the names of what was refitted, and what each tensor is now, to the last bit."""
         names = sorted(tensors)
         digests = {name: host.digest(name) for name in names}
-        noted = {"compensation": self.rung, "compensated": names, "digests": digests}
+        noted = {"compensation": self.method, "compensated": names, "digests": digests}
         return replace(plan, options={**plan.options, **noted})
 
 

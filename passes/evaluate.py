@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from graphprune.data.classes import told
+from graphprune.data.classes import classes_sentence
 from graphprune.evaluation import Evaluation, Runner, open_evaluation
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
@@ -56,7 +56,7 @@ class Evaluate(Pass):
         assert isinstance(evaluation, Evaluation)
         after = evaluation(Runner(state.host, state.module))
         metrics = {name: (value, after.get(name, math.nan)) for name, value in evaluation.before.items()}
-        notes = (told(evaluation.classes, evaluation.where),) if evaluation.classes else ()
+        notes = (classes_sentence(evaluation.classes, evaluation.where),) if evaluation.classes else ()
         return replace(
             state, metrics=metrics, evaluation=evaluation, notes=(*state.notes, *notes), done=state.done | self.gives
         )

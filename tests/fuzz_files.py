@@ -268,9 +268,67 @@ def a_state(rng: Random, folder: Path, _ready: Ready) -> Hostile:
     return "module", edit, ("restore",), restore
 
 
+# -- recipes -------------------------------------------------------------------------------------------------------
+
+RECIPE = """version = 1
+targets = ["params=0.7"]
+seed = 3
+
+[select]
+protect = ["kind:expert"]
+protect_ratio = 0.0
+
+[score]
+criterion = "l1"
+
+[allocate]
+allocation = "uniform"
+align = 1
+max_ratio = 0.95
+
+[proof]
+verify = true
+"""
+STRANGE = (
+    "1e999",
+    "nan",
+    "-1",
+    "9" * 400,
+    "true",
+    "''",
+    "'" + "x" * 5000 + "'",
+    "[[[]]]",
+    "{a = 1}",
+    "2024-01-01",
+    "[1]",
+)
+
+
+def a_recipe(rng: Random, folder: Path, ready: Ready) -> Hostile:
+    base = pick(rng, ("cnn", "transformer", "control"))
+    shutil.copy(ready(base) / "model.onnx", folder)
+    edit, data = pick(rng, ("value", "line", "less", "bytes")), RECIPE.encode()
+    if edit == "bytes":
+        data = pick(rng, BYTES)(data, rng)
+    else:
+        lines = RECIPE.splitlines()
+        at = pick(rng, [i for i, line in enumerate(lines) if "=" in line])
+        if edit == "value":
+            lines[at] = f"{lines[at].partition('=')[0]}= {pick(rng, STRANGE)}"
+        elif edit == "less":
+            del lines[at]
+        else:
+            lines.insert(pick(rng, range(len(lines))), lines[at])
+        data = "\n".join(lines).encode()
+    (folder / "own.toml").write_bytes(data)
+    words = ("prune", "model.onnx", "-o", "out.onnx", "--no-latency", "--recipe", "own.toml", "--target", "params=0.7")
+    return base, edit, words, None
+
+
 _MAKERS: Mapping[str, Callable[[Random, Path, Ready], Hostile]] = {
     "plan": a_plan, "profile": a_profile, "statistics": some_statistics, "arrays": some_arrays, "images": some_images,
     "text": a_text, "code": some_code, "option": an_option, "state": a_state,
+    "recipe": a_recipe,
 }  # fmt: skip
 KINDS = tuple(_MAKERS)
 

@@ -1,6 +1,6 @@
 """Trials of the command line with hostile files: each in a process of its own, and what may not come of it.
 
-A trial is made again from its seed and number. ``test_fuzz.py`` runs a fixed few, ``tools/fuzz.py`` thousands.
+A trial is made again from its seed and number. ``test_fuzz.py`` runs a fixed few, ``tools/fuzz`` thousands.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import fuzz_files
 import numpy as np
+import onnxruntime  # noqa: F401  (before trials are forked: it leaves a file of its own where temporary ones go)
 from fuzz_edits import SECRET, edited_model, pick
 from fuzz_models import MODELS
 

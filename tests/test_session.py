@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from graphprune.errors import GraphpruneError, ModelError, OptionError, PlanErro
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.passes import MeasureLosses
 from graphprune.recipe import recipe_options
+from graphprune.statistics.measurements import Measurements
 
 X = np.random.default_rng(1).normal(size=(32, 16)).astype(np.float32)
 EXAMPLE = (torch.from_numpy(X[:8]),)
@@ -313,3 +315,62 @@ def test_threads_share_a_session(model, monkeypatch):
     assert called == ["collect"]
     assert session.measured.any_of(MeasureLosses.name)
     assert isinstance(session.host, OnnxHost)
+
+
+# -- what is kept --------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_measurement_goes_where_they_grow_too_large(monkeypatch):
+    monkeypatch.setattr("graphprune.statistics.measurements.KEPT_BYTES", 100)
+    kept = Measurements()
+    for name, size in (("a", 60), ("b", 30), ("losses", 0), ("c", 20), ("d", 300)):
+        kept.keep("calibrate", name, name.upper(), size)
+        if name == "c":
+            assert [kept.find("calibrate", each) for each in ("a", "b", "losses", "c")] == [None, "B", "LOSSES", "C"]
+    assert [kept.find("calibrate", each) for each in ("b", "losses", "c", "d")] == [None, "LOSSES", None, "D"]
+
+
+def test_the_size_of_statistics_is_that_of_their_moments(model):
+    session = gp.Session(model, data=X)
+    statistics = session.prune(target="macs=0.5", **PLAIN).state.statistics
+    widths = [48, 32]
+    assert statistics.n_bytes == sum(8 * (3 * width + width**2 + 1) for width in widths)
+
+
+# -- whose fault, and whose turn -----------------------------------------------------------------------------------------
+
+
+def test_an_unexpected_error_is_blamed_on_a_file_that_is_invalid(tmp_path, monkeypatch):
+    (tmp_path / "bad.onnx").write_bytes(b"\x08\x99 no model")
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("graphprune.session.compiled", fail)
+    with pytest.raises(ModelError, match=r"bad.onnx' is not valid ONNX"):
+        gp.Session(tmp_path / "bad.onnx").prune(target="macs=0.5")
+    with pytest.raises(RuntimeError, match="boom"):
+        gp.Session(mlp(), EXAMPLE).prune(target="macs=0.5")
+
+
+@pytest.mark.parametrize("onnx_model", [True, False], ids=["onnx", "torch"])
+def test_sessions_of_modules_wait_for_each_other(model, monkeypatch, onnx_model):
+    """Tracing changes state of the whole process, so that one thread at a time may do it; files need no such thing."""
+    inside, seen = [0], []
+
+    def work(*args: Any) -> None:
+        inside[0] += 1
+        barrier.wait(30) if onnx_model else time.sleep(0.2)
+        seen.append(inside[0])
+        inside[0] -= 1
+
+    barrier = threading.Barrier(2)
+    monkeypatch.setattr("graphprune.session.compiled", work)
+    made = [gp.Session(model) if onnx_model else gp.Session(mlp(), EXAMPLE) for _ in range(2)]
+    threads = [threading.Thread(target=each.prune, kwargs={"target": "macs=0.5"}) for each in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 2
+    assert max(seen) == (2 if onnx_model else 1)

@@ -12,6 +12,7 @@ import typer
 import graphprune as gp
 from graphprune.commands.offered import Offers
 from graphprune.errors import OptionError
+from graphprune.files import is_there
 from graphprune.recipe.options import option
 from graphprune.user_code import is_object_name
 
@@ -81,6 +82,10 @@ class Data:
     evaluate: str | None = option(None, name="eval", metavar="METRIC")
     metric: str | None = option(None)
     labels: Path | None = option(None, metavar="FILE", unset="by number or name")
+
+    def written(self) -> tuple[Path, ...]:
+        """The file of statistics, where it is not there yet."""
+        return () if self.statistics is None or is_there(self.statistics) else (self.statistics,)
 
     def opened(self, *, needed: bool = True) -> tuple[gp.Inputs | None, Any]:
         """What ``--calibration`` and ``--eval`` name, and how they are read.

@@ -99,7 +99,8 @@ def sweep(
         print_pipelines(model, points, data, opening, as_json=showing.as_json)
         return
     with output_folder(output), progress(showing.as_json) as tell:
-        require_writable(output / "front.json")
+        for path in (output / "front.json", *data.written()):
+            require_writable(path)
         front = gp.sweep(
             model,
             targets=target,
@@ -116,8 +117,8 @@ def sweep(
         )
     write_text(output / "front.json", json.dumps(front.to_dict(), indent=1))
     if showing.plot != "none":
-        path = output / f"front.{showing.plot}"
-        front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, path), path)))
+        plotted = output / f"front.{showing.plot}"
+        front = replace(front, notes=(*front.notes, *drawn(lambda: plot_front(front, plotted), plotted)))
     if showing.as_json:
         print_json(front.to_dict(), described(model=model, output=output / "front.json"))
     else:

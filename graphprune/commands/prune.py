@@ -36,7 +36,7 @@ def prune(
     if running.print_pipeline:
         print_pipelines(model, (recipe,), data, opening, as_json=showing.as_json)
         return
-    for path in present(output, writing.plan_out):
+    for path in (*present(output, writing.plan_out), *data.written()):
         require_writable(path)
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
     with progress(showing.as_json) as tell:

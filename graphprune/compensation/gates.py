@@ -18,7 +18,7 @@ from graphprune.compensation.moved import is_own, value_of
 from graphprune.hosts.host import Arrays, Host, PartialRun
 from graphprune.hosts.recurrent import Cell, Float, Recurrent, run_cell
 from graphprune.ir.dims import Dim, factors_of
-from graphprune.statistics.collect import Masks, Statistics, picked, reduce_over_processes
+from graphprune.statistics.collect import Masks, Statistics, positions_to_count, reduce_over_processes
 from graphprune.statistics.consumers import Source
 from graphprune.statistics.moments import Moments
 
@@ -119,7 +119,7 @@ def with_gates(
                 if source in moments:
                     rows = np.moveaxis(seen, 0, 1) if layer.batch_first else seen
                     flat = rows.reshape(-1, 1, rows.shape[2])
-                    pick = picked(len(flat), flat.shape[2] if full else 1, n_batches, mask, rng)
+                    pick = positions_to_count(len(flat), flat.shape[2] if full else 1, n_batches, mask, rng)
                     moments[source].add(flat if pick is None else flat[pick])
     reduce_over_processes(moments.values(), 0)
     return replace(statistics, moments={**statistics.moments, **moments}, gates=found)

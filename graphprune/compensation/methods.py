@@ -1,4 +1,4 @@
-"""The ladder of closed-form refits of one weighted sum (docs/methods.md, Refits).
+"""Closed-form refits of one weighted sum (docs/methods.md, Refits).
 
 A consumer of the pruned model computes ``y = W x + b`` from inputs ``x`` that have lost columns, and should compute
 the target ``t`` of the dense model. With the residual ``r = t - y`` the best change ``(ΔW, Δb)`` is the regression of
@@ -9,7 +9,7 @@ the target ``t`` of the dense model. With the residual ``r = t - y`` the best ch
     ols      ΔW = E[r xᵀ] E[x xᵀ]⁻¹                                      (ThiNet, OBC, ZipLM, OSSCAR)
     affine   ΔW = Cov(r, x) Cov(x)⁻¹,  Δb = E r - ΔW E x                 (CORP)
 
-Where the inputs are those of the dense model these are the classical rungs; where they come from the pruned prefix
+Where the inputs are those of the dense model these are the classical ones; where they come from the pruned prefix
 they make good what earlier layers have lost as well. The ridge pulls ``ΔW`` to zero: to the weights as they were. How
 far is right depends on how much data there is for how many inputs: :func:`chosen_ridge` tries it on data held apart.
 """
@@ -37,7 +37,7 @@ from graphprune.suggest import meant
 
 Float = NDArray[np.float64]
 
-RUNGS = ("none", "mean", "ols", "affine")
+METHODS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
 STEP, MOST_RIDGE = 10.0, 1e4
 """Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
@@ -45,15 +45,15 @@ NORMS = "bn"
 """What can be done instead: only the running statistics of batch normalisations are brought up to date."""
 
 
-def require_rung(rung: str) -> None:
-    """Refuses what is neither a rung nor :data:`NORMS`.
+def require_method(method: str) -> None:
+    """Refuses what is neither a method nor :data:`NORMS`.
 
     Raises:
         OptionError: It is not.
     """
-    if rung not in (*RUNGS, NORMS):
+    if method not in (*METHODS, NORMS):
         raise OptionError(
-            f"unknown compensation {meant(rung, (*RUNGS, NORMS))}; expected one of {', '.join((*RUNGS, NORMS))}"
+            f"unknown compensation {meant(method, (*METHODS, NORMS))}; expected one of {', '.join((*METHODS, NORMS))}"
         )
 
 
@@ -141,83 +141,83 @@ class Refit:
         return self.biases[0]
 
 
-def refit(sums: Residuals, rung: str, ridge: float) -> Refit:
-    """The best change of a rung.
+def refit(sums: Residuals, method: str, ridge: float) -> Refit:
+    """The best change of a method.
 
     Args:
         sums: Over the positions of the calibration data.
-        rung: One of :data:`RUNGS`.
+        method: One of :data:`METHODS`.
         ridge: Damping of each input, relative to its variance.
 
     Raises:
-        OptionError: There is no such rung.
+        OptionError: There is no such method.
     """
-    return refit_shared([sums], [rung], ridge)
+    return refit_shared([sums], [method], ridge)
 
 
-def refit_shared(parts: Sequence[Residuals], rungs: Sequence[str], ridge: float) -> Refit:
+def refit_shared(parts: Sequence[Residuals], methods: Sequence[str], ridge: float) -> Refit:
     """The best change of one weight that is used several times: the normal equations of all uses are added up.
 
     Args:
         parts: The sums of the uses; those that share a bias are one part.
-        rungs: For each part a rung of :data:`RUNGS`: ``affine`` and ``mean`` change its bias. Either all of them change
-            the weight or none does.
+        methods: For each part one of :data:`METHODS`: ``affine`` and ``mean`` change its bias. Either all of them
+            change the weight or none does.
         ridge: Damping of each input, relative to its variance.
 
     Raises:
-        OptionError: There is no such rung.
+        OptionError: There is no such method.
     """
-    if unknown := [rung for rung in rungs if rung not in RUNGS]:
-        raise OptionError(f"unknown compensation '{unknown[0]}'; expected one of {', '.join(RUNGS)}")
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise OptionError(f"unknown compensation '{unknown[0]}'; expected one of {', '.join(METHODS)}")
     xx, rx = np.zeros_like(parts[0].xx), np.zeros_like(parts[0].rx)
     before = after = energy = 0.0
-    for sums, rung in zip(parts, rungs, strict=True):
+    for sums, method in zip(parts, methods, strict=True):
         n = max(1, sums.count)
         before += float(sums.rr.sum())
         energy += float((sums.tt - sums.t**2 / n).sum())
-        if rung in ("mean", "affine"):
+        if method in ("mean", "affine"):
             after -= float((sums.r**2).sum() / n)
-        if rung in ("ols", "affine"):
+        if method in ("ols", "affine"):
             xx += sums.xx
             rx += sums.rx
-        if rung == "affine":
+        if method == "affine":
             xx -= sums.x[:, :, None] * (sums.x[:, None, :] / n)
             rx -= sums.r[:, :, None] * (sums.x[:, None, :] / n)
     weight = np.zeros_like(rx)
     after += before
-    if "ols" in rungs or "affine" in rungs:
+    if "ols" in methods or "affine" in methods:
         weight = regression(xx, rx, ridge)
         after += float(np.sum((weight @ xx - 2 * rx) * weight))
     biases = tuple(
         (sums.r - (weight @ sums.x[:, :, None])[:, :, 0]) / max(1, sums.count)
-        if rung in ("mean", "affine")
+        if method in ("mean", "affine")
         else np.zeros_like(sums.r)
-        for sums, rung in zip(parts, rungs, strict=True)
+        for sums, method in zip(parts, methods, strict=True)
     )
     energy = energy or 1.0
     return Refit(weight, biases, before / energy, max(after, 0.0) / energy)
 
 
 def chosen_ridge(
-    fit: Sequence[Residuals], held: Sequence[Residuals], rungs: Sequence[str], ridges: Sequence[float]
+    fit: Sequence[Residuals], held: Sequence[Residuals], methods: Sequence[str], ridges: Sequence[float]
 ) -> float:
     """The ridge whose change, fitted to some positions, leaves the least squared residual at others.
 
     Args:
         fit: The sums that are fitted to, as for :func:`refit_shared`.
         held: The sums over other positions.
-        rungs: As for :func:`refit_shared`.
+        methods: As for :func:`refit_shared`.
         ridges: What is tried. Where the last one of several is best, larger ones are, as long as they are better.
     """
-    if len(ridges) == 1 or not {"ols", "affine"}.intersection(rungs):
+    if len(ridges) == 1 or not {"ols", "affine"}.intersection(methods):
         return ridges[0]
-    errors = [_left(held, refit_shared(fit, rungs, ridge)) for ridge in ridges]
+    errors = [_left(held, refit_shared(fit, methods, ridge)) for ridge in ridges]
     best = int(np.argmin(errors))
     if best < len(ridges) - 1:
         return ridges[best]
     ridge, error = ridges[-1], errors[-1]
     while ridge < MOST_RIDGE:
-        more = _left(held, refit_shared(fit, rungs, STEP * ridge))
+        more = _left(held, refit_shared(fit, methods, STEP * ridge))
         if more >= error:
             break
         ridge, error = STEP * ridge, more

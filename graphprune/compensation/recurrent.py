@@ -21,7 +21,7 @@ from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.hosts.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
 from graphprune.ir.dims import Factor, Index, factors_of, positions
-from graphprune.statistics.collect import picked
+from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.holdout import apart
 
 INPUTS, STATES, RESET = "x", "h", "rh"
@@ -162,7 +162,7 @@ class _Counter:
             places = places.T
         flat = places.reshape(-1)
         columns = max(sum(map(len, each[1:])) for each in self._kept.values())
-        pick = picked(len(flat), columns, self._n_batches, mask, self._rng)
+        pick = positions_to_count(len(flat), columns, self._n_batches, mask, self._rng)
         return flat if pick is None else flat[pick]
 
     def _state(self, name: str, values: Arrays, *, dense: bool) -> Float:
@@ -212,14 +212,22 @@ class _Counter:
         else:
             yield System(dense[candidate], pruned[candidate], (INPUTS, RESET))
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of each cell's weights and biases."""
         changes: dict[str, Array] = {}
         done: list[Compensated] = []
         for cell in self._stage.cells:
             for number, system in enumerate(self._systems(cell)):
                 bias = cell.r_bias if system.states_bias else cell.w_bias
-                own = rung if bias is not None else "ols" if rung == "affine" else "none" if rung == "mean" else rung
+                own = (
+                    method
+                    if bias is not None
+                    else "ols"
+                    if method == "affine"
+                    else "none"
+                    if method == "mean"
+                    else method
+                )
                 parts = [self._summed(cell, number, system, held=held) for held in (False, True)]
                 ridge = chosen_ridge(parts[:1], parts[1:], [own], ridges) if all(p.count for p in parts) else ridges[0]
                 found = refit_shared([parts[0] + parts[1]], [own], ridge)

@@ -19,7 +19,7 @@ from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
-from graphprune.statistics.collect import picked
+from graphprune.statistics.collect import positions_to_count
 from graphprune.statistics.consumers import count_of
 from graphprune.statistics.products import real
 
@@ -139,17 +139,17 @@ class _Counter:
             self._look = self._pruned.partial_run(list(values), scaling.read)
         y = self._look(values)[1][scaling.result]
         n = count_of((scaling.result, scaling.channel, 1, None), y)
-        pick = picked(n, 1, self._n_batches, masks[scaling.node], self._rng)
+        pick = positions_to_count(n, 1, self._n_batches, masks[scaling.node], self._rng)
         y = _rows(y, scaling.channel, pick)
         t = _rows(wanted[scaling.result], scaling.channel, pick)[:, self._channels]
         x = y - self._shift.astype(y.dtype)
         self._sums.add(x[:, :, None], (t - y)[:, :, None], t[:, :, None])
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of the scale and the shift of each channel."""
         scaling = self._scaling
         found = refit(
-            self._sums.over_processes(), "ols" if scaling.shift is None and rung == "affine" else rung, ridges[0]
+            self._sums.over_processes(), "ols" if scaling.shift is None and method == "affine" else method, ridges[0]
         )
         done = [Compensated(scaling.node, scaling.scale, scaling.shift, found.before, found.after)]
         scale = self._pruned.read(scaling.scale).astype(np.float64)

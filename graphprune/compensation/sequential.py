@@ -16,7 +16,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.activation_cache import MEMORY, Spool
-from graphprune.compensation.methods import RUNGS
+from graphprune.compensation.methods import METHODS
 from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.stage import Compensated, Stage
@@ -39,7 +39,7 @@ def compensate(
     kept: Mapping[Factor, Index],
     batches: Iterable[Arrays],
     *,
-    rung: str = "affine",
+    method: str = "affine",
     ridges: Sequence[float] = RIDGES,
     progress: Count = uncounted,
 ) -> tuple[Host, tuple[Compensated, ...]]:
@@ -51,7 +51,7 @@ def compensate(
         analysis: The analysis of ``dense``.
         kept: The units that stay.
         batches: Calibration data.
-        rung: One of :data:`graphprune.compensation.methods.RUNGS`.
+        method: One of :data:`graphprune.compensation.methods.METHODS`.
         ridges: Damping of the least squares. Of several, each consumer takes the one that does best on batches held
             apart; without several batches, the first.
         progress: Told how many consumers of how many are done.
@@ -59,7 +59,7 @@ def compensate(
     Returns:
         The pruned model with other weights, and what was done at each consumer, in the order of the graph.
     """
-    stages, pruned = _stages(dense, pruned, analysis, kept, rung)
+    stages, pruned = _stages(dense, pruned, analysis, kept, method)
     done: list[Compensated] = []
     if not stages:
         return pruned, ()
@@ -81,7 +81,7 @@ def compensate(
                 left[i], wanted = go_left(left[i])
                 right[i], _ = go_right(right[i])
                 counter.add(right[i], wanted, {node: masks.of(batch, *at) for node, at in stage.places.items()})
-            rows, changes = counter.solved(rung, ridges)
+            rows, changes = counter.solved(method, ridges)
             done.extend(rows)
             pruned = pruned.replaced(changes)
             progress(n + 1, len(stages))
@@ -89,14 +89,14 @@ def compensate(
 
 
 def adopted(
-    values: Arrays, dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], rung: str
+    values: Arrays, dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], method: str
 ) -> Host:
     """The sliced model with refitted tensors, such as a file holds that was written.
 
     Raises:
         PlanError: The copy has no such tensor, or one of another shape.
     """
-    _, pruned = _stages(dense, pruned, analysis, kept, rung)
+    _, pruned = _stages(dense, pruned, analysis, kept, method)
     mine = pruned.graph().values
     for name, value in values.items():
         if name not in mine or value.shape != mine[name].shape:
@@ -108,7 +108,7 @@ def adopted(
 
 
 def _stages(
-    dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], rung: str
+    dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], method: str
 ) -> tuple[list[Stage], Host]:
     """The cut consumers of the pruned model in stages, and the model with their biases."""
     cut = {
@@ -116,9 +116,9 @@ def _stages(
         for consumer in find_consumers(dense, analysis.graph)
         if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
     }
-    if rung not in RUNGS or rung == "none":
+    if method not in METHODS or method == "none":
         return [], pruned
-    if rung in ("mean", "affine"):
+    if method in ("mean", "affine"):
         pruned, found = with_biases(pruned, cut)
     else:
         found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
@@ -127,13 +127,13 @@ def _stages(
     found = [each if each.target in known else replace(each, target=each.result, skip=None) for each in found]
     usable = [each for each in found if each.target in known]
     optional = {node.name for node in pruned.graph().nodes if node.optional}
-    stages: list[Stage] = [*weight_stages(usable, rung)]
+    stages: list[Stage] = [*weight_stages(usable, method)]
     stages.extend(
         each
         for each in find_scalings(pruned.graph(), analysis, kept)
-        if each.node not in optional and (rung != "mean" or each.shift is not None)
+        if each.node not in optional and (method != "mean" or each.shift is not None)
     )
-    if rung in ("ols", "affine"):
+    if method in ("ols", "affine"):
         stages.extend(recurrent_stages(dense, pruned, analysis, kept))
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned

@@ -53,7 +53,7 @@ class Counter(Protocol):
             masks: For each node which positions count.
         """
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, NDArray[np.float64]]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, NDArray[np.float64]]]:
         """What was done, and the new values of stored tensors."""
 
 

@@ -13,7 +13,7 @@ from graphprune.compensation.methods import Refit, Residuals, chosen_ridge, refi
 from graphprune.compensation.stage import Compensated, Counter, Positions
 from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
-from graphprune.statistics.collect import GATHERED, picked
+from graphprune.statistics.collect import GATHERED, positions_to_count
 from graphprune.statistics.consumers import Consumer, count_of, inputs_of
 from graphprune.statistics.holdout import apart
 
@@ -111,7 +111,7 @@ class _Counter:
         for together in _sums(self._stage):
             use, channel, mask = together[0], self._channels[together[0].node], masks[together[0].node]
             n = count_of(use.source, read[use.value])
-            pick = picked(n, self._weights[use.weight].shape[2], self._n_batches, mask, self._rng)
+            pick = positions_to_count(n, self._weights[use.weight].shape[2], self._n_batches, mask, self._rng)
             parts = [inputs_of(each.source, read[each.value], pick) for each in together]
             t = use.rows_of(wanted[use.target], pick)[:, channel]
             y = self._computed(use, parts[0], read, pick)
@@ -157,27 +157,27 @@ class _Counter:
         self._sums[key].add(x, r, t)
         waiting.clear()
 
-    def solved(self, rung: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
+    def solved(self, method: str, ridges: Sequence[float]) -> tuple[list[Compensated], dict[str, Array]]:
         """The best change of each weight and its biases."""
         done: list[Compensated] = []
         changes: dict[str, Array] = {}
         for fit in self._stage.fits:
-            found = self._solved(fit, rung, ridges)
+            found = self._solved(fit, method, ridges)
             done.extend(Compensated(use.node, use.weight, use.bias, found.before, found.after) for use in fit)
             changes.update(_changed(self._pruned, fit, found))
         return done, changes
 
-    def _solved(self, fit: Sequence[Consumer], rung: str, ridges: Sequence[float]) -> Refit:
+    def _solved(self, fit: Sequence[Consumer], method: str, ridges: Sequence[float]) -> Refit:
         for use in fit:
             for held in (False, True):
                 self._flush(use, held)
-        by_part = {_part(use): _rung(use, rung, len(fit)) for use in fit}
-        rungs = list(by_part.values())
+        by_part = {_part(use): _method(use, method, len(fit)) for use in fit}
+        methods = list(by_part.values())
         sums, others = ([self._summed(fit[0], (part, held)) for part in by_part] for held in (False, True))
         ridge = ridges[0]
         if all(each.count for each in (*sums, *others)):
-            ridge = chosen_ridge(sums, others, rungs, ridges)
-        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], rungs, ridge)
+            ridge = chosen_ridge(sums, others, methods, ridges)
+        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], methods, ridge)
         return replace(found, biases=tuple(bias / _times(fit) for bias in found.biases))
 
     def _summed(self, use: Consumer, key: tuple[str, bool]) -> Residuals:
@@ -208,7 +208,7 @@ def _part(use: Consumer) -> str:
     return f"{use.weight}\n{use.bias or ''}"
 
 
-def weight_stages(found: Sequence[Consumer], rung: str) -> list[WeightStage]:
+def weight_stages(found: Sequence[Consumer], method: str) -> list[WeightStage]:
     """The consumers in stages, in the order of the graph."""
     by_weight: dict[str, list[Consumer]] = {}
     for each in found:
@@ -219,7 +219,7 @@ def weight_stages(found: Sequence[Consumer], rung: str) -> list[WeightStage]:
         uses = tuple(by_weight[each.weight])
         if each.plain or not _together(uses):
             uses = (each,)
-        if each is not uses[0] or _rung(each, rung, len(uses)) == "none":
+        if each is not uses[0] or _method(each, method, len(uses)) == "none":
             continue
         open_for_more = len(uses) == 1 and last is not None and last.value == each.value
         if open_for_more and each.target not in {use.target for fit in stages[-1] for use in fit}:
@@ -251,14 +251,14 @@ def _together(uses: Sequence[Consumer]) -> bool:
     )
 
 
-def _rung(consumer: Consumer, rung: str, together: int) -> str:
-    """The rung that a consumer can take: a weight that other nodes read as well stays, unless all are refitted."""
+def _method(consumer: Consumer, method: str, together: int) -> str:
+    """The method that a consumer can take: a weight that other nodes read as well stays, unless all are refitted."""
     whole = together == consumer.uses
-    if rung == "affine" and consumer.bias is None:
-        rung = "ols"
+    if method == "affine" and consumer.bias is None:
+        method = "ols"
     if whole:
-        return "none" if rung == "mean" and consumer.bias is None else rung
-    return "mean" if rung in ("mean", "affine") and consumer.bias is not None and consumer.bias_uses == 1 else "none"
+        return "none" if method == "mean" and consumer.bias is None else method
+    return "mean" if method in ("mean", "affine") and consumer.bias is not None and consumer.bias_uses == 1 else "none"
 
 
 def _changed(host: Host, fit: Sequence[Consumer], found: Refit) -> dict[str, Array]:

@@ -16,12 +16,12 @@ from graphprune.data.classes import class_of_each, read_labels
 from graphprune.data.images import of_folder
 from graphprune.data.preprocess import Preprocess, parse_preprocess
 from graphprune.data.samples import Pick, Rows, Samples, made_up, of_arrays, of_npy, of_npz
-from graphprune.data.specs import Array, InputSpec, Model, batch_of, specs_of
+from graphprune.data.specs import Array, InputSpec, Model, batch_of, require_batch_size, specs_of
 from graphprune.data.streams import as_array, is_array, of_iterable
 from graphprune.data.text import of_text
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.files import is_there, require_plain_source
-from graphprune.user_code import is_object_name, load_object, told
+from graphprune.user_code import is_object_name, load_object, raising_as
 
 SAMPLES = 256
 """How many samples are used where nothing else is said."""
@@ -253,8 +253,7 @@ def open_batches(
             seed=seed,
             padded=padded,
         )
-    if samples is not None and samples < 1:
-        raise OptionError(f"cannot use {samples} samples; give a number of 1 or more")
+    require_inputs(Inputs(source, samples, batch_size))
     specs = specs_of(host)
     options, named = parse_preprocess(preprocess), read_labels(labels)
     random = source is None or (isinstance(source, str) and source == "random")
@@ -290,6 +289,27 @@ def open_batches(
     elif named is not None:
         raise OptionError(f"{data.where} has no folders of classes that labels could name; leave the labels out")
     return batches
+
+
+def require_inputs(inputs: Inputs) -> None:
+    """Refuses what can be the inputs of no model: a path that leads nowhere, numbers and options that mean nothing.
+
+    Raises:
+        OptionError: It cannot.
+    """
+    if inputs.samples is not None and inputs.samples < 1:
+        raise OptionError(f"cannot use {inputs.samples} samples; give a number of 1 or more")
+    require_batch_size(inputs.batch_size)
+    parse_preprocess(inputs.preprocess)
+    read_labels(inputs.labels)
+    source = inputs.source
+    if not isinstance(source, str | os.PathLike) or source == "random" or is_there(Path(source)):
+        return
+    if not is_object_name(os.fspath(source)):
+        raise OptionError(
+            f"no data '{os.fspath(source)}'; expected an .npz or .npy file, a folder of images, a text file, "
+            "'package.module:attribute' or 'random'"
+        )
 
 
 def _digest_of(batch: Mapping[str, Array]) -> str:
@@ -340,12 +360,7 @@ def _opened(
         text = os.fspath(source)
         path = Path(text)
         if not is_there(path):
-            if is_object_name(text):
-                return _opened(_called(text), specs, limit, pick, tokenizer, options)
-            raise OptionError(
-                f"no data '{text}'; expected an .npz or .npy file, a folder of images, a text file, "
-                "'package.module:attribute' or 'random'"
-            )
+            return _opened(_called(text), specs, limit, pick, tokenizer, options)
         where = f"'{text}'"
         if path.is_dir():
             return of_folder(path, specs, where, options)
@@ -381,7 +396,7 @@ def _called(name: str) -> Any:
     )
     if hasattr(found, "__iter__") or hasattr(found, "__getitem__") or not callable(found):
         return found
-    with told(OptionError, f"'{name}'", "mend the function"):
+    with raising_as(OptionError, f"'{name}'", "mend the function"):
         return found()
 
 

@@ -102,7 +102,7 @@ def read_labels(source: Any) -> dict[str, int] | None:
     return dict(pairs)
 
 
-def told(classes: Mapping[str, int], where: str) -> str:
+def classes_sentence(classes: Mapping[str, int], where: str) -> str:
     """A sentence that says which folder was taken for which class."""
     shown = ", ".join(f"'{name}' is {n}" for name, n in list(classes.items())[:_SHOWN])
     rest = f", and {len(classes) - _SHOWN} more (--json lists all)" if len(classes) > _SHOWN else ""

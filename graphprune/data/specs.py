@@ -91,8 +91,7 @@ def batch_of(specs: tuple[InputSpec, ...], batch_size: int | None, default: int)
     batched = [spec for spec in specs if spec.batched]
     if not batched:
         raise OptionError("the model has no input with an axis of samples; calibration data cannot be fed to it")
-    if batch_size is not None and batch_size < 1:
-        raise OptionError(f"a batch cannot have {batch_size} samples; give a batch size of 1 or more")
+    require_batch_size(batch_size)
     if all(0 in spec.dynamic for spec in batched):
         return batch_size or default, True
     fixed = batched[0].shape[0]
@@ -166,3 +165,13 @@ def constant(array: Array, spec: InputSpec, where: str) -> Array:
             f"{written(spec.shape)}; this input is the same for every batch"
         )
     return converted(array, spec, where)
+
+
+def require_batch_size(batch_size: int | None) -> None:
+    """Refuses a size that no batch has.
+
+    Raises:
+        OptionError: It is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise OptionError(f"a batch cannot have {batch_size} samples; give a batch size of 1 or more")

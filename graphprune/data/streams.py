@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.data.samples import LABELS, Pick, Samples, of_arrays, require_small
 from graphprune.data.specs import Array, InputSpec, constant, joined, written
 from graphprune.errors import OptionError
-from graphprune.user_code import told
+from graphprune.user_code import raising_as
 
 
 def as_array(value: Any) -> Array:
@@ -94,10 +94,10 @@ def _items(
     """Items with their numbers; of a data set or a list as many as are wanted, spread over all of it."""
     indexable = isinstance(source, Sequence) or (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
     advice = "mend the code that gives the data"
-    with told(OptionError, where, advice):
+    with raising_as(OptionError, where, advice):
         iterator = enumerate(source) if not indexable else _spread(source, specs, where, samples, pick)
     while True:
-        with told(OptionError, where, advice):
+        with raising_as(OptionError, where, advice):
             pair = next(iterator, None)
         if pair is None:
             return

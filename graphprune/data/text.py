@@ -13,7 +13,7 @@ from graphprune.data.samples import Pick, Rows, Samples
 from graphprune.data.specs import Array, InputSpec, converted
 from graphprune.errors import OptionError
 from graphprune.files import is_there, require_plain_source
-from graphprune.user_code import told
+from graphprune.user_code import raising_as
 
 MAXIMUM_BYTES = 16 << 20
 """Of larger files, so much is read, in pieces spread over the whole file."""
@@ -66,7 +66,7 @@ def of_text(
         raise OptionError(f"input '{ids[0].name}' takes {example} tokens, got length={length}; leave it out")
     length = length or example
     encode = open_tokenizer(tokenizer)
-    with told(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
+    with raising_as(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
         before, after = _special(encode)
     inner = length - len(before) - len(after)
     if inner < 1:
@@ -76,7 +76,7 @@ def of_text(
         )
     tokens: list[int] = []
     for text in _texts(path, where):
-        with told(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
+        with raising_as(OptionError, "the tokenizer", _TOKENIZER_ADVICE):
             tokens.extend(token for part in encode(text, special=False) for token in part)
     count = len(tokens) // inner
     if not count:
@@ -84,7 +84,7 @@ def of_text(
             f"{where} has {len(tokens)} tokens, one sequence of the model has {length}; give a longer text"
         )
     rows = pick(count)
-    with told(OptionError, "what the tokenizer gives", _TOKENIZER_ADVICE):
+    with raising_as(OptionError, "what the tokenizer gives", _TOKENIZER_ADVICE):
         blocks = np.array(tokens[: count * inner], dtype=np.int64).reshape(count, inner)[rows]
     ends = [np.tile(np.array(part, dtype=np.int64), (len(blocks), 1)) for part in (before, after)]
     blocks = np.concatenate([ends[0], blocks, ends[1]], axis=1)

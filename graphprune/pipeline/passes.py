@@ -50,11 +50,13 @@ class Pass(ABC):
     Attributes:
         may_need: What only some options need, and which ones, for the reader of a list of passes.
         selected: Options of texts of before that ``select`` has now.
+        renamed: Options by the names that texts of before have for them.
     """
 
     name: ClassVar[str]
     may_need: ClassVar[Mapping[str, str]] = {}
     selected: ClassVar[tuple[str, ...]] = ()
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def run(self, state: State) -> State:
@@ -94,6 +96,11 @@ class Pass(ABC):
     def asks(self) -> frozenset[str]:
         """What a pass behind it has to give, for it would have no effect without."""
         return NOTHING
+
+    @property
+    def ends_measuring(self) -> bool:
+        """Whether nothing looks at statistics once it has begun: they are dropped before it runs."""
+        return False
 
     @property
     def lends(self) -> frozenset[str]:
@@ -244,6 +251,8 @@ def run_pipeline(
     state = replace(state, observer=watching)
     for each in passes:
         watching.begin(each.name)
+        if each.ends_measuring:
+            state = state.without_statistics()  # here, where no older state holds them any longer
         start, spent = time.perf_counter(), _spent(state)
         state = each.run(state)
         taken = time.perf_counter() - start

@@ -234,6 +234,7 @@ def _instance(
     values: dict[str, Any] = {}
     for item in items:
         option = item.option.replace("-", "_")
+        option = getattr(cls, "renamed", {}).get(option, option)
         if option in getattr(cls, "selected", ()):
             _say(selection, option, item, cls)
         elif option in options:

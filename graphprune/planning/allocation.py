@@ -144,7 +144,7 @@ def allocate(
     def met(counts: Counts) -> bool:
         return all(model.cost(target.metric, counts) <= limit * (1 + 1e-9) for target, limit in bounds)
 
-    moves = ORDERS[allocation](_ladders(model, scores, limits, allowed))
+    moves = ORDERS[allocation](_schedules(model, scores, limits, allowed))
     if not met(moves.counts(model.full, moves.n_turns)):
         raise TargetError(shortfall(model, bounds, moves.counts(model.full, moves.n_turns), original))
     low, high = 0, moves.n_turns
@@ -190,7 +190,7 @@ def _number(value: float) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class _Ladder:
+class _Schedule:
     """The moves of one group, first to last."""
 
     index: int
@@ -201,10 +201,10 @@ class _Ladder:
     zscore: NDArray[np.float64]
 
 
-def _ladders(
+def _schedules(
     model: CostModel, scores: Mapping[str, NDArray[np.float64]], limits: Limits, allowed: frozenset[str]
-) -> list[_Ladder]:
-    ladders = []
+) -> list[_Schedule]:
+    schedules = []
     for index, group in enumerate(model.groups):
         levels = np.array(levels_of(group, limits)) if group.name in allowed else np.array([group.size])
         if len(levels) < 2:
@@ -215,25 +215,25 @@ def _ladders(
         mean = np.diff(totals[gone]) / removed
         own = scores[group.name]
         zscore = (mean - own.mean()) / max(float(own.std()), 1e-12 * max(1.0, float(np.abs(own).max())))
-        ladders.append(_Ladder(index, group, removed, gone[1:] / group.size, mean, zscore))
-    return ladders
+        schedules.append(_Schedule(index, group, removed, gone[1:] / group.size, mean, zscore))
+    return schedules
 
 
 def _ordered(
-    ladders: Sequence[_Ladder], keys: Sequence[NDArray[np.float64]], classes: Sequence[int] | None = None
+    schedules: Sequence[_Schedule], keys: Sequence[NDArray[np.float64]], classes: Sequence[int] | None = None
 ) -> _Moves:
-    """The moves of all ladders in the order of their keys, which rise within each ladder.
+    """The moves of all schedules in the order of their keys, which rise within each schedule.
 
     Args:
-        ladders: The ladders.
-        keys: For each ladder, the keys of its moves.
-        classes: For each ladder, its class: moves of one class with the same key are made together.
+        schedules: The schedules.
+        keys: For each schedule, the keys of its moves.
+        classes: For each schedule, its class: moves of one class with the same key are made together.
     """
-    if not ladders:
+    if not schedules:
         return _Moves(*(np.zeros(0, np.int64) for _ in range(3)))
-    lengths = [len(ladder.removed) for ladder in ladders]
-    group = np.repeat([ladder.index for ladder in ladders], lengths)
-    removed = np.concatenate([ladder.removed for ladder in ladders])
+    lengths = [len(schedule.removed) for schedule in schedules]
+    group = np.repeat([schedule.index for schedule in schedules], lengths)
+    removed = np.concatenate([schedule.removed for schedule in schedules])
     key = np.concatenate(keys)
     if classes is None:
         order = np.argsort(key, kind="stable")
@@ -244,41 +244,41 @@ def _ordered(
     return _Moves(group[order], removed[order], np.concatenate([[0], np.cumsum(new)]))
 
 
-def _uniform(ladders: Sequence[_Ladder]) -> _Moves:
+def _uniform(schedules: Sequence[_Schedule]) -> _Moves:
     numbers: dict[object, int] = {}
-    classes = [numbers.setdefault(signature(ladder.group), len(numbers)) for ladder in ladders]
-    return _ordered(ladders, [ladder.fraction for ladder in ladders], classes)
+    classes = [numbers.setdefault(signature(schedule.group), len(numbers)) for schedule in schedules]
+    return _ordered(schedules, [schedule.fraction for schedule in schedules], classes)
 
 
-def _global(ladders: Sequence[_Ladder]) -> _Moves:
-    return _ordered(ladders, [ladder.score for ladder in ladders])
+def _global(schedules: Sequence[_Schedule]) -> _Moves:
+    return _ordered(schedules, [schedule.score for schedule in schedules])
 
 
-def _zscore(ladders: Sequence[_Ladder]) -> _Moves:
-    return _ordered(ladders, [ladder.zscore for ladder in ladders])
+def _zscore(schedules: Sequence[_Schedule]) -> _Moves:
+    return _ordered(schedules, [schedule.zscore for schedule in schedules])
 
 
-def _log_ramp(ladders: Sequence[_Ladder]) -> _Moves:
-    kinds: dict[str, list[_Ladder]] = defaultdict(list)
-    for ladder in ladders:
-        kinds[ladder.group.kind].append(ladder)
-    ordered = [ladder for members in kinds.values() for ladder in members]
+def _log_ramp(schedules: Sequence[_Schedule]) -> _Moves:
+    kinds: dict[str, list[_Schedule]] = defaultdict(list)
+    for schedule in schedules:
+        kinds[schedule.group.kind].append(schedule)
+    ordered = [schedule for members in kinds.values() for schedule in members]
     ramps = [1 + log1p(i) / log(max(2, len(members))) for members in kinds.values() for i in range(len(members))]
-    return _ordered(ordered, [ladder.fraction / ramp for ladder, ramp in zip(ordered, ramps, strict=True)])
+    return _ordered(ordered, [schedule.fraction / ramp for schedule, ramp in zip(ordered, ramps, strict=True)])
 
 
-def _isomorphic(ladders: Sequence[_Ladder]) -> _Moves:
-    classes: dict[tuple[object, ...], list[_Ladder]] = defaultdict(list)
-    for ladder in ladders:
-        classes[signature(ladder.group)].append(ladder)
-    result: list[_Ladder] = []
+def _isomorphic(schedules: Sequence[_Schedule]) -> _Moves:
+    classes: dict[tuple[object, ...], list[_Schedule]] = defaultdict(list)
+    for schedule in schedules:
+        classes[signature(schedule.group)].append(schedule)
+    result: list[_Schedule] = []
     keys: list[NDArray[np.float64]] = []
     for members in classes.values():
-        inside = _ordered(members, [ladder.score for ladder in members])
-        share = np.cumsum(inside.removed) / sum(ladder.group.size for ladder in members)
-        for ladder in members:
-            result.append(ladder)
-            keys.append(share[inside.group == ladder.index])
+        inside = _ordered(members, [schedule.score for schedule in members])
+        share = np.cumsum(inside.removed) / sum(schedule.group.size for schedule in members)
+        for schedule in members:
+            result.append(schedule)
+            keys.append(share[inside.group == schedule.index])
     return _ordered(result, keys)
 
 
@@ -288,7 +288,7 @@ def signature(group: Group) -> tuple[object, ...]:
     return (group.kind, group.size, tuple(roles))
 
 
-ORDERS: dict[str, Callable[[Sequence[_Ladder]], _Moves]] = {
+ORDERS: dict[str, Callable[[Sequence[_Schedule]], _Moves]] = {
     "isomorphic": _isomorphic,
     "global": _global,
     "uniform": _uniform,

@@ -1,6 +1,7 @@
 """The ``dp`` allocation: the least total error within a budget, from error curves (SPDY, ZipLM).
 
 See docs/methods.md, Allocation.
+
 Each group chooses one of its levels; errors add up. Where costs add up too, :class:`Frontier` is an exact
 multiple-choice knapsack, for all budgets at once. MACs, parameters and latency are products of widths:
 :func:`allocate_by_error` linearises them about the present choice, solves, and repeats, and what it returns is judged

@@ -29,5 +29,5 @@ def options_of(data: Any) -> dict[str, Any]:
     if not isinstance(options.get("compensation", "none"), str) or (
         options.get("compensated") and "compensation" not in options
     ):
-        raise TypeError("there is no rung of compensation in its options")
+        raise TypeError("there is no compensation in its options")
     return options

@@ -100,7 +100,7 @@ class Measuring:
         seconds: About how long the runs may take in all; loading the models comes on top.
 
     Raises:
-        OptionError: A number makes no sense.
+        OptionError: The provider is unknown, or a number means nothing.
     """
 
     threads: int = 1
@@ -114,6 +114,8 @@ class Measuring:
             raise OptionError(f"seconds is {self.seconds:g}; expected a positive number")
         if self.threads < 0:
             raise OptionError(f"threads is {self.threads}; expected 1 or more, or 0 for all cores")
+        Limits(align=self.align)
+        machine(self.threads, self.provider)
 
     def share(self, n: int) -> float:
         """Seconds for each of some distinct segments."""
@@ -140,7 +142,6 @@ def make_profile(
         whole: Another way to measure the model, for tests.
 
     Raises:
-        OptionError: The provider is unknown, or the alignment is not positive.
         ModelError: onnxruntime cannot run the model.
     """
     limits = Limits(align=how.align)

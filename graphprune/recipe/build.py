@@ -48,7 +48,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         parse_targets(())
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
-    rung = recipe.refit.compensation or (MEASURED_COMPENSATION if calibrated else COMPENSATION)
+    method = recipe.refit.compensation or (MEASURED_COMPENSATION if calibrated else COMPENSATION)
     calibrate = measuring(criterion, allocation)
     if statistics:
         if calibrate is None:
@@ -72,11 +72,13 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         Verify(seed, proof.unproven) if proof.verify else None,
         ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
-        Compensate(rung) if rung != "none" else None,
+        Compensate(method) if method != "none" else None,
         MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
-    return choosing(passes, rung) if allocation == MEASURED_ALLOCATION and not sharing.allocation else passes
+    if allocation != MEASURED_ALLOCATION or sharing.allocation:
+        return passes
+    return choosing(passes, method, criteria=not recipe.score.criterion)
 
 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:

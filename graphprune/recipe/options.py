@@ -165,10 +165,8 @@ def checked(name: str, value: Any, kind: Any) -> Any:
         OptionError: It is of another type.
     """
     number = isinstance(value, Real) and not isinstance(value, bool)
-    if kind is int and number and isinstance(value, Integral) and abs(int(value)) < _LARGE:
-        return int(value)
-    elif kind is float and number and -_LARGE < value < _LARGE:
-        return float(value)
+    if kind in (int, float) and number and -_LARGE < value < _LARGE and (kind is float or isinstance(value, Integral)):
+        return kind(value)
     elif kind == tuple[str, ...] and (isinstance(value, str) or not isinstance(value, Mapping)):
         values = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else None
         if values is not None and all(isinstance(each, str) for each in values):

@@ -201,17 +201,17 @@ class Refit(Section):
 
     compensation: str | None = option(
         None,
-        metavar="RUNG",
+        metavar="METHOD",
         choices=COMPENSATIONS,
         unset=f"{MEASURED_COMPENSATION} with calibration data, else {COMPENSATION}",
     )
 
     def require(self) -> None:
         """Refuses refits that there are not."""
-        from graphprune.compensation.methods import require_rung
+        from graphprune.compensation.methods import require_method
 
         if self.compensation is not None:
-            require_rung(self.compensation)
+            require_method(self.compensation)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -21,7 +21,7 @@ from graphprune.report.movement import Movement, movement
 from graphprune.report.notes import already_met
 from graphprune.report.titles import group_title
 from graphprune.report.widths import whole_rows, width_rows
-from graphprune.statistics.readers import told as told_of_readers
+from graphprune.statistics.readers import readers_text
 
 
 def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
@@ -120,7 +120,7 @@ def _notes(state: State) -> tuple[str, ...]:
             f"{before:.2%} to {after:.2%} of the outputs' variance on the calibration data, in the mean"
         )
     if state.left_alone:
-        notes.append(f"these readers of removed units were not refitted: {told_of_readers(state.left_alone)}")
+        notes.append(f"these readers of removed units were not refitted: {readers_text(state.left_alone)}")
     if state.inexact:
         assert state.analysis is not None
         kinds = dict.fromkeys(g.kind for g in state.analysis.groups if not g.exact and g.factor in state.kept)

@@ -73,6 +73,12 @@ class Statistics:
             complete and measured and self.fingerprint == fingerprint(analysis.graph) and names >= set(self.consumers)
         )
 
+    @property
+    def n_bytes(self) -> int:
+        """What the moments take."""
+        arrays = (array for moments in self.moments.values() for array in moments.arrays().values())
+        return sum(np.asarray(array).nbytes for array in arrays)
+
     def save(self, path: str | Path) -> None:
         """Writes an ``.npz`` file, whole or not at all.
 
@@ -224,7 +230,7 @@ def walk(
                     moments, mask = taken[source], masks.of(batch, source[0], source[1])
                     count = count_of(source, arrays[source[0]])
                     columns = moments.total.shape[1] if moments.product is not None else 1
-                    pick = picked(count, columns, n_batches, mask, rng)
+                    pick = positions_to_count(count, columns, n_batches, mask, rng)
                     _gather(gathered[source], moments, inputs_of(source, arrays[source[0]], pick))
         progress(done + 1)
     for source in sources:
@@ -257,7 +263,7 @@ def _stretches(names: Iterable[str], analysis: Analysis) -> Iterator[list[str]]:
         yield part
 
 
-def picked(
+def positions_to_count(
     n: int, columns: int, n_batches: int, mask: NDArray[np.int64] | None, rng: np.random.Generator
 ) -> NDArray[np.int64] | None:
     """Which positions of a batch are counted: all of them (``None``), or a random choice where they are many.

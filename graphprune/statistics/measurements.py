@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from graphprune.data.batches import Batches
 
 
+KEPT_BYTES = 4 << 30
+"""What is kept longest goes first above this size; the last measurement stays, however large it is."""
+
+
 class _Model(Protocol):
     def model_digest(self) -> str:
         """See :class:`graphprune.hosts.host.Host`."""
@@ -30,7 +34,7 @@ class Measurements:
 
     def __init__(self) -> None:
         self.passing = False
-        self._found: dict[tuple[str, Hashable], Any] = {}
+        self._found: dict[tuple[str, Hashable], tuple[Any, int]] = {}
         self._digests: dict[int, tuple[_Model, str]] = {}
 
     def __len__(self) -> int:
@@ -63,11 +67,24 @@ class Measurements:
 
     def find(self, kind: str, key: Hashable) -> Any:
         """What was kept under a key; ``None`` if nothing was."""
-        return self._found.get((kind, key))
+        return self._found.get((kind, key), (None, 0))[0]
 
-    def keep(self, kind: str, key: Hashable, value: Any) -> None:
-        """Keeps something."""
-        self._found[kind, key] = value
+    def keep(self, kind: str, key: Hashable, value: Any, size: int = 0) -> None:
+        """Keeps something.
+
+        Args:
+            kind: The pass that has measured it.
+            key: All that it depends on.
+            value: What was measured.
+            size: Its bytes.
+        """
+        self._found.pop((kind, key), None)
+        self._found[kind, key] = value, size
+        for old in list(self._found)[:-1]:
+            if sum(each for _, each in self._found.values()) <= KEPT_BYTES:
+                return
+            if self._found[old][1]:
+                del self._found[old]
 
     def clear(self) -> None:
         """Drops everything: products of activations may be as large as weights."""

@@ -92,7 +92,7 @@ def _called(graph: Graph, node: Node) -> str:
     return next(stored, next((name for name in node.results if name is not None), node.name))
 
 
-def told(alone: Iterable[tuple[str, str]]) -> str:
+def readers_text(alone: Iterable[tuple[str, str]]) -> str:
     """Readers and reasons as text, some names for each reason: ``'a', 'b' and 3 more (it looks positions up)``."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in alone:

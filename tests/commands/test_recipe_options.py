@@ -17,7 +17,7 @@ ALL = {each.keyword for each in recipe_options()}
 MEANT = {
     "prune": ALL,
     "sweep": ALL,
-    "sensitivity": {"protect", "only", "criterion", "align", "seed"},
+    "sensitivity": {"protect", "only", "criterion", "align", "loss", "seed"},
     "inspect": {"protect"},
     "explain": {"protect"},
     "apply": {"verify", "seed"},
@@ -203,6 +203,17 @@ def test_trials_keep_to_the_multiples_of_prune(tmp_path, align, of_24, of_7):
         assert [row["removed"] for row in found["rows"]] == removed
 
 
+def test_a_pipeline_may_evaluate(tmp_path, monkeypatch):
+    (tmp_path / "own_metric.py").write_text("def metric(run):\n    return {'one': 1.0}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = small_model(tmp_path / "m.onnx")
+    pipeline = "fold-constants,analyze,score,allocate{macs=0.5},slice-groups,verify,evaluate"
+    line = ("prune", model, "-o", tmp_path / "o.onnx", "--no-latency", "--json", "--pipeline", pipeline)
+    data = json.loads(run(*line, "--eval", "own_metric:metric").stdout)
+    assert [(row["name"], row["after"]) for row in data["metrics"]] == [("one", 1.0)]
+    assert error_of(*line) == "pass 'evaluate' needs a metric; give one (evaluate=..., --eval)"
+
+
 def test_apply_takes_a_seed(tmp_path):
     model = small_model(tmp_path / "m.onnx")
     run(
@@ -271,6 +282,7 @@ def test_a_recipe_is_a_file_that_is_read(tmp_path):
             ("--no-verify", "--accept-unproven"),
             "--accept-unproven is about the proof that --no-verify skips; leave one ",
         ),
+        (("--dump-after", "scor"), "cannot dump after 'scor' (did you mean 'score'?); the passes are fold-constants, "),
         (("--blocks", "few"), "cannot read 'few' blocks; expected a number like 2 or a fraction like 0.25"),
     ],
 )
@@ -281,6 +293,34 @@ def test_wrong_recipes_are_one_line(tmp_path, options, message):
     data = json.loads(run("prune", *line, "--json", status=2).stdout)
     assert data["error"]["message"].startswith(message)
     assert data["error"]["type"] == "OptionError"
+
+
+DATA_AT_ONCE = [
+    (("prune", "--calibration", "random", "--preprocess", "fit=crp"), "cannot read preprocessing option 'fit=crp' (did you mean 'fit=crop'?)"),
+    (("prune", "--calibration", "none.npz"), "no data 'none.npz'; expected an .npz or .npy file, "),
+    (("prune", "--eval", "none.npz"), "no data 'none.npz'; expected an .npz or .npy file, "),
+    (("prune", "--calibration", "random", "--samples", "0"), "cannot use 0 samples; give a number of 1 or more"),
+    (("prune", "--calibration", "random", "--batch-size", "0"), "a batch cannot have 0 samples; give a batch size of 1 or more"),
+    (("prune", "--eval", "none.npz", "--metric", "acuracy"), "unknown metric 'acuracy' (did you mean 'accuracy'?); "),
+    (("prune", "--eval", "none.npz", "--labels", "none.txt"), "cannot read labels 'none.txt': No such file or directory; "),
+    (("prune", "--calibration", "random", "--statistics", "none/s.npz"), "cannot write 'none/s.npz': No such file or directory; "),
+    (("profile", "--provider", "CPU"), "this onnxruntime has no provider 'CPU'"),
+    (("profile", "--align", "0"), "align is 0; expected 1 or more"),
+    (("profile", "--seconds", "-1"), "seconds is -1; expected a positive number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "message"), DATA_AT_ONCE)
+def test_what_no_model_is_needed_for_is_refused_before_one_is_opened(tmp_path, monkeypatch, line, message):
+    monkeypatch.chdir(tmp_path)
+    target = ("--target", "macs=0.5") if line[0] == "prune" else ()
+    assert error_of(line[0], "none.onnx", "-o", "out.onnx", *target, *line[1:]).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_comparison_is_known_before_a_model_is_opened():
+    message = "graph is 'exakt' (did you mean 'exact'?); expected one of auto, exact, numeric"
+    assert error_of("verify", "none.onnx", "out.onnx", "--plan", "none.json", "--graph", "exakt") == message
 
 
 def test_the_demo_by_a_recipe(tmp_path):

@@ -104,7 +104,7 @@ def test_names_are_spoken_of_without_what_they_stand_for():
     built_in = loaded_after("from graphprune.importance import CRITERIA; print(*CRITERIA)")[1].split()
     assert tuple(built_in) == defaults.CRITERIA
     assert share.ALLOCATIONS == defaults.ALLOCATIONS
-    assert (*compensation.RUNGS, compensation.NORMS) == defaults.COMPENSATIONS
+    assert (*compensation.METHODS, compensation.NORMS) == defaults.COMPENSATIONS
 
 
 # -- a module that stands in for another until it is used ----------------------------------------------------------

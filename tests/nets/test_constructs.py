@@ -5,6 +5,7 @@ Every test runs both oracles: pruned = masked, and the original with permuted un
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import graphprune as gp
 from graphprune import ops
 from graphprune.passes.verify import verify
 from graphprune.planning.blockers import list_blockers
+from graphprune.registry import Registry
 
 IMAGE = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 ROW = (torch.randn(2, 6, generator=torch.Generator().manual_seed(2)),)
@@ -387,7 +389,7 @@ def test_custom_operator_is_a_barrier() -> None:
 
 
 def test_custom_operator_with_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "_ROWS", {})
+    monkeypatch.setattr(ops, "_ROWS", Registry("rule", {}))
     ops.register("graphprune_tests::scaled", "n c -> n c")
     assert kinds(prove(_custom(), ROW)) == {"a.weight[0]": ("neuron", 8)}
 
@@ -395,14 +397,8 @@ def test_custom_operator_with_a_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     """The custom operator there is a barrier without its rule, and hangs its operands together with it."""
     text = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
-    (block,) = (
-        part for part in text.split("\n\n    import torch\n")[1:] if "custom_op" in part.split("\n\n", 1)[1][:60]
-    )
-    lines = [line.removeprefix("    ") for line in block.splitlines()]
-    code = "import torch\n" + "\n".join(
-        lines[: next(i for i, line in enumerate(lines) if line.startswith("ops.register")) + 1]
-    )
-    monkeypatch.setattr(ops, "_ROWS", {})
+    (code,) = (part for part in re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S) if "custom_op(" in part)
+    monkeypatch.setattr(ops, "_ROWS", Registry("rule", {}))
     names: dict[str, Any] = {"__name__": "readme"}
     exec(compile(code, "guide.md", "exec", dont_inherit=True), names)
 
@@ -415,7 +411,7 @@ def test_the_example_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     proof = prove(net(), ROW)
     assert kinds(proof) == {"a.weight[0]": ("neuron", 8)}
     assert {"a.weight", "a.bias", "b.weight", "b.bias", "c.weight"} == set(proof.groups[0].tensors)
-    ops._ROWS.clear()
+    del ops._ROWS["mylib::fused_gate"]
     barrier = prove(net(), ROW)
     assert kinds(barrier) == {}
     (first, *_) = list_blockers(barrier.analysis)

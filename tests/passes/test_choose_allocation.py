@@ -20,7 +20,7 @@ from graphprune.importance.context import readings
 from graphprune.importance.held_out import judge, preferred
 from graphprune.importance.loss import Standard
 from graphprune.importance.trials import read_with_biases, refitted
-from graphprune.passes import CANDIDATES, Allocate, ChooseAllocation, all_passes, choosing
+from graphprune.passes import Allocate, ChooseAllocation, all_passes, choosing
 from graphprune.passes.choose_allocation import few_inputs, sentence
 from graphprune.pipeline.edits import slice_edits
 from graphprune.pipeline.needs import check
@@ -56,7 +56,9 @@ def misled(state):
 
 
 def choose(*names, target="macs=0.7", rung="affine"):
-    return ChooseAllocation(tuple((Allocate((target,), name, align=1),) for name in names or CANDIDATES), rung)
+    return ChooseAllocation(
+        tuple((Allocate((target,), name, align=1),) for name in names or ("measured", "isomorphic", "dp")), rung
+    )
 
 
 # -- the choice ----------------------------------------------------------------------------------------------------

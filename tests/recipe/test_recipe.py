@@ -1,11 +1,11 @@
 """Recipes: every way in gives the same value, every way out leads back, and what is wrong is refused when it is made."""
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphprune as gp
+from graphprune.early import flattened
 from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.passes import Allocate, Analyze, FoldConstants, RemoveDeadNodes, Score, SliceGroups, Verify
 from graphprune.pipeline.passes import Pass
@@ -32,6 +33,7 @@ VALUES = {
     "block_criterion": st.sampled_from(["l2", "random", "bi", "ablation"]),
     "blocks": st.sampled_from(["2", "25%", "0.25", 3, 0.5]),
     "layers": st.sampled_from(["1", "50%", 0.125]),
+    "loss": st.sampled_from(["auto", "kl:1", ["mse"], {"scores": "bce", "boxes": "mse"}, ("cosine", "a=b=kl")]),
     "verify": st.sampled_from([True, False, "accept-unproven"]),
     "align": st.integers(1, 10**6),
     "min_units": st.integers(1, 10**6),
@@ -57,7 +59,7 @@ PIPELINES = st.sampled_from(
     ]
 )
 BESIDE = st.fixed_dictionaries(
-    {"pipeline": PIPELINES}, optional={name: values_of(OPTIONS[name]) for name in ("target", "verify", "seed")}
+    {"pipeline": PIPELINES}, optional={name: values_of(OPTIONS[name]) for name in ("target", "loss", "verify", "seed")}
 )
 
 
@@ -231,9 +233,9 @@ FORMS = st.dictionaries(NAMES, JSON | st.dictionaries(NAMES, JSON, max_size=3), 
 @settings(deadline=None)
 @given(FORMS)
 def test_whatever_a_plan_says_is_a_recipe_or_an_error(data):
-    with suppress(GraphpruneError):
-        read = Recipe.from_dict(data)
-        assert Recipe.from_dict(read.to_dict()) == read
+    with contextlib.suppress(GraphpruneError):
+        recipe = Recipe.from_dict(data)
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
 
 
 @settings(deadline=None)
@@ -242,7 +244,7 @@ def test_whatever_a_plan_says_is_a_recipe_or_an_error(data):
     | st.builds("{} = {}\n[{}]\n{} = {}".format, NAMES, st.text(LETTERS), NAMES, NAMES, st.text(LETTERS))
 )
 def test_whatever_a_file_says_is_a_recipe_or_an_error(text):
-    with suppress(GraphpruneError):
+    with contextlib.suppress(GraphpruneError):
         Recipe.from_toml(text)
 
 
@@ -279,10 +281,12 @@ def test_the_passes_of_the_default():
     ]  # fmt: skip
     measured = Recipe.of(target="macs=0.5").pipeline(calibrated=True, measurable=True)
     assert {"calibrate", "measure-losses", "compensate"} <= set(names(measured))
-    assert next(each for each in measured if isinstance(each, Allocate)).allocation == "measured"
+    assert next(each for each in flattened(measured) if isinstance(each, Allocate)).allocation == "measured"
     assert next(each for each in measured if isinstance(each, Score)).criterion == "obs"
     unmeasurable = Recipe.of(target="macs=0.5").pipeline(calibrated=True)
     assert next(each for each in unmeasurable if isinstance(each, Allocate)).allocation == "isomorphic"
+    told = Recipe.of(target="macs=0.5", allocation="dp").pipeline(calibrated=True, measurable=True)
+    assert [each.allocation for each in told if isinstance(each, Allocate)] == ["dp"]
 
 
 def test_passes_of_the_users_take_the_target():

@@ -77,7 +77,7 @@ def changed(data: Any, *path: Any, to: Any) -> Any:
         (("options", "targets"), 5, "got 5, expected a list of texts"),
         (("options", "targets"), ["x=1"], "unknown target 'x'"),
         (("options", "compensated"), [3], "got [3], expected a list of texts"),
-        (("options", "compensated"), ["w1"], "there is no rung of compensation in its options"),
+        (("options", "compensated"), ["w1"], "there is no compensation in its options"),
         (("options", "digests"), [1], "got [1] as 'digests', expected an object"),
     ],
 )  # fmt: skip

@@ -507,7 +507,7 @@ def test_states_that_are_cut_are_made_good(kind, attributes):
     def error(other: Any) -> float:
         return sum(float(np.square(host.run(b)["y"] - other.run(b)["y"]).sum()) for b in unseen)
 
-    plain, _ = compensate(host, pruned, analysis, {sizes[10].factor: STATES}, data, rung="none")
+    plain, _ = compensate(host, pruned, analysis, {sizes[10].factor: STATES}, data, method="none")
     whole = fitted.replaced({name: pruned.read(name) for name in "WRB"})  # without the refit of the gates
     assert error(fitted) < 0.7 * error(whole)
     assert error(fitted) < 0.5 * error(plain)

@@ -16,10 +16,8 @@ DEFAULT = "default"
 RECIPES: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "isomorphic": {"allocation": "isomorphic"},
-    "flap": {"criterion": "wifv", "compensation": "mean", "allocation": "zscore"},
-    "wanda-sp": {"criterion": "wanda", "compensation": "none", "allocation": "uniform"},
-    "llm-pruner": {"criterion": "taylor-elem", "compensation": "none", "allocation": "uniform"},
-    "l2": {"criterion": "l2", "compensation": "none", "allocation": "isomorphic"},
+    **{name: dict(gp.RECIPES[name]) for name in ("flap", "wanda-sp", "llm-pruner")},
+    "l2": dict(gp.RECIPES["magnitude"]),
     "dp": {"allocation": "dp"},
     "global": {"allocation": "global"},
     "uniform": {"allocation": "uniform"},

@@ -64,18 +64,18 @@ def with_refits(
     names = tuple(plan.options.get("compensated", ()))
     if not names:
         return sliced, Refits()
-    rung, n = plan.options["compensation"], f"{len(names)} refitted {'tensor' if len(names) == 1 else 'tensors'}"
+    method, n = plan.options["compensation"], f"{len(names)} refitted {'tensor' if len(names) == 1 else 'tensors'}"
     digests = plan.options.get("digests")
     if digests is None:
         values = _by_name(path, names)
         note = f"{n} taken from the file as they are: the plan is of an older version, which noted no digests of them"
-        return adopted(values, dense, sliced, analysis, kept, rung), Refits(note=note, unknown=True)
+        return adopted(values, dense, sliced, analysis, kept, method), Refits(note=note, unknown=True)
     found = _by_digest(path, digests)
     missing = [name for name in names if name not in found]
     exported = plan.options.get("exported", {})
     if missing and (plain := _only_cut(path, sliced, missing)):
         return sliced, Refits(note=plain)
-    host = adopted(found, dense, sliced, analysis, kept, rung)
+    host = adopted(found, dense, sliced, analysis, kept, method)
     if missing and not exported:
         _require_shapes(path, host, missing)
         return host, Refits(

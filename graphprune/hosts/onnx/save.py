@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,8 @@ import onnx_ir as ir
 from graphprune.errors import OutputError, first_line
 from graphprune.files import require_plain
 from graphprune.hosts.onnx.branches import nested
-from graphprune.hosts.onnx.shapes import carries_little
+from graphprune.hosts.onnx.shape_values import Shapes
+from graphprune.hosts.onnx.shapes import carries_little, contradicted, stale_outputs
 from graphprune.hosts.onnx.store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
 from graphprune.hosts.writing import EXTERNAL_BYTES, data_of, invalid, place
 
@@ -53,17 +55,35 @@ def with_defaults(proto: onnx.ModelProto, defaults: Iterable[onnx.ValueInfoProto
     return result
 
 
-def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onnx.ModelProto:
-    """The model with the shapes of all values inferred anew and with further metadata."""
+def described(
+    proto: onnx.ModelProto,
+    metadata: Mapping[str, str] | None,
+    stale: Callable[[], frozenset[str]] = frozenset,
+) -> onnx.ModelProto:
+    """The model with the shapes of all values inferred anew and with further metadata.
+
+    Args:
+        proto: The model.
+        metadata: Entries for ``metadata_props``.
+        stale: Gives the outputs of which the file said what its own operators contradict: exporters write what they
+            saw on one example, and inference that knows more after folds and cuts would refuse the file for it.
+            What a model that was not cut contradicts is taken for no fault of the cut.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(nested(proto))
     del result.graph.value_info[:]
+    unsaid = onnx.ModelProto()
+    unsaid.CopyFrom(result)
+    for value in unsaid.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(result, data_prop=carries_little(result.graph))
+        inferred = onnx.shape_inference.infer_shapes(unsaid, data_prop=carries_little(unsaid.graph))
     except onnx.shape_inference.InferenceError:
         inferred = result  # the values stay undeclared, which every runtime accepts
     for value, known in zip(result.graph.output, inferred.graph.output, strict=True):
-        if not value.type.tensor_type.HasField("shape"):  # which the checker demands
+        shaped = value.type.tensor_type.HasField("shape")  # which the checker demands
+        if not shaped or (contradicted(value.type, known.type) and value.name in stale()):
             value.type.CopyFrom(known.type)
     declared = {value.name for value in (*result.graph.input, *result.graph.output)}
     stored = {tensor.name for tensor in result.graph.initializer}
@@ -86,6 +106,7 @@ def save(
     *,
     sources: frozenset[Path],
     original: onnx.ModelProto,
+    bound: Shapes,
     beside: bool = False,
 ) -> None:
     """Writes a model.
@@ -97,6 +118,7 @@ def save(
         metadata: Entries for ``metadata_props``.
         sources: Data files that weights are still mapped from, which must not be overwritten.
         original: The weightless model as it was loaded: what its author got past the checker may pass again.
+        bound: The shapes of the inputs that it was looked at with.
         beside: Whether data goes beside it in any case.
 
     Raises:
@@ -109,7 +131,7 @@ def save(
     if not path.parent.is_dir():
         raise OutputError(f"cannot write '{path}': no folder '{path.parent}'; give a path in a folder that exists")
     require_plain(data)
-    model = described(proto, metadata)
+    model = described(proto, metadata, partial(stale_outputs, original, bound))
     external = beside or n_bytes(model) >= EXTERNAL_BYTES
 
     def write(at: Path) -> None:

@@ -66,12 +66,21 @@ def file_checks(
         OutputError: The model that the plan makes cannot be written.
         OptionError: ``graph`` is none of these.
     """
-    if graph not in GRAPHS:
-        raise OptionError(f"graph is {meant(graph, GRAPHS)}; expected one of {', '.join(GRAPHS)}")
+    require_graph(graph)
     with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
         wanted = Path(folder) / "plan.onnx"
         replayed.save_onnx(wanted, metadata)
         return Comparison(path, wanted, replayed, refits, seed, graph).checks()
+
+
+def require_graph(graph: str) -> None:
+    """Refuses what says nothing of files whose graph differs.
+
+    Raises:
+        OptionError: It is none of :data:`GRAPHS`.
+    """
+    if graph not in GRAPHS:
+        raise OptionError(f"graph is {meant(graph, GRAPHS)}; expected one of {', '.join(GRAPHS)}")
 
 
 class Comparison:

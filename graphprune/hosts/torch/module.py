@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.compensation.activation_cache import Spool
+from graphprune.compensation.activation_cache import HELD, Spool
 from graphprune.errors import ModelError, first_line
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
@@ -45,8 +45,6 @@ TOLERANCE = 1e-5
 
 _WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
-HELD = 1 << 26
-"""Bytes of outputs that are held in memory; larger ones, of a whole vocabulary, wait on disk."""
 _EXAMPLES = 2
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""

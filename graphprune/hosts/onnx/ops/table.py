@@ -1,8 +1,8 @@
 """The table of ONNX operators: what each says about the dimensions of its operands and results.
 
 Default-domain operators of opsets 9 to the newest; where an attribute became an operand, the row reads both. A row
-gets the opset as attribute ``opset``. Whatever is not here is a barrier. To support an operator, add a line, and a
-row in ``tests/hosts/onnx/test_onnx_ops.py``.
+gets the opset as attribute ``opset``. Whatever is not here is a barrier. To support an operator, add a line, and
+one in ``tests/onnx_cases.py`` (docs/adding.md, An operator).
 """
 
 from __future__ import annotations

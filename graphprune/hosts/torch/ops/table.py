@@ -1,9 +1,9 @@
 """The table of ATen operators: what each one couples.
 
-Supporting an operator is one line here (its row, see ``rows``, ``sums``, ``views`` and ``lookups``) and one line in
-``tests/hosts/torch/test_aten_ops.py``. The operators are those of the functional program that torch gives with
-``run_decompositions({})``. What is missing is a barrier. ``aten.squeeze.default`` is missing on purpose: an axis that
-is cut down to one would vanish; ``graphprune.hosts.torch.trace`` names the axes instead.
+Supporting an operator is one line here (its row, see ``rows``, ``sums``, ``views`` and ``lookups``) and one in
+``tests/aten_cases.py`` (docs/adding.md, An operator). The operators are those of the functional program that torch
+gives with ``run_decompositions({})``. What is missing is a barrier. ``aten.squeeze.default`` is missing on purpose: an
+axis that is cut down to one would vanish; ``graphprune.hosts.torch.trace`` names the axes instead.
 """
 
 from __future__ import annotations
