@@ -10,14 +10,13 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import OutputError, first_line
-from graphprune.files import require_plain, temporary_folder
+from graphprune.files import require_plain
 from graphprune.hosts.onnx.branches import nested
 from graphprune.hosts.onnx.shape_values import Shapes
 from graphprune.hosts.onnx.shapes import carries_little, contradicted, stale_outputs
 from graphprune.hosts.onnx.store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
+from graphprune.hosts.writing import EXTERNAL_BYTES, data_of, invalid, place
 
-EXTERNAL_BYTES = (1 << 31) - (1 << 27)
-"""Above this size of all tensors, data goes to a file of its own: a protobuf message holds less than 2 GiB."""
 ALIGNMENT = 4096
 """Tensors begin at multiples of this in the data file, so that runtimes can map them."""
 
@@ -125,7 +124,7 @@ def save(
     Raises:
         OutputError: The file cannot be written, or what would be written is not valid.
     """
-    data = path.with_name(f"{path.name}.data")
+    data = data_of(path)
     for target in (path, data):
         if target.resolve() in sources:
             raise OutputError(f"'{target}' holds the weights of the model that is being read; give another path")
@@ -133,20 +132,17 @@ def save(
         raise OutputError(f"cannot write '{path}': no folder '{path.parent}'; give a path in a folder that exists")
     require_plain(data)
     model = described(proto, metadata, partial(stale_outputs, original, bound))
+    external = beside or n_bytes(model) >= EXTERNAL_BYTES
+
+    def write(at: Path) -> None:
+        if external:
+            full = write_external(model, store, data_of(at))
+        else:
+            full = with_weights(model, store, fill_inline)
+        at.write_bytes(full.SerializeToString())
+
     try:
-        with temporary_folder(path) as folder:
-            temporary = folder / path.name
-            external = beside or n_bytes(model) >= EXTERNAL_BYTES
-            if external:
-                full = write_external(model, store, temporary.with_name(data.name))
-            else:
-                full = with_weights(model, store, fill_inline)
-            temporary.write_bytes(full.SerializeToString())
-            del full
-            _check(temporary, original)
-            if external:
-                temporary.with_name(data.name).replace(data)
-            temporary.replace(path)
+        place(path, write, lambda at: _check(at, original))
     except OSError as error:
         raise OutputError(
             f"cannot write '{path}': {error.strerror or error}; give a path in a folder that exists and is writable"
@@ -155,11 +151,8 @@ def save(
 
 def _check(path: Path, original: onnx.ModelProto) -> None:
     """Runs ONNX's checker with strict inference; what the original did not pass either is let through."""
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if not _valid(original):
-            return
+    error = invalid(path)
+    if error is not None and _valid(original):
         raise OutputError(
             f"the model that would be written to '{path.name}' is not valid ONNX: {first_line(error)}; "
             "nothing was written. Please report this with the model"
@@ -178,8 +171,4 @@ def _valid(weightless: onnx.ModelProto) -> bool:
             )
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
-        return False
-    return True
+    return invalid(model) is None
