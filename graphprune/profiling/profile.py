@@ -100,7 +100,7 @@ class Measuring:
         seconds: About how long the runs may take in all; loading the models comes on top.
 
     Raises:
-        OptionError: The provider is unknown, or a number means nothing.
+        OptionError: The provider is unknown, or a number makes no sense.
     """
 
     threads: int = 1
