@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.compensation.activation_cache import MEMORY, Spool
+from graphprune.compensation.activation_cache import MEMORY, ActivationCache
 from graphprune.compensation.methods import regression
 from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import CELLS, Evidence, Float, Reading, Scores, readings
@@ -87,7 +87,7 @@ def loss_curves(
     outputs = list(host.graph().outputs)
     standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
     points: dict[str, tuple[list[int], list[float]]] = {}
-    with Spool(batches, memory) as spool:
+    with ActivationCache(batches, memory) as spool:
         for n, (group, entry) in enumerate(tried):
             later = [name for _, other in tried[n:] for name in other.values]
             go = host.partial_run(
