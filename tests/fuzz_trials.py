@@ -1,6 +1,6 @@
 """Trials of the command line with hostile files: each in a process of its own, and what may not come of it.
 
-A trial is made again from its seed and number. ``test_fuzz.py`` runs a fixed few, ``tools/fuzz.py`` thousands.
+A trial is made again from its seed and number. ``test_fuzz.py`` runs a fixed few, ``tools/fuzz`` thousands.
 """
 
 from __future__ import annotations

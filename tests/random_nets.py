@@ -2,7 +2,7 @@
 
 A network is a chain of steps on one value; steps may join it with earlier values, use a stored weight twice, look
 things up, choose experts, or put a barrier in the way. Its structure comes from :class:`Dice`: hypothesis in the tests,
-so that a failure shrinks, a seed in ``tools/random_nets.py``. Its weights come from a seed.
+so that a failure shrinks, a seed in ``tools/proofs/random_networks.py``. Its weights come from a seed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 They are written as such nets usually are: widths in attributes, sizes taken from ``x.shape`` in ``forward``, splits by
 ``chunk`` and slices, methods beside ``forward``, branches that run in training only. :data:`NETS` holds them by name;
-``tests/hosts/torch/test_class_kept.py`` tries some of them, ``tools/class_kept.py`` all of them.
+``tests/hosts/torch/test_class_kept.py`` tries some of them, ``tools/proofs/class_kept.py`` all of them.
 """
 
 from __future__ import annotations

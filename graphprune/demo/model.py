@@ -1,7 +1,7 @@
-"""The demo network: a ResNet-20 for Fashion-MNIST, trained by `tools/train_demo.py` to be prunable.
+"""The demo network: a ResNet-20 for Fashion-MNIST, trained by `tools/demo/train.py` to be prunable.
 
 This file holds the architecture, the input convention and the loader of the weights beside it; the training
-and its group-lasso penalty live in `tools/train_demo.py`.
+and its group-lasso penalty live in `tools/demo/train.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random networks (see ``random_nets``) of a fixed seed; ``tools/random_nets.py`` runs thousands."""
+"""Random networks (see ``random_nets``) of a fixed seed; ``tools/proofs/random_networks.py`` runs thousands."""
 
 from __future__ import annotations
 

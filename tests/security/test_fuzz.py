@@ -1,4 +1,4 @@
-"""A fixed sample of what ``tools/fuzz.py`` tries, and that it notices each thing that must not be."""
+"""A fixed sample of what ``tools/fuzz`` tries, and that it notices each thing that must not be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT 
 
 def fuzz(*words: str) -> dict[str, object]:
     """In a process without the threads of other tests, since it forks."""
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "fuzz.py"), "--json", *words]
+    command = [sys.executable, "-W", "ignore", "-m", "tools.fuzz", "--json", *words]
     return json.loads(subprocess.run(command, capture_output=True, check=False, env=ENVIRONMENT, text=True).stdout)
 
 

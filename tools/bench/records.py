@@ -32,12 +32,12 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "torch", "transformers")
 class Records:
     """The records of a file, by their keys; a later record replaces an earlier one of the same key."""
 
-    def __init__(self, path: Path, key: Sequence[str]) -> None:
+    def __init__(self, path: Path | None, key: Sequence[str]) -> None:
         """Reads the file if it is there.
 
         Args:
             path: A file of JSON lines. What follows its last line break was being written when a run was killed, and
-                is cut off by the next :meth:`add`.
+                is cut off by the next :meth:`add`. Without one, records are kept in memory alone.
             key: Names of the fields that say what was measured; a record that lacks one has ``None`` there.
 
         Raises:
@@ -45,7 +45,7 @@ class Records:
         """
         self.path, self.fields = path, tuple(key)
         self._found: dict[str, Record] = {}
-        if path.exists():
+        if path is not None and path.exists():
             for number, line in enumerate(path.read_text().split("\n")[:-1], start=1):
                 try:
                     record = json.loads(line)
@@ -74,12 +74,13 @@ class Records:
             TypeError, ValueError: The record holds what JSON has no words for, NaN and infinities among it.
         """
         line = json.dumps(record, allow_nan=False) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        with os.fdopen(descriptor, "rb+", buffering=0) as file:
-            _cut_torn_line(file)
-            file.write(line.encode())
-            os.fsync(file.fileno())
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            with os.fdopen(descriptor, "rb+", buffering=0) as file:
+                _cut_torn_line(file)
+                file.write(line.encode())
+                os.fsync(file.fileno())
         self._found[self.key_of(record)] = json.loads(line)
 
     def __iter__(self) -> Iterator[Record]:

@@ -1,16 +1,14 @@
 """What commands cost before and beside the work: CPU seconds of whole commands, start-up included.
 
     python -m tools.bench.startup                      all rows, best of three
-    python -m tools.bench.startup --rows version inspect-small --repeat 5 --json startup.json
+    python -m tools.bench.startup --only version inspect-small --repeat 5 --json startup.jsonl
 
-Each row is a process of its own, on one thread; user and system time are added, for a busy machine changes those least.
-Models are made here: chains of MatMul, Add, Relu and Mul, and residual pairs of convolutions.
+Each command is a process of its own, on one thread; user and system time are added, for a busy machine changes those
+least. Models are made here: chains of MatMul, Add, Relu and Mul, and residual pairs of convolutions.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import resource
 import subprocess
@@ -22,6 +20,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, run
 
 WIDTH, CHANNELS = 32, 16
 TARGETS = {"version": 0.45, "inspect-small": 0.7, "inspect-10000": 2.5, "inspect-residual-10000": 2.5}
@@ -119,7 +120,7 @@ ROWS: dict[str, tuple[Callable[[], onnx.ModelProto] | None, tuple[str, ...]]] = 
 """A model, if the command takes one, and the command."""
 
 
-def measure(command: list[str], repeat: int, environment: dict[str, str]) -> float:
+def least_seconds(command: list[str], repeat: int, environment: dict[str, str]) -> float:
     """The least CPU seconds of several runs, after one that compiles the modules' bytecode."""
     times = []
     for _ in range(repeat + 1):
@@ -130,42 +131,44 @@ def measure(command: list[str], repeat: int, environment: dict[str, str]) -> flo
     return min(times[1:] or times)
 
 
-def run(rows: list[str], repeat: int) -> dict[str, float]:
-    """CPU seconds by row."""
-    found: dict[str, float] = {}
+def measure(record: Record) -> None:
+    """CPU seconds of one row."""
+    make, (verb, *options) = ROWS[record["row"]]
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(Path(folder) / "bytecode")}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        for row in rows:
-            make, (verb, *options) = ROWS[row]
-            command = [sys.executable, "-m", "graphprune", verb]
-            if make is not None:
-                model = Path(folder) / f"{row}.onnx"
-                onnx.save(make(), model)
-                command.append(str(model))
-            if verb == "prune":
-                command += ["-o", str(Path(folder) / "pruned.onnx")]
-            found[row] = measure([*command, *options], repeat, environment)
-            target = f"   (at most {TARGETS[row]})" if row in TARGETS else ""
-            print(f"{row:28} {found[row]:7.2f} s{target}", flush=True)
-    return found
+        command = [sys.executable, "-m", "graphprune", verb]
+        if make is not None:
+            model = Path(folder) / "model.onnx"
+            onnx.save(make(), model)
+            command.append(str(model))
+        if verb == "prune":
+            command += ["-o", str(Path(folder) / "pruned.onnx")]
+        record["least_cpu_seconds"] = least_seconds([*command, *options], record["repeat"], environment)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
+def line(record: Record) -> str:
+    """A record as a row of the table."""
+    row = record["row"]
+    if "error" in record:
+        return f"{row:28} {record['error']}"
+    target = f"   (at most {TARGETS[row]})" if row in TARGETS else ""
+    return f"{row:28} {record['least_cpu_seconds']:7.2f} s{target}"
+
+
+def table(records: list[Record]) -> str:
+    """All rows."""
+    return "\n".join(map(line, records))
+
+
+def main() -> int:
+    """Runs the commands; 1 if one has failed."""
+    parser = arguments(__doc__, seconds=1800)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="Write the numbers here; without it they are printed."
-    )
     options = parser.parse_args()
-    data = {"unit": "CPU seconds, user and system, best of the runs", "rows": run(options.rows, options.repeat)}
-    text = json.dumps(data, indent=1)
-    if options.json is not None:
-        options.json.write_text(text + "\n")
-    else:
-        print(text)
+    cases = [{"row": row, "repeat": options.repeat} for row in ROWS]
+    return int(any("error" in record for record in run(Sweep(("row", "repeat"), measure, line, table), cases, options)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,11 @@
 """Plants faults in pruned models and counts which of them the proof lets pass; counts right results that it refuses.
 
-    python tools/mutations                        every fault on every model, one seed each
-    python tools/mutations --seeds 3 --json FILE  three seeds each; what FILE holds is not run again
-    python tools/mutations --only llama/module-layer-index/0
-    python tools/mutations --faults unit,order --models vit,llama
-    python tools/mutations --right 1000           right results; every refusal is printed with what makes it again
-    python tools/mutations --time ../base         proof time against that of another checkout
+    python -m tools.mutations                        every fault on every model, one seed each
+    python -m tools.mutations --seeds 3 --json FILE  three seeds each; what FILE (JSON lines) holds is not run again
+    python -m tools.mutations --only llama/module-layer-index/0
+    python -m tools.mutations --faults unit,order --models vit,llama
+    python -m tools.mutations --right 1000           right results; every refusal is printed with what makes it again
+    python -m tools.mutations --time ../base         proof time against that of another checkout
 
 A fault is planted in the pruned side only: a wrong slice, size, scale or value in what ``slice-groups`` hands on
 (``faults.py``), a wrong copy of the user's class before it is proven (``copies.py``), an edit of the file that was
@@ -17,24 +17,17 @@ of the right result had said that it sees nothing there, and *MISSED* otherwise.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import warnings
 from collections import Counter, defaultdict
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-warnings.filterwarnings("ignore")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tools")]
-
-from mutations import right, timing, trials  # noqa: E402  (a folder of tools is no package of the project)
+from tools.bench.records import Record, Records, provenance
+from tools.bench.runner import parser_of
+from tools.mutations import right, timing, trials
 
 
-def table(records: list[dict]) -> str:
+def table(records: list[Record]) -> str:
     """Verdicts by fault and model, as text; the misses by key below it."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
@@ -52,7 +45,7 @@ def table(records: list[dict]) -> str:
 
 def main() -> int:
     """Runs what was asked for; 1 if a fault was missed or a right result refused."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="how many faults of each kind on each model")
     parser.add_argument("--count", type=int, help="at most so many trials")
     parser.add_argument("--only", help="one key, model/fault/seed, or right/...")
@@ -63,6 +56,7 @@ def main() -> int:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the first right result")
     parser.add_argument("--time", type=Path, metavar="DIR", help="proof time against that of another checkout")
     options = parser.parse_args()
+    warnings.filterwarnings("ignore")
     if options.time is not None:
         return timing.compared(options.time)
     keys = right.keys(options.first, options.right) if options.right is not None else trials.keys(options.seeds)
@@ -71,18 +65,16 @@ def main() -> int:
     models, names = ([part for part in text.split(",") if part] for text in (options.models, options.faults))
     keys = [key for key in keys if not models or key.split("/")[0] in models]
     keys = [key for key in keys if not names or key.split("/")[1].startswith(tuple(names))]
-    records: list[dict] = json.loads(options.json.read_text()) if options.json and options.json.exists() else []
-    known = {record["key"] for record in records}
-    keys = [key for key in keys if key not in known][: options.count]
-    for i, key in enumerate(keys):
+    records = Records(options.json, ("key",))
+    for case in list(records.missing({"key": key} for key in keys))[: options.count]:
+        key = case["key"]
         trial = right.run(key) if key.startswith("right/") else trials.run(key)
-        records.append(trial.to_dict())
+        records.add({**trial.to_dict(), **provenance()})
         if trial.verdict in (trials.MISSED, right.REFUSED) or options.only:
             print(f"{trial.verdict} {trial.key}: {trial.what} ({trial.answer})", flush=True)
-        if options.json and (i % 20 == 19 or i == len(keys) - 1):
-            options.json.write_text(json.dumps(records, indent=0) + "\n")
-    print(right.table(records) if options.right is not None else table(records))
-    return int(any(record["verdict"] in (trials.MISSED, right.REFUSED) for record in records))
+    found = list(records)
+    print(right.table(found) if options.right is not None else table(found))
+    return int(any(record["verdict"] in (trials.MISSED, right.REFUSED) for record in found))
 
 
 if __name__ == "__main__":

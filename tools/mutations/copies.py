@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from mutations.faults import Dice, dice_of
-from mutations.models import Case
+from tools.mutations.faults import Dice, dice_of
+from tools.mutations.models import Case
 
 Altered = Callable[[Any, Any, Dice], str | None]
 """Changes a copy (first) of the user's module (second)."""

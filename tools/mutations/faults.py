@@ -17,7 +17,7 @@ import numpy as np
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Host
 from graphprune.passes.slice_groups import SliceGroups, slice_edits
-from mutations.models import Case
+from tools.mutations.models import Case
 
 Dice = np.random.Generator
 

@@ -18,7 +18,7 @@ from graphprune.hosts.host import Host
 from graphprune.ir.dims import Factor, Index
 from graphprune.opening import open_host
 from graphprune.planning.plan import PruningPlan, make_plan
-from mutations import onnx_models
+from tools.mutations import onnx_models
 
 INEXACT = 0.3
 """How often a group is cut whose removal shifts a normalisation, and how often any other one."""
@@ -59,7 +59,7 @@ class Case:
 
 def _torch(name: str) -> Callable[[int], Any]:
     def build(seed: int) -> Any:
-        from mutations import torch_models
+        from tools.mutations import torch_models
 
         return getattr(torch_models, name)(seed)
 
@@ -70,7 +70,7 @@ def _exported(name: str) -> Callable[[int], Any]:
     def build(seed: int) -> Any:
         import onnx
 
-        from mutations import torch_models
+        from tools.mutations import torch_models
 
         module, inputs = getattr(torch_models, name)(seed)
         with tempfile.TemporaryDirectory() as folder:

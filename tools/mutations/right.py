@@ -16,9 +16,9 @@ import graphprune as gp
 from graphprune.analysis.groups import analyze_graph
 from graphprune.errors import GraphpruneError, TargetError
 from graphprune.hosts.onnx.host import OnnxHost
-from mutations import onnx_models
-from mutations.models import MODELS, case, planned
-from mutations.trials import Trial
+from tools.mutations import onnx_models
+from tools.mutations.models import MODELS, case, planned
+from tools.mutations.trials import Trial
 
 PASSED, REFUSED, NOTHING, UNPROVEN = "passed", "REFUSED", "no result", "says nothing"
 """Verdicts: proven; refused, or a crash; nothing can be pruned (or the runtime does not take the original); the outputs

@@ -17,8 +17,8 @@ import onnx
 from graphprune import ops
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.ops import Call, Row, Rule
-from mutations.models import Case
-from mutations.onnx_models import Drawing
+from tools.mutations.models import Case
+from tools.mutations.onnx_models import Drawing
 
 WIDTH = 12
 ROWS = 6

@@ -16,7 +16,7 @@ REPEATS = 3
 def measured() -> dict[str, tuple[float, float]]:
     """Processor seconds of an ``apply`` without and with the proof, the least of some after a first one; by model."""
     import graphprune as gp
-    from mutations.models import case
+    from tools.mutations.models import case
 
     found = {}
     for name in MODELS:

@@ -17,8 +17,8 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.api import Result
 from graphprune.errors import GraphpruneError
 from graphprune.hosts.onnx.host import OnnxHost
-from mutations import copies, faults, files, rules
-from mutations.models import MODELS, Case, case, opened, planned
+from tools.mutations import copies, faults, files, rules
+from tools.mutations.models import MODELS, Case, case, opened, planned
 
 CAUGHT, CRASHED, DECLARED, MISSED, NOTHING = "caught", "crashed", "declared", "MISSED", "no fault"
 """Verdicts: refused with one of graphprune's errors or checks; stopped by any other error; passed, after the proof of

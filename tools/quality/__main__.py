@@ -28,18 +28,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-for _name, _value in (("HF_HUB_OFFLINE", "1"), ("TRANSFORMERS_VERBOSITY", "error"), ("OMP_NUM_THREADS", "1")):
-    os.environ.setdefault(_name, _value)
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tools.bench.records import Record, Records, provenance, timed  # noqa: E402  (after what the run needs)
-from tools.bench.registry import CACHE  # noqa: E402
-from tools.quality import tables  # noqa: E402
-from tools.quality.cases import Case, dense_runner  # noqa: E402
-from tools.quality.models import CASES  # noqa: E402
-from tools.quality.recipes import RECIPES, TABLE, applies, prune  # noqa: E402
-from tools.quality.rivals import RIVALS, Rivals  # noqa: E402
-from tools.quality.rivals import TABLE as RIVALS_TABLE  # noqa: E402
+from tools.bench.records import Record, Records, provenance, timed
+from tools.bench.registry import CACHE
+from tools.bench.runner import parser_of
+from tools.quality import tables
+from tools.quality.cases import Case, dense_runner
+from tools.quality.models import CASES
+from tools.quality.recipes import RECIPES, TABLE, applies, prune
+from tools.quality.rivals import RIVALS, Rivals
+from tools.quality.rivals import TABLE as RIVALS_TABLE
 
 HERE = Path(__file__).parent
 RATIOS = (0.9, 0.8, 0.7, 0.6, 0.5)
@@ -120,9 +119,7 @@ def _line(record: Record) -> str:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for models and data, outside the repository")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of records.jsonl and table.txt")
     parser.add_argument("--models", nargs="*", choices=CASES, default=list(CASES))

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tools.bench.registry import fetch
+from tools.proofs.real_models import OCR
 from tools.quality import data, drawn
 from tools.quality.cases import Case, Run, Values, mean, onnx_runner, outputs, relative_error
-from tools.real_models import OCR
 
 RAPID = "PyPI rapidocr-onnxruntime 1.4.4 (Apache-2.0)"
 DDDDOCR = "PyPI ddddocr 1.6.1 (MIT)"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tools import real_models
 from tools.bench.registry import fetch, importable
+from tools.demo.train import read_idx
+from tools.proofs import real_models
 from tools.quality import data, train_cnn
 from tools.quality.cases import Batch, Case, Run, Values, batches, mean, outputs
-from tools.train_demo import read_idx
 
 ROOT = Path(__file__).resolve().parents[2]
 

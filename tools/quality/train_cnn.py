@@ -9,7 +9,6 @@ smoothing, bfloat16 autocast.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -18,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from graphprune.demo.model import DemoNet, preprocess
-from tools.train_demo import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
+from tools.bench.runner import parser_of
+from tools.demo.train import BATCH_SIZE, PEAK_LEARNING_RATE, accuracy, augment, read_idx
 
 
 def resnet20(weights: Path | None = None) -> DemoNet:
@@ -67,7 +67,7 @@ def train(data: Path, *, epochs: int = 6, seed: int = 0) -> DemoNet:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the four idx files, gzipped or not")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--epochs", type=int, default=6)

@@ -1,8 +1,8 @@
 """Records what compilations give, so that a redesign can be held against it: nets x recipes x both hosts, and texts.
 
-    python tools/snapshots record before.json           # in the state to keep
-    python tools/snapshots compare before.json          # in the new state: lists what differs
-    python tools/snapshots compare before.json --only swin --host torch
+    python -m tools.snapshots record before.json           # in the state to keep
+    python -m tools.snapshots compare before.json          # in the new state: lists what differs
+    python -m tools.snapshots compare before.json --only swin --host torch
 
 A record holds, for each compilation, the plan, the report (without times), digests of every tensor that is written, and
 the steps that ran; besides, the text of errors for wrong calls and the names of all options. It uses the public API
@@ -11,7 +11,6 @@ and the command line alone, so that any two states can be compared.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -24,18 +23,15 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import torch  # noqa: E402
-from vision_nets import made  # noqa: E402
+import numpy as np
+import onnx
+import torch
+from vision_nets import made
 
-import graphprune as gp  # noqa: E402
-
-torch.set_num_threads(1)
+import graphprune as gp
+from tools import ROOT
+from tools.bench.runner import parser_of
 
 NETS = [
     *["c2psa", "shufflenet", "convnext", "mobilenet", "densenet", "unet", "swin"],
@@ -79,12 +75,13 @@ SAMPLES = 24
 
 def main() -> int:
     """Records, or compares and lists the differences."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("action", choices=["record", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("--only", nargs="*", default=NETS, help="nets")
     parser.add_argument("--host", choices=["torch", "onnx"], action="append")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     wanted = tuple(options.host or ("torch", "onnx"))
     if options.action == "record":
         found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Rules judged by the node tests of onnx: a part of them here, all of them in ``tools/onnx_node_tests.py``."""
+"""Rules judged by the node tests of onnx: a part of them here, all of them in ``tools/proofs/onnx_node_tests.py``."""
 
 from __future__ import annotations
 

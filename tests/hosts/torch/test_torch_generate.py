@@ -120,7 +120,7 @@ FAMILIES = {
     "Phi3": {"intermediate_size": 20, "num_key_value_heads": 2},
     "Mamba2": {"num_heads": 4, "head_dim": 12, "state_size": 4, "n_groups": 2, "chunk_size": 4, "num_hidden_layers": 3},
 }
-"""Where a number of layers, heads or a chunk equals a size that changes; ``tools/decoders.py`` has all families."""
+"""Where a number of layers, heads or a chunk equals a size that changes; ``tools/proofs/decoders.py`` has all families."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,30 +1,33 @@
 """Runs the command on hostile files, each in a process of its own with little time and memory; prints what came of it.
 
 A trial must end with status 0, or with 2 and one line; within its time and memory; without a control character, a
-leftover, or a byte of a file outside the model's folder. Run it as
-``python tools/fuzz.py --count 1000 --kinds onnx --record fuzz.jsonl``; trials that the record holds are not repeated.
-``--only 17`` shows one of them.
+leftover, or a byte of a file outside the model's folder. Trials that the record holds are not repeated.
+
+    python -m tools.fuzz --count 1000 --kinds onnx --record fuzz.jsonl
+    python -m tools.fuzz --only 17                      shows one of them
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from fuzz_trials import KINDS, Bench, canary_sings, row_of
+
+from tools.bench.records import Record, Records, provenance
+from tools.bench.runner import parser_of
+
+KEY = ("number", "seed", "kinds")
+"""What a trial is made of, with the sources of the tests."""
 
 
 def main() -> int:
     """Runs the trials; 1 if one of them went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--count", type=int, default=1000, help="how many trials")
     parser.add_argument("--first", type=int, default=0, help="the number of the first one")
     parser.add_argument("--seed", type=int, default=0, help="of all of them")
@@ -36,24 +39,22 @@ def main() -> int:
     options = parser.parse_args()
     kinds = tuple(options.kinds.split(","))
     numbers = range(options.first, options.first + options.count) if options.only is None else [options.only]
-    rows = _recorded(options.record) if options.only is None else {}
+    records = Records(options.record if options.only is None else None, KEY)
+    cases = [{"number": number, "seed": options.seed, "kinds": options.kinds} for number in numbers]
     end = time.monotonic() + 60 * options.minutes
     _import(kinds)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         if not canary_sings(Path(folder)):
             print("this file system keeps no times of access: reads outside the folder go unnoticed", file=sys.stderr)
         bench = Bench(Path(folder))
-        for number in numbers:
-            if number in rows:
-                continue
+        for case in records.missing(cases):
             if time.monotonic() > end:
                 break
-            row = rows[number] = dict(row_of(*bench.trial(options.seed, number, kinds)))
-            if options.record is not None:
-                with options.record.open("a") as record:
-                    record.write(json.dumps(row) + "\n")
-    _show([rows[number] for number in numbers if number in rows], as_json=options.json, whole=options.only is not None)
-    return int(any(rows[number]["problems"] for number in numbers if number in rows))
+            row = row_of(*bench.trial(options.seed, case["number"], kinds))
+            records.add({**case, **row, **provenance()})
+    rows = [row for row in map(records.get, cases) if row is not None]
+    _show(rows, as_json=options.json, whole=options.only is not None)
+    return int(any(row["problems"] for row in rows))
 
 
 def _import(kinds: tuple[str, ...]) -> None:
@@ -67,13 +68,7 @@ def _import(kinds: tuple[str, ...]) -> None:
         import torch  # noqa: F401
 
 
-def _recorded(record: Path | None) -> dict[int, dict[str, Any]]:
-    if record is None or not record.exists():
-        return {}
-    return {row["number"]: row for row in map(json.loads, record.read_text().splitlines())}
-
-
-def _show(rows: list[dict[str, Any]], *, as_json: bool, whole: bool) -> None:
+def _show(rows: list[Record], *, as_json: bool, whole: bool) -> None:
     bad = [row for row in rows if row["problems"]]
     if as_json:
         print(json.dumps({"trials": len(rows), "problems": bad}, indent=1))

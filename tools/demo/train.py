@@ -2,7 +2,7 @@
 
 Run from the repository root, with the idx files of Fashion-MNIST (Debian package `dataset-fashion-mnist`):
 
-    python -m tools.train_demo --data /usr/share/datasets/fashion-mnist
+    python -m tools.demo.train --data /usr/share/datasets/fashion-mnist
 
 The network is trained to be prunable: to the usual loss comes a group-lasso penalty on the norm of each unit,
 a unit being one channel with every weight that would be removed with it. Pruning it is the job of graphprune.
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from graphprune.demo.model import DemoNet, ResidualBlock, preprocess
+from tools.bench.runner import parser_of
 
 BATCH_SIZE = 128
 EVALUATION_BATCH_SIZE = 500
@@ -47,7 +48,7 @@ NOTICE = """\
 
 {licence}
 - `demo_net.safetensors`, `demo_net.onnx`: weights of `DemoNet` (`model.py`), trained on the 60,000 training
-  images of Fashion-MNIST by `tools/train_demo.py` with the command
+  images of Fashion-MNIST by `tools/demo/train.py` with the command
 
       {command}
 
@@ -241,7 +242,7 @@ def export(model: DemoNet, path: Path) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with the four idx files, gzipped or not")
     parser.add_argument("--out", type=Path, default=Path("graphprune/demo"), help="where the outputs go")
     parser.add_argument("--epochs", type=int, default=8)
@@ -275,7 +276,7 @@ def main() -> None:
     export(model, options.out / "demo_net.onnx")
     np.savez_compressed(options.out / "demo_data.npz", images=test_images[:N_SHIPPED], labels=test_labels[:N_SHIPPED])
     command = (
-        f"python -m tools.train_demo --data DIR --epochs {options.epochs} --seed {options.seed} "
+        f"python -m tools.demo.train --data DIR --epochs {options.epochs} --seed {options.seed} "
         f"--threads {options.threads} --group-lasso {options.group_lasso:g} --ramp {options.ramp:g}"
     )
     notice = NOTICE.format(n_shipped=N_SHIPPED, licence=MIT_LICENCE, command=command, accuracy=full, shipped=shipped)

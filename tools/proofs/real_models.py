@@ -5,25 +5,21 @@ refused the model is skipped and says so. ONNX files: magika (tf2onnx), the PP-O
 YOLOv8n of nudenet (AGPL: read here, never shipped). PyTorch: EfficientNet-Lite0, MiniLM (BERT), SmolLM2-135M (GQA
 decoder with RoPE).
 
-    python tools/real_models.py [--cache DIR] [--models NAME ...] [--target macs=0.5] [--json real_models.json]
+    python -m tools.proofs.real_models [--cache DIR] [--only NAME ...] [--target macs=0.5] [--json real_models.jsonl]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 import graphprune as gp
+from tools.bench.records import Record
 from tools.bench.registry import CACHE, fetch
+from tools.bench.runner import Sweep, arguments, run
 
 
 def onnx_file(cache: Path, requirement: str, path: str):
@@ -89,48 +85,59 @@ MODELS: dict[str, Callable[[Path], tuple]] = {
 }
 
 
-def main() -> None:
-    """Prunes each model and prints a row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+COLUMNS = "MACs kept", "params", "1 thread", "masked", "permuted", "runtime", "module", "seconds"
+
+
+def measure(record: Record, *, cache: Path) -> None:
+    """Prunes one model."""
+    try:
+        model, inputs = MODELS[record["model"]](cache)
+    except RuntimeError as error:
+        raise LookupError(f"skipped: {error}") from error
+    begin = time.perf_counter()
+    result = gp.prune(model, inputs, target=record["target"], latency=record["latency"])
+    record["total_seconds"] = time.perf_counter() - begin
+    record["class"] = None if result.module is None else type(result.module).__name__
+    record["report"] = result.report.to_dict()
+    record["kept"] = {metric: result.report.cost(metric).fraction for metric in ("macs", "params")}
+    record["proof"] = {check.name: check.difference for check in result.report.proof}
+    record["faster"] = [row.before / row.after for row in result.report.latency]
+    record["notes"] = list(result.report.notes)
+
+
+def line(record: Record) -> str:
+    """A record as a row of the table."""
+    if "error" in record:
+        return f"{record['model']:20} {record['error']}"
+    speed = f"{record['faster'][0]:.2f}x" if record["faster"] else "-"
+    checks = (record["proof"].get(check) for check in ("masked", "permutation", "onnxruntime"))
+    return (
+        f"{record['model']:20}{record['kept']['macs']:12.1%}{record['kept']['params']:12.1%}{speed:>12}"
+        + "".join(f"{'-':>12}" if difference is None else f"{difference:12.1e}" for difference in checks)
+        + f"{(record['class'] or '-')[:11]:>12}{record['total_seconds']:12.1f}"
+    )
+
+
+def table(records: list[Record]) -> str:
+    """All rows, with what the reports note."""
+    lines = [f"{'model':20}" + "".join(f"{column:>12}" for column in COLUMNS)]
+    for record in records:
+        lines += [line(record), *(f"{'':20} note: {note}" for note in record.get("notes", ()))]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Prunes each model and prints a table; 1 if one was refused."""
+    parser = arguments(__doc__, seconds=3600)
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--models", nargs="*", choices=MODELS, default=list(MODELS))
     parser.add_argument("--target", default="macs=0.5")
     parser.add_argument("--no-latency", action="store_true")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    rows = {}
-    columns = "MACs kept", "params", "1 thread", "masked", "permuted", "runtime", "module", "seconds"
-    print(f"{'model':20}" + "".join(f"{column:>12}" for column in columns))
-    for name in options.models:
-        try:
-            model, inputs = MODELS[name](options.cache)
-        except RuntimeError as error:
-            print(f"{name:20} skipped: {error}")
-            continue
-        begin = time.perf_counter()
-        try:
-            result = gp.prune(model, inputs, target=options.target, latency=not options.no_latency)
-        except gp.GraphpruneError as error:
-            rows[name] = {"error": str(error)}
-            print(f"{name:20} {error}")
-            continue
-        seconds = time.perf_counter() - begin
-        report = result.report
-        rows[name] = {**report.to_dict(), "total_seconds": seconds}
-        proof = {check.name: check.difference for check in report.proof}
-        speed = f"{report.latency[0].before / report.latency[0].after:.2f}x" if report.latency else "-"
-        module = "-" if result.module is None else type(result.module).__name__[:11]
-        print(
-            f"{name:20}{report.cost('macs').fraction:12.1%}{report.cost('params').fraction:12.1%}{speed:>12}"
-            + "".join(f"{proof[check]:12.1e}" for check in ("masked", "permutation", "onnxruntime"))
-            + f"{module:>12}{seconds:12.1f}",
-            flush=True,
-        )
-        for note in report.notes:
-            print(f"{'':20} note: {note}")
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    how = {"target": options.target, "latency": not options.no_latency}
+    sweep = Sweep(("model", *how), partial(measure, cache=options.cache), line, table)
+    found = run(sweep, [{"model": name, **how} for name in MODELS], options)
+    return int(any("error" in record for record in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

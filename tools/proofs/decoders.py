@@ -1,6 +1,6 @@
 """Prune small decoders of many families and decode with their caches: what ``generate`` gives is what was proven.
 
-    python tools/decoders.py [FAMILY ...] [--target params=0.6] [--json FILE]
+    python -m tools.proofs.decoders [--only FAMILY ...] [--target params=0.6] [--json FILE]
 
 Each decoder has 12 layers and 4 key-value heads where the family has such, so that sizes that pruning changes equal the
 indices of layers. Needs transformers; weights are random, nothing is loaded. A row fails where the pruned module is not
@@ -10,23 +10,20 @@ those without by more than 1e-5 of the largest (seen here by ``generate`` of its
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import graphprune as gp
+from tools.bench.records import Record
+from tools.bench.records import table as text_table
+from tools.bench.runner import Sweep, arguments, run
 
 N_LAYERS, N_TOKENS, N_NEW = 12, 12, 8
 LIMIT, SECONDS = 1e-5, 30.0
@@ -130,78 +127,71 @@ def cache_error(model: Any, ids: torch.Tensor, mask: torch.Tensor, **options: An
     return float((with_cache - without).abs().max() / without.abs().max())
 
 
-def judge(family: str, target: str) -> dict[str, Any]:
-    """One row of the table."""
-    model = decoder(family)
+def measure(record: Record) -> None:
+    """Prunes one decoder and decodes with it."""
+    transformers.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
+    model = decoder(record["family"])
     ids = torch.randint(3, 96, (2, N_TOKENS))
     mask = torch.ones_like(ids)
     mask[1, :3] = 0
+    record["passed"] = False
     begin = time.perf_counter(), time.process_time()
-    try:
-        result = gp.prune(model, {"input_ids": ids}, target=target)
-    except gp.GraphpruneError as error:
-        return {"family": family, "error": str(error), "passed": False}
-    seconds, cpu = time.perf_counter() - begin[0], time.process_time() - begin[1]
+    result = gp.prune(model, {"input_ids": ids}, target=record["target"])
+    record.update(prune_seconds=time.perf_counter() - begin[0], prune_cpu_seconds=time.process_time() - begin[1])
     module = result.module
     same_class = type(module) is type(model)
     check = next((check for check in result.report.proof if check.name == "cached"), None)
+    record.update(
+        {
+            "class": type(module).__name__,
+            "params": result.report.cost("params").fraction,
+            "layer_idx_intact": indices(module) == indices(model) if same_class else None,
+            "attributes": {row.path: [row.before, row.after] for row in result.report.attributes},
+            "proof": None if check is None else [check.difference, check.tolerance, check.note],
+            "notes": list(result.report.notes),
+        }
+    )
+    original = cache_error(model, ids, mask)
     error = cache_error(module, ids, mask) if same_class else None
-    row = {
-        "family": family,
-        "class": type(module).__name__,
-        "params": result.report.cost("params").fraction,
-        "layer_idx_intact": indices(module) == indices(model) if same_class else None,
-        "attributes": {row.path: [row.before, row.after] for row in result.report.attributes},
-        "proof": None if check is None else [check.difference, check.tolerance, check.note],
-        "original": cache_error(model, ids, mask),
-        "cached": error,
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "notes": list(result.report.notes),
-    }
-    limit = max(LIMIT, 2 * row["original"])
-    row["passed"] = bool(same_class and row["layer_idx_intact"] and check and error <= limit and cpu < SECONDS)
-    return row
+    record.update(original=original, cached=error)
+    good = same_class and record["layer_idx_intact"] and check is not None and error is not None
+    quick = record["prune_cpu_seconds"] < SECONDS
+    record["passed"] = bool(good and quick and error <= max(LIMIT, 2 * original))
+
+
+def line(record: Record) -> str:
+    """A record in short."""
+    return f"{record['family']}: {record.get('error') or ('passed' if record['passed'] else 'FAILED')}"
+
+
+def table(records: list[Record]) -> str:
+    """All families."""
+    head = ("family", "class", "params", "layer_idx", "attributes", "cached", "original", "CPU seconds", "")
+    rows = []
+    for record in records:
+        if "error" in record:
+            rows.append([record["family"], record["error"][:60], *[None] * 6, "FAILED"])
+            continue
+        names = {path.rpartition(".")[2] for path in record["attributes"]}
+        rows.append(
+            [
+                record["family"], record["class"], f"{record['params']:.0%}", record["layer_idx_intact"],
+                ", ".join(sorted(names)), record["cached"], record["original"],
+                f"{record['prune_cpu_seconds']:.1f}", "passed" if record["passed"] else "FAILED",
+            ]
+        )  # fmt: skip
+    return text_table(head, rows)
 
 
 def main() -> int:
-    """Runs the families that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", choices=[*DECODERS, []], default=[])
+    """Runs the families; 1 if one does not pass."""
+    parser = arguments(__doc__, seconds=600)
     parser.add_argument("--target", default="params=0.6")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)
-    table = Table()
-    for column in ("family", "class", "params", "layer_idx", "attributes", "cached", "original", "seconds", ""):
-        table.add_column(column)
-    rows = []
-    for family in options.families or DECODERS:
-        row = judge(family, options.target)
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-        if "error" in row:
-            table.add_row(family, row["error"][:60], *[""] * 6, "FAILED")
-            continue
-        names = {path.rpartition(".")[2] for path in row["attributes"]}
-        cached = "" if row["cached"] is None else f"{row['cached']:.1e}"
-        table.add_row(
-            family,
-            row["class"],
-            f"{row['params']:.0%}",
-            str(row["layer_idx_intact"]),
-            ", ".join(sorted(names)),
-            cached,
-            f"{row['original']:.1e}",
-            f"{row['seconds']:.1f} ({row['cpu_seconds']:.1f} CPU)",
-            "passed" if row["passed"] else "FAILED",
-        )
-    Console(width=160).print(table)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
-    return 0 if all(row["passed"] for row in rows) else 1
+    sweep = Sweep(("family", "target"), measure, line, table, fork=True)
+    found = run(sweep, [{"family": family, "target": options.target} for family in DECODERS], options)
+    return int(not all(record.get("passed") for record in found))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What both PyTorch exporters write of transformers' architectures, pruned as ONNX files and proven.
 
-Every second architecture that ``tools/coverage.py`` sweeps, and what is asked for by name, is written by
+Every second architecture that ``architectures.py`` sweeps, and what is asked for by name, is written by
 ``torch.onnx.export`` with ``dynamo=True`` and with ``dynamo=False``; each file is opened, half of every group is
 pruned at random, and the result proven (masked and permutation oracle, and the saved file in onnxruntime). Each runs in
 a process of its own with limits of memory and time; a run continues where it was stopped.
 
-    python tools/coverage_exports.py [--only PATTERN] [--results exports.jsonl] [--table tools/coverage_exports.md]
+    python -m tools.coverage_sweep.exports [--only PATTERN ...] [--jobs N] [--json exports.jsonl]
+    python -m tools.coverage_sweep.exports --only bert/dynamo --table tools/coverage_sweep/exports.md
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-import coverage  # first: it sets what libraries read from the environment
-from coverage_onnx import prune_half
-from coverage_table import _cell, _rows
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, error_line, run
+from tools.coverage_sweep import architectures
+from tools.coverage_sweep.onnx_files import prune_half
+from tools.coverage_sweep.summary import cell, rows_of
 
 EXPORTERS = ("dynamo", "script")
 ENOUGH = 0.8
@@ -94,17 +97,18 @@ def refusal(path: Path, feeds: dict[str, Any]) -> str:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})
     except Exception as error:  # noqa: BLE001  (its errors have no common base)
-        return re.sub(r"Load model from \S+ failed: ?", "", coverage.line(error))
+        return re.sub(r"Load model from \S+ failed: ?", "", error_line(error))
     return ""
 
 
-def measure(name: str, record: dict[str, Any]) -> None:
+def measure(record: Record) -> None:
     """Takes the file of one architecture and one exporter (``bert/dynamo``) through all stages."""
     import torch
 
-    model_type, exporter = name.split("/")
+    record["stage"] = ""
+    model_type, exporter = record["type"].split("/")
     torch.set_num_threads(1)
-    model, inputs = coverage.build(model_type)
+    model, inputs = architectures.build(model_type)
     record.update(model=type(model).__name__, stage="built")
     for module in model.modules():
         if getattr(module, "config", None) is not None:
@@ -122,23 +126,23 @@ def measure(name: str, record: dict[str, Any]) -> None:
             prune_half(path, feeds, row)
         finally:
             record.update(row)
-            for stage in coverage.STAGES[2:]:
+            for stage in architectures.STAGES[2:]:
                 if row.get(stage) == "yes":
                     record["stage"] = stage
     if row["proven"] != "yes" or not row["saved"]:
         raise AssertionError(f"proof failed: {row['checks']}" if row["saved"] else "the saved file computes otherwise")
 
 
-def table(records: dict[str, dict[str, Any]]) -> str:
+def table(records: list[Record]) -> str:
     """Markdown: a summary, the files that were exported, and what was not, with the reason."""
-    rows = [r for r in records.values() if r["stage"]]
+    rows = sorted((r for r in records if r.get("stage")), key=lambda record: record["type"])
     lines = [
         "# Coverage of exported ONNX files",
         "",
-        "Written by `python tools/coverage_exports.py --table tools/coverage_exports.md`: every second architecture of",
-        "transformers, small configs, random weights, written by both of PyTorch's ONNX exporters. Half of every group",
-        "is pruned at random; the masked and the permutation oracle run in onnxruntime, and the saved file again. The",
-        "share is one of the parameters that are no tables of embeddings.",
+        "Written by `python -m tools.coverage_sweep.exports --table tools/coverage_sweep/exports.md`: every second",
+        "architecture of transformers, small configs, random weights, written by both of PyTorch's ONNX exporters. Half of",
+        "every group is pruned at random; the masked and the permutation oracle run in onnxruntime, and the saved file",
+        "again. The share is one of the parameters that are no tables of embeddings.",
         "",
     ]
     for exporter in EXPORTERS:
@@ -156,13 +160,13 @@ def table(records: dict[str, dict[str, Any]]) -> str:
     lines[-1] = lines[-1][:-1] + "."
     exported = [r for r in rows if r["stage"] != "built" and not r.get("invalid")]
     lines += ["", "## Exported", ""]
-    lines += _rows(
+    lines += rows_of(
         ("file", "class", "reached", "share", "groups", "largest difference", "analysis s", "barriers"),
         (
             (
                 r["type"], r["model"], r["stage"], f"{r['share']:.1%}" if "share" in r else "", r.get("groups", ""),
                 f"{max(c[0] for c in r['checks'].values()):.1e}" if r.get("checks") else "",
-                f"{r['analysis s']:.2f}" if "analysis s" in r else "", _cell(r.get("barriers", ""), 100),
+                f"{r['analysis s']:.2f}" if "analysis s" in r else "", cell(r.get("barriers", ""), 100),
             )
             for r in exported
         ),
@@ -174,23 +178,24 @@ def table(records: dict[str, dict[str, Any]]) -> str:
     ):
         if found:
             lines += ["", f"## {title}", ""]
-            lines += _rows(("file", "reason"), ((r["type"], _cell(r.get(key, ""), 200)) for r in found))
+            lines += rows_of(("file", "reason"), ((r["type"], cell(r.get(key, ""), 200)) for r in found))
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     """Sweeps and writes the table."""
-    options = coverage.arguments(__doc__, "exports.jsonl", 120).parse_args()
+    parser = arguments(__doc__, seconds=120, memory=12)
+    parser.set_defaults(json=Path("exports.jsonl"))
+    options = parser.parse_args()
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     types = sorted(CONFIG_MAPPING_NAMES)
     types = types[::2] if options.only == ["*"] else types
-    names = coverage.left([f"{each}/{exporter}" for each in types for exporter in EXPORTERS], options)
-    if names:
-        coverage.warm_up(onnx=True)
-        coverage.sweep(names, measure, options)
-    if options.table:
-        options.table.write_text(table(coverage.latest(options.results)))
+    sweep = Sweep(
+        ("type",), measure, architectures.line, table,
+        fork=True, prepare=partial(architectures.warm_up, onnx=True), quiet=True, shuffled=True,
+    )  # fmt: skip
+    run(sweep, [{"type": f"{each}/{exporter}"} for each in types for exporter in EXPORTERS], options)
     return 0
 
 

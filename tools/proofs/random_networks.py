@@ -1,23 +1,21 @@
 """Prunes many small random networks and proves each; prints what failed, with the seed that makes it again.
 
-Run it as ``python tools/random_nets.py --count 2000 --seed 0``; ``--only 17`` shows one network and its failure.
+python -m tools.proofs.random_networks --count 2000 --seed 0
+python -m tools.proofs.random_networks --only 17            shows one network and its failure
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import traceback
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-
 from random_nets import Seeded, build, check
+
+from tools.bench.runner import parser_of
 
 SHAPES = ((2, 3, 6, 6), (2, 4, 5), (3, 5))
 """An image, a sequence, a row."""
@@ -25,7 +23,7 @@ SHAPES = ((2, 3, 6, 6), (2, 4, 5), (3, 5))
 
 def main() -> int:
     """Runs the networks; 1 if one of them failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--count", type=int, default=2000, help="how many networks")
     parser.add_argument("--seed", type=int, default=0, help="of the first; the others follow")
     parser.add_argument("--only", type=int, help="one seed, with the model as text")

@@ -6,35 +6,29 @@ compared at equal latency. The files run interleaved in onnxruntime with the ori
 fraction of its latency. Quality is the model's metric on held-out data, and the error of the outputs there, relative to
 their standard deviation, which tells results apart where the metric is too coarse.
 
-    python tools/bench_latency_target.py [--models NAME ...] [--fraction 0.6] [--threads 1] [--json FILE]
+    python -m tools.bench.latency_target [--only NAME ...] [--fraction 0.6] [--threads 1] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 import time
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import graphprune as gp
 from graphprune.data.batches import open_batches
 from graphprune.opening import open_host
 from graphprune.profiling.measure import clock_of
 from graphprune.runtime import sessions as runtime
+from tools.bench.records import Record
+from tools.bench.records import table as text_table
 from tools.bench.registry import CACHE
+from tools.bench.runner import Sweep, arguments, run
 from tools.quality.cases import Batch, Case
 from tools.quality.models import CASES
 
@@ -69,75 +63,78 @@ def quality(case: Case, host: Any, result: gp.Result) -> dict[str, float]:
     return {"value": value, "error": float(np.sqrt(np.mean(errors) / np.mean(energies)))}
 
 
-def bench(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One row: requested, predicted and measured latency, MACs and quality of all prunings."""
-    case = CASES[name](options.cache)
+def measure(record: Record, *, cache: Path) -> None:
+    """Requested, predicted and measured latency, MACs and quality of all prunings."""
+    case = CASES[record["model"]](cache)
     host = open_host(case.model, case.example, shapes=case.shapes)
     batches = open_batches(case.calibration, host)
     begin = time.perf_counter()
-    profile = gp.profile(case.model, case.example, shapes=case.shapes, threads=options.threads, quick=True)
-    row: dict[str, Any] = {"metric": case.metric, "profile_seconds": time.perf_counter() - begin}
+    profile = gp.profile(case.model, case.example, shapes=case.shapes, threads=record["threads"], quick=True)
+    record.update(metric=case.metric, profile_seconds=time.perf_counter() - begin)
 
     def pruned(target: dict[str, float]) -> gp.Result:
         return gp.prune(
             case.model, case.example, shapes=case.shapes, target=target, profile=profile, calibration=batches,
-            verify=options.verify,
+            verify=record["verified"],
         )  # fmt: skip
 
-    results = {metric: pruned({metric: options.fraction}) for metric in ("latency", "macs")}
-    _, found = fractions(host, results, options.threads)
+    results = {metric: pruned({metric: record["fraction"]}) for metric in ("latency", "macs")}
+    _, found = fractions(host, results, record["threads"])
     results["equal"] = pruned({"latency": min(found["macs"], 1.0)})
-    row["before_ms"], found = fractions(host, results, options.threads)
+    record["before_ms"], found = fractions(host, results, record["threads"])
     for each, result in results.items():
-        row[each] = {
+        record[each] = {
             "fraction": found[each],
             "macs": result.report.cost("macs").fraction,
             "notes": list(result.report.notes),
             **quality(case, host, result),
         }
-    row["predicted"] = results["latency"].report.cost("latency").fraction
-    row["within"] = abs(found["latency"] / options.fraction - 1)
-    return row
+    record["predicted"] = results["latency"].report.cost("latency").fraction
+    record["within"] = abs(found["latency"] / record["fraction"] - 1)
 
 
-def main() -> None:
-    """Runs the benchmark and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def line(record: Record) -> str:
+    """A record in short."""
+    if "error" in record:
+        return f"{record['model']}: {record['error']}"
+    found = record["latency"]
+    return f"{record['model']}: {found['fraction']:.1%} of {record['before_ms']:.2f} ms, off by {record['within']:.1%}"
+
+
+def table(records: list[Record]) -> str:
+    """Every model with its three prunings: to a latency, to MACs, and as fast as those by latency."""
+    head = ("model", "before, ms", "latency", "off by", "MACs", "metric", "error")
+    head += ("by MACs: latency", "metric", "error", "as fast: latency", "metric", "error")
+    rows = []
+    for record in records:
+        if "error" in record:
+            rows.append([record["model"], record["error"][:60], *[None] * (len(head) - 2)])
+            continue
+        cells = [record["model"], f"{record['before_ms']:.2f}"]
+        for each in ("latency", "macs", "equal"):
+            found = record[each]
+            cells.append(f"{found['fraction']:.1%}")
+            if each == "latency":
+                cells += [f"{record['within']:.1%}", f"{found['macs']:.1%}"]
+            cells += [f"{found['value']:.4f}", f"{found['error']:.4f}"]
+        rows.append(cells)
+    return text_table(head, rows)
+
+
+def main() -> int:
+    """Runs the benchmark and prints a table; 1 if a case has failed."""
+    parser = arguments(__doc__, seconds=7200)
+    parser.set_defaults(only=["efficientnet-lite0", "minilm", "magika", "resnet20"])
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument(
-        "--models", nargs="*", choices=CASES, default=["efficientnet-lite0", "minilm", "magika", "resnet20"]
-    )
     parser.add_argument("--fraction", type=float, default=0.6)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--verify", action="store_true", help="prove the results, too")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    warnings.filterwarnings("ignore")
-    rows: dict[str, Any] = {}
-    table = Table(
-        "model", "before, ms", f"latency={options.fraction:g}: measured", "off by", "MACs", "metric", "error",
-        f"macs={options.fraction:g}: measured", "metric", "error", "as fast by latency: measured", "metric", "error",
-    )  # fmt: skip
-    for name in options.models:
-        try:
-            rows[name] = row = bench(name, options)
-        except (RuntimeError, gp.GraphpruneError) as error:
-            rows[name] = {"error": str(error)}
-            table.add_row(name, str(error))
-            continue
-        cells = [name, f"{row['before_ms']:.2f}"]
-        for each in ("latency", "macs", "equal"):
-            found = row[each]
-            cells.append(f"{found['fraction']:.1%}")
-            if each == "latency":
-                cells += [f"{row['within']:.1%}", f"{found['macs']:.1%}"]
-            cells += [f"{found['value']:.4f}", f"{found['error']:.4f}"]
-        table.add_row(*cells)
-        print(json.dumps({name: row}), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    Console(width=180).print(table)
+    how = {"fraction": options.fraction, "threads": options.threads, "verified": options.verify}
+    sweep = Sweep(("model", *how), partial(measure, cache=options.cache), line, table)
+    found = run(sweep, [{"model": name, **how} for name in CASES], options)
+    return int(any("error" in record for record in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,66 +1,47 @@
 """How much of transformers graphprune prunes: every architecture, small, pruned by half and proven.
 
-Every architecture in transformers' mappings is built with a small config and random weights
-(``tools/small_configs.py``, ``tools/small_inputs.py``), traced, analysed, pruned to half of every group at random and
-by l2, and proven: the masked oracle for both, the permutation oracle, and the exported file in onnxruntime. Each runs
-in a process of its own with limits of memory and time. Results go to a JSONL file as they come, and a run continues
-where it was stopped; the table is made from that file.
+Every architecture in transformers' mappings is built with a small config and random weights (``small_configs.py``,
+``small_inputs.py``), traced, analysed, pruned to half of every group at random and by l2, and proven: the masked oracle
+for both, the permutation oracle, and the exported file in onnxruntime. Each runs in a process of its own with limits of
+memory and time. Records are kept as they come, and a run continues where it was stopped; the table is made from them.
 
-    python tools/coverage.py [--only PATTERN] [--jobs N] [--results coverage.jsonl] [--table tools/coverage.md]
+    python -m tools.coverage_sweep.architectures [--only PATTERN ...] [--jobs N] [--json coverage.jsonl]
+    python -m tools.coverage_sweep.architectures --only bert --table tools/coverage_sweep/architectures.md
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import logging
-import multiprocessing
 import os
-import random
-import re
-import resource
 import sys
 import tempfile
 import time
-import traceback
-import warnings
+from argparse import BooleanOptionalAction
 from collections import Counter
-from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).parent))
 
 import numpy as np
 
-from graphprune.errors import GraphpruneError, ModelError
+from graphprune.errors import ModelError
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, error_line, run
+from tools.coverage_sweep.summary import table
 
+RECORDS = Path("coverage.jsonl")
 STAGES = ("built", "exported", "analysed", "pruned", "proven")
 EMBEDDINGS = ("aten.embedding.default",)
-Measure = Callable[[str, dict[str, Any]], None]
-"""Takes one architecture, by name, through all stages, and notes in the record what was reached."""
-
-
-def line(error: BaseException) -> str:
-    """An error in one line: that of PyTorch's exporter is the one that it wraps."""
-    while type(error).__name__ in ("ConversionError", "TorchExportError") and error.__cause__ is not None:
-        error = error.__cause__
-    text = re.sub(r"\x1b\[\d*m", "", " ".join(str(error).split()))
-    text = re.sub(r"'?/\S*/site-packages/", "", text)  # no paths of this machine in the table
-    return f"{type(error).__name__}: {text}"[:240]
 
 
 def build(model_type: str) -> tuple[Any, dict[str, Any]]:
     """A small model of a type, and arguments that it runs on; the first of its configs and classes that has both."""
     import torch
-    from small_configs import PARAMETERS, candidates, small_configs
-    from small_inputs import small_inputs
+
+    from tools.coverage_sweep.small_configs import PARAMETERS, candidates, small_configs
+    from tools.coverage_sweep.small_inputs import small_inputs
 
     classes = candidates(model_type)
     if not classes:
@@ -85,13 +66,15 @@ def build(model_type: str) -> tuple[Any, dict[str, Any]]:
     raise first
 
 
-def measure(model_type: str, record: dict[str, Any], *, onnx: bool) -> None:
+def measure(record: Record, *, onnx: bool) -> None:
     """Takes one architecture through all stages; what was reached stands in ``record``."""
     import torch
-    from small_inputs import with_masks
+
+    from tools.coverage_sweep.small_inputs import with_masks
 
     torch.set_num_threads(1)
-    model, inputs = build(model_type)
+    record["stage"] = ""
+    model, inputs = build(record["type"])
     try:
         measure_module(model, inputs, record, onnx=onnx)
     except ModelError:
@@ -121,7 +104,7 @@ def redraw(model: Any) -> None:
                 parameter.uniform_(0.5, 1.5, generator=generator)
 
 
-def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shapes: Any = None, *, onnx: bool) -> None:
+def measure_module(model: Any, inputs: Any, record: Record, dynamic_shapes: Any = None, *, onnx: bool) -> None:
     """Takes a module through all stages; what was reached stands in ``record``."""
     from graphprune.analysis.groups import analyze_graph
     from graphprune.collector import frozen_garbage_collection
@@ -145,7 +128,7 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
     with frozen_garbage_collection():
         graph = host.graph()
         analysis = analyze_graph(graph)
-    record["seconds"] = round(time.process_time() - begin, 3)
+    record["analysis_seconds"] = round(time.process_time() - begin, 3)
     tables = {n.operands[0] for n in graph.nodes if n.op in EMBEDDINGS}
     held = {site.tensor for group in analysis.groups for site in group.sites}
     weights = {v.name: v.n_elements for v in graph.stored if v.kind == "parameter" and v.name not in tables}
@@ -193,65 +176,9 @@ def measure_module(model: Any, inputs: Any, record: dict[str, Any], dynamic_shap
                             f"what the exporter writes of the whole model differs by {whole.difference:.2g}"
                         )
             except Exception as error:  # noqa: BLE001
-                record["onnx_error"] = line(error)
+                record["onnx_error"] = error_line(error)
     if failed:
         raise AssertionError(f"proof failed: {', '.join(failed)}")
-
-
-def work(name: str, measured: Measure, pipe: Any, memory: int) -> None:
-    """The process of one architecture."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    record: dict[str, Any] = {"type": name, "stage": ""}
-    begin = time.perf_counter()
-    try:
-        measured(name, record)
-    except BaseException as error:  # noqa: BLE001
-        record["error"] = line(error)
-        if not isinstance(error, GraphpruneError | LookupError | AssertionError):
-            record["where"] = traceback.format_exc()[-1500:]
-    record["wall"] = round(time.perf_counter() - begin, 1)
-    pipe.send(record)
-    os._exit(0)
-
-
-def sweep(names: list[str], measured: Measure, options: argparse.Namespace) -> None:
-    """Measures each in a process of its own, ``--jobs`` at a time, and appends what comes to the results."""
-    context = multiprocessing.get_context("fork")
-    running: dict[str, tuple[Any, Any, float]] = {}
-    waiting = list(reversed(names))
-    done = 0
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            name = waiting.pop()
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=work, args=(name, measured, theirs, options.memory << 30))
-            process.start()
-            theirs.close()
-            running[name] = (process, ours, time.monotonic())
-        for name, (process, pipe, begin) in list(running.items()):
-            record = None
-            if pipe.poll(0.05):
-                try:
-                    record = pipe.recv()
-                except EOFError:
-                    process.join()
-                    record = {"type": name, "stage": "", "error": f"the process ended with status {process.exitcode}"}
-            elif time.monotonic() - begin > options.seconds:
-                process.kill()
-                record = {"type": name, "stage": "", "error": f"took longer than {options.seconds} s"}
-            if record is not None:
-                process.join(5)
-                del running[name]
-                done += 1
-                with options.results.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-                reached = f"{record['stage']} {record.get('share', '')} {record.get('error', '')}"
-                print(f"[{done}/{len(names)}] {name}: {reached}"[:200], flush=True)
 
 
 def warm_up(*, onnx: bool) -> None:
@@ -273,55 +200,24 @@ def warm_up(*, onnx: bool) -> None:
     gc.freeze()  # the processes that fork off share this heap and need not walk it
 
 
-def latest(path: Path) -> dict[str, dict[str, Any]]:
-    """The last result of every architecture."""
-    found: dict[str, dict[str, Any]] = {}
-    if path.exists():
-        for text in path.read_text().splitlines():
-            record = json.loads(text)
-            found[record["type"]] = record
-    return dict(sorted(found.items()))
-
-
-def arguments(description: str | None, results: str, seconds: int) -> argparse.ArgumentParser:
-    """The options that all sweeps share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN", help="model types, with * and ?")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seconds", type=int, default=seconds, help="limit of time for one architecture")
-    parser.add_argument("--memory", type=int, default=12, help="limit of address space for one, in GiB")
-    parser.add_argument("--results", type=Path, default=Path(results))
-    parser.add_argument("--table", type=Path, help="write the table of all results here")
-    parser.add_argument("--again", action="store_true", help="run those that have a result too")
-    parser.add_argument("--retry", action="store_true", help="run those that have an error too")
-    return parser
-
-
-def left(names: list[str], options: argparse.Namespace) -> list[str]:
-    """The names that are asked for and have no result yet, in an order that is random and always the same."""
-    known = latest(options.results)
-    names = [name for name in names if any(fnmatchcase(name, p) for p in options.only)]
-    if not options.again:
-        names = [n for n in names if n not in known or (options.retry and "error" in known[n])]
-    random.Random(0).shuffle(names)  # a sweep that is stopped has seen a fair sample
-    return names
+def line(record: Record) -> str:
+    """A record in short."""
+    return f"{record['type']}: {record.get('stage', '')} {record.get('share', '')} {record.get('error', '')}"[:200]
 
 
 def main() -> int:
     """Sweeps and writes the table."""
-    parser = arguments(__doc__, "coverage.jsonl", 300)
-    parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=True, help="export and run the file")
+    parser = arguments(__doc__, seconds=300, memory=12)
+    parser.set_defaults(json=RECORDS)
+    parser.add_argument("--onnx", action=BooleanOptionalAction, default=True, help="export and run the file")
     options = parser.parse_args()
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-    names = left(sorted(CONFIG_MAPPING_NAMES), options)
-    if names:
-        warm_up(onnx=options.onnx)
-        sweep(names, partial(measure, onnx=options.onnx), options)
-    if options.table:
-        from coverage_table import table
-
-        options.table.write_text(table(latest(options.results)))
+    sweep = Sweep(
+        ("type",), partial(measure, onnx=options.onnx), line, table,
+        fork=True, prepare=partial(warm_up, onnx=options.onnx), quiet=True, shuffled=True,
+    )  # fmt: skip
+    run(sweep, [{"type": name} for name in sorted(CONFIG_MAPPING_NAMES)], options)
     return 0
 
 

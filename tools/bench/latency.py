@@ -3,20 +3,15 @@
 Each model is pruned uniformly, so that its class can be instantiated at the pruned widths; both are exported by the
 same exporter and run interleaved in onnxruntime. The ratio is pruned / scratch, median over rounds; 1 is perfect.
 
-    python tools/bench_latency.py [--rounds 5] [--seconds 2] [--json bench_latency.json]
+    python -m tools.bench.latency [--rounds 5] [--clocked 2] [--only NAME ...] [--json latency.jsonl]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
+import sys
 import tempfile
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import torch
 import transformers as hf
@@ -24,6 +19,8 @@ import transformers as hf
 import graphprune as gp
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.runtime import sessions as runtime
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, run
 
 
 def resnet50():
@@ -66,40 +63,55 @@ def prune_like(model, scratch, inputs, only, path: Path):
     )
     left = result.report.cost("params").after
     if left != target:
-        raise SystemExit(f"pruned to {left:,.0f} parameters instead of {target:,}: the widths differ")
+        raise AssertionError(f"pruned to {left:,.0f} parameters instead of {target:,}: the widths differ")
     result.save_onnx(path)
 
 
-def main() -> None:
-    """Runs the benchmark and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def measure(record: Record) -> None:
+    """Exports the three files of a model and runs them, interleaved."""
     torch.manual_seed(0)
-    rows = {}
-    print(f"{'model':16}{'whole, ms':>12}{'pruned, ms':>12}{'scratch, ms':>12}{'pruned/scratch':>16}")
-    for name, build in MODELS.items():
-        model, scratch, inputs, only = build()
-        with tempfile.TemporaryDirectory() as folder:
-            paths = [Path(folder) / f"{which}.onnx" for which in ("whole", "pruned", "scratch")]
-            host = TorchHost.trace(model.eval(), inputs)
-            host.save_onnx(paths[0])
-            prune_like(model, scratch.eval(), inputs, only, paths[1])
-            TorchHost.trace(scratch, inputs).save_onnx(paths[2])
-            feed = host.example_inputs()
-            rounds = []
-            for _ in range(options.rounds):
-                (latency,) = runtime.measure(paths, [feed] * 3, threads=(1,), seconds=options.seconds, most_runs=1000)
-                rounds.append(latency.milliseconds)
-        ratio = statistics.median(pruned / other for _, pruned, other in rounds)
-        times = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        rows[name] = {"whole_ms": times[0], "pruned_ms": times[1], "scratch_ms": times[2], "ratio": ratio}
-        print(f"{name:16}{times[0]:12.2f}{times[1]:12.2f}{times[2]:12.2f}{ratio:16.3f}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    model, scratch, inputs, only = MODELS[record["model"]]()
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{which}.onnx" for which in ("whole", "pruned", "scratch")]
+        host = TorchHost.trace(model.eval(), inputs)
+        host.save_onnx(paths[0])
+        prune_like(model, scratch.eval(), inputs, only, paths[1])
+        TorchHost.trace(scratch, inputs).save_onnx(paths[2])
+        feeds = [host.example_inputs()] * len(paths)
+        rounds = []
+        for _ in range(record["rounds"]):
+            (latency,) = runtime.measure(paths, feeds, threads=(1,), seconds=record["clocked"], most_runs=1000)
+            rounds.append(latency.milliseconds)
+    times = [statistics.median(column) for column in zip(*rounds, strict=True)]
+    record.update(zip(("whole_ms", "pruned_ms", "scratch_ms"), times, strict=True))
+    record["ratio"] = statistics.median(pruned / other for _, pruned, other in rounds)
+
+
+def line(record: Record) -> str:
+    """A record as a row of the table."""
+    if "error" in record:
+        return f"{record['model']:16} {record['error']}"
+    times = "".join(f"{record[f'{which}_ms']:12.2f}" for which in ("whole", "pruned", "scratch"))
+    return f"{record['model']:16}{times}{record['ratio']:16.3f}"
+
+
+def table(records: list[Record]) -> str:
+    """All rows."""
+    head = f"{'model':16}{'whole, ms':>12}{'pruned, ms':>12}{'scratch, ms':>12}{'pruned/scratch':>16}"
+    return "\n".join([head, *map(line, records)])
+
+
+def main() -> int:
+    """Runs the benchmark and prints a table; 1 if a case has failed."""
+    parser = arguments(__doc__, seconds=1800)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clocked", type=float, default=2, help="seconds of a round")
+    options = parser.parse_args()
+    how = {"rounds": options.rounds, "clocked": options.clocked}
+    sweep = Sweep(("model", *how), measure, line, table)
+    found = run(sweep, [{"model": name, **how} for name in MODELS], options)
+    return int(any("error" in record for record in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,8 +8,8 @@ takes longer than the job), then the median of the wall-clock times counts. Peak
 job ends when the sliced weights and the new shape constants exist, theirs when the module is sliced; making a graph
 module of ours is clocked apart, and the table gives the ratio with it as well.
 
-    python tools/bench_compile.py [--repeats 3] [--models NAME ...] [--json bench_compile.json]
-    python tools/bench_compile.py --scaling [--json scaling.json]
+    python -m tools.bench.compile [--repeats 3] [--only NAME ...] [--json compile.jsonl]
+    python -m tools.bench.compile --scaling [--json scaling.jsonl]
 
 ``--repeats`` is the number of processes, whose median counts. ``--scaling`` times the analysis of graphs of 10 to
 10,000 operators instead, without tracing. Comparing needs ``pip install torch-pruning==1.6.1`` (the extra ``bench``);
@@ -18,30 +18,27 @@ ratios within one run are what to quote.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import gc
-import json
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tools.bench.records import Record
+from tools.bench.runner import Sweep, arguments, run
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch.host import TorchHost
 
 THREADS = len(os.sched_getaffinity(0))
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 SIDES = ("graphprune", "torch-pruning")
 OUTPUTS = (2, 10, 19, 144, 1000, 8000)
@@ -50,11 +47,18 @@ LEAST, MOST_RUNS = 2.0, 15
 """Seconds and runs for which a job is repeated, once it has been run three times."""
 
 
+MODELS = (
+    "resnet50", "mobilenet-v2", "convnext-tiny", "googlenet", "densenet121", "densenet201", "unet++", "yolo-like",
+    "vit-small", "swin-tiny", "bert-base", "llama-8-layers",
+)  # fmt: skip
+
+
 def build(name: str):
     """A model with random weights, its inputs, and how an output becomes one tensor."""
-    import bench_models as own
     import torch
     import transformers as hf
+
+    from tools.bench import models as own
 
     torch.manual_seed(0)
     image = {"pixel_values": torch.randn(1, 3, 224, 224)}
@@ -77,8 +81,6 @@ def build(name: str):
         "bert-base": lambda: (hf.BertForSequenceClassification(hf.BertConfig()), tokens),
         "llama-8-layers": lambda: (hf.LlamaForCausalLM(hf.LlamaConfig(**llama)), tokens),
     }
-    if name == "list":
-        return list(builders)
     model, inputs = builders[name]()
     return model.eval(), inputs
 
@@ -196,52 +198,51 @@ def theirs(model, inputs) -> Times:
     return repeated(job, lambda: copy.deepcopy(model))
 
 
-def child(side: str, name: str) -> None:
-    """One measurement, printed as JSON."""
+def measure(record: Record) -> None:
+    """One measurement of one side."""
     import torch
 
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(THREADS)
-    model, inputs = build(name)
-    result = (ours if side == "graphprune" else theirs)(model, inputs)
-    print("RESULT " + json.dumps(result))
+    model, inputs = build(record["model"])
+    record.update((ours if record["side"] == "graphprune" else theirs)(model, inputs))
 
 
-def measure(side: str, name: str, repeats: int) -> dict[str, float] | str:
-    """Medians over processes, or the reason of a failure."""
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [sys.executable, __file__, "--child", side, name], capture_output=True, text=True, timeout=900, check=False
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-        if not lines:
-            return (done.stderr.strip().splitlines() or ["no output"])[-1][:120]
-        runs.append(json.loads(lines[0].removeprefix("RESULT ")))
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+def line(record: Record) -> str:
+    """A record in short."""
+    said = record.get("error") or f"{record['job'] * 1e3:.1f} ms"
+    return f"{record['model']}, {record['side']}, run {record['run']}: {said}"
 
 
-def compare(names: list[str], repeats: int) -> dict[str, dict[str, dict[str, float] | str]]:
-    """Both sides on each model; prints a table."""
-    rows: dict[str, dict[str, dict[str, float] | str]] = {}
-    both: list[tuple[dict[str, float], dict[str, float]]] = []
-    print(f"{'':16} {'job, ms':>17} {'':>8} {'module':>8} {'':>8} {'trace, ms':>17} {'export':>8} {'memory, MB':>13}")
-    print(f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ms':>8} {'with it':>8} {'ours':>8} {'theirs':>8}"
-          f" {'ms':>8} {'ours/theirs':>13}   parameters kept")  # fmt: skip
-    for name in names:
-        a, b = (measure(side, name, repeats) for side in SIDES)
-        rows[name] = dict(zip(SIDES, (a, b), strict=True))
-        if isinstance(a, str) or isinstance(b, str):
-            print(f"{name:16} ours: {a if isinstance(a, str) else 'ok'}; theirs: {b if isinstance(b, str) else 'ok'}")
+def medians(records: list[Record]) -> Record:
+    """What counts of the runs of one side: their medians, or the first error."""
+    failed = next((record for record in records if "error" in record), None)
+    if failed is not None or not records:
+        return {"error": failed["error"] if failed is not None else "was not run"}
+    keys = [key for key, value in records[0].items() if isinstance(value, float)]
+    return {key: statistics.median(record[key] for record in records) for key in keys}
+
+
+def table(records: list[Record]) -> str:
+    """Both sides of each model, and means."""
+    lines = [
+        f"{'':16} {'job, ms':>17} {'':>8} {'module':>8} {'':>8} {'trace, ms':>17} {'export':>8} {'memory, MB':>13}",
+        f"{'':16} {'ours':>8} {'theirs':>8} {'faster':>8} {'ms':>8} {'with it':>8} {'ours':>8} {'theirs':>8}"
+        f" {'ms':>8} {'ours/theirs':>13}   parameters kept",
+    ]
+    both = []
+    for name, found in groupby(records, lambda record: record["model"]):
+        rows = list(found)
+        a, b = (medians([row for row in rows if row["side"] == side]) for side in SIDES)
+        if "error" in a or "error" in b:
+            lines.append(f"{name:16} ours: {a.get('error', 'ok')[:120]}; theirs: {b.get('error', 'ok')[:120]}")
             continue
         both.append((a, b))
-        print(
+        lines.append(
             f"{name:16} {a['job'] * 1e3:8.1f} {b['job'] * 1e3:8.1f} {b['job'] / a['job']:7.1f}x "
             f"{a['module'] * 1e3:8.1f} {b['job'] / (a['job'] + a['module']):7.1f}x "
             f"{a['trace'] * 1e3:8.0f} {b['trace'] * 1e3:8.0f} {a['export'] * 1e3:8.0f} "
             f"{a['memory_mb']:6.0f}/{b['memory_mb']:<6.0f}   "
-            f"{a['parameters_kept']:.2f}/{b['parameters_kept']:.2f}",
-            flush=True,
+            f"{a['parameters_kept']:.2f}/{b['parameters_kept']:.2f}"
         )
     if both:
         job, module, whole = (
@@ -252,62 +253,71 @@ def compare(names: list[str], repeats: int) -> dict[str, dict[str, dict[str, flo
                 [(b["job"] + b["trace"]) / a["job"] for a, b in both],
             )
         )
-        print(
+        lines.append(
             f"geometric mean: {job:.1f}x without tracing on either side, {module:.1f}x with our graph module made, "
             f"{whole:.1f}x where their tracing counts as finding groups; "
             f"smallest {min(b['job'] / a['job'] for a, b in both):.1f}x"
         )
-    return rows
+    return "\n".join(lines)
 
 
-def scaling(repeats: int) -> dict[str, dict[int, dict[str, float]]]:
-    """Seconds of processor time from a traced graph to its groups, for ever longer graphs; prints a table."""
-    import bench_graphs
-
+def measure_scaling(record: Record) -> None:
+    """Seconds of processor time from a traced graph to its groups: the least of some runs."""
     from graphprune.analysis.groups import analyze_graph
     from graphprune.collector import frozen_garbage_collection
+    from tools.bench import chains
 
-    rows: dict[str, dict[int, dict[str, float]]] = {}
-    print(f"{'blocks':12} {'operators':>10} {'graph, ms':>10} {'analysis':>10} {'us each':>10} {'groups':>8}")
-    for kind in bench_graphs.BLOCKS:
-        rows[kind] = {}
-        for wanted in (10, 100, 1_000, 10_000):
-            times = []
-            host, n = bench_graphs.chain(kind, wanted)
-            gc.collect()
-            for _ in range(max(repeats, 3)):
-                with frozen_garbage_collection():
-                    t0 = time.process_time()
-                    fresh = dataclasses.replace(host).folded()
-                    graph = fresh.graph()
-                    t1 = time.process_time()
-                    groups = len(analyze_graph(graph).groups)
-                    times.append((t1 - t0, time.process_time() - t1))
-            a, b = (min(column) for column in zip(*times, strict=True))
-            rows[kind][n] = {"graph": a, "analysis": b, "groups": groups}
-            print(f"{kind:12} {n:10} {a * 1e3:10.2f} {b * 1e3:10.2f} {(a + b) / n * 1e6:10.1f} {groups:8}", flush=True)
-    return rows
+    times = []
+    host, n = chains.chain(record["blocks"], record["wanted"])
+    gc.collect()
+    for _ in range(max(record["repeats"], 3)):
+        with frozen_garbage_collection():
+            t0 = time.process_time()
+            fresh = dataclasses.replace(host).folded()
+            graph = fresh.graph()
+            t1 = time.process_time()
+            groups = len(analyze_graph(graph).groups)
+            times.append((t1 - t0, time.process_time() - t1))
+    a, b = (min(column) for column in zip(*times, strict=True))
+    record.update(operators=n, graph=a, analysis=b, groups=groups)
 
 
-def main() -> None:
-    """Runs the benchmark and prints a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def scaling_line(record: Record) -> str:
+    """A record in short, which is a row of the table."""
+    if "error" in record:
+        return f"{record['blocks']:12} {record['wanted']:10} {record['error']}"
+    n, a, b = record["operators"], record["graph"], record["analysis"]
+    return (
+        f"{record['blocks']:12} {n:10} {a * 1e3:10.2f} {b * 1e3:10.2f} {(a + b) / n * 1e6:10.1f} {record['groups']:8}"
+    )
+
+
+def scaling_table(records: list[Record]) -> str:
+    """Ever longer graphs."""
+    head = f"{'blocks':12} {'operators':>10} {'graph, ms':>10} {'analysis':>10} {'us each':>10} {'groups':>8}"
+    return "\n".join([head, *map(scaling_line, records)])
+
+
+def main() -> int:
+    """Runs the benchmark and prints a table; 1 if a case has failed."""
+    parser = arguments(__doc__, seconds=900)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--models", nargs="*")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--scaling", action="store_true", help="time the analysis of ever longer graphs")
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(*options.child)
-        return
+    os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of the processes of the cases
     if options.scaling:
-        rows = scaling(options.repeats)
+        cases: list[Record] = [
+            {"blocks": kind, "wanted": wanted, "repeats": options.repeats}
+            for kind in ("residual", "transformer")
+            for wanted in (10, 100, 1_000, 10_000)
+        ]
+        sweep = Sweep(("blocks", "wanted", "repeats"), measure_scaling, scaling_line, scaling_table)
     else:
-        rows = compare(options.models or build("list"), options.repeats)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+        turns = range(options.repeats)
+        cases = [{"model": name, "side": side, "run": turn} for name in MODELS for side in SIDES for turn in turns]
+        sweep = Sweep(("model", "side", "run"), measure, line, table)
+    return int(any("error" in record for record in run(sweep, cases, options)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,8 @@ import traceback
 from typing import Any
 
 import torch
-from small_configs import IMAGE, VOCAB, WIDTH, configs
+
+from tools.coverage_sweep.small_configs import IMAGE, VOCAB, WIDTH, configs
 
 SEQUENCE, BATCH, N_VARIANTS = 12, 2, 4
 

@@ -2,7 +2,7 @@
 
 Nothing here names an architecture in logic. Sizes are shrunk by what a config's fields are called: first each to a size
 of its own; where that breaks what must fit, all widths by one divisor, which keeps their ratios; at last only the
-number of layers and the size of the vocabulary. ``tools/small_hints.py`` holds what cannot be guessed.
+number of layers and the size of the vocabulary. ``small_hints.py`` holds what cannot be guessed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from small_hints import HEAD, HEADS, HINTS, IMAGE, INNER, VOCAB, WIDTH
+from tools.coverage_sweep.small_hints import HEAD, HEADS, HINTS, IMAGE, INNER, VOCAB, WIDTH
 
 TASKS = (
     "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_CLASSIFICATION",

@@ -7,26 +7,21 @@ lower half of one group's units goes and its consumers are refitted, the geometr
 the best criterion's. Loss is the divergence from the whole model, so no labels are needed; it is measured on data that
 neither statistics nor refits have seen.
 
-    python tools/bench_criteria.py [--cache DIR] [--only MODEL ...] [--samples 128] [--units 32] [--out criteria.json]
+    python -m tools.bench.criteria [--cache DIR] [--only MODEL ...] [--samples 128] [--units 32] [--json FILE]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import graphprune as gp
 from graphprune.analysis.groups import Group
@@ -38,7 +33,10 @@ from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.opening import open_host
 from graphprune.statistics.collect import collect
 from graphprune.statistics.holdout import apart
+from tools.bench.records import Record
+from tools.bench.records import table as text_table
 from tools.bench.registry import CACHE
+from tools.bench.runner import Sweep, arguments, run
 from tools.quality.models import CASES
 
 
@@ -78,8 +76,9 @@ class Trials:
         return found
 
 
-def measure(name: str, cache: Path, samples: int, units: int) -> dict[str, dict[str, float]]:
+def measure(record: Record, *, cache: Path) -> None:
     """Correlations with both oracles and losses of halves, by criterion."""
+    name, samples, units = record["model"], record["samples"], record["units"]
     case = CASES[name](cache)
     host = open_host(case.model, case.example, shapes=case.shapes).folded()
     analysis = gp.analyze(case.model, case.example, shapes=case.shapes)
@@ -109,7 +108,7 @@ def measure(name: str, cache: Path, samples: int, units: int) -> dict[str, dict[
     print(
         f"{name}: {n_units} units of {len(groups)} groups taken out in {time.perf_counter() - begin:.0f} s", flush=True
     )
-    found = {}
+    found: dict[str, dict[str, float]] = record.setdefault("criteria", {})
     for criterion, each in CRITERIA.items():
         if criterion == "oracle":
             continue
@@ -130,34 +129,45 @@ def measure(name: str, cache: Path, samples: int, units: int) -> dict[str, dict[
             "seconds": seconds,
         }
         print(f"{name} {criterion}: {found[criterion]}", flush=True)
-    return found
 
 
-def main() -> None:
-    """Runs the benchmark, prints a table and writes JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def line(record: Record) -> str:
+    """A record in short."""
+    return f"{record['model']}: {record.get('error') or ', '.join(record['criteria'])}"
+
+
+def table(records: list[Record]) -> str:
+    """Correlations, and the losses of halves as multiples of the best one's."""
+    columns = ("ablation", "refit", "half")
+    shown = [record for record in records if record.get("criteria")]
+    head = ["criterion", *(f"{record['model']} {what}" for record in shown for what in columns)]
+    rows = []
+    for criterion in CRITERIA:
+        cells = []
+        for record in shown:
+            found = record["criteria"]
+            best = min(each["half"] for each in found.values())
+            for what in columns:
+                known = criterion in found
+                cells.append(f"{found[criterion][what] / (best if what == 'half' else 1):.2f}" if known else "-")
+        if criterion != "oracle":
+            rows.append([criterion, *cells])
+    return text_table(head, rows)
+
+
+def main() -> int:
+    """Runs the benchmark and prints a table; 1 if a case has failed."""
+    parser = arguments(__doc__, seconds=7200)
+    parser.set_defaults(only=["resnet20", "magika", "minilm"])
     parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--only", nargs="+", default=["resnet20", "magika", "minilm"], choices=list(CASES))
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--units", type=int, default=32, help="units of each group that are taken out alone")
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    results = {name: measure(name, options.cache, options.samples, options.units) for name in options.only}
-    columns = ("ablation", "refit", "half")
-    best = {name: min(each["half"] for each in found.values()) for name, found in results.items()}
-    table = Table("criterion", *(f"{name} {what}" for name in results for what in columns))
-    for criterion in CRITERIA:
-        cells = [
-            f"{found[criterion][what] / (best[name] if what == 'half' else 1):.2f}" if criterion in found else "-"
-            for name, found in results.items()
-            for what in columns
-        ]
-        if criterion != "oracle":
-            table.add_row(criterion, *cells)
-    Console().print(table)
-    if options.out:
-        options.out.write_text(json.dumps(results, indent=1))
+    how = {"samples": options.samples, "units": options.units}
+    sweep = Sweep(("model", *how), partial(measure, cache=options.cache), line, table)
+    found = run(sweep, [{"model": name, **how} for name in CASES], options)
+    return int(any("error" in record for record in found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,18 +1,20 @@
-"""The table of a coverage sweep (``tools/coverage.py``) as text."""
+"""The table of a coverage sweep (``architectures.py``) as text."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from tools.bench.records import Record
+
 ENOUGH, FAST = 0.8, 1.0
-Record = Mapping[str, Any]
 
 
-def table(records: Mapping[str, Record]) -> str:
+def table(found: list[Record]) -> str:
     """Markdown: a summary, the architectures that were analysed, and those that were not, with the reason."""
-    toys = [r for r in records.values() if r.get("toy")]
-    rows = [r for r in records.values() if not r.get("toy")]
+    records = sorted(({"stage": "", **record} for record in found), key=lambda record: record["type"])
+    toys = [r for r in records if r.get("toy")]
+    rows = [r for r in records if not r.get("toy")]
     parts = [r for r in rows if "part of another model" in r.get("error", "")]
     whole = [r for r in rows if r not in parts]
     unbuilt = [r for r in whole if not r["stage"]]
@@ -21,12 +23,13 @@ def table(records: Mapping[str, Record]) -> str:
     analysed = [r for r in traced if "share" in r]
     proven = [r for r in traced if r["stage"] == "proven"]
     enough = [r for r in analysed if r["share"] >= ENOUGH]
-    slow = [r for r in analysed if r["seconds"] > FAST]
+    slow = [r for r in analysed if r["analysis_seconds"] > FAST]
     exported = [r for r in proven if "onnx" in r or "onnx_error" in r]
     lines = [
         "# Coverage of transformers",
         "",
-        "Written by `python tools/coverage.py --table tools/coverage.md`; small configs, random weights.",
+        "Written by `python -m tools.coverage_sweep.architectures --table tools/coverage_sweep/architectures.md`;",
+        "small configs, random weights.",
         "",
         f"- {len(whole)} architectures tried ({len(parts)} more model types are parts of others, without a class);",
         f"- {len(unbuilt)} were not built by the tool (a config or inputs that it cannot guess, a missing package);",
@@ -45,12 +48,14 @@ def table(records: Mapping[str, Record]) -> str:
         )
     if toys:
         good = sum(r["stage"] == "proven" for r in toys)
-        lines.append(f"- {good} of {len(toys)} toy nets of the tests are proven (`tools/coverage_toys.py`).")
+        lines.append(
+            f"- {good} of {len(toys)} toy nets of the tests are proven (`python -m tools.coverage_sweep.toys`)."
+        )
     lines += [
         "",
-        "Real ONNX files and the files of `onnx/backend/test/data/light`: `coverage_onnx.txt`. Files that both",
+        "Real ONNX files and the files of `onnx/backend/test/data/light`: `onnx_files.txt`. Files that both",
     ]
-    lines += ["of PyTorch's exporters write of these architectures: `coverage_exports.md`."]
+    lines += ["of PyTorch's exporters write of these architectures: `exports.md`."]
     lines += ["", "## Analysed", "", *_analysed(analysed)]
     failed = [r for r in traced if r["stage"] != "proven"]
     if toys:
@@ -59,17 +64,17 @@ def table(records: Mapping[str, Record]) -> str:
     for title, found in (("Failed", failed), ("Not traceable", untraced), ("Not built", unbuilt)):
         if found:
             lines += ["", f"## {title}", ""]
-            lines += _rows(("type", "reason"), ((r["type"], _cell(r.get("error", ""), 200)) for r in found))
+            lines += rows_of(("type", "reason"), ((r["type"], cell(r.get("error", ""), 200)) for r in found))
     return "\n".join(lines) + "\n"
 
 
 def _analysed(records: Iterable[Record]) -> list[str]:
-    return _rows(
+    return rows_of(
         ("type", "class", "reached", "share", "groups", "largest difference", "s", "what keeps most whole"),
         (
             (
                 r["type"], r["model"], r["stage"], f"{r['share']:.1%}", r["groups"], _difference(r),
-                f"{r['seconds']:.2f}",
+                f"{r['analysis_seconds']:.2f}",
                 _reason(r),
             )
             for r in records
@@ -84,16 +89,16 @@ def _difference(record: Record) -> str:
 
 def _reason(record: Record) -> str:
     if record["share"] >= ENOUGH:
-        return _cell("; ".join(record["barriers"]), 80)
-    return _cell("; ".join(record["blockers"][:2]), 120)
+        return cell("; ".join(record["barriers"]), 80)
+    return cell("; ".join(record["blockers"][:2]), 120)
 
 
-def _cell(text: str, most: int) -> str:
+def cell(text: str, most: int) -> str:
     text = " ".join(text.replace("|", "/").split())
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _rows(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
+def rows_of(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     lines.extend(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
     return lines

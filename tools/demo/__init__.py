@@ -1,0 +1,1 @@
+"""How the demo network of graphprune was trained."""
