@@ -1,6 +1,6 @@
 """Writes ``docs/reference.md``: all names that users can give, with the texts that stand beside them in the code.
 
-``python tools/reference.py`` writes it anew; a test compares.
+``python -m tools.reference`` writes it anew; a test compares.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
 
 All commands and options, passes, kinds of units, and public names, with the texts of the code. This page is written by
-`python tools/reference.py`, and a test compares.
+`python -m tools.reference`, and a test compares.
 """
 
 
