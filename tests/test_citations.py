@@ -178,8 +178,8 @@ def test_named_files_exist(page):
 
 
 def test_a_missing_file_is_found():
-    text = "`tools/nothing.py` and `docs/walk.md`, `python -m pytest tests/none/test_x.py`, `photos/`"
-    assert missing_files(text) == ["tools/nothing.py", "tests/none/test_x.py"]
+    text = "`passes/nothing.py` and `docs/walk.md`, `python -m pytest tests/none/test_x.py`, `photos/`"
+    assert missing_files(text) == ["passes/nothing.py", "tests/none/test_x.py"]
 
 
 @cache
