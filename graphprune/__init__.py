@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from graphprune.version import __version__
@@ -42,9 +41,9 @@ if TYPE_CHECKING:
     from graphprune.recipe import RECIPES, Recipe
     from graphprune.report.data import Report
     from graphprune.result import Result
-    from graphprune.sensitivity import sensitivity
+    from graphprune.sensitivities import sensitivity
     from graphprune.session import Session
-    from graphprune.sweep import sweep
+    from graphprune.sweeping import sweep
 
 __all__ = [
     "RECIPES",
@@ -110,20 +109,12 @@ _HOMES = {
     "recipe": ("RECIPES", "Recipe"),
     "report.data": ("Report",),
     "result": ("Result",),
-    "sensitivity": ("sensitivity",),
+    "sensitivities": ("sensitivity",),
     "session": ("Session",),
-    "sweep": ("sweep",),
+    "sweeping": ("sweep",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
-
-
-class _Package(ModuleType):
-    """This package. Its function ``sweep`` stays what it is where the module of that name is imported."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
 
 
 if not TYPE_CHECKING:  # checkers read the imports above
@@ -145,6 +136,3 @@ if not TYPE_CHECKING:  # checkers read the imports above
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package

@@ -28,13 +28,13 @@ from graphprune.pipeline.state import Check
 from graphprune.pipeline.trials import RATIOS, SAMPLES
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan
-from graphprune.profiling.profile import cut, make_profile, require_measuring
+from graphprune.profiling.profile import Measuring, cut, make_profile
 from graphprune.recipe import Recipe
 from graphprune.replay import applied, checked_file
 from graphprune.report.curves import Front, Sensitivity
 from graphprune.result import Result
-from graphprune.sensitivity import tried
-from graphprune.sweep import by_name, swept
+from graphprune.sensitivities import tried
+from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -175,17 +175,10 @@ class Session(Opened):
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Profile:
         """Measures what the operators of the model take at smaller widths; see :func:`graphprune.profile`."""
-        require_measuring(threads=threads, provider=provider, align=align, seconds=seconds)  # before it is opened
-        return make_profile(
-            self.host,
-            cut(self.host),
-            threads=threads,
-            provider=provider,
-            align=align,
-            quick=quick,
-            seconds=seconds,
-            advance=advance,
-        )
+        how = Measuring(
+            threads=threads, provider=provider, align=align, quick=quick, seconds=seconds
+        )  # before it opens
+        return make_profile(self.host, cut(self.host), how, advance=advance)
 
     @_one_at_a_time
     def sweep(

@@ -96,34 +96,29 @@ PASSES: tuple[type[Pass], ...] = (
 """The built-in passes."""
 
 
-def default_pipeline(
-    analyze: Analyze,
-    score: Score,
-    allocate: Allocate,
-    verify: Verify | None,
-    protect: ProtectSensitive | None = None,
-    calibrate: Calibrate | None = None,
-    compensate: Compensate | None = None,
-    measure: MeasureLosses | None = None,
-    select: Select | None = None,
-) -> tuple[Pass, ...]:
-    """The pipeline of ``prune``; what is ``None`` is left out."""
-    passes: tuple[Pass | None, ...] = (
-        select,  # before analyze, which fixes what is protected by name
-        FoldConstants(),  # first: tables that a forward pass computes become constants that can be sliced
-        analyze,  # before anything is cut: plans speak of the original's units
-        calibrate,  # on the whole model: criteria look at what it computes
-        score,
-        protect,  # after score: it removes the least important units on trial
-        measure,  # after protect: what stays whole is not tried
-        allocate,  # after score: it ranks by the scores
-        SliceGroups(),  # before whole branches go: its edits speak of all nodes of the original
-        RemoveBlocks(),
-        RemoveDeadNodes(),  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
-        verify,  # last of what keeps values: it proves what all others have done
-        compensate,  # on a model whose structure is proven; from here on weights differ
-    )
-    return tuple(each for each in passes if each is not None)
+_ORDER: tuple[type[Pass], ...] = (
+    Select,  # before analyze, which fixes what is protected by name
+    FoldConstants,  # first: tables that a forward pass computes become constants that can be sliced
+    Analyze,  # before anything is cut: plans speak of the original's units
+    Calibrate,  # on the whole model: criteria look at what it computes
+    Score,
+    ProtectSensitive,  # after score: it removes the least important units on trial
+    MeasureLosses,  # after protect: what stays whole is not tried
+    Allocate,  # after score: it ranks by the scores
+    SliceGroups,  # before whole branches go: its edits speak of all nodes of the original
+    RemoveBlocks,
+    RemoveDeadNodes,  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
+    Verify,  # last of what keeps values: it proves what all others have done
+    Compensate,  # on a model whose structure is proven; from here on weights differ
+)
+"""The order of the passes of ``prune``, and why it is that one."""
+
+
+def default_pipeline(*passes: Pass | None) -> tuple[Pass, ...]:
+    """The pipeline of ``prune``: some passes and the edits that always are made, in order; ``None`` is left out."""
+    given = [each for each in passes if each is not None]
+    edits = (FoldConstants(), SliceGroups(), RemoveBlocks(), RemoveDeadNodes())
+    return tuple(sorted((*given, *edits), key=lambda each: _ORDER.index(type(each))))
 
 
 CANDIDATES = (("", "measured"), ("", "isomorphic"), ("", "dp"), ("wifv", "global"), ("wanda", "global"))

@@ -59,6 +59,11 @@ class Compensate(Pass):
         measured = {keys.REFIT, keys.EXPORT, keys.LATENCY, keys.MODULE, keys.METRICS}
         return frozenset() if self.method == "none" else frozenset(measured)
 
+    @property
+    def ends_measuring(self) -> bool:
+        """Yes: it takes its own, of the smaller model."""
+        return self.method != "none"
+
     def check(self) -> None:
         """Refuses an unknown method."""
         require_method(self.method)
@@ -76,8 +81,6 @@ class Compensate(Pass):
         analysis = state.analyzed(self.name)
         require_method(self.method)
         state = replace(state, done=state.done | self.gives)
-        if self.method != "none" and state.kept and state.batches is not None:
-            state = state.without_statistics()
         if self.method == "none" or not state.kept:
             return state
         if state.batches is None:

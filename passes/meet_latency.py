@@ -11,7 +11,7 @@ from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Compound, Pass, run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.latency import LatencyModel
-from graphprune.profiling.profile import cut, latency_model, make_profile
+from graphprune.profiling.profile import Measuring, cut, latency_model, make_profile
 from graphprune.profiling.refine import ROUNDS, alignment, latency_target, refine, sentences, split, timed
 
 _EXAMPLE = "as in 'meet-latency{passes=\"allocate{latency=0.6},slice-groups,remove-dead-nodes\"}'"
@@ -85,7 +85,7 @@ class MeetLatency(Compound):
         pieces, profile = cut(opened, state.analyzed(self.name)), state.profile
         if profile is None:
             align, advance = alignment(self.passes), state.observer.counter("profile")
-            profile = make_profile(opened, pieces, align=align, quick=True, advance=advance)
+            profile = make_profile(opened, pieces, Measuring(align=align, quick=True), advance=advance)
         return latency_model(profile, pieces)
 
 

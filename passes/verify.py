@@ -61,6 +61,11 @@ class Verify(Pass):
         """Checks come behind those that there are."""
         return frozenset({keys.PROOF})
 
+    @property
+    def ends_measuring(self) -> bool:
+        """Yes: models of all weights are made."""
+        return True
+
     def check(self) -> None:
         """Refuses what ``unproven`` cannot be."""
         if self.unproven not in UNPROVEN:
@@ -73,7 +78,6 @@ class Verify(Pass):
             ProofError: A difference is larger than rounding explains.
             OptionError: The pipeline lacks a pass.
         """
-        state = state.without_statistics()
         if state.original is None:
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         self.check()

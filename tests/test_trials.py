@@ -108,7 +108,7 @@ def test_the_users_metric_is_measured_and_the_model_left_as_it_was(model):
 
 
 def test_an_interrupted_run_goes_on_where_it_was(model, tmp_path, monkeypatch):
-    module = sys.modules["graphprune.sensitivity"]
+    module = sys.modules["graphprune.sensitivities"]
     real, tried = module.trials, []
 
     def failing(host, analysis, groups, *rest):

@@ -1,9 +1,11 @@
-"""The values that wait between two steps of a walk, for all batches: in memory, and beyond a limit on disk."""
+"""Values that wait, in memory and beyond a limit on disk: between two steps of a walk, or to be compared with."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +16,9 @@ from graphprune.hosts.host import Carried
 
 MEMORY = 2 << 30
 """Bytes of activations that a walk holds in memory; what does not fit waits in a temporary folder."""
+
+HELD = 1 << 26
+"""Bytes of outputs to compare with that are held in memory; those of a whole vocabulary wait on disk."""
 
 
 class Spool:
@@ -71,6 +76,30 @@ class Spool:
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="graphprune-")
         return _Spilled(Path(self._folder.name) / f"{index}-{number}", array)
+
+
+class Shelf:
+    """Arrays that are looked at again and again: the first ones in memory, others in a folder that goes with this.
+
+    Args:
+        memory: Bytes that arrays may take in memory.
+    """
+
+    def __init__(self, memory: int = HELD) -> None:
+        self._room = memory
+        self._folder: Path | None = None
+        self._n = 0
+
+    def put(self, array: np.ndarray[Any, Any]) -> Callable[[], np.ndarray[Any, Any]]:
+        """What gives the array; it may be used as long as the shelf is there."""
+        if array.nbytes <= self._room or array.dtype.hasobject:
+            self._room -= array.nbytes
+            return lambda: array
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="graphprune-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._n += 1
+        return _Spilled(self._folder / str(self._n), array).read
 
 
 class _Spilled:

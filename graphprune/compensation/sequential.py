@@ -41,7 +41,6 @@ def compensate(
     *,
     method: str = "affine",
     ridges: Sequence[float] = RIDGES,
-    memory: int = MEMORY,
     progress: Count = uncounted,
 ) -> tuple[Host, tuple[Compensated, ...]]:
     """Refits every consumer that has lost columns.
@@ -55,7 +54,6 @@ def compensate(
         method: One of :data:`graphprune.compensation.methods.METHODS`.
         ridges: Damping of the least squares. Of several, each consumer takes the one that does best on batches held
             apart; without several batches, the first.
-        memory: Bytes of activations that are held in memory; others wait on disk.
         progress: Told how many consumers of how many are done.
 
     Returns:
@@ -68,7 +66,7 @@ def compensate(
     rng = np.random.default_rng(0)
     masks = Masks(analysis)
     inputs = list(batches)
-    with Spool(inputs, memory // 2) as left, Spool(inputs, memory // 2) as right:
+    with Spool(inputs, MEMORY // 2) as left, Spool(inputs, MEMORY // 2) as right:
         for n, stage in enumerate(stages):
             first, later = n == 0, stages[n + 1 :]
             go_left = dense.partial_run(

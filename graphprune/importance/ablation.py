@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.importance.context import Evidence, Float, with_fallback
+from graphprune.importance.context import Evidence, Float
+from graphprune.importance.fallback import with_fallback
 from graphprune.importance.loss import Objective, gates_of
 from graphprune.importance.output import wifv
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.importance.context import Evidence, Float, from_columns
+from graphprune.importance.context import Evidence, Float
+from graphprune.importance.fallback import from_columns
 
 
 def act_rms(evidence: Evidence) -> dict[str, Float]:

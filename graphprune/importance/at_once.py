@@ -61,7 +61,7 @@ def refitted_at_once(evidence: Evidence, kept: Mapping[Factor, Index]) -> AtOnce
         if use.channel is not None:
             biases[node] = biases[node][positions(evidence.analysis.layouts[use.result][use.channel], kept)]
         before = evidence.read(use.weight)
-        weights[use.weight] = use.weight_of(weight, before.shape).astype(before.dtype)
+        weights[use.weight] = use.weight_of(weight, before.shape).astype(before.dtype, copy=False)
     return AtOnce(weights, biases)
 
 

@@ -138,36 +138,3 @@ def per_unit(columns: Float, units: NDArray[np.int64], size: int, *, mean: bool 
     inside = units >= 0
     total: Float = np.bincount(units[inside], columns[inside], minlength=size).astype(np.float64)
     return total / np.maximum(np.bincount(units[inside], minlength=size), 1) if mean else total
-
-
-def from_columns(
-    evidence: Evidence, criterion: str, column: Callable[[Reading], Float], *, mean: bool
-) -> dict[str, Float]:
-    """Scores from a score of each column: of a unit's columns the sum or the mean, and likewise over its consumers.
-
-    Groups that no weight reads (the dimensions in which queries meet keys) are scored by the norm of their weights,
-    brought to the mean of the others.
-    """
-    from graphprune.importance.gates import all_readings
-
-    statistics = evidence.measured(criterion)
-    scores: dict[str, Float] = {}
-    for group in evidence.groups:
-        found = [
-            per_unit(column(reading), reading.units, group.size, mean=mean)
-            for reading in all_readings(evidence, statistics, group)
-        ]
-        if found:
-            scores[group.name] = np.sum(found, axis=0) / (len(found) if mean else 1)
-    return with_fallback(scores, evidence)
-
-
-def with_fallback(scores: dict[str, Float], evidence: Evidence) -> dict[str, Float]:
-    """Scores for groups that have none: the norms of their weights, scaled to the median unit of those that have."""
-    from graphprune.importance.magnitude import l2
-
-    typical = float(np.median(np.concatenate(list(scores.values())))) if scores else 1.0
-    for name, values in l2(evidence).items():
-        if name not in scores:
-            scores[name] = values * (typical / max(float(np.mean(values)), 1e-30))
-    return scores

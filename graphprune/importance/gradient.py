@@ -12,8 +12,9 @@ import numpy as np
 
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Array, Arrays, Gate
-from graphprune.importance.context import Evidence, Float, with_fallback
+from graphprune.importance.context import Evidence, Float
 from graphprune.importance.differentiable import Differentiable
+from graphprune.importance.fallback import with_fallback
 from graphprune.importance.judge import Judge, judges_of, with_labels
 from graphprune.importance.loss import NO_LOSS, Gates, gates_of
 from graphprune.ir.dims import unit_of

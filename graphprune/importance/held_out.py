@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
+from graphprune.compensation.activation_cache import Shelf
 from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import Float
 from graphprune.importance.judge import Asked
@@ -16,7 +17,7 @@ from graphprune.importance.loss import Standard
 from graphprune.statistics.distributed import averaged
 
 MEMORY = 1 << 30
-"""Bytes of outputs of the original that are held; at least those of one batch are."""
+"""Bytes of outputs of the original that are kept, most of them on disk; at least those of one batch are."""
 
 
 def judge(
@@ -37,7 +38,8 @@ def judge(
     graph, found = dense.graph(), list(batches)
     n_batches = int(averaged(np.array(len(found))))  # all processes run as many
     found = [found[min(i, len(found) - 1)] for i in range(max(1, n_batches))]
-    standards = [Standard(dense.run, [(batch, None)], graph, asked) for batch in _fitting(dense, found, memory)]
+    shelf = Shelf()
+    standards = [Standard(dense.run, [(batch, None)], graph, asked, shelf) for batch in _fitting(dense, found, memory)]
     return lambda host: np.array([standard.loss(host.run) for standard in standards])
 
 

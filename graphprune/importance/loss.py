@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.compensation.activation_cache import Shelf
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Array, Arrays, Gate, Host
 from graphprune.importance.context import Evidence, Float
@@ -131,6 +132,7 @@ class Standard:
         data: Batches with their labels, which are of the first floating-point output.
         graph: The model's, on which it is found how outputs are compared; without, the first one's values are.
         asked: How the user wants them compared.
+        shelf: Where what is wanted waits.
 
     Raises:
         OptionError: There is no floating-point output.
@@ -142,11 +144,13 @@ class Standard:
         data: Iterable[tuple[Arrays, Array | None]],
         graph: Graph | None = None,
         asked: Sequence[Asked] = (),
+        shelf: Shelf | None = None,
     ) -> None:
+        self._shelf = shelf or Shelf()
         self._judges = None if graph is None else judges_of(graph, asked)
         if self._judges == ():
             raise OptionError(NO_LOSS)
-        self._data: list[tuple[Arrays, list[tuple[Array, float]]]] = []
+        self._data: list[tuple[Arrays, list[tuple[Callable[[], Array], float]]]] = []
         self._labelled = False
         spreads: list[Spread] = []
         for batch, labels in data:
@@ -164,7 +168,9 @@ class Standard:
                 float(array.var(dtype=np.float64)) or 1.0 if judge.kind == "mse" else 1.0
                 for judge, array in zip(self._judges, own, strict=True)
             ]
-            self._data.append((batch, list(zip(own if labels is None else [labels], variances, strict=True))))
+            wanted = [self._shelf.put(each) for each in (own if labels is None else [labels])]
+            self._data.append((batch, list(zip(wanted, variances, strict=True))))
+            del outputs, own  # before the next ones are made: they may be of a vocabulary
         scales = [(1.0 if each.judge.kind == "mse" else each.loss) or 1.0 for each in spreads] or [1.0]
         self._scales = averaged(np.array(scales))
 
@@ -174,15 +180,17 @@ class Standard:
 
     def loss_of(self, found: Iterable[Arrays]) -> float:
         """The mean loss of outputs, for each batch of the data, over all processes."""
-        losses = [
-            float(np.mean([
-                self._loss(judge, array, judge.prepared(outputs), variance) / scale
-                for judge, (array, variance), scale in zip(self._judges or (), wanted, self._scales, strict=True)
-            ]))
-            for outputs, (_, wanted) in zip(found, self._data, strict=True)
-        ]  # fmt: skip
+        each = iter(found)
+        losses = [self._loss_on(next(each), wanted) for _, wanted in self._data]  # one batch's outputs at a time
         total, count = summed(np.array([sum(losses), len(losses)]))
         return float(total / max(count, 1))
+
+    def _loss_on(self, outputs: Arrays, wanted: Sequence[tuple[Callable[[], Array], float]]) -> float:
+        losses = [
+            self._loss(judge, array(), judge.prepared(outputs), variance) / scale
+            for judge, (array, variance), scale in zip(self._judges or (), wanted, self._scales, strict=True)
+        ]
+        return float(np.mean(losses))
 
     def _loss(self, judge: Judge, wanted: Array, found: Array, variance: float) -> float:
         if judge.kind == "kl" and self._labelled:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.compensation.methods import damped
-from graphprune.importance.context import Evidence, Float, Reading, with_fallback
+from graphprune.importance.context import Evidence, Float, Reading
+from graphprune.importance.fallback import with_fallback
 from graphprune.importance.gates import all_readings
 from graphprune.statistics.consumers import Source
 

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
 from graphprune.errors import OptionError
-from graphprune.importance.context import Evidence, Float, with_fallback
+from graphprune.importance.context import Evidence, Float
+from graphprune.importance.fallback import with_fallback
 from graphprune.importance.magnitude import l2
 from graphprune.ir.dims import unit_of
 

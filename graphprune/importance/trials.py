@@ -20,7 +20,7 @@ from graphprune.analysis.groups import Group
 from graphprune.compensation.activation_cache import MEMORY, Spool
 from graphprune.compensation.methods import regression
 from graphprune.hosts.host import Arrays, Host
-from graphprune.importance.context import Evidence, Float, Reading, Scores, readings
+from graphprune.importance.context import CELLS, Evidence, Float, Reading, Scores, readings
 from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
@@ -158,24 +158,27 @@ def without(reading: Reading, lost: NDArray[np.bool_], *, refit: bool, centre: b
         centre: Whether there is a bias, which makes good the mean.
 
     Returns:
-        ``[g, rows, c]`` and ``[g, rows]``.
+        ``[g, rows, c]``, in double precision unless it is large and stored in less, and ``[g, rows]``.
     """
-    moments, weight = reading.moments, reading.matrix
-    bias = np.zeros(weight.shape[:2])
+    moments, table = reading.moments, reading.table
+    weight = np.empty(table.shape, table.dtype if table.size > CELLS and table.dtype.kind == "f" else np.float64)
+    bias = np.zeros(table.shape[:2])
     refit = refit and moments.product is not None
     products = (moments.covariance if centre else moments.second) if refit else None
-    for g in np.flatnonzero(lost.any(axis=1)):
+    for g in range(len(table)):
         gone, kept = np.flatnonzero(lost[g]), np.flatnonzero(~lost[g])
-        taken = weight[g][:, gone]
-        weight[g][:, gone] = 0.0
-        mean = moments.mean[g]
-        change = np.zeros((len(taken), len(kept)))
-        if products is not None and len(kept):
+        mean, effect = moments.mean[g], np.zeros((len(gone), len(kept)))
+        if products is not None and len(kept) and len(gone):
             among, across = products[g][np.ix_(kept, kept)], products[g][np.ix_(gone, kept)]
-            change = regression(among[None], (taken @ across)[None], RIDGE)[0]
-            weight[g][:, kept] += change
-        if centre:
-            bias[g] = taken @ mean[gone] - change @ mean[kept]
+            effect = regression(among[None], across[None], RIDGE)[0]  # of what goes on what stays
+        shift = mean[gone] - effect @ mean[kept] if centre else np.zeros(len(gone))
+        start = 0
+        for rows, _ in reading.pieces(g):
+            place = slice(start, start := start + len(rows))
+            taken = rows[:, gone]
+            rows[:, gone] = 0.0
+            rows[:, kept] += taken @ effect
+            weight[g, place], bias[g, place] = rows, taken @ shift
     return weight, bias
 
 

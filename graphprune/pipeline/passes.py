@@ -98,6 +98,11 @@ class Pass(ABC):
         return NOTHING
 
     @property
+    def ends_measuring(self) -> bool:
+        """Whether nothing looks at statistics once it has begun: they are dropped before it runs."""
+        return False
+
+    @property
     def lends(self) -> frozenset[str]:
         """What the passes inside of it have beside what was there before it."""
         return NOTHING
@@ -246,6 +251,8 @@ def run_pipeline(
     state = replace(state, observer=watching)
     for each in passes:
         watching.begin(each.name)
+        if each.ends_measuring:
+            state = state.without_statistics()  # here, where no older state holds them any longer
         start, spent = time.perf_counter(), _spent(state)
         state = each.run(state)
         taken = time.perf_counter() - start

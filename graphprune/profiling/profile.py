@@ -88,29 +88,45 @@ def cut(host: Host, analysis: Analysis | None = None) -> Cut:
         return Cut(exported, segments, names, exported=True)
 
 
-def require_measuring(*, threads: int, provider: str, align: int, seconds: float | None) -> None:
-    """Refuses what nothing can be measured with; see :func:`make_profile`.
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """How segments are measured.
+
+    Attributes:
+        threads: Threads within an operator; 0 means all cores.
+        provider: onnxruntime's execution provider.
+        align: Widths are multiples of this where possible.
+        quick: Fewer widths and less time.
+        seconds: About how long the runs may take in all; loading the models comes on top.
 
     Raises:
-        OptionError: The provider is unknown, or a number means nothing.
+        OptionError: The provider is unknown, or a number makes no sense.
     """
-    if seconds is not None and seconds <= 0:
-        raise OptionError(f"seconds is {seconds:g}; expected a positive number")
-    if threads < 0:
-        raise OptionError(f"threads is {threads}; expected 1 or more, or 0 for all cores")
-    Limits(align=align)
-    machine(threads, provider)
+
+    threads: int = 1
+    provider: str = runtime.CPU
+    align: int = 8
+    quick: bool = False
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.seconds is not None and self.seconds <= 0:
+            raise OptionError(f"seconds is {self.seconds:g}; expected a positive number")
+        if self.threads < 0:
+            raise OptionError(f"threads is {self.threads}; expected 1 or more, or 0 for all cores")
+        Limits(align=self.align)
+        machine(self.threads, self.provider)
+
+    def share(self, n: int) -> float:
+        """Seconds for each of some distinct segments."""
+        return (self.seconds or (QUICK_SECONDS if self.quick else SECONDS)) / max(1, n)
 
 
 def make_profile(
     host: Host,
     pieces: Cut,
+    how: Measuring = Measuring(),
     *,
-    threads: int = 1,
-    provider: str = runtime.CPU,
-    align: int = 8,
-    quick: bool = False,
-    seconds: float | None = None,
     advance: Advance = lambda done, total: None,
     measure: Measure | None = None,
     whole: Callable[[], float] | None = None,
@@ -120,27 +136,21 @@ def make_profile(
     Args:
         host: The model, whose whole latency is measured too.
         pieces: Its segments.
-        threads: Threads within an operator; 0 means all cores.
-        provider: onnxruntime's execution provider.
-        align: Widths are multiples of this where possible.
-        quick: Fewer widths and less time.
-        seconds: About how long the runs may take in all; loading the models comes on top.
+        how: How they are measured.
         advance: Told the progress.
         measure: Another way to measure segments, for tests.
         whole: Another way to measure the model, for tests.
 
     Raises:
-        OptionError: The provider is unknown, or align or seconds is not positive.
+        OptionError: The provider is unknown, or the alignment is not positive.
         ModelError: onnxruntime cannot run the model.
     """
-    require_measuring(threads=threads, provider=provider, align=align, seconds=seconds)
-    limits = Limits(align=align)
-    where = machine(threads, provider)
-    measure = measure or kernels(threads, provider)
-    whole_ms = whole() if whole else measure_host(host, threads=threads, provider=provider)
+    limits = Limits(align=how.align)
+    where = machine(how.threads, how.provider)
+    measure = measure or kernels(how.threads, how.provider)
+    whole_ms = whole() if whole else measure_host(host, threads=how.threads, provider=how.provider)
     distinct = {segment.usage.signature: segment for segment in pieces.segments}
-    points = QUICK_POINTS if quick else POINTS
-    each = (seconds or (QUICK_SECONDS if quick else SECONDS)) / max(1, len(distinct))
+    points, each = QUICK_POINTS if how.quick else POINTS, how.share(len(distinct))
     example = pieces.host.example_inputs()
     entries: dict[str, Entry] = {}
     skipped = []
@@ -160,7 +170,7 @@ def make_profile(
         entries[signature] = Entry(segment.label, axes, tuple(taken))
     advance(len(distinct), len(distinct))
     summed = sum(entries[s.usage.signature].milliseconds[-1] for s in pieces.segments if s.usage.signature in entries)
-    return Profile(where, align, entries, whole_ms, summed, tuple(skipped))
+    return Profile(where, how.align, entries, whole_ms, summed, tuple(skipped))
 
 
 def _batches(pieces: Sequence[tuple[OnnxHost, Arrays]]) -> Iterator[list[tuple[OnnxHost, Arrays]]]:

@@ -105,7 +105,7 @@ class Consumer:
 
     def weight_of(self, matrix: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The weight of this shape whose :meth:`matrix` it is."""
-        matrix = matrix / self.scale
+        matrix = matrix if self.scale == 1 else matrix / self.scale
         if self._turned:
             table = matrix.reshape(self.groups, shape[1], -1, *shape[2:]).swapaxes(1, 2)
             found: NDArray[np.float64] = np.flip(table, tuple(range(3, table.ndim))).reshape(shape)
@@ -183,14 +183,15 @@ _MOVES = ("turn", "copy")
 def _origin(graph: Graph, name: str, layout: Layout) -> tuple[str, Layout, int]:
     """The stored tensor that an operand is a turned or cast copy of, as it lies there; and how often it is read."""
     uses = len(graph.readers(name))
-    while (maker := graph.producer(name)) is not None and maker.rule is not None and any(maker.operands[:1]):
-        if maker.role not in _MOVES or maker.results[0] != name:
+    while (maker := graph.producer(name)) is not None and maker.rule is not None:
+        source = maker.operands[0] if maker.operands else None
+        if source is None or maker.role not in _MOVES or maker.results[0] != name:
             break
         before, after = maker.rule.operands[0], maker.rule.results[0]
         if before is None or after is None or (len(before) > 2 and before != after):
             break  # the axes of a kernel have an order
         layout = tuple(layout[after.index(dim)] for dim in before)
-        name = maker.operands[0]
+        name = source
         uses = max(uses, len(graph.readers(name)))
     return name, layout, uses
 

@@ -24,7 +24,7 @@ from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.planning.latency import Entry, LatencyModel, Machine, Profile, Usage
 from graphprune.planning.target import Target, parse_targets
-from graphprune.profiling.profile import cut, latency_model, make_profile
+from graphprune.profiling.profile import Measuring, cut, latency_model, make_profile
 from graphprune.profiling.refine import latency_target, refine, sentences, split
 from graphprune.profiling.segments import at_widths, feed
 
@@ -295,11 +295,11 @@ def test_broken_profiles_are_refused(made, change, message):
 def test_unknown_providers_and_missing_files_are_refused(made, tmp_path):
     host, pieces, _ = made
     with pytest.raises(OptionError, match="this onnxruntime has no provider 'NoProvider'.*; expected one of"):
-        make_profile(host, pieces, provider="NoProvider")
+        make_profile(host, pieces, Measuring(provider="NoProvider"))
     with pytest.raises(OptionError, match=r"cannot read profile '.*none\.json'"):
         Profile.load(tmp_path / "none.json")
     with pytest.raises(OptionError, match="seconds is 0; expected a positive number"):
-        make_profile(host, pieces, seconds=0.0)
+        make_profile(host, pieces, Measuring(seconds=0.0))
 
 
 def test_segments_that_cannot_stand_alone_are_constant(made):

@@ -240,7 +240,9 @@ def test_short_stretches_and_spilled_activations_change_nothing(monkeypatch):
         kept = {group.factor: np.arange(group.size)[::2]}
         sliced = host.edited(slice_edits(analysis, kept))
         held, _ = compensate(host, sliced, analysis, kept, data)
-        spilled, _ = compensate(host, sliced, analysis, kept, data, memory=0)
+        with monkeypatch.context() as without:
+            without.setattr("graphprune.compensation.sequential.MEMORY", 0)
+            spilled, _ = compensate(host, sliced, analysis, kept, data)
         for batch in data[:2]:
             for got, want in zip(spilled.run(batch).values(), held.run(batch).values(), strict=True):
                 np.testing.assert_array_equal(got, want)

@@ -123,9 +123,15 @@ class _Editor:
                         user.inputs[i] = source
 
     def _name_axes(self, node: onnx.NodeProto) -> None:
-        """Writes the axes that a ``Squeeze`` without axes drops now."""
+        """Writes the axes that a ``Squeeze`` without axes drops now, if another one is cut to one element.
+
+        Else it stays: at other sizes of dynamic axes it drops others, and the model should do as before.
+        """
         squeeze, shape = self.surgery.nodes.get(node.name), self.old_shapes.get(node.input[0])
-        if squeeze is None or shape is None:
+        after = self.edits.shapes.get(node.input[0])
+        if squeeze is None or shape is None or after is None:
+            return
+        if not any(new == 1 != old for old, new in zip(shape, after, strict=True)):
             return
         axes = [axis for axis, size in enumerate(shape) if size == 1]
         if self.versions[""] < 13:

@@ -397,4 +397,5 @@ class OnnxHost:
         # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
-        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original, beside=beside)
+        original, bound = self.original, self.bound
+        save(proto, store, Path(path), metadata, sources=self.sources, original=original, bound=bound, beside=beside)

@@ -7,11 +7,12 @@ rest, if the model runs on example inputs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
+from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.host import Arrays
 from graphprune.hosts.onnx.branches import outside_branches
@@ -27,8 +28,11 @@ Bound = Mapping[str, tuple[int, ...]]
 """The shapes of inputs by name."""
 
 
-class Known(NamedTuple):
+@dataclass(frozen=True)
+class Known:
     """What is known of a graph at some sizes of its inputs, and the graph that the analysis reads, if it was built."""
+
+    __repr__ = brief
 
     proto: onnx.ModelProto
     bound: Bound

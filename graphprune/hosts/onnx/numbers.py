@@ -13,6 +13,7 @@ from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.onnx.draws import draws
 from graphprune.hosts.onnx.host import OnnxHost
+from graphprune.proof.differences import off_slices
 from graphprune.runtime import sessions as runtime
 
 SEEDS = 3
@@ -102,27 +103,10 @@ def differing(wanted: Sequence[Arrays], found: Sequence[Arrays]) -> tuple[float,
             continue
         for shape in {a.shape for a, _ in pairs}:
             both = [(a, b) for a, b in pairs if a.shape == shape]
-            relative = _relative(*(np.stack(each).astype(np.float64) for each in zip(*both, strict=True)))
+            relative = off_slices(both, _TINY)
             if relative > worst:
                 worst, problem = relative, f"most in output '{name}'"
     return worst, problem
-
-
-def _relative(want: Array, got: Array) -> float:
-    """The largest difference relative to the slice along each axis, ``runs *shape``."""
-    if want.size == 0:
-        return 0.0
-    same = (want == got) | (np.isnan(want) & np.isnan(got))
-    with np.errstate(invalid="ignore"):
-        difference = np.nan_to_num(np.where(same, 0.0, np.abs(want - got)), nan=np.inf, posinf=np.inf)
-    size = np.where(np.isfinite(want), np.abs(want), 0.0)
-    whole = float(size.max()) or 1.0
-    worst = float(difference.max()) / whole
-    for axis in range(1, want.ndim):
-        others = tuple(i for i in range(want.ndim) if i != axis)
-        slices = np.maximum(size.max(axis=others), _TINY * whole)
-        worst = max(worst, float((difference.max(axis=others) / slices).max()))
-    return worst
 
 
 def _informative(outputs: Sequence[Mapping[str, Array]]) -> bool:

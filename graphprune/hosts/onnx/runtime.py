@@ -14,10 +14,11 @@ from graphprune.errors import ModelError
 from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.branches import nested
 from graphprune.hosts.onnx.draws import seeded
-from graphprune.hosts.onnx.save import EXTERNAL_BYTES, write_external
+from graphprune.hosts.onnx.save import write_external
 from graphprune.hosts.onnx.shape_values import Shapes
 from graphprune.hosts.onnx.shapes import bound_model
 from graphprune.hosts.onnx.store import Store, fill_inline, n_bytes, with_weights
+from graphprune.hosts.writing import EXTERNAL_BYTES
 from graphprune.runtime.library import onnxruntime
 from graphprune.runtime.sessions import refused
 from graphprune.runtime.watchdog import sized

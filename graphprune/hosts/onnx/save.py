@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from graphprune.errors import OutputError, first_line
-from graphprune.files import require_plain, temporary_folder
+from graphprune.files import require_plain
 from graphprune.hosts.onnx.branches import nested
-from graphprune.hosts.onnx.shapes import carries_little
+from graphprune.hosts.onnx.shape_values import Shapes
+from graphprune.hosts.onnx.shapes import carries_little, contradicted, stale_outputs
 from graphprune.hosts.onnx.store import INLINE_BYTES, Store, fill_inline, has_data, n_bytes, with_weights
+from graphprune.hosts.writing import EXTERNAL_BYTES, data_of, invalid, place
 
-EXTERNAL_BYTES = (1 << 31) - (1 << 27)
-"""Above this size of all tensors, data goes to a file of its own: a protobuf message holds less than 2 GiB."""
 ALIGNMENT = 4096
 """Tensors begin at multiples of this in the data file, so that runtimes can map them."""
 
@@ -54,17 +55,35 @@ def with_defaults(proto: onnx.ModelProto, defaults: Iterable[onnx.ValueInfoProto
     return result
 
 
-def described(proto: onnx.ModelProto, metadata: Mapping[str, str] | None) -> onnx.ModelProto:
-    """The model with the shapes of all values inferred anew and with further metadata."""
+def described(
+    proto: onnx.ModelProto,
+    metadata: Mapping[str, str] | None,
+    stale: Callable[[], frozenset[str]] = frozenset,
+) -> onnx.ModelProto:
+    """The model with the shapes of all values inferred anew and with further metadata.
+
+    Args:
+        proto: The model.
+        metadata: Entries for ``metadata_props``.
+        stale: Gives the outputs of which the file said what its own operators contradict: exporters write what they
+            saw on one example, and inference that knows more after folds and cuts would refuse the file for it.
+            What a model that was not cut contradicts is taken for no fault of the cut.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(nested(proto))
     del result.graph.value_info[:]
+    unsaid = onnx.ModelProto()
+    unsaid.CopyFrom(result)
+    for value in unsaid.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
     try:
-        inferred = onnx.shape_inference.infer_shapes(result, data_prop=carries_little(result.graph))
+        inferred = onnx.shape_inference.infer_shapes(unsaid, data_prop=carries_little(unsaid.graph))
     except onnx.shape_inference.InferenceError:
         inferred = result  # the values stay undeclared, which every runtime accepts
     for value, known in zip(result.graph.output, inferred.graph.output, strict=True):
-        if not value.type.tensor_type.HasField("shape"):  # which the checker demands
+        shaped = value.type.tensor_type.HasField("shape")  # which the checker demands
+        if not shaped or (contradicted(value.type, known.type) and value.name in stale()):
             value.type.CopyFrom(known.type)
     declared = {value.name for value in (*result.graph.input, *result.graph.output)}
     stored = {tensor.name for tensor in result.graph.initializer}
@@ -87,6 +106,7 @@ def save(
     *,
     sources: frozenset[Path],
     original: onnx.ModelProto,
+    bound: Shapes,
     beside: bool = False,
 ) -> None:
     """Writes a model.
@@ -98,33 +118,31 @@ def save(
         metadata: Entries for ``metadata_props``.
         sources: Data files that weights are still mapped from, which must not be overwritten.
         original: The weightless model as it was loaded: what its author got past the checker may pass again.
+        bound: The shapes of the inputs that it was looked at with.
         beside: Whether data goes beside it in any case.
 
     Raises:
         OutputError: The file cannot be written, or what would be written is not valid.
     """
-    data = path.with_name(f"{path.name}.data")
+    data = data_of(path)
     for target in (path, data):
         if target.resolve() in sources:
             raise OutputError(f"'{target}' holds the weights of the model that is being read; give another path")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write '{path}': no folder '{path.parent}'; give a path in a folder that exists")
     require_plain(data)
-    model = described(proto, metadata)
+    model = described(proto, metadata, partial(stale_outputs, original, bound))
+    external = beside or n_bytes(model) >= EXTERNAL_BYTES
+
+    def write(at: Path) -> None:
+        if external:
+            full = write_external(model, store, data_of(at))
+        else:
+            full = with_weights(model, store, fill_inline)
+        at.write_bytes(full.SerializeToString())
+
     try:
-        with temporary_folder(path) as folder:
-            temporary = folder / path.name
-            external = beside or n_bytes(model) >= EXTERNAL_BYTES
-            if external:
-                full = write_external(model, store, temporary.with_name(data.name))
-            else:
-                full = with_weights(model, store, fill_inline)
-            temporary.write_bytes(full.SerializeToString())
-            del full
-            _check(temporary, original)
-            if external:
-                temporary.with_name(data.name).replace(data)
-            temporary.replace(path)
+        place(path, write, lambda at: _check(at, original))
     except OSError as error:
         raise OutputError(
             f"cannot write '{path}': {error.strerror or error}; give a path in a folder that exists and is writable"
@@ -133,11 +151,8 @@ def save(
 
 def _check(path: Path, original: onnx.ModelProto) -> None:
     """Runs ONNX's checker with strict inference; what the original did not pass either is let through."""
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        if not _valid(original):
-            return
+    error = invalid(path)
+    if error is not None and _valid(original):
         raise OutputError(
             f"the model that would be written to '{path.name}' is not valid ONNX: {first_line(error)}; "
             "nothing was written. Please report this with the model"
@@ -156,8 +171,4 @@ def _valid(weightless: onnx.ModelProto) -> bool:
             )
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
-        return False
-    return True
+    return invalid(model) is None

@@ -155,6 +155,30 @@ def bound_model(proto: onnx.ModelProto, bound: Shapes) -> onnx.ModelProto:
     return result
 
 
+def contradicted(said: TypeProto, known: TypeProto) -> bool:
+    """Whether a declared shape is not what operators make: another rank, or another size of an axis."""
+    if not (said.HasField("tensor_type") and known.HasField("tensor_type")):
+        return False
+    if not (said.tensor_type.HasField("shape") and known.tensor_type.HasField("shape")):
+        return False
+    one, other = said.tensor_type.shape.dim, known.tensor_type.shape.dim
+    return len(one) != len(other) or any(
+        a.HasField("dim_value") and b.HasField("dim_value") and a.dim_value != b.dim_value
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def stale_outputs(proto: onnx.ModelProto, bound: Shapes) -> frozenset[str]:
+    """The outputs whose declared shapes the operators contradict, at these shapes of the inputs."""
+    shapes, types = _walk(proto, bound, {})
+    return frozenset(
+        value.name
+        for value in proto.graph.output
+        if value.name in shapes and value.name in types
+        if contradicted(value.type, onnx.helper.make_tensor_type_proto(types[value.name], shapes[value.name]))
+    )
+
+
 def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     model = bound_model(proto, bound)
     with suppress(onnx.shape_inference.InferenceError):  # then node by node, below

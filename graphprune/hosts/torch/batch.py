@@ -27,6 +27,7 @@ from graphprune.hosts.torch.trace import Example, inference
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
+from graphprune.proof.differences import off_whole
 
 TOLERANCE = 1e-4
 """Largest accepted difference between a batch and its parts, relative to the largest output: other kernels may run."""
@@ -195,12 +196,4 @@ def _joined(arrays: list[Array], size: int) -> Array:
 def _close(got: Mapping[Any, Array], wanted: Mapping[Any, Array]) -> bool:
     if [each.shape for each in got.values()] != [each.shape for each in wanted.values()]:
         return False
-    for a, b in zip(got.values(), wanted.values(), strict=True):
-        x, y = a.astype(np.float64), b.astype(np.float64)
-        finite = np.isfinite(y)
-        if not np.array_equal(np.isfinite(x), finite):
-            return False
-        scale = float(np.abs(y[finite]).max(initial=0.0)) or 1.0
-        if float(np.abs(x - y)[finite].max(initial=0.0)) > TOLERANCE * scale:
-            return False
-    return True
+    return all(off_whole(b, a) <= TOLERANCE for a, b in zip(got.values(), wanted.values(), strict=True))

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.compensation.activation_cache import Spool
+from graphprune.compensation.activation_cache import HELD, Spool
 from graphprune.errors import ModelError, first_line
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
@@ -37,7 +37,7 @@ from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.pipeline.state import Check, State
-from graphprune.proof.parts import Largest, parts_of
+from graphprune.proof.differences import off_slices
 from graphprune.report.data import AttributeRow
 
 TOLERANCE = 1e-5
@@ -45,8 +45,6 @@ TOLERANCE = 1e-5
 
 _WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
-HELD = 1 << 26
-"""Bytes of outputs that are held in memory; larger ones, of a whole vocabulary, wait on disk."""
 _EXAMPLES = 2
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""
@@ -287,19 +285,5 @@ def _off(ours: torch.Tensor, theirs: Any) -> float:
     A slice of numbers far smaller than others is not held to more than rounding of the largest allows.
     """
     step = torch.finfo(ours.dtype).eps if ours.is_floating_point() else 0.0
-    a, b = to_numpy(ours.detach()), np.asarray(theirs)
-    if not b.size:
-        return 0.0
-    off, size = (Largest(b.shape, np.dtype(np.float64)) for _ in range(2))
-    for at in parts_of(b.shape):
-        x, y = np.asarray(a[at], np.float64), np.asarray(b[at], np.float64)
-        with np.errstate(invalid="ignore"):
-            apart = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
-        off.add(at, np.nan_to_num(apart, nan=np.inf))
-        size.add(at, np.where(np.isfinite(y), np.abs(y), 0.0))
-    largest = size.whole or 1.0
-    floor = _NOISE * step / TOLERANCE * largest
-    worst = off.whole / largest
-    for mine, all_of_it in zip(off.plain, size.plain, strict=True):
-        worst = max(worst, float((mine / np.maximum(all_of_it, floor)).max()))
-    return worst
+    pair = np.asarray(theirs), to_numpy(ours.detach())
+    return off_slices([pair], _NOISE * step / TOLERANCE)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from onnxscript import opset18
 from torch import fx
 from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
-from graphprune.files import require_plain, temporary_folder
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.sizes import name_sizes
 from graphprune.hosts.torch.trace import Example
+from graphprune.hosts.writing import EXTERNAL_BYTES, invalid, place
 from graphprune.planning.transfer import Origin
 
 OPSET = 20
@@ -26,9 +25,6 @@ OPSET = 20
 
 OPSET_OF_BFLOAT16 = 22
 """The oldest opset in which convolutions take bfloat16."""
-
-LIMIT = 2**31 - 2**20
-"""Bytes of weights above which they go into a file of their own: one protobuf message holds at most 2 GB."""
 
 
 def save(
@@ -89,17 +85,21 @@ def save(
     name_sizes(exported.model, program, dynamic_shapes)
     exported.model.metadata_props.update(metadata(exported.model))
     path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(at: Path) -> None:
+        with quiet():
+            exported.save(at, external_data=beside or size >= EXTERNAL_BYTES)
+
+    def judge(at: Path) -> None:
+        with quiet():
+            error = invalid(at)
+        if error is not None:
+            raise OutputError(f"cannot write '{path}': {error}") from error
+        proof(at)
+
     try:
-        with temporary_folder(path) as folder:
-            with quiet():
-                exported.save(folder / path.name, external_data=beside or size > LIMIT)
-                onnx.checker.check_model(str(folder / path.name), full_check=True)
-            proof(folder / path.name)
-            written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-            for file in written:  # the model comes last: until then the old one is whole
-                require_plain(path.parent / file.name)
-                file.replace(path.parent / file.name)
-    except (OSError, onnx.checker.ValidationError, cast("Any", onnx).shape_inference.InferenceError) as error:
+        place(path, write, judge)
+    except OSError as error:
         raise OutputError(f"cannot write '{path}': {error}") from error
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.training import outputs_in, train_step
 from graphprune.ir.dims import factors_of
 from graphprune.pipeline.state import State
+from graphprune.proof.differences import off_whole
 from graphprune.proof.masks import masks
 
 TOLERANCE = 1e-4
@@ -118,11 +118,7 @@ def _difference(expected: list[Array], got: list[torch.Tensor]) -> str:
         have = to_numpy(tensor)
         if have.shape != want.shape:
             return f"returns the shape {list(have.shape)} instead of {list(want.shape)}"
-        a, b = want.astype(np.float64), have.astype(np.float64)
-        scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) or 1.0
-        with np.errstate(invalid="ignore"):
-            apart = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b)) / scale
-        worst = float(np.nan_to_num(apart, nan=np.inf).max(initial=0.0))
+        worst = off_whole(want, have)
         if worst > TOLERANCE:
             return f"returns values that differ by {worst:.2g} of the largest"
     return ""

@@ -374,7 +374,7 @@ def test_a_module_that_onnxruntime_cannot_run_is_pruned_nevertheless() -> None:
 
 
 def test_onnx_external_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("graphprune.hosts.torch.onnx_export.LIMIT", 16)
+    monkeypatch.setattr("graphprune.hosts.torch.onnx_export.EXTERNAL_BYTES", 16)
     path = tmp_path / "model.onnx"
     TorchHost.trace(Mlp().eval(), {"x": X}).save_onnx(path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]

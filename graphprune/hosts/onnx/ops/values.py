@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from graphprune.brief import brief
 from graphprune.hosts.host import Array
 
 JOIN_DOMAIN, JOIN = "graphprune", "Join"
@@ -62,6 +63,8 @@ class Inferred:
         values: Small tensors of shape arithmetic.
         sized: By value, the axes whose size is read at run time and computed with.
     """
+
+    __repr__ = brief
 
     shapes: Mapping[str, tuple[int, ...]]
     types: Mapping[str, int]

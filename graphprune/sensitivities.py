@@ -187,9 +187,8 @@ def _scored(opened: Opened, recipe: Recipe, samples: int, observer: Observer) ->
         Analyze(),
         Score(criterion, recipe.seed),
         Allocate(),
-        None,
-        calibrate=measuring(criterion),
-        select=Select(selection.only, selection.protect) if selection.only or selection.protect else None,
+        measuring(criterion),
+        Select(selection.only, selection.protect) if selection.only or selection.protect else None,
     )
     end = next(i for i, each in enumerate(passes) if isinstance(each, Score))
     return run_pipeline(passes[: end + 1], replace(state, batches=batches), observer=observer)
