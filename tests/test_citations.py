@@ -269,6 +269,16 @@ def test_all_that_users_can_name_is_in_the_documents(what):
     assert [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)] == []
 
 
+def test_every_room_is_in_the_architecture():
+    table = re.findall(r"^\| (`.+?) \| ", text_of(HOME / "docs" / "architecture.md"), re.MULTILINE)
+    named = {name.split("/")[0] for row in table for name in re.findall(r"`([\w/]+)`", row)}
+    rooms = {p.parent.name for p in (HOME / "graphprune").glob("*/__init__.py")}
+    assert sorted(rooms - named) == []
+    assert [
+        name for name in named if not any((HOME / "graphprune" / f"{name}{end}").exists() for end in ("", ".py"))
+    ] == []
+
+
 def test_the_glossary_is_in_order():
     words = re.findall(r"^\| ([^|]+?) \| (?!meaning|---)", text_of(HOME / "docs" / "glossary.md"), re.MULTILINE)
     assert words == sorted(set(words), key=str.lower)
