@@ -25,7 +25,7 @@ from graphprune.pipeline import keys
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.passes import Compound, Pass
 from graphprune.pipeline.state import State
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 FAR = 3.0
 """A candidate that loses so many times as much as the best when all is refitted at once is not refitted in earnest."""
@@ -96,7 +96,7 @@ class ChooseAllocation(Compound):
             return next(iter(found.values()))
         if state.batches is None:
             raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
-        fit, held = apart(len(state.batches))
+        fit, held = split_batches(len(state.batches))
         loss = judge(state.host, [state.batches[i] for i in held], asked=state.asked)
         ahead = self._ahead(state, found, loss)
         on_read = (

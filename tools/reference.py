@@ -1,10 +1,12 @@
 """Writes ``docs/reference.md``: all names that users can give, with the texts that stand beside them in the code.
 
-``python tools/reference.py`` writes it anew; a test compares.
+python -m tools.reference            writes it anew
+python -m tools.reference --check    says whether it is of today; so does a test
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import inspect
 from pathlib import Path
@@ -22,7 +24,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
 
 All commands and options, passes, kinds of units, and public names, with the texts of the code. This page is written by
-`python tools/reference.py`, and a test compares.
+`python -m tools.reference`, and a test compares.
 """
 
 
@@ -111,10 +113,18 @@ def text() -> str:
     return "".join(parts)
 
 
-def main() -> None:
+def main() -> int:
+    """Writes the page, or compares it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where the page is of before")
+    if parser.parse_args().check:
+        return int(PAGE.read_text(encoding="utf-8") != text())
     PAGE.write_text(text(), encoding="utf-8")
     print(f"wrote {PAGE.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
