@@ -276,5 +276,5 @@ def test_the_glossary_is_in_order():
 
 
 def test_the_reference_is_of_today():
-    """Else: python tools/reference.py."""
+    """Else: python -m tools.reference."""
     assert text_of(reference.PAGE) == reference.text()

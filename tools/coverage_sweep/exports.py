@@ -140,9 +140,9 @@ def table(records: list[Record]) -> str:
         "# Coverage of exported ONNX files",
         "",
         "Written by `python -m tools.coverage_sweep.exports --table tools/coverage_sweep/exports.md`: every second",
-        "architecture of transformers, small configs, random weights, written by both of PyTorch's ONNX exporters. Half",
-        "of every group is pruned at random; the masked and the permutation oracle run in onnxruntime, and the saved",
-        "file again. The share is one of the parameters that are no tables of embeddings.",
+        "architecture of transformers, small configs, random weights, written by both of PyTorch's ONNX exporters.",
+        "Half of every group is pruned at random; the masked and the permutation oracle run in onnxruntime, and the",
+        "saved file again. The share is one of the parameters that are no tables of embeddings.",
         "",
     ]
     for exporter in EXPORTERS:
