@@ -4,9 +4,9 @@
     python -m tools.snapshots compare before.json          # in the new state: lists what differs
     python -m tools.snapshots compare before.json --only swin --host torch
 
-What a state says besides is no difference. A record holds, for each compilation, the plan, the report (without times), digests of every tensor that is written, and
+A record holds, for each compilation, the plan, the report (without times), digests of every tensor that is written, and
 the steps that ran; besides, the text of errors for wrong calls and the names of all options. It uses the public API
-and the command line alone, so that any two states can be compared.
+and the command line alone, so that any two states can be compared. What the new state says besides is no difference.
 """
 
 from __future__ import annotations
