@@ -13,7 +13,7 @@ from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.statistics.collect import MEMORY, Statistics, collect
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Calibrate(Pass):
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
         batches = state.batches
-        numbers = apart(len(batches))[0] if self.apart else range(len(batches))
+        numbers = split_batches(len(batches))[0] if self.apart else range(len(batches))
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             origin = state.measured.origin(state.host, batches, numbers, products=self.products)

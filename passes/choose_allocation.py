@@ -25,7 +25,7 @@ from graphprune.pipeline import keys
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.passes import Compound, Pass
 from graphprune.pipeline.state import State
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 FAR = 3.0
 """A candidate that loses so many times as much as the best when all is refitted at once is not refitted in earnest."""
@@ -96,7 +96,7 @@ class ChooseAllocation(Compound):
             return next(iter(found.values()))
         if state.batches is None:
             raise OptionError(f"'{self.name}' needs calibration data; give some (calibration=..., --calibration DATA)")
-        fit, held = apart(len(state.batches))
+        fit, held = split_batches(len(state.batches))
         loss = judge(state.host, [state.batches[i] for i in held], asked=state.asked)
         ahead = self._ahead(state, found, loss)
         on_read = (
@@ -104,14 +104,18 @@ class ChooseAllocation(Compound):
             if len(ahead) > 1
             else loss
         )
+
+        def judged(host: Host) -> tuple[Float, float]:
+            """What a model loses on other inputs and on those that it has read; nobody holds it beside the next one."""
+            return loss(host), float(np.mean(on_read(host)))
+
         samples = state.batches.part(fit).samples
         losses: dict[str, Float] = {}
         read: dict[str, float] = {}
         count = state.observer.counter(self.name)
         for n, (name, planned) in enumerate(found.items(), start=1):
             if len(ahead) > 1 and name in ahead:
-                host = self._refitted(planned, state.batches.part(fit))
-                losses[name], read[name] = loss(host), float(np.mean(on_read(host)))
+                losses[name], read[name] = judged(self._refitted(planned, state.batches.part(fit)))
             count(n, len(found))
         best = preferred(losses) if losses else ahead[0]
         state, plan = found[best], found[best].plan

@@ -20,7 +20,7 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class MeasureLosses(Pass):
         allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
         model = build_cost_model(analysis)
-        _, held = apart(len(state.batches))
+        _, held = split_batches(len(state.batches))
         each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
         n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
         judges = judges_of(analysis.graph, state.asked)

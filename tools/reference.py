@@ -1,12 +1,13 @@
 """Writes ``docs/reference.md``: all names that users can give, with the texts that stand beside them in the code.
 
-``python tools/reference.py`` writes it anew; a test compares.
+python -m tools.reference [--check]        writes it anew, or says whether it is as the code is; a test compares
 """
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from pathlib import Path
 
 import typer.main
@@ -17,12 +18,13 @@ from graphprune.cli import app
 from graphprune.passes import PASSES
 from graphprune.pipeline import keys
 from graphprune.recipe import RECIPES
+from tools.bench.runner import parser_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
 
 All commands and options, passes, kinds of units, and public names, with the texts of the code. This page is written by
-`python tools/reference.py`, and a test compares.
+`python -m tools.reference`, and a test compares.
 """
 
 
@@ -111,10 +113,19 @@ def text() -> str:
     return "".join(parts)
 
 
-def main() -> None:
+def main() -> int:
+    """Writes the page, or compares it; 1 if it is another one."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    if options.check:
+        same = PAGE.read_text(encoding="utf-8") == text()
+        print(f"{PAGE.name} is {'as the code is' if same else 'another one'}")
+        return int(not same)
     PAGE.write_text(text(), encoding="utf-8")
     print(f"wrote {PAGE.name}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

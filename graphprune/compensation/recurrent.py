@@ -22,7 +22,7 @@ from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.hosts.recurrent import Cell, Float, Part, Recurrent, Seen, run_cell
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.statistics.collect import positions_to_count
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 INPUTS, STATES, RESET = "x", "h", "rh"
 
@@ -115,7 +115,7 @@ class _Counter:
                    _positions(analysis, kept, cell.r, -1))
             for cell in stage.cells
         }  # fmt: skip
-        self._held = apart(n_batches)[1] if n_batches > 1 else []
+        self._held = split_batches(n_batches)[1] if n_batches > 1 else []
         self._batch = 0
         self._look: PartialRun | None = None
         self._sums: dict[tuple[Cell, int, bool], Residuals] = {}

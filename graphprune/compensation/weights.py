@@ -15,7 +15,7 @@ from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import ONE, Dim, Factor, Index, Layout, positions
 from graphprune.statistics.collect import GATHERED, positions_to_count
 from graphprune.statistics.consumers import Consumer, count_of, inputs_of
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 AGREEMENT = 1e-3
 """Largest difference, relative to the largest value, of what a consumer computes in the host and by its weights: a
@@ -93,7 +93,7 @@ class _Counter:
         self._channels = {use.node: positions(_channel(use, layouts), kept) for use in stage.uses}
         self._weights = {fit[0].weight: fit[0].matrix(pruned.read(fit[0].weight)) for fit in stage.fits}
         self._biases = {use.bias: pruned.read(use.bias).ravel() for use in stage.uses if use.bias is not None}
-        self._held = apart(n_batches)[1] if n_batches > 1 else []
+        self._held = split_batches(n_batches)[1] if n_batches > 1 else []
         self._batch = 0
         self._sums: dict[tuple[str, bool], Residuals] = {}
         self._waiting: dict[tuple[str, bool], list[tuple[Array, Array, Array]]] = {}

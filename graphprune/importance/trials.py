@@ -99,23 +99,31 @@ def loss_curves(
             gates = list(gate_readings(evidence, statistics, group))
             ranked = np.argsort(scores[group.name], kind="stable")
             counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
-            losses = []
+            uses, losses = [consumers[each.consumer.node] for each in read], []
             for count in counts:
-                changes = refitted(host, read, consumers, ranked[:count])
-                changes |= refitted_gates(host, gates, ranked[:count], without)
-                columns, uses = changes, [consumers[each.consumer.node] for each in read]
-                if entry.masked:
-                    changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
-                for tensors in (changes, columns):
-                    run = host.replaced(tensors).partial_run(spool.names(), outputs)
-                    loss = standard.loss_of(run(spool[i])[1] for i in range(len(batches)))
-                    if np.isfinite(loss) or not columns:  # a weight that is divided by its norm takes no zeros
+                for masked in (True, False) if entry.masked else (False,):
+                    changes = refitted(host, read, consumers, ranked[:count])
+                    changes |= refitted_gates(host, gates, ranked[:count], without)
+                    is_read = bool(changes)
+                    if masked:
+                        changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
+                    cut = host.replaced(changes)
+                    del changes  # of a vocabulary, perhaps, and the model has its own
+                    loss = _loss(cut, standard, spool, outputs)
+                    del cut
+                    if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
                         break
                 losses.append(loss)
             if counts:
                 points[group.name] = counts, losses
             progress(n + 1, len(tried))
     return _curves(scores, points)
+
+
+def _loss(cut: Host, standard: Standard, spool: ActivationCache, outputs: Sequence[str]) -> float:
+    """What a model loses that goes on from what waits."""
+    run = cut.partial_run(spool.names(), outputs)
+    return standard.loss_of(run(spool[i])[1] for i in range(len(spool)))
 
 
 def read_with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:

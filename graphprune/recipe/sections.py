@@ -20,7 +20,6 @@ from graphprune.defaults import (
     CRITERIA,
     CRITERION,
     MAX_RATIO,
-    MEASURED_ALLOCATION,
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
@@ -135,7 +134,7 @@ class Allocation(Section):
         None,
         metavar="NAME",
         choices=ALLOCATIONS,
-        unset=f"{ALLOCATION}, with calibration data the best of {MEASURED_ALLOCATION}, isomorphic and dp",
+        unset=f"{ALLOCATION}, with calibration data the best of several on held-out inputs",
     )
     align: int = option(ALIGN)
     min_units: int = option(MIN_UNITS)

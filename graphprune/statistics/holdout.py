@@ -24,7 +24,7 @@ OPERATIONS = 4e10
 """MACs that running one of the two models may take then: about two seconds."""
 
 
-def apart(n_batches: int) -> tuple[list[int], list[int]]:
+def split_batches(n_batches: int) -> tuple[list[int], list[int]]:
     """Numbers of the batches to fit to, and of those to judge by: every fourth, at least one.
 
     A single batch is both: what is fitted to it looks better on it than it is.
@@ -52,7 +52,7 @@ def judged_by(
     if others is not None:
         return (others if unseen is None else (unseen[i] for i in range(min(most, len(unseen))))), UNSEEN
     spared = spared and len(batches) > 1
-    numbers = apart(len(batches))[1] if spared else list(range(len(batches)))
+    numbers = split_batches(len(batches))[1] if spared else list(range(len(batches)))
     return (batches[number] for number in numbers[:most]), SPARED if spared else CALIBRATION
 
 

@@ -29,7 +29,7 @@ from graphprune.pipeline.state import State
 from graphprune.pipeline.text import parse_pipeline
 from graphprune.planning.share import error_curve
 from graphprune.statistics.collect import collect
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 TARGET = {"macs": 0.7}
 
@@ -87,7 +87,7 @@ def test_losses_are_those_of_refits_on_other_batches(measured, monkeypatch):
     found = choose().run(measured)
     noted = found.plan.options["candidates"]
     assert list(noted)[:2] == ["measured", "isomorphic"]
-    fit, held = apart(len(measured.batches))
+    fit, held = split_batches(len(measured.batches))
     compared = 0
     for allocation, loss in noted.items():
         planned = Allocate(("macs=0.7",), allocation, align=1).run(measured)

@@ -26,7 +26,7 @@ from graphprune.importance.trials import WIDTHS, loss_curves, plan_trials, witho
 from graphprune.passes import MeasureLosses
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.statistics.collect import collect
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 
 RNG = np.random.default_rng(1)
 X = (RNG.normal(size=(240, 8)) @ RNG.normal(size=(8, 8))).astype(np.float32)
@@ -164,9 +164,9 @@ def test_work_is_bounded():
 
 
 def test_what_is_judged_by_is_apart():
-    assert apart(1) == ([0], [0])
-    assert apart(2) == ([0], [1])
-    fit, held = apart(11)
+    assert split_batches(1) == ([0], [0])
+    assert split_batches(2) == ([0], [1])
+    fit, held = split_batches(11)
     assert sorted(fit + held) == list(range(11))
     assert held == [3, 7]
 

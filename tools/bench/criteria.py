@@ -32,7 +32,7 @@ from graphprune.importance.loss import Objective, Standard, gates_of
 from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.opening import open_host
 from graphprune.statistics.collect import collect
-from graphprune.statistics.holdout import apart
+from graphprune.statistics.holdout import split_batches
 from tools.bench.records import Record
 from tools.bench.records import table as text_table
 from tools.bench.registry import CACHE
@@ -83,7 +83,7 @@ def measure(record: Record, *, cache: Path) -> None:
     host = open_host(case.model, case.example, shapes=case.shapes).folded()
     analysis = gp.analyze(case.model, case.example, shapes=case.shapes)
     per_batch = len(next(iter(case.calibration[0].values())))
-    fit, held = (([case.calibration[i] for i in part]) for part in apart(len(case.calibration)))
+    fit, held = (([case.calibration[i] for i in part]) for part in split_batches(len(case.calibration)))
     few, seen = (part[: max(1, samples // per_batch)] for part in (held, fit))
     statistics = collect(host, analysis, fit)
     evidence = Evidence(analysis, host.read, 0, statistics, host, seen)
