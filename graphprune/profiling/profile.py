@@ -93,14 +93,14 @@ class Measuring:
     """How segments are measured.
 
     Attributes:
-            threads: Threads within an operator; 0 means all cores.
-            provider: onnxruntime's execution provider.
-            align: Widths are multiples of this where possible.
-            quick: Fewer widths and less time.
-            seconds: About how long the runs may take in all; loading the models comes on top.
+        threads: Threads within an operator; 0 means all cores.
+        provider: onnxruntime's execution provider.
+        align: Widths are multiples of this where possible.
+        quick: Fewer widths and less time.
+        seconds: About how long the runs may take in all; loading the models comes on top.
 
     Raises:
-                OptionError: The provider is unknown, or a number means nothing.
+        OptionError: The provider is unknown, or a number means nothing.
     """
 
     threads: int = 1
