@@ -120,7 +120,7 @@ def loss_curves(
     return _curves(scores, points)
 
 
-def _loss(cut: Host, standard: Standard, spool: Spool, outputs: Sequence[str]) -> float:
+def _loss(cut: Host, standard: Standard, spool: ActivationCache, outputs: Sequence[str]) -> float:
     """What a model loses that goes on from what waits."""
     run = cut.partial_run(spool.names(), outputs)
     return standard.loss_of(run(spool[i])[1] for i in range(len(spool)))
