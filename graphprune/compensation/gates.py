@@ -40,7 +40,7 @@ class Gates:
     @property
     def source(self) -> Source:
         """What its moments are kept under: no value of the graph, but the cell's inputs and states side by side."""
-        return (f"{self.node}[{self.layer.cells.index(self.cell)}]", -1, 1, None)
+        return Source(f"{self.node}[{self.layer.cells.index(self.cell)}]", -1)
 
     def columns(self, analysis: Analysis) -> tuple[Dim, Dim]:
         """What the inputs and the states are made of."""

@@ -20,7 +20,7 @@ from graphprune.hosts.host import Array, Arrays, Carried, Host, PartialRun
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Node
 from graphprune.statistics.collect import positions_to_count
-from graphprune.statistics.consumers import count_of
+from graphprune.statistics.consumers import Source, count_of
 from graphprune.statistics.products import real
 
 
@@ -138,7 +138,7 @@ class _Counter:
         if self._look is None:
             self._look = self._pruned.partial_run(list(values), scaling.read)
         y = self._look(values)[1][scaling.result]
-        n = count_of((scaling.result, scaling.channel, 1, None), y)
+        n = count_of(Source(scaling.result, scaling.channel), y)
         pick = positions_to_count(n, 1, self._n_batches, masks[scaling.node], self._rng)
         y = _rows(y, scaling.channel, pick)
         t = _rows(wanted[scaling.result], scaling.channel, pick)[:, self._channels]

@@ -143,7 +143,7 @@ class Statistics:
 
 
 def _text(source: Source) -> str:
-    return repr(source)
+    return repr(tuple(source))
 
 
 def collect(
@@ -179,7 +179,7 @@ def collect(
     batches = list(batches) if not hasattr(batches, "__len__") else batches
     n_batches = len(batches)  # type: ignore[arg-type]
     moments: dict[Source, Moments] = {}
-    targets: dict[str, Source] = {c.node: (c.target, c.channel, 1, None) for each in by_group.values() for c in each}
+    targets: dict[str, Source] = {c.node: Source(c.target, c.channel) for each in by_group.values() for c in each}
     sizes = {s: _width(s, analysis) for s in targets.values() if s not in widths}
     spread = {source: Moments.zeros(1, size, full=False) for source, size in sizes.items()}
     for n, chunk in enumerate(chunks):
@@ -212,8 +212,8 @@ def walk(
 ) -> None:
     """One walk over the batches, adding to the moments of some sources."""
     order = analysis.graph.producers
-    sources = sorted(taken, key=lambda source: order.get(source[0], -1))
-    stretches = list(_stretches([source[0] for source in sources], analysis))
+    sources = sorted(taken, key=lambda source: order.get(source.value, -1))
+    stretches = list(_stretches([source.value for source in sources], analysis))
     runs: list[Any] = []
     rng = np.random.default_rng(seed)
     masks = Masks(analysis)
@@ -226,12 +226,12 @@ def walk(
                 runs.append(host.partial_run(None if n == 0 else list(values), names, later))
             values, arrays = runs[n](values)
             for source in sources:
-                if source[0] in arrays:
-                    moments, mask = taken[source], masks.of(batch, source[0], source[1])
-                    count = count_of(source, arrays[source[0]])
+                if source.value in arrays:
+                    moments, mask = taken[source], masks.of(batch, source.value, source.axis)
+                    count = count_of(source, arrays[source.value])
                     columns = moments.total.shape[1] if moments.product is not None else 1
                     pick = positions_to_count(count, columns, n_batches, mask, rng)
-                    _gather(gathered[source], moments, inputs_of(source, arrays[source[0]], pick))
+                    _gather(gathered[source], moments, inputs_of(source, arrays[source.value], pick))
         progress(done + 1)
     for source in sources:
         _gather(gathered[source], taken[source], None)
@@ -322,7 +322,7 @@ def _chunks(sources: Sequence[Source], widths: Mapping[Source, int], memory: int
     chunk: list[Source] = []
     used = 0
     for source in sources:
-        size = 8 * widths[source] ** 2 // source[2]
+        size = 8 * widths[source] ** 2 // source.groups
         if chunk and used + size > memory:
             yield chunk
             chunk, used = [], 0

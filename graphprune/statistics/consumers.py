@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +24,21 @@ from graphprune.ir.dims import ONE, Dim, Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.statistics.products import real
 
-Source = tuple[str, int | None, int, Window | None]
-"""What moments are taken of: a value, its axis (none: one number at each position), in how many groups, through which
-window."""
+
+class Source(NamedTuple):
+    """What moments are taken of; consumers of one activation share them.
+
+    Attributes:
+        value: A value.
+        axis: Its axis; ``None``: one number at each position.
+        groups: In how many groups.
+        window: Through which window.
+    """
+
+    value: str
+    axis: int | None
+    groups: int = 1
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class Consumer:
     @property
     def source(self) -> Source:
         """What its moments are taken of; consumers of one activation share them."""
-        return (self.value, self.axis, self.groups, self.window)
+        return Source(self.value, self.axis, self.groups, self.window)
 
     @property
     def plain(self) -> bool:
@@ -144,10 +157,9 @@ def inputs_of(source: Source, activation: Array, pick: NDArray[np.int64] | None)
 
 def count_of(source: Source, activation: Array) -> int:
     """How many positions :func:`inputs_of` can pick from."""
-    _, axis, _, window = source
-    if window is None:
-        return int(activation.size // (1 if axis is None else activation.shape[axis]))
-    return window.places(activation.shape)
+    if source.window is None:
+        return int(activation.size // (1 if source.axis is None else activation.shape[source.axis]))
+    return source.window.places(activation.shape)
 
 
 def find_consumers(host: Refittable, graph: Graph, values: Iterable[str] | None = None) -> tuple[Consumer, ...]:
@@ -260,22 +272,22 @@ def _consumer(host: Refittable, graph: Graph, node: Node) -> Consumer | str:
     bias, after = _bias(graph, along, result, channel, uses)
     target, skip = _target(graph, after)
     return Consumer(
-        node.name,
-        value,
-        axis,
-        weight,
-        column_axis,
-        row_axis,
-        result,
-        channel,
-        groups,
-        window,
-        bias,
-        target,
-        skip,
-        uses,
-        len(graph.readers(bias)) if bias is not None else 0,
-        scale,
+        node=node.name,
+        value=value,
+        axis=axis,
+        weight=weight,
+        column_axis=column_axis,
+        row_axis=row_axis,
+        result=result,
+        channel=channel,
+        groups=groups,
+        window=window,
+        bias=bias,
+        target=target,
+        skip=skip,
+        uses=uses,
+        bias_uses=len(graph.readers(bias)) if bias is not None else 0,
+        scale=scale,
     )
 
 
