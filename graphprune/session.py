@@ -175,9 +175,7 @@ class Session(Opened):
         advance: Callable[[int, int], None] = lambda done, total: None,
     ) -> Profile:
         """Measures what the operators of the model take at smaller widths; see :func:`graphprune.profile`."""
-        how = Measuring(
-            threads=threads, provider=provider, align=align, quick=quick, seconds=seconds
-        )  # before it opens
+        how = Measuring(threads=threads, provider=provider, align=align, quick=quick, seconds=seconds)
         return make_profile(self.host, cut(self.host), how, advance=advance)
 
     @_one_at_a_time

@@ -104,14 +104,18 @@ class ChooseAllocation(Compound):
             if len(ahead) > 1
             else loss
         )
+
+        def judged(host: Host) -> tuple[Float, float]:
+            """What a model loses on other inputs and on those that it has read; nobody holds it beside the next one."""
+            return loss(host), float(np.mean(on_read(host)))
+
         samples = state.batches.part(fit).samples
         losses: dict[str, Float] = {}
         read: dict[str, float] = {}
         count = state.observer.counter(self.name)
         for n, (name, planned) in enumerate(found.items(), start=1):
             if len(ahead) > 1 and name in ahead:
-                host = self._refitted(planned, state.batches.part(fit))
-                losses[name], read[name] = loss(host), float(np.mean(on_read(host)))
+                losses[name], read[name] = judged(self._refitted(planned, state.batches.part(fit)))
             count(n, len(found))
         best = preferred(losses) if losses else ahead[0]
         state, plan = found[best], found[best].plan

@@ -1,14 +1,13 @@
 """Writes ``docs/reference.md``: all names that users can give, with the texts that stand beside them in the code.
 
-python -m tools.reference            writes it anew
-python -m tools.reference --check    says whether it is of today; so does a test
+python -m tools.reference [--check]        writes it anew, or says whether it is as the code is; a test compares
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import inspect
+import sys
 from pathlib import Path
 
 import typer.main
@@ -19,6 +18,7 @@ from graphprune.cli import app
 from graphprune.passes import PASSES
 from graphprune.pipeline import keys
 from graphprune.recipe import RECIPES
+from tools.bench.runner import parser_of
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 HEAD = """# Reference
@@ -114,17 +114,18 @@ def text() -> str:
 
 
 def main() -> int:
-    """Writes the page, or compares it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.reference", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 where the page is of before")
-    if parser.parse_args().check:
-        return int(PAGE.read_text(encoding="utf-8") != text())
+    """Writes the page, or compares it; 1 if it is another one."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    if options.check:
+        same = PAGE.read_text(encoding="utf-8") == text()
+        print(f"{PAGE.name} is {'as the code is' if same else 'another one'}")
+        return int(not same)
     PAGE.write_text(text(), encoding="utf-8")
     print(f"wrote {PAGE.name}")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -21,7 +21,7 @@ HELD = 1 << 26
 """Bytes of outputs to compare with that are held in memory; those of a whole vocabulary wait on disk."""
 
 
-class Spool:
+class ActivationCache:
     """For each batch the values that it has come to; those of the first batches stay in memory.
 
     Args:

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.analysis.groups import Analysis
-from graphprune.compensation.activation_cache import MEMORY, Spool
+from graphprune.compensation.activation_cache import MEMORY, ActivationCache
 from graphprune.compensation.methods import METHODS
 from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
@@ -66,7 +66,7 @@ def compensate(
     rng = np.random.default_rng(0)
     masks = Masks(analysis)
     inputs = list(batches)
-    with Spool(inputs, MEMORY // 2) as left, Spool(inputs, MEMORY // 2) as right:
+    with ActivationCache(inputs, MEMORY // 2) as left, ActivationCache(inputs, MEMORY // 2) as right:
         for n, stage in enumerate(stages):
             first, later = n == 0, stages[n + 1 :]
             go_left = dense.partial_run(

@@ -88,13 +88,13 @@ def taken_out(
         analysis: Its analysis.
         group: The group.
         gone: Indices of units.
-        changes: Tensors that have changed already.
+        changes: Tensors that have changed already, which are written to: they may be of a vocabulary.
         refitted: The consumers that these are of, whose biases may be new.
     """
     result, weights = dict(changes), _weights(analysis.graph, group)
     for site in group.sites:
         if site.tensor in weights:
-            table = np.array(result[site.tensor] if site.tensor in result else host.read(site.tensor))
+            table = result[site.tensor] if site.tensor in result else np.array(host.read(site.tensor))
             lost = np.isin(unit_of(site.dim, group.factor), gone)
             np.moveaxis(table, site.axis, 0)[lost] = 0.0
             result[site.tensor] = table

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.compensation.activation_cache import MEMORY, Spool
+from graphprune.compensation.activation_cache import MEMORY, ActivationCache
 from graphprune.compensation.methods import regression
 from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import CELLS, Evidence, Float, Reading, Scores, readings
@@ -87,7 +87,7 @@ def loss_curves(
     outputs = list(host.graph().outputs)
     standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
     points: dict[str, tuple[list[int], list[float]]] = {}
-    with Spool(batches, memory) as spool:
+    with ActivationCache(batches, memory) as spool:
         for n, (group, entry) in enumerate(tried):
             later = [name for _, other in tried[n:] for name in other.values]
             go = host.partial_run(
@@ -99,23 +99,31 @@ def loss_curves(
             gates = list(gate_readings(evidence, statistics, group))
             ranked = np.argsort(scores[group.name], kind="stable")
             counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
-            losses = []
+            uses, losses = [consumers[each.consumer.node] for each in read], []
             for count in counts:
-                changes = refitted(host, read, consumers, ranked[:count])
-                changes |= refitted_gates(host, gates, ranked[:count], without)
-                columns, uses = changes, [consumers[each.consumer.node] for each in read]
-                if entry.masked:
-                    changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
-                for tensors in (changes, columns):
-                    run = host.replaced(tensors).partial_run(spool.names(), outputs)
-                    loss = standard.loss_of(run(spool[i])[1] for i in range(len(batches)))
-                    if np.isfinite(loss) or not columns:  # a weight that is divided by its norm takes no zeros
+                for masked in (True, False) if entry.masked else (False,):
+                    changes = refitted(host, read, consumers, ranked[:count])
+                    changes |= refitted_gates(host, gates, ranked[:count], without)
+                    is_read = bool(changes)
+                    if masked:
+                        changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
+                    cut = host.replaced(changes)
+                    del changes  # of a vocabulary, perhaps, and the model has its own
+                    loss = _loss(cut, standard, spool, outputs)
+                    del cut
+                    if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
                         break
                 losses.append(loss)
             if counts:
                 points[group.name] = counts, losses
             progress(n + 1, len(tried))
     return _curves(scores, points)
+
+
+def _loss(cut: Host, standard: Standard, spool: ActivationCache, outputs: Sequence[str]) -> float:
+    """What a model loses that goes on from what waits."""
+    run = cut.partial_run(spool.names(), outputs)
+    return standard.loss_of(run(spool[i])[1] for i in range(len(spool)))
 
 
 def read_with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:

@@ -100,7 +100,7 @@ class Measuring:
         seconds: About how long the runs may take in all; loading the models comes on top.
 
     Raises:
-        OptionError: The provider is unknown, or a number makes no sense.
+        OptionError: The provider is unknown, or a number means nothing.
     """
 
     threads: int = 1
@@ -142,7 +142,6 @@ def make_profile(
         whole: Another way to measure the model, for tests.
 
     Raises:
-        OptionError: The provider is unknown, or the alignment is not positive.
         ModelError: onnxruntime cannot run the model.
     """
     limits = Limits(align=how.align)

@@ -168,7 +168,7 @@ def test_a_benchmark_by_its_name(monkeypatch):
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *FOLDER.rglob("*.md")]
 SOURCES = [
     path for folder in ("graphprune", "passes", "tests", "tools") for path in (ROOT / folder).rglob("*.py")
-    if path.name not in ("test_tools.py", "test_runner.py")
+    if path.name not in ("test_tools.py", "test_runner.py", "test_citations.py")  # they name what there is not
 ]  # fmt: skip
 
 

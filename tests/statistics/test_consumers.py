@@ -12,7 +12,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.compensation import Residuals, refit
-from graphprune.compensation.activation_cache import Spool
+from graphprune.compensation.activation_cache import ActivationCache
 from graphprune.compensation.sequential import compensate
 from graphprune.errors import OptionError
 from graphprune.hosts.onnx.host import OnnxHost
@@ -250,7 +250,7 @@ def test_short_stretches_and_spilled_activations_change_nothing(monkeypatch):
 
 def test_a_spool_keeps_what_fits_in_memory_and_gives_back_all(tmp_path):
     values = [{"a": np.full((100,), i), "b": torch.arange(50.0) + i, "c": None} for i in range(4)]
-    with Spool([{}] * 4, memory=1200) as spool:
+    with ActivationCache([{}] * 4, memory=1200) as spool:
         for i, each in enumerate(values):
             spool[i] = each
         folder = spool._folder

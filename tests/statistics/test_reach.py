@@ -12,7 +12,7 @@ from torch import nn
 
 import graphprune as gp
 from graphprune.arrays import digest_of
-from graphprune.compensation.activation_cache import Spool
+from graphprune.compensation.activation_cache import ActivationCache
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch import module as torch_module
 from graphprune.hosts.torch.digests import digest_of_tensor
@@ -203,7 +203,7 @@ def test_a_module_that_is_wrong_on_one_example_is_refused(monkeypatch):
     model, example, _ = words()
     host = TorchHost.trace(model, (example,))
     for wrong in range(torch_module._EXAMPLES):
-        with Spool([{}] * torch_module._EXAMPLES, 0) as expected:
+        with ActivationCache([{}] * torch_module._EXAMPLES, 0) as expected:
             use = torch_module._forward(host, expected)
             assert use.judge(model) == ""
             expected[wrong] = {name: array + 0.1 for name, array in expected[wrong].items()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.hosts.torch.lazy_graph import Draft
+from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.specs import annotate
 
 ATEN = torch.ops.aten
@@ -49,7 +49,7 @@ class Writer:
         """The graph as a model that was traced."""
         self.graph.output((result,)).meta["val"] = (result.meta["val"],)
         annotate(self.graph, self.tensors)
-        return TorchHost(Draft(self.graph), self.tensors, ((self.x.meta, {}), {}))
+        return TorchHost(LazyGraph(self.graph), self.tensors, ((self.x.meta, {}), {}))
 
 
 def residual(w: Writer, x: fx.Node) -> fx.Node:

@@ -38,7 +38,7 @@ from graphprune.hosts.onnx.quantized import dequantized
 from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
 from graphprune.hosts.onnx.shapes import other_sizes, unfit
-from graphprune.hosts.onnx.sizes import bind, input_sizes
+from graphprune.hosts.onnx.sizes import bind, left_open
 from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
@@ -122,12 +122,7 @@ class OnnxHost:
             if value.name in foreign:
                 value.type.CopyFrom(foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        assumed = {
-            name: declared
-            for name, declared in input_sizes(proto).items()
-            if name not in sizes and not all(isinstance(size, int) for size in declared)
-        }
-        bound = bind(proto, sizes, examples=given or ())
+        assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
         return OnnxHost(
             proto, store, bound.shapes, files, proto, given or {}, defaults, assumed, uses, held, bound.sources
         )

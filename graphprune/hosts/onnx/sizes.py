@@ -7,7 +7,7 @@ classifiers write ``imgsz = [320, 320]`` there), then what works for most models
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -71,6 +71,12 @@ def input_sizes(proto: onnx.ModelProto) -> dict[str, tuple[int | str | None, ...
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             found[value.name] = tuple(_size(dim) for dim in value.type.tensor_type.shape.dim)
     return found
+
+
+def left_open(model: onnx.ModelProto, given: Collection[str]) -> dict[str, tuple[int | str | None, ...]]:
+    """The declared sizes of the inputs that have dynamic axes and are not among those whose sizes were given."""
+    declared = input_sizes(model)
+    return {n: sizes for n, sizes in declared.items() if n not in given and not all(isinstance(s, int) for s in sizes)}
 
 
 def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

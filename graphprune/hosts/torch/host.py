@@ -128,7 +128,7 @@ class TorchHost(Program):
     def folded(self) -> Self:
         """A copy in which tables that depend on no input, parameter or buffer are constants."""
         made = super().folded()
-        if not self.runs.runs or (self.draft.folded and not self.draft.edited):
+        if not self.runs.runs or (self.lazy.folded and not self.lazy.edited):
             return made
         return replace(made, runs=self.runs.folded())
 

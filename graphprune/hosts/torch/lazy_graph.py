@@ -26,7 +26,7 @@ NO_FOLDING = Folding()
 
 
 @dataclass(frozen=True, eq=False)
-class Draft:
+class LazyGraph:
     """A graph and changes to it.
 
     Attributes:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphprune.compensation.activation_cache import HELD, Spool
+from graphprune.compensation.activation_cache import HELD, ActivationCache
 from graphprune.errors import ModelError, first_line
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
@@ -114,12 +114,12 @@ def sliced_module(
     Returns:
         The module and notes, or the reason why there is none.
     """
-    with Spool([{}] * _EXAMPLES, HELD) as expected:
+    with ActivationCache([{}] * _EXAMPLES, HELD) as expected:
         return _sliced_module(source, original, pruned, sums, expected)
 
 
 def _sliced_module(
-    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], expected: Spool
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], expected: ActivationCache
 ) -> Made:
     notes: tuple[str, ...] = ()
     try:
@@ -223,7 +223,7 @@ def _detached(pruned: TorchHost) -> nn.Module:
 # -- the proof -------------------------------------------------------------------------------------------------------
 
 
-def _forward(pruned: TorchHost, expected: Spool) -> Use:
+def _forward(pruned: TorchHost, expected: ActivationCache) -> Use:
     """The use that the graph was traced from: one call in evaluation mode, on the example and on random inputs.
 
     Args:
@@ -248,7 +248,9 @@ def _forward(pruned: TorchHost, expected: Spool) -> Use:
     return Use("forward", run, lambda module: _difference(module, pruned, examples, expected))
 
 
-def _difference(module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: Spool) -> str:
+def _difference(
+    module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: ActivationCache
+) -> str:
     """Why the module does not compute what the pruned graph does; empty if it does."""
     # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
     found = (_difference_on(module, pruned, inputs, expected, i) for i, inputs in enumerate(examples))
@@ -256,7 +258,7 @@ def _difference(module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping
 
 
 def _difference_on(
-    module: nn.Module, pruned: TorchHost, inputs: Mapping[str, Any], expected: Spool, number: int
+    module: nn.Module, pruned: TorchHost, inputs: Mapping[str, Any], expected: ActivationCache, number: int
 ) -> str:
     """As :func:`_difference`, on one example."""
     args, kwargs = pruned.arguments(inputs)

@@ -30,7 +30,7 @@ from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor
 from graphprune.hosts.torch.fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
-from graphprune.hosts.torch.lazy_graph import Draft
+from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
@@ -42,9 +42,9 @@ from graphprune.ir.graph import Graph
 
 
 class _Known(NamedTuple):
-    """What was read off a draft: the graph for the analysis, and the value that each node stands for."""
+    """What was read off a graph: the graph for the analysis, and the value that each node stands for."""
 
-    draft: Draft
+    lazy: LazyGraph
     graph: Graph
     names: Mapping[fx.Node, str]
 
@@ -54,7 +54,7 @@ class Program:
     """A traced call.
 
     Attributes:
-        draft: The graph, with changes that may not be written out yet.
+        lazy: The graph, with changes that may not be written out yet.
         tensors: What the ``get_attr`` nodes of :attr:`program` stand for: stored tensors, and bodies of higher-order
             operators.
         example: Positional and keyword arguments of the example call.
@@ -63,12 +63,12 @@ class Program:
         shared: Names in the user's module that are one tensor, the one that the graph uses first. The graph may know
             one name only where the user has tied two.
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
-        known: What was read off the same draft with other values of the tensors.
+        known: What was read off the same graph with other values of the tensors.
     """
 
     __repr__ = brief
 
-    draft: Draft
+    lazy: LazyGraph
     tensors: Mapping[str, Any]
     example: Example
     in_spec: Any = field(default=None, repr=False)
@@ -88,12 +88,12 @@ class Program:
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
-        return cls(Draft(graph), tensors, example, spec.in_spec, spec.out_spec, shared, trace.pinned)
+        return cls(LazyGraph(graph), tensors, example, spec.in_spec, spec.out_spec, shared, trace.pinned)
 
     @property
     def program(self) -> fx.Graph:
         """The graph as it is now."""
-        return self.draft.written[0]
+        return self.lazy.written[0]
 
     @cached_property
     def module(self) -> fx.GraphModule:
@@ -104,20 +104,20 @@ class Program:
 
     @cached_property
     def _read(self) -> _Known:
-        """The graph for the analysis, and the value that each node stands for: of the base of a draft without edits."""
-        if self.known is not None and self.known.draft is self.draft:
+        """The graph for the analysis, and the value that each node stands for: of the base of a graph without edits."""
+        if self.known is not None and self.known.lazy is self.lazy:
             return self.known
-        if self.draft.edited:
-            return _Known(self.draft, *build_graph(self.program, self.tensors))
-        return _Known(self.draft, *build_graph(self.draft.base, self.tensors, self.draft.folding))
+        if self.lazy.edited:
+            return _Known(self.lazy, *build_graph(self.program, self.tensors))
+        return _Known(self.lazy, *build_graph(self.lazy.base, self.tensors, self.lazy.folding))
 
     @cached_property
     def _names(self) -> Mapping[fx.Node, str]:
         """The value that each node of :attr:`program` stands for."""
         names = self._read.names
-        if self.draft.edited:
+        if self.lazy.edited:
             return names
-        return {new: names[old] for old, new in self.draft.written[1].items() if old in names}
+        return {new: names[old] for old, new in self.lazy.written[1].items() if old in names}
 
     @cached_property
     def _nodes(self) -> Mapping[str, fx.Node]:
@@ -202,27 +202,27 @@ class Program:
         """
         _, graph, names = self._read
         require_there(edits, {node.name for node in graph.nodes}, self.tied, set(names.values()))
-        program = self.program if self.draft.edited else self.draft.base
+        program = self.program if self.lazy.edited else self.lazy.base
         tensors = cut_tensors(program, self.tensors, self.tied, edits)
-        base = Draft(self.program) if self.draft.edited else self.draft
-        return replace(self, draft=replace(base, edits=edits, names=names), tensors=tensors)
+        base = LazyGraph(self.program) if self.lazy.edited else self.lazy
+        return replace(self, lazy=replace(base, edits=edits, names=names), tensors=tensors)
 
     def folded(self) -> Self:
         """A copy in which tables that depend on no input, parameter or buffer are constants."""
-        if self.draft.folded and not self.draft.edited:
+        if self.lazy.folded and not self.lazy.edited:
             return self
         folding, tensors = fold(self.program, self.tensors)
-        return replace(self, draft=Draft(self.program, folding), tensors=tensors) if folding.constants else self
+        return replace(self, lazy=LazyGraph(self.program, folding), tensors=tensors) if folding.constants else self
 
     def without_dead_nodes(self) -> Self:
         """A copy without nodes and stored tensors that no output needs."""
-        draft = Draft(self.program) if self.draft.edits.bypasses else self.draft  # other edits make nothing dead
-        dead = dead_nodes(draft.base, draft.folding)
-        if dead == draft.folding.dead:
+        lazy = LazyGraph(self.program) if self.lazy.edits.bypasses else self.lazy  # other edits make nothing dead
+        dead = dead_nodes(lazy.base, lazy.folding)
+        if dead == lazy.folding.dead:
             return self
-        folding = replace(draft.folding, dead=dead)
-        draft = replace(draft, folding=folding)
-        return replace(self, draft=draft, tensors=used_tensors(draft.base, folding, self.tensors))
+        folding = replace(lazy.folding, dead=dead)
+        lazy = replace(lazy, folding=folding)
+        return replace(self, lazy=lazy, tensors=used_tensors(lazy.base, folding, self.tensors))
 
     def replaced(self, tensors: Arrays) -> Self:
         """A copy in which stored tensors have other values."""
@@ -239,7 +239,7 @@ class Program:
         if not biases:
             return self
         graph, tensors = biased(self.program, self.tensors, biases)
-        return replace(self, draft=Draft(graph), tensors=tensors)
+        return replace(self, lazy=LazyGraph(graph), tensors=tensors)
 
     # -- running -----------------------------------------------------------------------------------------------------
 

@@ -249,7 +249,7 @@ def _downstream(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 def _without_more(host: Program) -> Program:
     """The host of a run of :func:`_downstream` with the module's own outputs; what else it computes stays in it."""
     spec = host.out_spec.children()[0]
-    graph = host.draft.base
+    graph = host.lazy.base
     (output,) = (node for node in graph.nodes if node.op == "output")
     returned = output.args[0]
     output.args = (tuple(returned[: spec.num_leaves]),)
