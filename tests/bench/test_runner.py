@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,19 @@ def test_what_becomes_of_a_case(tmp_path, name, expected):
     assert "python" in found["versions"]
     assert ("where" in found) == (name == "broken")
     assert json.loads(file.read_text()) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("right", {"stage": "measured", "value": 1.5}),
+        ("refused", {"stage": "begun", "error": "LookupError: no such thing in thing.py"}),
+        ("crashes", {"error": "the process ended with status 7"}),
+    ],
+)
+def test_a_fresh_process(name, expected):
+    (found,) = run(replace(SWEEP, fork=False), [{"name": name, "size": 3}], options(seconds=60))
+    assert expected.items() <= found.items()
 
 
 def test_a_case_that_takes_too_long_is_ended(capsys):

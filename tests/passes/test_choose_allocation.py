@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +105,23 @@ def test_losses_are_those_of_refits_on_other_batches(measured, monkeypatch):
             assert loss == pytest.approx(np.mean(losses), rel=1e-3)
     assert compared >= 2
     assert found.plan.options["allocation"] == min((n for n in noted if noted[n]), key=noted.get)
+
+
+def test_a_candidate_is_gone_before_the_next_is_refitted(measured, monkeypatch):
+    """Each has all the weights of a model of its own."""
+    made, refit = [], ChooseAllocation._refitted
+
+    def noted(*given):
+        gc.collect()
+        assert not any(each() for each in made)
+        host = refit(*given)
+        made.append(weakref.ref(host))
+        return host
+
+    monkeypatch.setattr("graphprune.passes.choose_allocation.FAR", np.inf)
+    monkeypatch.setattr(ChooseAllocation, "_refitted", noted)
+    choose().run(measured)
+    assert len(made) >= 2
 
 
 def test_what_misleads_one_allocation_does_not_mislead_the_choice(measured):
