@@ -286,7 +286,7 @@ def test_a_net_without_training_code_is_traced_once(monkeypatch: pytest.MonkeyPa
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(torch_runs, "_differs", refuse)
+    monkeypatch.setattr(torch_runs, "differs_in_training", refuse)
     assert TorchHost.trace(Stem(), (IMAGE,)).runs.runs == ()
 
 
