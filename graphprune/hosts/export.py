@@ -8,9 +8,11 @@ import weakref
 from dataclasses import replace
 from pathlib import Path
 
+from graphprune.collector import give_back
 from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.refits import exported_digests
+from graphprune.pipeline.passes import large
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
 from graphprune.proof.masks import masks
@@ -52,6 +54,8 @@ def exported(state: State) -> tuple[State, Path]:
     except BaseException:
         made.close()
         raise
+    if large(state):
+        give_back()
     plan = state.plan
     if state.host.exports and plan.options.get("compensated"):
         plan = replace(plan, options={**plan.options, "exported": exported_digests(made.path)})

@@ -234,7 +234,7 @@ class Tally:
         else:
             self.lost += n * self.judge.loss(wanted, found)
         if self.judge.kind == "kl":
-            a, b = (np.nan_to_num(each, nan=-inf).argmax(-1) for each in (wanted, found))
+            a, b = (_classes(each) for each in (wanted, found))
             self.same += int((a == b).sum())
             counts = np.stack([np.bincount(each, minlength=wanted.shape[-1]) for each in (a, b)]).astype(np.float64)
             self.classes = counts if not self.classes.size else self.classes + counts
@@ -252,6 +252,13 @@ class Tally:
         mean = float(self.spread.loss)
         name = judge.name or judge.output
         return Outcome(name, str(judge), judge.kind, float(loss), mean, agreement, by_chance, self.rows)
+
+
+def _classes(rows: Array) -> NDArray[np.int64]:
+    """The class of each row ``[n, c]``, some rows at a time: a vocabulary is not copied as a whole."""
+    step = max(1, CHUNK // max(1, rows.shape[-1]))
+    parts = (rows[start : start + step] for start in range(0, len(rows), step))
+    return np.concatenate([np.nan_to_num(part, nan=-inf).argmax(-1) for part in parts])
 
 
 def _distributions(rows: Array) -> tuple[Float, Float]:

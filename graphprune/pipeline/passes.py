@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from graphprune.collector import give_back
 from graphprune.errors import OptionError
 from graphprune.ir.text import print_graph
 from graphprune.observer import Observer, Several
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 NOTHING: frozenset[str] = frozenset()
+LARGE = 1 << 28
+"""Bytes of weights above which memory is given back after each pass."""
 
 
 @dataclass(frozen=True)
@@ -255,11 +258,19 @@ def run_pipeline(
             state = state.without_statistics()  # here, where no older state holds them any longer
         start, spent = time.perf_counter(), _spent(state)
         state = each.run(state)
+        if large(state):
+            give_back()
         taken = time.perf_counter() - start
         own = max(0.0, taken - (_spent(state) - spent))  # what passes inside of it took is theirs
         state = replace(state, seconds=(*state.seconds, (each.name, own)))
         watching.finished(each.name, taken, state)
     return replace(state, observer=before)
+
+
+def large(state: State) -> bool:
+    """Whether weights take so much memory that what is free should not be held beside them."""
+    stored = () if state.analysis is None else state.analysis.graph.stored
+    return sum(value.n_elements * value.itemsize for value in stored) > LARGE
 
 
 def _spent(state: State) -> float:

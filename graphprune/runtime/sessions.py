@@ -52,6 +52,7 @@ def session(
         if once and size > LARGE:  # a folded transpose of a table of words is a second one
             options.add_session_config_entry("session.disable_prepacking", "1")
             without["disabled_optimizers"] = ["ConstantFolding"]
+            options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # outputs hold on to an arena
         providers = list(dict.fromkeys([provider, CPU]))
         found = onnxruntime().InferenceSession(str(path), options, providers=providers, **without)
         return sized(found, size)

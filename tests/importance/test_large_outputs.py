@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,19 @@ import torch
 from torch import nn
 
 import graphprune as gp
+from graphprune.collector import frozen_garbage_collection, give_back
 from graphprune.compensation.activation_cache import Shelf
-from graphprune.importance import context, trials
+from graphprune.hosts import export
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.importance import context, outcome, trials
 from graphprune.importance.context import Reading
 from graphprune.importance.loss import Standard
 from graphprune.passes import compensate, verify
+from graphprune.passes.analyze import Analyze
+from graphprune.pipeline import passes as pipeline
+from graphprune.pipeline.passes import run_pipeline
+from graphprune.pipeline.state import State
+from graphprune.planning.plan import PruningPlan
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer
 from graphprune.statistics.moments import Moments
@@ -118,3 +128,46 @@ def test_nobody_holds_statistics_where_models_of_all_weights_are_made(module, mo
     data = [{"input": np.random.default_rng(seed).standard_normal((4, 6), np.float32)} for seed in range(4)]
     gp.prune(net, (torch.zeros(4, 6),), target="macs=0.7", calibration=data, verify=module is verify, latency=False)
     assert found == [0]
+
+
+@pytest.mark.parametrize(("limit", "given"), [(0, True), (1 << 40, False)])
+def test_memory_is_given_back_beside_large_weights(limit, given, monkeypatch):
+    """After each pass and each export, whose cycles nobody else collects while a model is compiled."""
+    monkeypatch.setattr(pipeline, "LARGE", limit)
+    asked: list[bool] = []
+    for module in (pipeline, export):
+        monkeypatch.setattr(module, "give_back", lambda: asked.append(True) or give_back())
+    found: list[bool] = []
+    with frozen_garbage_collection():
+        for after in ("analyze", "check-export"):
+            net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+            garbage = nn.ReLU()
+            garbage.itself = [garbage]
+            left = weakref.ref(garbage)
+            del garbage
+            state = State(TorchHost.trace(net, (torch.zeros(4, 6),)))
+            if after == "analyze":
+                run_pipeline([Analyze()], state)
+            else:
+                state = Analyze().run(state)
+                export.exported(replace(state, plan=PruningPlan("", (), {})))[0].export.close()
+            found.append(bool(asked) and left() is None)
+            asked.clear()
+    assert found == [given, given]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 17])
+def test_classes_of_rows_are_those_of_all_at_once(chunk, monkeypatch):
+    monkeypatch.setattr(outcome, "CHUNK", chunk)
+    rows = np.random.default_rng(0).standard_normal((11, 3), np.float32)
+    rows[2, 1], rows[3] = np.nan, np.nan
+    np.testing.assert_array_equal(outcome._classes(rows), np.nan_to_num(rows, nan=-np.inf).argmax(-1))
+
+
+def test_agreement_copies_no_outputs_of_a_vocabulary():
+    rows = np.random.default_rng(0).standard_normal((64, 1 << 14), np.float32)
+    tracemalloc.start()
+    outcome._classes(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.6 * rows.nbytes
