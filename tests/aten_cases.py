@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-from graphprune.hosts.torch.ops import table as aten_ops
-
 
 @dataclass(frozen=True)
 class Tensor:
@@ -265,7 +263,34 @@ _MORE: dict[str, tuple[Any, ...]] = {
     "type_as": (F(2, 3, 4), F(1)), "atan2": (F(2, 3, 4), F(3, 1)), "to.dtype_layout": (F(2, 3, 4),),
     "imag": (C(2, 3, 4),), "_conj": (C(2, 3, 4),), "lift_fresh_copy": (F(2, 3, 4),),
 }  # fmt: skip
-_PLAIN = [name for name in (*aten_ops._UNARY, *aten_ops._COPIES, "to.other", "type_as") if name != "empty_like"]
+_UNARY = """
+    abs acos acosh angle asin asinh atan atanh ceil celu conj conj_physical cos cosh deg2rad digamma elu erf erfc
+    erfinv exp exp2 expm1 floor frac gelu hardshrink hardsigmoid hardswish hardtanh isfinite isinf isnan leaky_relu
+    lgamma log log10 log1p log2 log_sigmoid logical_not mish neg negative nan_to_num rad2deg real imag reciprocal relu
+    relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus softshrink special_erf special_expit
+    special_log1p sqrt square tan tanh threshold trunc fix bitwise_not logit isneginf isposinf to_dense
+    log_sigmoid_forward clamp clamp_min clamp_max clip zeros_like ones_like full_like empty_like fill.Scalar
+    special_ndtr relu_ silu_ _conj round.decimals atan2
+""".split()  # noqa: SIM905  (read as a table)
+_COPIES = """
+    clone contiguous detach detach_copy lift_fresh_copy alias alias_copy positive to.dtype to.device to.dtype_layout
+    _to_copy resolve_conj resolve_neg
+""".split()  # noqa: SIM905
+_BINARY_NAMES = """
+    add.Tensor add.Scalar sub.Tensor sub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode
+    div.Scalar_mode rsub.Scalar rsub.Tensor pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor maximum minimum max.other
+    min.other eq.Scalar ne.Scalar gt.Tensor gt.Scalar ge.Tensor ge.Scalar lt.Tensor lt.Scalar
+    le.Tensor le.Scalar logical_and logical_or logical_xor bitwise_and.Tensor bitwise_and.Scalar bitwise_or.Tensor
+    bitwise_or.Scalar bitwise_xor.Tensor bitwise_xor.Scalar __and__.Tensor __and__.Scalar __or__.Tensor __or__.Scalar
+    __xor__.Tensor fmod.Tensor fmod.Scalar remainder.Tensor remainder.Scalar floor_divide floor_divide.Scalar
+    true_divide.Tensor xlogy.Tensor xlogy.Scalar_Self logaddexp hypot polar complex copysign.Tensor copysign.Scalar
+    fmax fmin heaviside ldexp.Tensor special_xlog1py bitwise_left_shift.Tensor bitwise_right_shift.Tensor
+    bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar __lshift__.Scalar __rshift__.Scalar isclose
+    where.self where.ScalarOther where.ScalarSelf where.Scalar lerp.Tensor lerp.Scalar addcmul addcdiv clamp.Tensor
+    clamp_min.Tensor clamp_max.Tensor masked_fill.Scalar masked_fill.Tensor expand_as copy float_power.Tensor_Scalar
+    nextafter fill.Tensor multiply.Tensor divide.Tensor subtract.Tensor greater.Tensor less.Tensor
+""".split()  # noqa: SIM905
+_PLAIN = [name for name in (*_UNARY, *_COPIES, "to.other", "type_as") if name != "empty_like"]
 UNARY = [
     case(name if "." in name else f"{name}.default", *_MORE.get(name, (F(2, 3, 4),)), used=(0,) if name == "log_sigmoid_forward" else None,
          **({"decimals": 1} if name == "round.decimals" else {}))
@@ -297,7 +322,7 @@ def _binary(name: str) -> Case:
 
 
 BINARY = [
-    *(_binary(name) for name in (*aten_ops._BINARY, "copy_.default", "eq.Tensor", "ne.Tensor")),
+    *(_binary(name) for name in (*_BINARY_NAMES, "copy_.default", "eq.Tensor", "ne.Tensor")),
     case("add.Tensor", F(4, 4, 4), F(4, 1), note="square"),
     case("add.Tensor", F(2, 3), 1.5, note="number"),
     case("dropout.default", F(2, 3, 4), 0.5, False),
