@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ from graphprune.errors import ModelError, OutputError, PlanError, ProofError
 from graphprune.hosts.edits import Edits, SizeEdit
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.ops.table import ROWS
 from graphprune.hosts.torch.slice import sliced
+from graphprune.rules.call import facts
 
 
 class Mlp(nn.Module):
@@ -285,15 +288,39 @@ def test_masked_instance_norm() -> None:
     assert [group.exact for group in proof.groups] == [False]
 
 
-def test_statistic_without_a_masked_form_is_an_error() -> None:
-    host = TorchHost.trace(_native(), (X,))
+def _masked_norm(net: nn.Module, mask: np.ndarray) -> np.ndarray:
+    """The output where the channels that a norm reads are masked."""
+    host = TorchHost.trace(net, (X,))
     graph, names = build_graph(host.program, host.tensors)
-    (node,) = (node for node in host.program.nodes if "native_group_norm" in str(node.target))
-    mask = np.array([True] * 4 + [False] * 4)
+    (node,) = (node for node in host.program.nodes if "group_norm" in str(node.target))
+    (norm,) = (each for each in graph.nodes if "group_norm" in each.op)
+    masks = {name: {1: mask} for name in (graph.nodes[0].results[0], names[node.args[0]], norm.results[0])}
+    return next(iter(host.run_masked(host.example_inputs(), masks).values()))
+
+
+MASK = np.array([True] * 3 + [False] + [True] * 2 + [False] * 2)
+
+
+def test_statistic_without_a_masked_form_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "aten.native_group_norm.default"
+    monkeypatch.setitem(ROWS, name, replace(facts(ROWS[name]), masked=""))
     with pytest.raises(
         ProofError, match=r"^'aten.native_group_norm.default' \(node 'native_group_norm'\) takes a statistic"
     ):
-        host.run_masked(host.example_inputs(), {graph.nodes[0].results[0]: {1: mask}, names[node.args[0]]: {1: mask}})
+        _masked_norm(_native(), MASK)
+
+
+def test_a_norm_of_groups_is_masked_under_both_names() -> None:
+    """Each counts the kept channels of a group only, as a norm of these alone does."""
+    native = _native()
+    composite = nn.Sequential(native.a, nn.GroupNorm(2, 8, affine=False), native.b)
+    found = _masked_norm(native, MASK)
+    np.testing.assert_allclose(found, _masked_norm(composite, MASK), rtol=1e-5, atol=1e-6)
+    hidden = native.a(X).detach()
+    parts = [hidden[:, :3], hidden[:, 4:6]]
+    normed = [(x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt() for x in parts]
+    wanted = torch.cat(normed, 1) @ native.b.weight[:, [0, 1, 2, 4, 5]].T + native.b.bias
+    np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def _native() -> nn.Module:
