@@ -17,14 +17,20 @@ ENOUGH = 16
 """So many elements are hardly all small by chance."""
 
 
-def parts_of(shape: tuple[int, ...]) -> list[Place]:
-    """The parts of a value: pieces of its longest axis, or the whole where that is small."""
+def parts_of(shape: tuple[int, ...], copies: int = 1) -> list[Place]:
+    """The parts of a value: pieces of its longest axis, or the whole where that is small.
+
+    Args:
+        shape: Of the value.
+        copies: How many copies of a part there will be at a time: parts are so many times smaller.
+    """
+    cells = max(1, CELLS // copies)
     everything = tuple(slice(0, n) for n in shape)
     size = prod(shape)
-    if size <= CELLS:
+    if size <= cells:
         return [everything]
     axis = max(range(len(shape)), key=shape.__getitem__)
-    step = max(1, CELLS // (size // shape[axis]))
+    step = max(1, cells // (size // shape[axis]))
     pieces = (slice(start, min(start + step, shape[axis])) for start in range(0, shape[axis], step))
     return [(*everything[:axis], piece, *everything[axis + 1 :]) for piece in pieces]
 

@@ -171,10 +171,11 @@ def movement(
     samples = n_runs = 0
     for feed, outputs in _run(feeds, (original, pruned)):
         samples, n_runs = samples + _rows(feed), n_runs + 1
-        before, after = outputs
-        for (name, want), have in zip(before.items(), after.values(), strict=True):
+        for name, want, have in _pairs(outputs):
             tallies.setdefault(name, _Tally(_scores(graph, name))).add(want, have)
-        add(judged, before, after)
+            del want, have
+        add(judged, *outputs)
+        outputs.clear()  # before the next run makes others: they may be of a vocabulary
     if not n_runs:
         return None
     moves = tuple(OutputMove(name, tally.error, tally.agreement) for name, tally in tallies.items())
@@ -202,6 +203,13 @@ def _run(feeds: Iterable[Arrays], hosts: tuple[Runnable, Runnable]) -> Iterator[
             yield feed, [host.run(feed) for host in hosts]
 
 
+def _pairs(outputs: Sequence[Arrays]) -> Iterator[tuple[str, Array, Array]]:
+    """Each output of two models."""
+    before, after = outputs
+    for (name, want), have in zip(before.items(), after.values(), strict=True):
+        yield name, want, have
+
+
 def _made_up(host: Runnable, macs: float, seed: int) -> tuple[Iterable[Arrays], str]:
     """A few examples, and what they are."""
     first, second = host.example_inputs(seed), host.example_inputs(seed + 1)
@@ -226,6 +234,10 @@ def _scores(graph: Graph, output: str) -> bool:
     return len(shape) == 3 and shape[2] in vocabularies(graph)
 
 
+_COPIES = 8
+"""What a part of two outputs becomes: masks, and copies in double precision."""
+
+
 @dataclass
 class _Tally:
     """Sums over batches."""
@@ -241,7 +253,7 @@ class _Tally:
             sums["rows"] += want.size
             sums["same"] += float((want == have).sum())
             return
-        for at in parts_of(want.shape):
+        for at in parts_of(want.shape, copies=_COPIES):
             finite = np.isfinite(want[at]) & np.isfinite(have[at])
             a, b = want[at][finite].astype(np.float64), have[at][finite].astype(np.float64)
             sums["n"] += a.size
