@@ -90,7 +90,8 @@ def added_costs(state: State) -> dict[str, float]:
 def _moved(state: State, macs: float, seed: int) -> Movement | None:
     """How far the outputs have moved, on inputs that nothing has been fitted to where there are some."""
     options = state.plan.options if state.plan is not None else {}
-    held = options.get("allocation") == MEASURED and not state.compensated
+    tried = options.get("allocation") == MEASURED or "candidates" in options  # then one batch of four is set apart
+    held = tried and not state.compensated
     original = state.original or state.host
     kept = (state.held, state.unrefitted)
     return movement(original, state.host, state.batches, held=held, macs=macs, seed=seed, asked=state.asked, kept=kept)
