@@ -21,12 +21,16 @@ from graphprune.ir.graph import Graph, Node
 Array = NDArray[Any]
 Makers = Mapping[str, Node]
 """By value: the node that it is a result of."""
+Known = dict[str, "list[Final]"]
+"""By value: what makes it what it is."""
 
 _PROBABLE = frozenset({"softmax", "log-softmax", "sigmoid"})
 _SAME = frozenset({"copy", "dropout", "quantize"})
 _MOVED = frozenset({"view", "turn"})
 _BOUNDED = frozenset({"bound", *_SAME, *_MOVED})
 """Roles of what stands between a norm and the division by it, beside a sum with a small number."""
+_MOST_PARTS = 256
+"""An output of more parts is taken as one."""
 _DEEPEST = 64
 """So many nodes from the end are looked at, at most."""
 
@@ -87,7 +91,7 @@ def floating(graph: Graph) -> list[str]:
 def finals_of(graph: Graph, output: str) -> tuple[Final, ...]:
     """What makes an output what it is: one for all of it, or one for each part that was joined."""
     makers = {name: node for node in graph.nodes for name in node.results if name is not None}
-    found = _ending(graph, makers, output, _DEEPEST)
+    found = _ending(graph, makers, output, _DEEPEST, {})
     if len(found) == 1 and not found[0].kind:
         shape = graph.values[output].shape
         if len(shape) >= 2 and shape[-1] in vocabularies(graph):
@@ -125,8 +129,22 @@ def vocabularies(graph: Graph) -> set[int]:
     }
 
 
-def _ending(graph: Graph, makers: Makers, name: str, depth: int) -> list[Final]:
-    """What makes a value what it is, with axes of this value."""
+def _ending(graph: Graph, makers: Makers, name: str, depth: int, known: Known) -> list[Final]:
+    """What makes a value what it is, with axes of this value.
+
+    Args:
+        graph: The graph.
+        makers: Its nodes by what they make.
+        name: The value.
+        depth: So many nodes before it are looked at.
+        known: What was found of other values: joins of joins lead to the same ones over and over.
+    """
+    if name not in known:
+        known[name] = _found_ending(graph, makers, name, depth, known)
+    return known[name]
+
+
+def _found_ending(graph: Graph, makers: Makers, name: str, depth: int, known: Known) -> list[Final]:
     unknown = [Final(name, "", "")]
     node = makers.get(name)
     if node is None or not depth:
@@ -138,11 +156,11 @@ def _ending(graph: Graph, makers: Makers, name: str, depth: int) -> list[Final]:
         axis = _unit_axis(makers, node)
         return unknown if axis is None else [Final(name, node.name, "unit", axis)]
     if node.role == "join":
-        return _joined(graph, makers, node, name, depth) or unknown
+        return _joined(graph, makers, node, name, depth, known) or unknown
     first = node.operands[0] if node.operands else None
     if first is None or node.role not in _SAME | _MOVED:
         return unknown
-    found = _ending(graph, makers, first, depth - 1)
+    found = _ending(graph, makers, first, depth - 1, known)
     if node.role in _SAME:
         return found
     moved = [_carried(node, each, node.results.index(name)) for each in found]
@@ -166,7 +184,7 @@ def _carried(node: Node, final: Final, result: int) -> Final | None:
     return replace(final, axis=axis, part=moved)
 
 
-def _joined(graph: Graph, makers: Makers, node: Node, name: str, depth: int) -> list[Final] | None:
+def _joined(graph: Graph, makers: Makers, node: Node, name: str, depth: int, known: Known) -> list[Final] | None:
     """Parts that end alike as one, others each with its place; ``None`` where places are not known."""
     operands = [each for each in node.operands if each is not None]
     shape, shapes = graph.values[name].shape, [graph.values[each].shape for each in operands]
@@ -175,17 +193,19 @@ def _joined(graph: Graph, makers: Makers, node: Node, name: str, depth: int) -> 
         return None
     axis, start, found = axes[0], 0, list[Final]()
     for operand, its in zip(operands, shapes, strict=True):
-        for each in _ending(graph, makers, operand, depth - 1):
+        for each in _ending(graph, makers, operand, depth - 1, known):
             if each.part is not None and each.part[0] != axis:
                 return None
             first, last = each.part[1:] if each.part is not None else (0, its[axis])
             found.append(replace(each, part=(axis, start + first, start + last)))
         start += its[axis]
+        if len(found) > _MOST_PARTS:
+            return None
     kinds = {(each.kind, each.axis) for each in found}
     if len(kinds) == 1 and (found[0].binary or not found[0].kind or found[0].axis != axis):
         return [replace(found[0], part=None)]
-    known = axis not in graph.values[name].dynamic and all(its[axis] for its in shapes)
-    return _merged(found) if known else None
+    fixed = axis not in graph.values[name].dynamic and all(its[axis] for its in shapes)
+    return _merged(found) if fixed else None
 
 
 def _merged(found: Iterable[Final]) -> list[Final]:

@@ -13,8 +13,10 @@ from graphprune.errors import OptionError
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch import gates
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.importance.final import finals_of
 from graphprune.importance.judge import Asked, Judge, judges_for, known_losses, parse_losses
 from graphprune.importance.loss import Standard
+from graphprune.ir.graph import Graph, Node, Value
 
 SCORES, NOTHING = "taken for scores: one row of a last layer for each sample", "nothing on the graph says otherwise"
 
@@ -276,3 +278,13 @@ def test_the_names_are_those_of_the_options():
         "cosine",
     }
     assert [parse_losses(each)[0].kind for each in defaults.LOSSES] == list(defaults.LOSSES)
+
+
+def test_joins_of_joins_are_followed_once() -> None:
+    """Each value twice in the next one: thirty of them have a thousand million ways to the first."""
+    values, nodes = {"y0": Value("y0", (1, 4), kind="input")}, []
+    for i in range(30):
+        values[f"y{i + 1}"] = Value(f"y{i + 1}", (1, 4 << (i + 1)))
+        nodes.append(Node(f"join{i}", "Concat", (f"y{i}", f"y{i}"), (f"y{i + 1}",), role="join"))
+    graph = Graph(values, tuple(nodes), ("y0",), ("y30",))
+    assert [each.kind for each in finals_of(graph, "y30")] == [""]
