@@ -256,8 +256,8 @@ def test_without_a_profile_one_is_made(monkeypatch):
     host, profile = profiled()
     asked = []
 
-    def make(opened, pieces, *, align, quick, advance):
-        asked.append((opened is host, align, quick))
+    def make(opened, pieces, how, *, advance):
+        asked.append((opened is host, how.align, how.quick))
         advance(1, 3)
         return profile
 
