@@ -6,14 +6,14 @@ any calibration data are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from graphprune.errors import OptionError
 from graphprune.passes import PASSES, Allocate, Analyze, FoldConstants, ProtectSensitive, Select
 from graphprune.pipeline import keys
 from graphprune.pipeline.needs import check
-from graphprune.pipeline.passes import Pass, named
+from graphprune.pipeline.passes import Pass, flattened, named
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
@@ -85,14 +85,6 @@ def with_reach(state: State, passes: Sequence[Pass]) -> State:
         targets = parse_targets(each.targets) if each.targets else ()
         names |= within_reach(chosen, model, targets, limits, asked=asked)
     return replace(state, reach=names)
-
-
-def flattened(passes: Iterable[Pass]) -> Iterator[Pass]:
-    """All passes, those inside of others behind them."""
-    for each in passes:
-        yield each
-        for inside in each.inside:
-            yield from flattened(inside)
 
 
 def n_leading(passes: Sequence[Pass]) -> int:

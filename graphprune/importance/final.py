@@ -76,13 +76,6 @@ class Final:
         return np.moveaxis(logs, self.axis, -1)
 
 
-def final_of(graph: Graph) -> Final | None:
-    """What makes the first floating-point output a probability, if anything does, as a whole."""
-    found = [each for name in floating(graph)[:1] for each in finals_of(graph, name)]
-    whole = len(found) == 1 and found[0].probable
-    return found[0] if whole else None
-
-
 def floating(graph: Graph) -> list[str]:
     """The floating-point outputs, in order."""
     return [name for name in dict.fromkeys(graph.outputs) if "float" in graph.values[name].dtype]

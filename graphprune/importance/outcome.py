@@ -79,25 +79,16 @@ class Outcome:
         return ""
 
 
-def outcome(
-    dense: Runnable, pruned: Runnable, inputs: Iterable[Arrays], judges: Sequence[Judge]
-) -> tuple[Outcome, ...]:
+def tried(dense: Runnable, pruned: Runnable, inputs: Iterable[Arrays], judges: Sequence[Judge]) -> tuple[Outcome, ...]:
     """What a model has lost, output by output.
 
     Args:
         dense: The original.
         pruned: The model, whose outputs come in the same order.
-        inputs: What to run, batch by batch: held out of all that was fitted.
+        inputs: What to run, batch by batch: held out of all that was fitted. The first that cannot be read or run ends
+            it: what is only told may cost no result.
         judges: From :func:`graphprune.importance.judge.judges_of`.
     """
-    tallies = [Tally(judge) for judge in judges]
-    for batch in inputs:
-        add(tallies, dense.run(batch), pruned.run(batch))
-    return tuple(tally.outcome() for tally in tallies)
-
-
-def tried(dense: Runnable, pruned: Runnable, inputs: Iterable[Arrays], judges: Sequence[Judge]) -> tuple[Outcome, ...]:
-    """As :func:`outcome`, up to the first inputs that cannot be read or run: what is only told may cost no result."""
     tallies = [Tally(judge) for judge in judges]
     with suppress(Exception):  # executors raise whatever an operator raises
         for batch in inputs:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -180,14 +180,17 @@ class Compound(Pass):
         return NOTHING.union(*(keys for inside in self.inside for _, keys in asked(inside)))
 
 
+def flattened(passes: Iterable[Pass]) -> Iterator[Pass]:
+    """All passes, those inside of others behind them."""
+    for each in passes:
+        yield each
+        for inside in each.inside:
+            yield from flattened(inside)
+
+
 def named(passes: Iterable[Pass]) -> tuple[str, ...]:
     """The names of passes, those inside of others behind them; each once."""
-    found: dict[str, None] = {}
-    for each in passes:
-        found[each.name] = None
-        for inside in each.inside:
-            found.update(dict.fromkeys(named(inside)))
-    return tuple(found)
+    return tuple(dict.fromkeys(each.name for each in flattened(passes)))
 
 
 def have(state: State) -> frozenset[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from graphprune.errors import TargetError
 from graphprune.hosts.host import Runnable
-from graphprune.pipeline.passes import Pass
+from graphprune.pipeline.passes import Pass, flattened
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
@@ -44,13 +44,9 @@ def alignment(passes: Sequence[Pass]) -> int:
     return next((getattr(each, "align", Limits().align) for each in _allocations(passes)), Limits().align)
 
 
-def _allocations(passes: Sequence[Pass]) -> Iterator[Pass]:
+def _allocations(passes: Sequence[Pass]) -> list[Pass]:
     """The allocations among passes, those inside of others too."""
-    for each in passes:
-        if each.name == ALLOCATE:
-            yield each
-        for inside in each.inside:
-            yield from _allocations(inside)
+    return [each for each in flattened(passes) if each.name == ALLOCATE]
 
 
 def _targets(each: Pass) -> tuple[str, ...]:

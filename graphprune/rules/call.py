@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, TypeAlias
 
 from graphprune.ir.rule import Rule, Shape
@@ -113,7 +114,12 @@ class Op:
 
 def facts(row: Row | None) -> Op:
     """What a line of a table says of its operator; of a bare row nothing but the rule."""
-    return row if isinstance(row, Op) else Op(row or _unknown)
+    return row if isinstance(row, Op) else _bare(row or _unknown)
+
+
+@cache
+def _bare(row: Row) -> Op:
+    return Op(row)
 
 
 def _unknown(call: Call) -> Rule:

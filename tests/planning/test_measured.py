@@ -19,7 +19,7 @@ from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance import Evidence
 from graphprune.importance.context import readings
-from graphprune.importance.final import final_of
+from graphprune.importance.final import finals_of, floating
 from graphprune.importance.loss import Standard, divergence, log_softmax
 from graphprune.importance.obs import RIDGE
 from graphprune.importance.trials import WIDTHS, loss_curves, plan_trials, without
@@ -284,6 +284,12 @@ def ending(last: str, output: str = "float[N, c] y") -> onnx.ModelProto:
     arrays = {"w1": (8, 24), "b1": (24,), "w2": (24, 5), "b2": (5,)}
     made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in arrays.items()}
     return text_model("h = Gemm(x, w1, b1) r = Relu(h) z = Gemm(r, w2, b2) " + last, made, output=output)
+
+
+def final_of(graph):
+    """What makes the first floating-point output a probability, if anything does, as a whole."""
+    found = [each for name in floating(graph)[:1] for each in finals_of(graph, name)]
+    return found[0] if len(found) == 1 and found[0].probable else None
 
 
 @pytest.mark.parametrize(

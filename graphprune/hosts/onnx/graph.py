@@ -120,8 +120,13 @@ class _Reader:
         op = f"{domain}::{proto.op_type}" if domain else proto.op_type
         location = next((entry.value for entry in proto.metadata_props if entry.key.endswith("name_scopes")), "")
         attributes = attributes_of(proto)
-        rule, reason = self.rule(proto, op, operands, results, attributes)
-        known = facts(ops.lookup(op) or ROWS.get(op))
+        own = ops.lookup(op)
+        row = own or ROWS.get(op)
+        if own is None and op in BARRIERS:
+            rule, reason = None, BARRIERS[op]
+        else:
+            rule, reason = self.rule(proto, op, row, operands, results, attributes)
+        known = facts(row)
         multiple = known.multiple_of([name in self.weights for name in operands])
         said = known.sums, multiple, options(attributes), known.role
         optional = proto.name in self.optional
@@ -131,16 +136,14 @@ class _Reader:
         self,
         proto: onnx.NodeProto,
         op: str,
+        row: Row | None,
         operands: tuple[str | None, ...],
         results: tuple[str | None, ...],
         attributes: Mapping[str, Any],
     ) -> tuple[Rule | None, str]:
-        """The rule of a node, or the reason why it has none."""
-        row = ops.lookup(op) or ROWS.get(op)
+        """The rule of a node by its row, or the reason why it has none."""
         if row is None:
             return None, f"no coupling rule for '{op}'"
-        if op in BARRIERS and ops.lookup(op) is None:
-            return None, BARRIERS[op]
         shown = "If" if proto.domain == JOIN_DOMAIN else op
         for name in (*operands, *results):
             tensor = self.initializers.get(name or "")
