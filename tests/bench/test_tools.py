@@ -59,9 +59,13 @@ def own_names(folder):
     return stems | {path.name for path in folder.rglob("*") if (path / "__init__.py").exists()}
 
 
+def _is_ours(path):
+    return path.is_relative_to(ROOT) and not path.is_relative_to(Path(sys.prefix).resolve())
+
+
 def outside():
-    """The path without this repository, and its tests' folders."""
-    there = [each for each in sys.path if each and not Path(each).resolve().is_relative_to(ROOT)]
+    """The path without this repository, and its tests' folders; a virtual environment may lie inside of it."""
+    there = [each for each in sys.path if each and not _is_ours(Path(each).resolve())]
     return [*there, str(ROOT), str(ROOT / "tests"), *map(str, (ROOT / "tests").glob("**/"))]
 
 
