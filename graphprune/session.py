@@ -108,6 +108,7 @@ class Session(Opened):
         *,
         verify: bool | Literal["accept-unproven"] = True,
         latency: bool = False,
+        export: bool = False,
         seed: int = 0,
         progress: Progress = None,
     ) -> Result:
@@ -117,13 +118,15 @@ class Session(Opened):
             plan: The plan, or its file.
             verify: Whether to prove the result.
             latency: Whether to measure latency.
+            export: Whether a file is written and proven at once; see :class:`graphprune.compiling.Running`.
             seed: Of the choice of samples, and of the proof's inputs.
             progress: Told each step before it begins.
 
         Raises:
             PlanError: The plan belongs to another model.
         """
-        return applied(self, plan, Recipe.of(verify=verify, seed=seed), Running(latency=latency, progress=progress))
+        running = Running(latency=latency, export=export, progress=progress)
+        return applied(self, plan, Recipe.of(verify=verify, seed=seed), running)
 
     @_one_at_a_time
     def verify(

@@ -130,7 +130,7 @@ def swept(
     for i, (name, recipe) in enumerate(recipes.items(), start=1):
         inside = Within(observer, f"{name} ({i} of {len(recipes)})")
         try:
-            result = compiled(opened, recipe, replace(running, progress=inside), reach)
+            result = compiled(opened, recipe, replace(running, progress=inside, export=folder is not None), reach)
         except GraphpruneError as error:
             failure = error
             points.append(FrontPoint(name, {}, {}, {}, {}, str(error)))

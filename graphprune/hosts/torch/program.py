@@ -159,6 +159,11 @@ class Program:
         self._valued()
         return digest_of_graph(self.program, self.tensors)
 
+    def stamp(self) -> tuple[int, ...]:
+        """The version counters of the tensors, which in-place operators count up; those of inference have none."""
+        stored = (tensor for tensor in self.tensors.values() if isinstance(tensor, torch.Tensor))
+        return tuple(tensor._version for tensor in stored if not tensor.is_inference())
+
     @cached_property
     def is_meta(self) -> bool:
         """Whether weights have no values."""
