@@ -17,7 +17,8 @@ class RebuildModule(Pass):
     Does nothing for ONNX files. See :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
-        proof: Whether what was proven of the module beside its forward counts among the checks.
+        proof: Whether the module is proven on random inputs beside the example, and what was proven of it beside its
+            forward counts among the checks.
     """
 
     name: ClassVar[str] = "rebuild-module"
@@ -40,7 +41,7 @@ class RebuildModule(Pass):
             return state
         from graphprune.hosts.torch.module import pruned_module
 
-        made, plan = pruned_module(state), state.plan
+        made, plan = pruned_module(state, proof=self.proof), state.plan
         assert plan is not None
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}

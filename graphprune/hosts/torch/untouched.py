@@ -8,12 +8,13 @@ after: attributes, contents of dicts, lists and sets, plain objects, tensors, an
 from __future__ import annotations
 
 import functools
+import operator
 import random
 import sys
 import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,6 +29,14 @@ REACH = 1 << 17
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size, np.ndarray)
 _NOT_THE_USERS = sys.stdlib_module_names | {"torch", "numpy"}
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
+_INERT = (*_ATOMS, *_OPAQUE)
+_PLAIN = frozenset(_INERT)
+_CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
+
+
+_STORED = (torch.Tensor, nn.Parameter, nn.Buffer)
+Memory = tuple[str, int]
+"""A device, and an address there."""
 
 
 class _Tensor(NamedTuple):
@@ -60,7 +69,7 @@ class Looked:
         waiting = deque(roots)
         while waiting and len(seen) < REACH:
             value = waiting.popleft()
-            if isinstance(value, (*_ATOMS, *_OPAQUE)) or id(value) in seen:
+            if id(value) in seen or isinstance(value, _INERT):
                 continue
             seen.add(id(value))
             if isinstance(value, torch.Tensor):
@@ -75,8 +84,8 @@ class Looked:
                 contents = _contents(value)
                 if contents is not None:
                     self.kept.append((value, type(value), contents))
-                    waiting.extend(_children(contents))
-                if isinstance(value, dict | list | set | deque) and hasattr(value, "__dict__"):
+                    waiting.extend(each for each in _children(contents) if type(each) not in _PLAIN)
+                if type(value) not in _CONTAINERS and _is_container(value) and hasattr(value, "__dict__"):
                     self.kept.append((value, type(value), _Attributes(vars(value))))
 
     @property
@@ -91,7 +100,8 @@ class Looked:
             traced: Whether fake tensors were about, which caches of functions have kept, if they have kept anything.
         """
         for value, kind, contents in self.kept:
-            _put_back(value, kind, contents)
+            if type(value) is not kind or not _unchanged(value, contents):
+                _put_back(value, kind, contents)
         for old in self.tensors:
             if type(old.tensor) is not type(old.data) and not isinstance(old.tensor, nn.Parameter):
                 continue
@@ -121,24 +131,64 @@ def noticing(module: nn.Module, looked: Looked) -> Iterator[list[bool]]:
 
 
 @contextmanager
-def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
+def untouched(
+    module: nn.Module, *, runs: bool = False, seen: set[Memory] | None = None, looked: Looked | None = None
+) -> Iterator[Looked]:
     """Whatever happens to a module inside is undone; random numbers are drawn after as if nothing had been drawn.
 
     Args:
         module: The module.
         runs: Whether it is run on real tensors (else it is traced), so that elements of its tensors may change.
+        seen: Takes the memory of all operands of what is run.
+        looked: What was noted of the module as it is, if that was done.
+    """
+    looked = looked or Looked(module)
+    with _as_before(looked, traced=not runs):
+        if not runs:
+            yield looked
+            return
+        writes = _Writes((old.tensor for old in looked.tensors), seen)
+        try:
+            with writes:
+                yield looked
+        finally:
+            writes.undo()
+
+
+@contextmanager
+def guarded(module: nn.Module) -> Iterator[None]:
+    """As :func:`untouched` of a module that is run, for long: elements are watched only while somebody's code runs.
+
+    That is inside of :func:`watching`, and of :func:`untouched` of another module. Watching everything costs as much as
+    computing something small.
     """
     looked = Looked(module)
+    with _as_before(looked, traced=False):
+        guard = _Writes(old.tensor for old in looked.tensors)
+        _guards.append(guard)
+        try:
+            yield
+        finally:
+            _guards.remove(guard)
+            guard.undo()
+
+
+@contextmanager
+def watching() -> Iterator[None]:
+    """Inside, code runs that may write to the tensors of a module that is guarded."""
+    with _Writes(()):
+        yield
+
+
+@contextmanager
+def _as_before(looked: Looked, *, traced: bool) -> Iterator[None]:
+    """Puts back a module and the states of random generators."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if cast("Any", torch.cuda).is_initialized() else None
-    writes = _Writes(old.tensor for old in looked.tensors) if runs else None
     try:
-        with writes or nullcontext():
-            yield looked
+        yield
     finally:
-        if writes is not None:
-            writes.undo()
-        looked.restore(traced=not runs)
+        looked.restore(traced=traced)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
@@ -147,23 +197,40 @@ def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
 
 
 class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Copies the memory of some tensors before it is written to."""
+    """Copies the memory of some tensors, and of those that are guarded, before it is written to.
 
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
+    Args:
+        tensors: The tensors.
+        seen: Takes the memory of all operands.
+    """
+
+    def __init__(self, tensors: Iterable[torch.Tensor], seen: set[Memory] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.watched = {storage._cdata for storage in map(_storage, tensors) if storage is not None}
         self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+        self.seen = seen
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator."""
         kwargs = kwargs or {}
-        schema = func._schema
-        if schema.is_mutable or "batch_norm" in schema.name:  # older ones write statistics without saying so
-            for tensor in pytree.tree_leaves((args, kwargs)):
-                storage = _storage(tensor) if isinstance(tensor, torch.Tensor) else None
-                if storage is not None and storage._cdata in self.watched and storage._cdata not in self.saved:
-                    self.saved[storage._cdata] = storage, cast("Any", storage).clone()
+        if self.seen is not None:
+            self.seen.update(map(memory_of, _operands((args, kwargs))))
+        if _may_write(func, args):
+            for tensor in _operands((args, kwargs)):
+                if (storage := _storage(tensor)) is not None:
+                    for each in (self, *_guards):
+                        each.before_write(storage)
         return func(*args, **kwargs)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: nothing is compiled in here, and to hide this from the compiler costs more than what it does."""
+        return False
+
+    def before_write(self, storage: torch.UntypedStorage) -> None:
+        """Copies a memory if it is watched and was not copied before."""
+        if storage._cdata in self.watched and storage._cdata not in self.saved:
+            self.saved[storage._cdata] = storage, cast("Any", storage).clone()
 
     def undo(self) -> None:
         """Writes back what was there."""
@@ -171,6 +238,44 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if storage.nbytes() != before.nbytes():
                 storage.resize_(before.nbytes())
             storage.copy_(before)
+
+
+_guards: list[_Writes] = []
+"""Of the modules that are guarded."""
+
+
+def _operands(values: Any) -> Iterator[torch.Tensor]:
+    """The tensors among the arguments of an operator."""
+    for value in values.values() if isinstance(values, dict) else values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple | dict):
+            yield from _operands(value)
+
+
+def memory_of(tensor: torch.Tensor) -> Memory:
+    """Where the elements of a tensor lie; a place of its own for what has no such memory."""
+    if type(tensor) not in _STORED or tensor.layout is not torch.strided:
+        return "", id(tensor)
+    return tensor.device.type, tensor.untyped_storage().data_ptr()
+
+
+def _may_write(func: Any, args: Any) -> bool:
+    """Whether a call may write to an operand; older batch norms write statistics in training without saying so."""
+    mutable, training = _written_by(func)
+    return mutable and (training is None or training >= len(args) or args[training] is not False)
+
+
+@functools.cache
+def _written_by(func: Any) -> tuple[bool, int | None]:
+    """Whether an operator writes to an operand, and the place of the argument without which it does not."""
+    schema = func._schema
+    if "batch_norm" not in schema.name:
+        return bool(schema.is_mutable), None
+    named = [each.name for each in schema.arguments]
+    if "training" not in named or any(each.is_out for each in schema.arguments):
+        return True, None
+    return True, named.index("training")
 
 
 def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
@@ -211,6 +316,11 @@ def _kind_of(value: Any) -> Any:
 
 def _contents(value: Any) -> Any:
     """A copy of what an object holds; ``None`` for what cannot hold anything."""
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return dict(value)
+    if kind is list or kind is set:
+        return kind(value)
     if isinstance(value, dict):
         return {key: dict.__getitem__(value, key) for key in _kind_of(value).__iter__(value)}
     if _is_container(value):
@@ -223,6 +333,17 @@ def _contents(value: Any) -> Any:
 def _now(value: Any, before: Any) -> Any:
     """What an object holds now, read as ``before`` was."""
     return dict(vars(value)) if isinstance(before, _Attributes) else _contents(value)
+
+
+def _unchanged(value: Any, before: Any) -> bool:
+    """Whether what an object holds is what it held, said at once for the plain kinds; no where that takes a look."""
+    kind = type(value)
+    now = vars(value) if type(before) is _Attributes else value if kind in (dict, OrderedDict, list) else None
+    if now is None or len(now) != len(before):
+        return False
+    if kind is list and type(before) is list:
+        return all(map(operator.is_, now, before))
+    return all(map(operator.is_, now, before)) and all(map(operator.is_, now.values(), before.values()))
 
 
 def _children(contents: Any) -> Iterable[Any]:
