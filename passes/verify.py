@@ -9,7 +9,7 @@ from typing import ClassVar
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import OptionError
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Array, Host
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import slice_edits
@@ -82,13 +82,16 @@ class Verify(Pass):
             raise OptionError("pass 'verify' needs an analysis; put 'analyze' before it in the pipeline")
         self.check()
         analysis = state.analyzed(self.name)
-        checks = verify(state.original, state.host, analysis, state.kept, state.removed, seed=self.seed)
+        answers: dict[str, Array] = {}
+        given = state.original, state.host, analysis, state.kept, state.removed
+        checks = verify(*given, seed=self.seed, answers=answers)
         if self.unproven == "accept":
             checks = excused(checks)
         if not all(check.passed for check in checks):
             state.require_sliced()
         require(checks)
-        return replace(state, checks=(*state.checks, *checks))
+        known = (state.host, answers) if answers and not self.seed else None
+        return replace(state, checks=(*state.checks, *checks), answers=known)
 
 
 def verify(
@@ -99,10 +102,11 @@ def verify(
     removed: Iterable[Block] = (),
     *,
     seed: int = 0,
+    answers: dict[str, Array] | None = None,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad."""
 
     def permuted() -> Host:
         return original.edited(slice_edits(analysis, permutations(analysis, seed)))
 
-    return prove(original, pruned, permuted, analysis, kept, removed, seed=seed)
+    return prove(original, pruned, permuted, analysis, kept, removed, seed=seed, answers=answers)

@@ -53,9 +53,23 @@ def precision_of(analysis: Analysis) -> int:
 
 
 def masked(
-    pair: Pair, inputs: Arrays, precision: int, *, note: str, noise: Arrays | None = None
+    pair: Pair,
+    inputs: Arrays,
+    precision: int,
+    *,
+    note: str,
+    noise: Arrays | None = None,
+    answers: dict[str, Array] | None = None,
 ) -> tuple[Check, frozenset[Factor]]:
     """Compares a pruned model with the masked original; in doubt, in float64.
+
+    Args:
+        pair: Both models.
+        inputs: By name.
+        precision: Bytes of a number.
+        note: What is compared, for the reader.
+        noise: By output, differences that are rounding for sure.
+        answers: Takes the outputs of the pruned model, if it is run in its own precision.
 
     Returns:
         The check, and the groups that some value inside cannot tell apart.
@@ -66,7 +80,7 @@ def masked(
     first: Findings | None = None
     if precision > 2:
         rounding = (SINGLE, SINGLE_INSIDE) if precision == 4 else (double_rounding(8), double_rounding(8))
-        first = _run(pair, inputs, rounding, note, noise)
+        first = _run(pair, inputs, rounding, note, noise, answers)
         if first.passed:
             return first.as_check(), first.blind
     try:
@@ -87,16 +101,27 @@ def double_rounding(precision: int) -> Rounding:
     )
 
 
-def _run(pair: Pair, inputs: Arrays, rounding: tuple[Rounding, Rounding], note: str, noise: Arrays | None) -> Findings:
+def _run(
+    pair: Pair,
+    inputs: Arrays,
+    rounding: tuple[Rounding, Rounding],
+    note: str,
+    noise: Arrays | None,
+    answers: dict[str, Array] | None = None,
+) -> Findings:
     names = [each.name for each in pair.watched]
-    return _compared(
-        pair,
-        rounding,
-        note,
-        noise,
-        pair.original.shown(inputs, names, pair.masks),
-        pair.pruned.shown(inputs, names),
-    )
+    got = pair.pruned.shown(inputs, names)
+    if answers is not None:
+        got = _noted(got, answers)
+    return _compared(pair, rounding, note, noise, pair.original.shown(inputs, names, pair.masks), got)
+
+
+def _noted(run: Iterator[tuple[str, Array]], answers: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    """A run whose outputs are kept as well."""
+    for name, value in run:
+        if name.startswith(">"):
+            answers[name[1:]] = value
+        yield name, value
 
 
 def _run_double(pair: Pair, inputs: Arrays, precision: int, note: str) -> Findings:
@@ -192,6 +217,7 @@ def prove(
     removed: Iterable[Block] = (),
     *,
     seed: int = 0,
+    answers: dict[str, Array] | None = None,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad.
 
@@ -204,6 +230,7 @@ def prove(
         kept: The units that stay, by group.
         removed: Branches that are left out.
         seed: Of the inputs.
+        answers: Takes what the pruned model computes on them, where it is run in its own precision.
 
     Raises:
         ModelError: A model cannot be run.
@@ -215,7 +242,7 @@ def prove(
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
     pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
-    check, blind = masked(pair, inputs, precision, note=note, noise=noise)
+    check, blind = masked(pair, inputs, precision, note=note, noise=noise, answers=answers)
     if check.difference <= check.tolerance and (wrong := wrong_tensor(pair, analysis, kept)):
         check = replace(check, difference=float("inf"), where=wrong)
     if check.difference <= check.tolerance:

@@ -24,7 +24,7 @@ from graphprune.hosts.host import Array
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import Example, inference
-from graphprune.hosts.torch.untouched import watching
+from graphprune.hosts.torch.writes import watching
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint

@@ -21,7 +21,8 @@ from torch import nn
 
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.pairs import replaced_tensors
-from graphprune.hosts.torch.untouched import Memory, memory_of, untouched
+from graphprune.hosts.torch.untouched import untouched
+from graphprune.hosts.torch.writes import Memory, memory_of
 
 _MOST_OBJECTS = 200_000
 """Objects that are looked at in search of functions: a module may hold a data set."""

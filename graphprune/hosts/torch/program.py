@@ -209,6 +209,8 @@ class Program:
         require_there(edits, {node.name for node in graph.nodes}, self.tied, set(names.values()))
         program = self.program if self.lazy.edited else self.lazy.base
         tensors = cut_tensors(program, self.tensors, self.tied, edits)
+        if not (edits.sizes or edits.pins or edits.shapes or edits.bypasses):  # units only change places
+            return self.with_tensors(tensors)
         base = LazyGraph(self.program) if self.lazy.edited else self.lazy
         return replace(self, lazy=replace(base, edits=edits, names=names), tensors=tensors)
 

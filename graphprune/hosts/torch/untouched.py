@@ -15,13 +15,15 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.hosts.torch.writes import Memory, Writes, guards, storage_of
 
 REACH = 1 << 17
 """Objects that are followed from a module, the nearest first: what lies beyond is no state of a model."""
@@ -31,12 +33,7 @@ _NOT_THE_USERS = sys.stdlib_module_names | {"torch", "numpy"}
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
 _INERT = (*_ATOMS, *_OPAQUE)
 _PLAIN = frozenset(_INERT)
-_CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
-
-
-_STORED = (torch.Tensor, nn.Parameter, nn.Buffer)
-Memory = tuple[str, int]
-"""A device, and an address there."""
+_QUICK = frozenset({dict, OrderedDict, list})
 
 
 class _Tensor(NamedTuple):
@@ -57,6 +54,7 @@ class Looked:
 
     def __init__(self, module: nn.Module) -> None:
         self.kept: list[tuple[Any, type, Any]] = []
+        self.plain: list[tuple[Any, Any]] = []
         self.tensors: list[_Tensor] = []
         self.spaces = _namespaces(module)
         self.variables = [(space, dict(vars(space))) for space in self.spaces]
@@ -69,7 +67,15 @@ class Looked:
         waiting = deque(roots)
         while waiting and len(seen) < REACH:
             value = waiting.popleft()
-            if id(value) in seen or isinstance(value, _INERT):
+            if id(value) in seen:
+                continue
+            if type(value) in _QUICK:
+                seen.add(id(value))
+                copied = type(value)(value)
+                self.plain.append((value, copied))
+                waiting.extend(each for each in _children(copied) if type(each) not in _PLAIN)
+                continue
+            if isinstance(value, _INERT):
                 continue
             seen.add(id(value))
             if isinstance(value, torch.Tensor):
@@ -85,13 +91,14 @@ class Looked:
                 if contents is not None:
                     self.kept.append((value, type(value), contents))
                     waiting.extend(each for each in _children(contents) if type(each) not in _PLAIN)
-                if type(value) not in _CONTAINERS and _is_container(value) and hasattr(value, "__dict__"):
+                if _is_container(value) and hasattr(value, "__dict__"):
                     self.kept.append((value, type(value), _Attributes(vars(value))))
 
     @property
     def made(self) -> bool:
         """Whether a tensor lies now where none was, or another one: a table that was made on first use."""
-        return any(_has_new_tensor(value, contents) for value, _, contents in self.kept)
+        kept = chain(self.plain, ((value, contents) for value, _, contents in self.kept))
+        return any(_has_new_tensor(value, contents) for value, contents in kept)
 
     def restore(self, *, traced: bool) -> None:
         """Puts everything back.
@@ -99,6 +106,9 @@ class Looked:
         Args:
             traced: Whether fake tensors were about, which caches of functions have kept, if they have kept anything.
         """
+        for value, contents in self.plain:
+            if (value or contents) and not _unchanged(value, contents):
+                _put_back(value, type(contents), contents)
         for value, kind, contents in self.kept:
             if type(value) is not kind or not _unchanged(value, contents):
                 _put_back(value, kind, contents)
@@ -147,7 +157,7 @@ def untouched(
         if not runs:
             yield looked
             return
-        writes = _Writes((old.tensor for old in looked.tensors), seen)
+        writes = Writes((old.tensor for old in looked.tensors), seen)
         try:
             with writes:
                 yield looked
@@ -164,20 +174,13 @@ def guarded(module: nn.Module) -> Iterator[None]:
     """
     looked = Looked(module)
     with _as_before(looked, traced=False):
-        guard = _Writes(old.tensor for old in looked.tensors)
-        _guards.append(guard)
+        guard = Writes(old.tensor for old in looked.tensors)
+        guards.append(guard)
         try:
             yield
         finally:
-            _guards.remove(guard)
+            guards.remove(guard)
             guard.undo()
-
-
-@contextmanager
-def watching() -> Iterator[None]:
-    """Inside, code runs that may write to the tensors of a module that is guarded."""
-    with _Writes(()):
-        yield
 
 
 @contextmanager
@@ -196,97 +199,8 @@ def _as_before(looked: Looked, *, traced: bool) -> Iterator[None]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Copies the memory of some tensors, and of those that are guarded, before it is written to.
-
-    Args:
-        tensors: The tensors.
-        seen: Takes the memory of all operands.
-    """
-
-    def __init__(self, tensors: Iterable[torch.Tensor], seen: set[Memory] | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.watched = {storage._cdata for storage in map(_storage, tensors) if storage is not None}
-        self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        self.seen = seen
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
-        kwargs = kwargs or {}
-        if self.seen is not None:
-            self.seen.update(map(memory_of, _operands((args, kwargs))))
-        if _may_write(func, args):
-            for tensor in _operands((args, kwargs)):
-                if (storage := _storage(tensor)) is not None:
-                    for each in (self, *_guards):
-                        each.before_write(storage)
-        return func(*args, **kwargs)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """No: nothing is compiled in here, and to hide this from the compiler costs more than what it does."""
-        return False
-
-    def before_write(self, storage: torch.UntypedStorage) -> None:
-        """Copies a memory if it is watched and was not copied before."""
-        if storage._cdata in self.watched and storage._cdata not in self.saved:
-            self.saved[storage._cdata] = storage, cast("Any", storage).clone()
-
-    def undo(self) -> None:
-        """Writes back what was there."""
-        for storage, before in self.saved.values():
-            if storage.nbytes() != before.nbytes():
-                storage.resize_(before.nbytes())
-            storage.copy_(before)
-
-
-_guards: list[_Writes] = []
-"""Of the modules that are guarded."""
-
-
-def _operands(values: Any) -> Iterator[torch.Tensor]:
-    """The tensors among the arguments of an operator."""
-    for value in values.values() if isinstance(values, dict) else values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, list | tuple | dict):
-            yield from _operands(value)
-
-
-def memory_of(tensor: torch.Tensor) -> Memory:
-    """Where the elements of a tensor lie; a place of its own for what has no such memory."""
-    if type(tensor) not in _STORED or tensor.layout is not torch.strided:
-        return "", id(tensor)
-    return tensor.device.type, tensor.untyped_storage().data_ptr()
-
-
-def _may_write(func: Any, args: Any) -> bool:
-    """Whether a call may write to an operand; older batch norms write statistics in training without saying so."""
-    mutable, training = _written_by(func)
-    return mutable and (training is None or training >= len(args) or args[training] is not False)
-
-
-@functools.cache
-def _written_by(func: Any) -> tuple[bool, int | None]:
-    """Whether an operator writes to an operand, and the place of the argument without which it does not."""
-    schema = func._schema
-    if "batch_norm" not in schema.name:
-        return bool(schema.is_mutable), None
-    named = [each.name for each in schema.arguments]
-    if "training" not in named or any(each.is_out for each in schema.arguments):
-        return True, None
-    return True, named.index("training")
-
-
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    try:
-        return tensor.untyped_storage() if not tensor.is_meta else None
-    except (RuntimeError, NotImplementedError):
-        return None
-
-
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    one, other = _storage(a), _storage(b)
+    one, other = storage_of(a), storage_of(b)
     if one is None or other is None:
         return a.shape == b.shape and a.dtype == b.dtype
     return (one._cdata, a.storage_offset(), a.shape, a.stride(), a.dtype) == (
@@ -316,11 +230,6 @@ def _kind_of(value: Any) -> Any:
 
 def _contents(value: Any) -> Any:
     """A copy of what an object holds; ``None`` for what cannot hold anything."""
-    kind = type(value)
-    if kind is dict or kind is OrderedDict:
-        return dict(value)
-    if kind is list or kind is set:
-        return kind(value)
     if isinstance(value, dict):
         return {key: dict.__getitem__(value, key) for key in _kind_of(value).__iter__(value)}
     if _is_container(value):
@@ -337,11 +246,10 @@ def _now(value: Any, before: Any) -> Any:
 
 def _unchanged(value: Any, before: Any) -> bool:
     """Whether what an object holds is what it held, said at once for the plain kinds; no where that takes a look."""
-    kind = type(value)
-    now = vars(value) if type(before) is _Attributes else value if kind in (dict, OrderedDict, list) else None
-    if now is None or len(now) != len(before):
+    now = vars(value) if type(before) is _Attributes else value
+    if type(now) not in _QUICK or len(now) != len(before):
         return False
-    if kind is list and type(before) is list:
+    if type(now) is list:
         return all(map(operator.is_, now, before))
     return all(map(operator.is_, now, before)) and all(map(operator.is_, now.values(), before.values()))
 
