@@ -34,6 +34,7 @@ class Result:
         module: For PyTorch input, the pruned module: the user's own class with sliced parameters where the proof says
             that this is right, otherwise the pruned graph module; ``None`` for ONNX input.
         state: The compiler's state after the last pass.
+        before: The plan of all that was pruned before; ``None`` for the first time.
         proves: Whether files of a PyTorch model are proven when they are saved; of what is not proven they are not.
     """
 
@@ -43,6 +44,7 @@ class Result:
     state: State = field(repr=False)
     module: Any = field(default=None, repr=False)
     proves: bool = field(default=True, repr=False)
+    before: PruningPlan | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
@@ -89,6 +91,11 @@ class Result:
 
         host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped or self.proves else ()))
         return tuple(checks)
+
+    @property
+    def ledger(self) -> PruningPlan:
+        """The plan of this and all that was pruned before, by the units of the model that was first."""
+        return self.plan if self.before is None else self.before.then(self.plan)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from graphprune.analysis.groups import Analysis
 from graphprune.collector import frozen_garbage_collection
@@ -36,6 +36,9 @@ from graphprune.result import Result
 from graphprune.sensitivities import tried
 from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.host import TorchHost
 
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Observer | Callable[[str], None] | None
@@ -61,6 +64,9 @@ class Session(Opened):
     the data and of the part of them that was used. Weights of a PyTorch module that change between two calls, and data
     that change in place, are other weights and other data.
 
+    A module is traced once: training it, loading a checkpoint or moving its parameters needs no new trace, and what was
+    pruned goes on in a session of its own (:meth:`Session.of`).
+
     Methods take the keywords of the functions of the same names. Threads wait for each other.
 
     Args:
@@ -81,6 +87,33 @@ class Session(Opened):
 
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, init=False, repr=False)
 
+    @classmethod
+    def of(cls, result: Result, **keywords: Any) -> Session:
+        """A session on what was pruned, which goes on from there: train ``result.module``, and prune it again.
+
+        The pruned module is not traced where it is of the user's class: its graph is known. ``ledger`` of the results
+        is about the units of the model that was first.
+
+        Args:
+            result: The pruned model.
+            **keywords: ``data``, ``samples``, ``evaluate`` and ``metric``, as for a new session.
+
+        Raises:
+            OptionError: One of them is wrong.
+            PlanError: The plans of all rounds are not one plan.
+        """
+        ledger = result.ledger
+        if result.module is None:
+            return cls(result.host, before=ledger, **keywords).holding(result.host)
+        from graphprune.hosts.torch.again import of_pruned
+        from graphprune.hosts.torch.now import as_one
+
+        pruned = cast("TorchHost", result.host)
+        given, shapes = as_one(result.module, pruned.example), pruned.dynamic_shapes
+        session = cls(result.module, given, dynamic_shapes=shapes, before=ledger, **keywords)
+        host = of_pruned(pruned, result.module)
+        return session if host is None else session.holding(host)
+
     @_one_at_a_time
     def analyze(self, protect: str | Sequence[str] = ()) -> Analysis:
         """Finds what can be pruned; see :func:`graphprune.analyze`."""
@@ -99,7 +132,7 @@ class Session(Opened):
             GraphpruneError: One of its kinds, with a message that says what to do.
         """
         running, rest = split_keywords(keywords)
-        return compiled(self, Recipe.read(recipe, **rest), running)
+        return replace(compiled(self, Recipe.read(recipe, **rest), running), before=self.before)
 
     @_one_at_a_time
     def apply(
@@ -126,7 +159,7 @@ class Session(Opened):
             PlanError: The plan belongs to another model.
         """
         running = Running(latency=latency, export=export, progress=progress)
-        return applied(self, plan, Recipe.of(verify=verify, seed=seed), running)
+        return replace(applied(self, plan, Recipe.of(verify=verify, seed=seed), running), before=self.before)
 
     @_one_at_a_time
     def verify(
