@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnx.inliner import inline_local_functions
 from torch import nn
 
 from graphprune.errors import ModelError
@@ -49,7 +50,7 @@ class OnnxModule(nn.Module):
     def __init__(self, model: onnx.ModelProto, tensors: Mapping[str, NDArray[Any]] | None = None) -> None:
         super().__init__()
         if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
+            model = inline_local_functions(model)
         opsets = {"" if entry.domain in DEFAULT else entry.domain: entry.version for entry in model.opset_import}
         self.program = program_of(model.graph, opsets)
         self.weights, self.constants = nn.Module(), nn.Module()
@@ -65,7 +66,7 @@ class OnnxModule(nn.Module):
         self._programs: dict[tuple[str, ...], Program] = {}
         self._fold()
 
-    def _store(self, name: str, tensor: torch.Tensor, fixed: bool) -> None:  # noqa: FBT001
+    def _store(self, name: str, tensor: torch.Tensor, fixed: bool) -> None:
         if tensor.dtype.is_floating_point and not fixed:
             self.weights.register_parameter(key_of(name), nn.Parameter(tensor, requires_grad=tensor.ndim > 0))
         else:

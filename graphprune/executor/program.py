@@ -14,7 +14,7 @@ import torch
 from graphprune.brief import brief
 from graphprune.errors import GraphpruneError, ModelError, first_line
 from graphprune.executor import messages
-from graphprune.executor.ops.call import Body, Call, Refused, Value
+from graphprune.executor.ops.call import Body, Call, RefusedError, Value
 from graphprune.executor.ops.table import OPERATORS, refusal
 from graphprune.executor.tensors import tensor_of
 
@@ -57,7 +57,7 @@ class Step:
         Raises:
             ModelError: The operator is used in a way that has no exact counterpart, or does not fit its operands.
         """
-        operands = [values[name] if name else None for name in self.operands]
+        operands: list[Value] = [values[name] if name else None for name in self.operands]
         if reads:
             changed = [reads.get((self.name, name)) for name in self.operands]
             operands = [x if of is None else of(x) for x, of in zip(operands, changed, strict=True)]
@@ -67,7 +67,7 @@ class Step:
             found = OPERATORS[self.op](call)
         except GraphpruneError:
             raise
-        except Refused as error:
+        except RefusedError as error:
             raise ModelError(
                 f"node '{self.name}' ({self.op}) has no exact counterpart in PyTorch: {error}; prune with a criterion "
                 "that needs no gradients"

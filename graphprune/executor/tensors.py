@@ -59,6 +59,5 @@ def array_of(tensor: torch.Tensor) -> NDArray[Any]:
     """The values of a tensor as an array, in its own type."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
-    found: NDArray[Any] = tensor.numpy().copy()
-    return found
+        return np.array(tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16))
+    return np.array(tensor.numpy())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, listed
+from graphprune.executor.ops.call import Call, RefusedError, listed
 from graphprune.executor.tensors import TYPES
 
 Tensor = torch.Tensor
@@ -16,7 +16,7 @@ Tensor = torch.Tensor
 
 def heads(x: Tensor, n: int) -> Tensor:
     """``b s (h d)`` as ``b h s d``."""
-    return x.unflatten(-1, (n, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], n, -1).transpose(1, 2)
 
 
 def merged(x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def _bias(c: Call, scores: Tensor, past: int) -> tuple[Tensor, Tensor]:
         allowed = allowed & (keys >= places - left)
     if right >= 0:
         allowed = allowed & (keys <= places + right)
-    return bias, allowed.expand(torch.broadcast_shapes(allowed.shape, bias.shape))
+    return bias, allowed | torch.zeros_like(bias, dtype=torch.bool)
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor, *, interleaved: bool) -> Tensor:
@@ -133,10 +133,10 @@ def rotary(c: Call) -> Tensor:
 def multi_head(c: Call) -> Tensor:
     """``MultiHeadAttention`` of three operands, without padding or a cache."""
     if any(c.at(i) is not None for i in (4, 6, 7, 8, 9)) or any(c.at(i) is None or c.at(i).ndim != 3 for i in range(3)):
-        raise Refused("padding, a cache or packed operands")
+        raise RefusedError("padding, a cache or packed operands")
     packed = [c.need(i) for i in range(3)]
     if c.at(3) is not None:
-        parts = c.need(3).split([each.shape[-1] for each in packed])
+        parts = c.need(3).split_with_sizes([each.shape[-1] for each in packed])
         packed = [each + part for each, part in zip(packed, parts, strict=True)]
     q, k, v = (heads(each, c.get("num_heads")) for each in packed)
     return merged(attended(q, k, v, _scale(c, q), _masked(c, q, k)))
@@ -156,26 +156,26 @@ def _masked(c: Call, q: Tensor, k: Tensor) -> Tensor | None:
 def packed_attention(c: Call) -> Tensor:
     """``Attention`` of com.microsoft: the weights of all three projections are one operand."""
     if any(c.at(i) is not None for i in (3, 4)) or c.get("do_rotary", 0):
-        raise Refused("padding, a cache or a rotation")
+        raise RefusedError("padding, a cache or a rotation")
     y = c.x @ c.need(1) if c.at(2) is None else c.x @ c.need(1) + c.need(2)
     sizes = list(c.get("qkv_hidden_sizes") or [y.shape[-1] // 3] * 3)
-    q, k, v = (heads(each, c.get("num_heads")) for each in y.split(sizes, -1))
+    q, k, v = (heads(each, c.get("num_heads")) for each in y.split_with_sizes(sizes, -1))
     return merged(attended(q, k, v, _scale(c, q), _masked(c, q, k)))
 
 
 def grouped_query(c: Call) -> tuple[Tensor, ...]:
     """``GroupQueryAttention`` of a whole prompt, without a cache."""
     if any(c.at(i) is not None for i in (3, 4, 9, 10, 11, 14, 15)) or c.get("softcap", 0) or c.get("smooth_softmax", 0):
-        raise Refused("a cache, positions or a sink")
+        raise RefusedError("a cache, positions or a sink")
     if c.get("local_window_size", -1) >= 0:
-        raise Refused("a window")
+        raise RefusedError("a window")
     n, shared, query = c.get("num_heads"), c.get("kv_num_heads"), c.x
     if any(length != query.shape[1] - 1 for length in listed(c.need(5))):
-        raise Refused("sequences of different lengths")
+        raise RefusedError("sequences of different lengths")
     key, value = c.at(1), c.at(2)
     if key is None or value is None:
         size = query.shape[-1] // (n + 2 * shared)
-        query, key, value = query.split([n * size, shared * size, shared * size], -1)
+        query, key, value = query.split_with_sizes([n * size, shared * size, shared * size], -1)
     q, k, v = heads(query, n), heads(key, shared), heads(value, shared)
     if c.get("do_rotary", 0) and c.at(7) is not None and c.at(8) is not None:
         cos, sin = (c.need(i)[: q.shape[2]].unsqueeze(0) for i in (7, 8))

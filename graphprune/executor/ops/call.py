@@ -15,7 +15,7 @@ Body: TypeAlias = Callable[..., tuple[Value, ...]]
 """Runs a subgraph: from the values of its inputs to those of its outputs."""
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A use of an operator that has no exact counterpart; the reason is what a user reads."""
 
 
@@ -52,11 +52,11 @@ class Call:
         """An operand that must be there.
 
         Raises:
-            Refused: It is absent.
+            RefusedError: It is absent.
         """
         found = self.at(i)
         if found is None:
-            raise Refused(f"operand {i} is absent")
+            raise RefusedError(f"operand {i} is absent")
         assert isinstance(found, torch.Tensor)
         return found
 

@@ -10,7 +10,7 @@ import torch
 
 from graphprune.bounds import present
 from graphprune.errors import BoundError
-from graphprune.executor.ops.call import Call, Refused, listed
+from graphprune.executor.ops.call import Call, RefusedError, listed
 
 Tensor = torch.Tensor
 _ENDLESS = 1 << 62
@@ -35,21 +35,23 @@ def loop(c: Call) -> tuple[Any, ...]:
     trip = 0
     while go and trip < trips:
         if trip and time.process_time() > end:
-            raise BoundError(f"a loop runs for more than {present().seconds} seconds; allow more with --bound seconds=N")
+            raise BoundError(
+                f"a loop runs for more than {present().seconds} seconds; allow more with --bound seconds=N"
+            )
         condition, *values = body(torch.tensor(trip), torch.tensor(go), *states)
         go, trip = bool(condition), trip + 1
         states, shown = values[: len(states)], values[len(states) :]
         for each, value in zip(found, shown, strict=False):
             each.append(value)
     if trip == 0 and found:
-        raise Refused("a loop that is not run has no results whose sizes are known")
+        raise RefusedError("a loop that is not run has no results whose sizes are known")
     return *states, *(torch.stack(each) for each in found)
 
 
 def scan(c: Call) -> tuple[Any, ...]:
     """``Scan`` along any axes, either way."""
     if c.opset < 9:
-        raise Refused("a scan of opset 8, which has an axis of samples")
+        raise RefusedError("a scan of opset 8, which has an axis of samples")
     body, n = c.bodies["body"], c.get("num_scan_inputs")
     states, scanned = list(c.operands[: len(c.operands) - n]), list(c.operands[len(c.operands) - n :])
     axes = c.get("scan_input_axes") or (0,) * n

@@ -11,7 +11,7 @@ import onnx
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, listed, size_to
+from graphprune.executor.ops.call import Call, RefusedError, listed, size_to
 from graphprune.executor.tensors import TYPES, tensor_of
 
 Tensor = torch.Tensor
@@ -52,7 +52,7 @@ def transpose(c: Call) -> Tensor:
 
 def expand(c: Call) -> Tensor:
     """``Expand``, in both directions."""
-    return c.x.expand(torch.broadcast_shapes(c.x.shape, tuple(listed(c.need(1)))))
+    return c.x.expand(np.broadcast_shapes(c.x.shape, tuple(listed(c.need(1)))))
 
 
 def tile(c: Call) -> Tensor:
@@ -88,7 +88,7 @@ def split(c: Call) -> tuple[Tensor, ...]:
         each = -(-c.x.shape[axis] // c.get("num_outputs", c.n_results))
         n = c.get("num_outputs", c.n_results)
         sizes = [max(0, min(each, c.x.shape[axis] - i * each)) for i in range(n)]
-    return tuple(c.x.split([int(size) for size in sizes], axis))
+    return tuple(c.x.split_with_sizes([int(size) for size in sizes], axis))
 
 
 def sliced(c: Call) -> Tensor:
@@ -183,7 +183,7 @@ def constant(c: Call) -> Tensor:
     if "value_ints" in c.attributes:
         return tensor_of(np.asarray(c.attributes["value_ints"], np.int64), "constant")
     if "value" not in c.attributes:
-        raise Refused("a constant of text")
+        raise RefusedError("a constant of text")
     return tensor_of(onnx.numpy_helper.to_array(c.attributes["value"]), "constant")
 
 
@@ -193,7 +193,7 @@ def ranged(c: Call) -> Tensor:
     n = max(0, int(np.ceil((limit - start) / delta)))
     kind = c.x.dtype
     steps = torch.arange(n, dtype=kind if kind.is_floating_point else torch.int64, device=c.x.device)
-    return (start + steps * delta).to(kind)
+    return torch.add(steps * delta, start).to(kind)
 
 
 def diagonal(c: Call) -> Tensor:
@@ -243,9 +243,12 @@ def split_to_sequence(c: Call) -> tuple[tuple[Tensor, ...]]:
     """``SplitToSequence``, in parts of a size or of given sizes; alone without their axis if asked."""
     axis, sizes = c.axis(0), c.at(1)
     if sizes is None:
-        parts: Sequence[Tensor] = c.x.split(1, axis)
+        parts: Sequence[Tensor] = c.x.tensor_split(c.x.shape[axis], axis)
         return (tuple(parts if c.get("keepdims", 1) else (part.squeeze(axis) for part in parts)),)
-    return (tuple(c.x.split(int(sizes) if sizes.ndim == 0 else [int(n) for n in sizes.tolist()], axis)),)
+    if sizes.ndim == 0:
+        each, size = int(sizes), c.x.shape[axis]
+        return (tuple(c.x.narrow(axis, i, min(each, size - i)) for i in range(0, size, each)),)
+    return (tuple(c.x.split_with_sizes([int(n) for n in sizes.tolist()], axis)),)
 
 
 def joined(c: Call) -> Tensor:
@@ -257,7 +260,7 @@ def joined(c: Call) -> Tensor:
 def optional_element(c: Call) -> tuple[Any]:
     """``OptionalGetElement``."""
     if c.operands[0] is None:
-        raise Refused("an optional value that is absent is read")
+        raise RefusedError("an optional value that is absent is read")
     return (c.operands[0],)
 
 

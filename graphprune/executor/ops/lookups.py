@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, listed, positive
+from graphprune.executor.ops.call import Call, RefusedError, listed, positive
 from graphprune.executor.tensors import array_of
 
 Tensor = torch.Tensor
@@ -107,7 +107,7 @@ def unique(c: Call) -> tuple[Tensor, ...]:
     """``Unique``, sorted or in the order of what comes first."""
     axis = c.get("axis")
     array = array_of(c.x.double() if c.x.dtype == torch.bfloat16 else c.x)
-    _, first, inverse, counts = np.unique(array, True, True, True, axis=axis)
+    _, first, inverse, counts = np.unique(array, return_index=True, return_inverse=True, return_counts=True, axis=axis)
     if not c.get("sorted", 1):
         order = np.argsort(first)
         inverse, first, counts = np.argsort(order)[inverse.reshape(-1)], first[order], counts[order]
@@ -164,7 +164,7 @@ def _loss(c: Call, logs: Tensor) -> Tensor:
     losses = -torch.gather(logs, 1, safe.unsqueeze(1)).squeeze(1) * each
     how = c.get("reduction", "mean")
     if how not in ("none", "sum", "mean"):
-        raise Refused(f"the reduction '{how}'")
+        raise RefusedError(f"the reduction '{how}'")
     return losses if how == "none" else losses.sum() if how == "sum" else losses.sum() / each.sum()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, along, listed, size_to
+from graphprune.executor.ops.call import Call, RefusedError, along, listed, size_to
 from graphprune.executor.tensors import TYPES
 
 Tensor = torch.Tensor
@@ -18,16 +18,14 @@ Tensor = torch.Tensor
 def batch_norm(c: Call) -> Tensor:
     """``BatchNormalization`` by its statistics, which have no gradients, as in PyTorch."""
     if c.get("training_mode", 0) or c.n_results > 1:
-        raise Refused("a batch normalisation in training mode takes statistics over the batch")
+        raise RefusedError("a batch normalisation in training mode takes statistics over the batch")
     scale, bias, mean, variance = (c.need(i) for i in (1, 2, 3, 4))
     if mean.dtype != c.x.dtype or c.x.ndim < 2:
         spread = [along(each, max(2, c.x.ndim), 1).float() for each in (scale, bias, mean.detach(), variance.detach())]
         x = (c.x.float() - spread[2]) / torch.sqrt(spread[3] + c.get("epsilon", 1e-5))
         return (x * spread[0] + spread[1]).reshape(c.x.shape).to(c.x.dtype)
-    return functional.batch_norm(
-        c.x, mean.detach(), variance.detach(), scale.to(mean.dtype), bias.to(mean.dtype), False, 0.0,
-        c.get("epsilon", 1e-5),
-    )  # fmt: skip
+    given = (mean.detach(), variance.detach(), scale.to(mean.dtype), bias.to(mean.dtype))
+    return functional.batch_norm(c.x, *given, eps=c.get("epsilon", 1e-5))
 
 
 def centred(x: Tensor, axes: Sequence[int], epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,7 +123,8 @@ def response_norm(c: Call) -> Tensor:
     size = c.get("size")
     squares = functional.pad(c.x.square().movedim(1, -1), ((size - 1) // 2, size // 2))
     total = squares.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
-    return c.x / (c.get("bias", 1.0) + c.get("alpha", 1e-4) / size * total) ** c.get("beta", 0.75)
+    alpha, beta, bias = float(c.get("alpha", 1e-4)), float(c.get("beta", 0.75)), float(c.get("bias", 1.0))
+    return c.x / torch.pow(bias + alpha / size * total, beta)
 
 
 # -- along an axis --------------------------------------------------------------------------------------------------
@@ -150,27 +149,25 @@ def reduction(function: Callable[[Tensor, tuple[int, ...], bool], Tensor]) -> Ca
     """A row of a reduction; axes are an attribute in old opsets and an operand in new ones."""
 
     def row(c: Call) -> Tensor:
-        axes = c.numbers("axes", 1)
-        if not axes:
-            if c.get("noop_with_empty_axes", 0):
-                return function(c.x.unsqueeze(-1), (c.x.ndim,), False)
-            axes = list(range(c.x.ndim))
-        if not axes:
-            return function(c.x.unsqueeze(-1), (0,), False)
+        axes, keep = c.numbers("axes", 1) or (), bool(c.get("keepdims", 1))
         given = tuple(sorted(int(axis) % c.x.ndim for axis in axes))
-        return function(c.x, given, bool(c.get("keepdims", 1))).to(c.x.dtype)
+        if not given and not c.get("noop_with_empty_axes", 0):
+            given = tuple(range(c.x.ndim))
+        if not given:  # each element on its own
+            return function(c.x.unsqueeze(-1), (c.x.ndim,), keep).reshape(c.x.shape).to(c.x.dtype)
+        return function(c.x, given, keep).to(c.x.dtype)
 
     return row
 
 
-def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001
+def _product(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
     return reduce(lambda y, axis: y.prod(axis, keepdim=keep), reversed(axes), x)
 
 
-def _extreme(function: Callable[..., Tensor], least: bool) -> Callable[[Tensor, tuple[int, ...], bool], Tensor]:  # noqa: FBT001
+def _extreme(function: Callable[..., Tensor], least: bool) -> Callable[[Tensor, tuple[int, ...], bool], Tensor]:
     """A largest or smallest element; of none, what no element is beyond."""
 
-    def reduced(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:  # noqa: FBT001
+    def reduced(x: Tensor, axes: tuple[int, ...], keep: bool) -> Tensor:
         if all(x.shape[axis] for axis in axes):
             return function(x, axes, keepdim=keep)
         shape = [1 if i in axes else size for i, size in enumerate(x.shape) if keep or i not in axes]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, listed
+from graphprune.executor.ops.call import Call, RefusedError, listed
 from graphprune.executor.tensors import TYPES
 
 Tensor = torch.Tensor
@@ -79,8 +79,10 @@ def gelu(c: Call) -> Tensor:
 def is_infinite(c: Call) -> Tensor:
     """``IsInf`` of the signs that are asked for."""
     positive, negative = c.get("detect_positive", 1), c.get("detect_negative", 1)
-    return torch.isinf(c.x) & (torch.signbit(c.x) if not positive else c.x == c.x) & (
-        ~torch.signbit(c.x) if not negative else c.x == c.x
+    return (
+        torch.isinf(c.x)
+        & (torch.signbit(c.x) if not positive else c.x == c.x)
+        & (~torch.signbit(c.x) if not negative else c.x == c.x)
     )
 
 
@@ -88,7 +90,7 @@ def cast(c: Call) -> Tensor:
     """``Cast`` between the types that are computed with."""
     kind = TYPES.get(c.get("to"))
     if kind is None:
-        raise Refused("a cast to a type that PyTorch does not compute with")
+        raise RefusedError("a cast to a type that PyTorch does not compute with")
     return c.x.to(kind)
 
 
@@ -97,7 +99,7 @@ def shift(c: Call) -> Tensor:
     left = c.get("direction") == "LEFT"
     a, b = c.x.long(), c.need(1).long()
     if c.x.dtype == torch.uint64:
-        raise Refused("shifted numbers of 64 bits without sign")
+        raise RefusedError("shifted numbers of 64 bits without sign")
     return (torch.bitwise_left_shift(a, b) if left else torch.bitwise_right_shift(a, b)).to(c.x.dtype)
 
 
@@ -116,7 +118,7 @@ def dropout(c: Call) -> tuple[Tensor, Tensor]:
     """``Dropout`` in evaluation mode, with a mask that keeps all."""
     training = c.at(2)
     if training is not None and bool(training):
-        raise Refused("a dropout in training mode draws random numbers")
+        raise RefusedError("a dropout in training mode draws random numbers")
     return c.x, torch.ones_like(c.x, dtype=torch.bool)
 
 
@@ -129,8 +131,8 @@ def shrink(c: Call) -> Tensor:
 
 def selu(c: Call) -> Tensor:
     """``Selu`` with any factors."""
-    alpha, gamma = c.get("alpha", 1.6732631921768188), c.get("gamma", 1.0507010221481323)
-    return gamma * functional.elu(c.x, alpha)
+    gamma: float = c.get("gamma", 1.0507010221481323)
+    return gamma * functional.elu(c.x, c.get("alpha", 1.6732631921768188))
 
 
 def joined(domain: str, rows: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused
+from graphprune.executor.ops.call import Call, RefusedError
 from graphprune.executor.ops.windows import Windows, windows_of
 
 Tensor = torch.Tensor
@@ -20,7 +20,7 @@ _MEANS = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)
 def _spatial(c: Call) -> int:
     n = c.x.ndim - 2
     if not 1 <= n <= 3:
-        raise Refused(f"a pooling over {n} axes")
+        raise RefusedError(f"a pooling over {n} axes")
     return n
 
 
@@ -28,7 +28,7 @@ def max_pool(c: Call) -> tuple[Tensor, ...]:
     """``MaxPool``, with the positions of what is found in the flattened operand."""
     n, x = _spatial(c), c.x if c.x.dtype.is_floating_point else c.x.double()
     if c.get("storage_order", 0) and c.n_results > 1:
-        raise Refused("positions counted by columns")
+        raise RefusedError("positions counted by columns")
     found = windows_of(c, c.get("kernel_shape"), x.shape[2:])
     padded = found.padded(x, float("-inf"))
     function: Callable[..., Any] = _MAXIMA[n - 1]
@@ -64,7 +64,7 @@ def average_pool(c: Call) -> Tensor:
 def lp_pool(c: Call) -> Tensor:
     """``LpPool``."""
     found, p = windows_of(c, c.get("kernel_shape"), c.x.shape[2:]), c.get("p", 2)
-    return found.summed(found.padded(c.x.abs() ** p)) ** (1 / p)
+    return torch.pow(found.summed(found.padded(c.x.abs() ** p)), 1 / p)
 
 
 def unpooled(c: Call) -> Tensor:
@@ -72,9 +72,7 @@ def unpooled(c: Call) -> Tensor:
     n = _spatial(c)
     kernel, strides = c.get("kernel_shape"), c.get("strides") or (1,) * n
     pads = c.get("pads") or (0,) * (2 * n)
-    own = [
-        (size - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i] for i, size in enumerate(c.x.shape[2:])
-    ]
+    own = [(size - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i] for i, size in enumerate(c.x.shape[2:])]
     asked = c.at(2)
     sizes = own if asked is None else [int(size) for size in asked.tolist()][-n:]
     plane = prod(own)  # the positions are those of the operand of the pooling

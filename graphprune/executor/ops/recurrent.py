@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused
+from graphprune.executor.ops.call import Call, RefusedError
 
 Tensor = torch.Tensor
 Activation = Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> Activatio
         "Softplus": functional.softplus,
     }
     if name not in table:
-        raise Refused(f"the activation '{name}'")
+        raise RefusedError(f"the activation '{name}'")
     return table[name]
 
 
@@ -107,7 +107,7 @@ def recurrent(c: Call) -> tuple[Tensor, ...]:
     x = c.x.transpose(0, 1) if batch_first else c.x
     lengths = c.at(4)
     if lengths is not None and bool((lengths != len(x)).any()):
-        raise Refused("sequences of different lengths in one batch")
+        raise RefusedError("sequences of different lengths in one batch")
     directions, hidden = len(c.need(1)), c.need(2).shape[-1]
     names = tuple(c.get("activations") or _USUAL[c.op] * directions)
     each = len(_USUAL[c.op])
@@ -166,7 +166,10 @@ def _cell(layer: _Layer, direction: int) -> Callable[[Tensor, States], States]:
     """One step of a direction."""
     c, n = layer.call, len(_USUAL[layer.kind])
     parameters = [
-        [(c.get(name) or ())[direction * n + i : direction * n + i + 1] for name in ("activation_alpha", "activation_beta")]
+        [
+            (c.get(name) or ())[direction * n + i : direction * n + i + 1]
+            for name in ("activation_alpha", "activation_beta")
+        ]
         for i in range(n)
     ]
     functions = [

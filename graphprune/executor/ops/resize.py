@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from graphprune.executor.ops.call import Call, Refused, along, listed
+from graphprune.executor.ops.call import Call, RefusedError, along, listed
 
 Tensor = torch.Tensor
 Float = NDArray[np.float64]
@@ -51,7 +51,7 @@ class _Axis:
                 if self.result == 1:
                     return np.asarray(at * 0 + 0.5 * (start + end) * (self.size - 1))
                 return np.asarray((start + at * (end - start) / (self.result - 1)) * (self.size - 1))
-        raise Refused(f"the coordinates '{mode}'")
+        raise RefusedError(f"the coordinates '{mode}'")
 
 
 def _nearest(places: Float, mode: str) -> NDArray[np.int64]:
@@ -152,7 +152,7 @@ def _axes(
         ratios = [float(scale) for scale in scales]
         results = [int(np.floor(np.float32(was) * np.float32(ratio))) for was, ratio in zip(old, ratios, strict=True)]
     else:
-        raise Refused("neither scales nor sizes are given")
+        raise RefusedError("neither scales nor sizes are given")
     regions = [(0.0, 1.0)] * len(old) if given is None else list(zip(given[: len(old)], given[len(old) :], strict=True))
     return [_Axis(*each) for each in zip(old, results, ratios, regions, strict=True)]
 

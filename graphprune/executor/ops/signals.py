@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, listed
+from graphprune.executor.ops.call import Call, RefusedError, listed
 from graphprune.executor.tensors import TYPES
 
 Tensor = torch.Tensor
@@ -30,7 +30,7 @@ def fourier(c: Call) -> Tensor:
     if c.get("inverse", 0):
         if c.get("onesided", 0):
             length = 2 * (x.shape[axis] - 1) if c.at(1) is None else length
-            return torch.fft.irfft(x, length, axis).unsqueeze(-1)
+            return torch.unsqueeze(torch.fft.irfft(x, length, axis), -1)
         return torch.view_as_real(torch.fft.ifft(x, length, axis))
     y = torch.fft.rfft(x, length, axis) if c.get("onesided", 0) else torch.fft.fft(x, length, axis)
     return torch.view_as_real(y)
@@ -76,7 +76,7 @@ def grid_sample(c: Call) -> Tensor:
     """``GridSample`` of pictures and volumes."""
     mode = _MODES[c.get("mode", "linear" if c.opset >= 20 else "bilinear")]
     if mode == "bicubic" and c.x.ndim != 4:
-        raise Refused("volumes sampled by cubic interpolation")
+        raise RefusedError("volumes sampled by cubic interpolation")
     padding, corners = c.get("padding_mode", "zeros"), bool(c.get("align_corners", 0))
     return functional.grid_sample(c.x, c.need(1).to(c.x.dtype), mode, padding, corners)
 
@@ -86,16 +86,20 @@ def affine_grid(c: Call) -> Tensor:
     return functional.affine_grid(c.x, listed(c.need(1)), bool(c.get("align_corners", 0)))
 
 
+def _pair(values: Sequence[Any]) -> tuple[int, int]:
+    return int(values[0]), int(values[1])
+
+
 def patches(c: Call) -> Tensor:
     """``Col2Im`` of pictures: patches that are added up where they lie."""
     size, block = listed(c.need(1)), listed(c.need(2))
     n = len(size)
     if n != 2:
-        raise Refused(f"patches over {n} axes")
+        raise RefusedError(f"patches over {n} axes")
     dilations, strides = c.get("dilations") or (1,) * n, c.get("strides") or (1,) * n
     pads = c.get("pads") or (0,) * (2 * n)
     whole = [size[i] + pads[i] + pads[n + i] for i in range(n)]
-    y = functional.fold(c.x, whole, block, dilations, 0, strides)
+    y = functional.fold(c.x, _pair(whole), _pair(block), _pair(dilations), 0, _pair(strides))
     return y[..., pads[0] : pads[0] + size[0], pads[1] : pads[1] + size[1]]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from graphprune.executor.ops.call import Call, Refused, along
+from graphprune.executor.ops.call import Call, RefusedError, along
 from graphprune.executor.ops.windows import windows_of
 
 Tensor = torch.Tensor
@@ -21,7 +21,7 @@ def conv(c: Call) -> Tensor:
     x, weight = c.x, c.need(1)
     n = x.ndim - 2
     if not 1 <= n <= 3:
-        raise Refused(f"a convolution over {n} axes")
+        raise RefusedError(f"a convolution over {n} axes")
     found = windows_of(c, weight.shape[2:], x.shape[2:])
     given = (weight, c.at(2), tuple(found.strides))
     dilations, groups = tuple(found.dilations), c.get("group", 1)
@@ -36,7 +36,7 @@ def conv_transpose(c: Call) -> Tensor:
     x, weight, bias = c.x, c.need(1), c.at(2)
     n = x.ndim - 2
     if not 1 <= n <= 3:
-        raise Refused(f"a convolution over {n} axes")
+        raise RefusedError(f"a convolution over {n} axes")
     strides, dilations = c.get("strides") or (1,) * n, c.get("dilations") or (1,) * n
     more, mode = list(c.get("output_padding") or (0,) * n), c.get("auto_pad", "NOTSET")
     pads = c.get("pads") or (0,) * (2 * n)
@@ -70,7 +70,7 @@ def gemm(c: Call) -> Tensor:
     y = y if alpha == 1 else alpha * y
     if bias is None:
         return y.to(c.x.dtype)
-    return (y + (bias if beta == 1 else beta * bias)).to(c.x.dtype)
+    return torch.add(y, bias if beta == 1 else beta * bias).to(c.x.dtype)
 
 
 def matmul(c: Call) -> Tensor:
@@ -81,10 +81,10 @@ def matmul(c: Call) -> Tensor:
 def fused_matmul(c: Call) -> Tensor:
     """``FusedMatMul``: ``MatMul`` of transposed operands, scaled."""
     if c.get("transBatchA", 0) or c.get("transBatchB", 0):
-        raise Refused("a product of operands whose batch axes are transposed")
+        raise RefusedError("a product of operands whose batch axes are transposed")
     operands = ((c.x, "transA"), (c.need(1), "transB"))
     a, b = (each.mT if c.get(flip, 0) and each.ndim > 1 else each for each, flip in operands)
-    return torch.matmul(a, b) * c.get("alpha", 1.0)
+    return torch.mul(torch.matmul(a, b), c.get("alpha", 1.0))
 
 
 def activated(x: Tensor, name: str | None, parameters: Any) -> Tensor:
@@ -102,7 +102,7 @@ def activated(x: Tensor, name: str | None, parameters: Any) -> Tensor:
             return x.clamp(*given)
         case "HardSigmoid":
             return (given[0] * x + given[1]).clamp(0, 1)
-    raise Refused(f"the fused activation '{name}'")
+    raise RefusedError(f"the fused activation '{name}'")
 
 
 def fused_conv(c: Call) -> Tensor:
