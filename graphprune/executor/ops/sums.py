@@ -99,9 +99,9 @@ def activated(x: Tensor, name: str | None, parameters: Any) -> Tensor:
         case "LeakyRelu":
             return functional.leaky_relu(x, given[0] if given else 0.01)
         case "Clip":
-            return x.clamp(*given)
+            return torch.clamp(x, *given)
         case "HardSigmoid":
-            return (given[0] * x + given[1]).clamp(0, 1)
+            return torch.clamp(given[0] * x + given[1], 0, 1)
     raise RefusedError(f"the fused activation '{name}'")
 
 
