@@ -49,7 +49,7 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("Bernoulli", "Multinomial"), _RANDOM),
     **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), _TEXT),
     "ImageDecoder": "reads a picture file",
-    "SequenceMap": "is a function that has not been inlined",
+    "SequenceMap": "maps a function over a sequence",
     **dict.fromkeys(("DeformConv", "MaxRoiPool", "RoiAlign"), "has no counterpart in PyTorch itself"),
     **dict.fromkeys(("LinearAttention", "CausalConvWithState"), "is newer than the models that are trained yet"),
 }
