@@ -2,7 +2,7 @@
 
 A row is a function of a :class:`graphprune.executor.ops.call.Call` that returns a tensor, or a tuple of results. To
 support an operator, add a line in the table of its family; onnx's own node tests judge it
-(``tests/executor/test_node_tests.py``).
+(``tests/executor/test_executor_node_tests.py``).
 """
 
 from __future__ import annotations
