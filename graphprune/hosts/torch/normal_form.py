@@ -33,13 +33,23 @@ def normal_form(program: ExportedProgram, example: Example) -> tuple[fx.Graph, d
     graph = module.graph
     tensors = {str(node.target): attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
     annotate(graph, tensors, _shapes_seen(module, program.call_spec.in_spec, example))
+    return graph, normalized(graph, tensors)
+
+
+def normalized(graph: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Brings an annotated graph into normal form; the tensors that it uses then.
+
+    Args:
+        graph: The graph; it is changed.
+        tensors: What its ``get_attr`` nodes stand for.
+    """
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
         elif node.op == "call_function":
             _normalize(tensors, node)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    return graph, {name: tensor for name, tensor in tensors.items() if name in used}
+    return {name: tensor for name, tensor in tensors.items() if name in used}
 
 
 class _Shapes(fx.Interpreter):

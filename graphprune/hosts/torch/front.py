@@ -1,0 +1,54 @@
+"""From a user's module to a graph: recorded as it runs, or exported where that is asked for or recording is not sure.
+
+A recording is the example's own run, so it is exact about that run, at a fraction of the time. What it says of other
+runs hangs on the code: where sizes or branches follow from the values of inputs or weights, or values leave the graph,
+``torch.export`` has the first word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from graphprune.hosts.torch.recording.forward import Recording, record
+from graphprune.hosts.torch.trace import Example, Trace, export
+from graphprune.hosts.torch.untouched import Looked
+
+
+def traced(
+    model: nn.Module,
+    example: Example,
+    dynamic_shapes: Any = None,
+    *,
+    training: bool = False,
+    looked: Looked | None = None,
+) -> Trace | Recording:
+    """A module's forward as a graph.
+
+    Args:
+        model: The module; what its code keeps is left as it is.
+        example: The call.
+        dynamic_shapes: As for ``torch.export``, which then is used.
+        training: Whether the user's own layers run in training mode.
+        looked: What was noted of the module before, to which it is put back before it is exported.
+
+    Raises:
+        ModelError: torch.export cannot trace it.
+    """
+    if dynamic_shapes is not None:
+        return export(model, example, dynamic_shapes, training=training)
+    looked = looked or Looked(model)
+    recording = _recorded(model, example, training=training)
+    if recording is not None and not recording.doubts:
+        return recording
+    looked.restore(traced=True)
+    return export(model, example, training=training)
+
+
+def _recorded(model: nn.Module, example: Example, *, training: bool) -> Recording | None:
+    """The recording; ``None`` where there is none, whose reason the exporter will tell in its own words."""
+    try:
+        return record(model, example, training=training)
+    except Exception:  # noqa: BLE001  (the user's code raises what it likes)
+        return None
