@@ -7,6 +7,7 @@ runs hangs on the code: where sizes or branches follow from the values of inputs
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -50,5 +51,7 @@ def _recorded(model: nn.Module, example: Example, *, training: bool) -> Recordin
     """The recording; ``None`` where there is none, whose reason the exporter will tell in its own words."""
     try:
         return record(model, example, training=training)
-    except Exception:  # noqa: BLE001  (the user's code raises what it likes)
+    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+        if "HigherOrderOperator" in str(error) and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()  # it has noted code that it could not compile
         return None

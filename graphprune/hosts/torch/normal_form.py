@@ -163,7 +163,7 @@ def _count_from_start(node: fx.Node) -> None:
 def _mask_as_made(node: fx.Node) -> None:
     """Takes the mask of a scatter from before it was expanded, so that it shows which axes it does not tell apart."""
     x, mask, source = node.args
-    while cast("fx.Node", mask).target in (_ATEN.expand.default, *_COPIES):
+    while cast("fx.Node", mask).target in (_ATEN.expand.default, _ATEN.expand_as.default, *_COPIES):
         mask = cast("fx.Node", mask).args[0]
     node.args = (x, mask, source)
 

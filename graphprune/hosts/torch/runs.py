@@ -24,8 +24,8 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
 from graphprune.hosts.torch.program import Program
-from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.specs import storage_key
 from graphprune.hosts.torch.trace import Example, Trace, inference
 from graphprune.hosts.torch.untouched import untouched

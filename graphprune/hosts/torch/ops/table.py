@@ -118,7 +118,7 @@ ROWS: dict[str, Row | Op] = {
     **_named(["sigmoid"], Op(rows.elementwise, role="sigmoid")),
     **_named(_COPIES, Op(rows.copied, multiple="product", role="copy")),
     "aten.copy_.default": rows.elementwise,  # what a forward writes into a buffer
-    "aten.lift.default": rows.opaque(_ELSEWHERE),
+    "aten.lift.default": rows.whole(_ELSEWHERE),
     "aten.eq.Tensor": rows.compared,
     "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,

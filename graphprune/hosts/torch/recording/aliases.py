@@ -165,7 +165,7 @@ def sizes_of_parts(func: Any, args: tuple[Any, ...], kwargs: Any, parts: Any) ->
     """What is kept of a call that took a tensor apart: the sizes of the parts, and the axis."""
     if func not in _PARTS:
         return dict(kwargs)
-    axis = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    axis = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     return {**kwargs, "dim": axis, "sizes": [part.shape[axis] for part in parts]}
 
 

@@ -30,6 +30,7 @@ class Facts:
         passes: Whether it hands its first operand on as it is.
         selects: Names of the operands whose values decide the size of the result, if values do; ``None`` if not.
         parts: Runs it as other operators, where it has no row.
+        norm: Whether it is a norm that may keep running statistics.
     """
 
     writes: tuple[int, ...] = ()
@@ -40,6 +41,7 @@ class Facts:
     passes: bool = False
     selects: tuple[str, ...] | None = None
     parts: Callable[..., Any] | None = None
+    norm: bool = False
 
 
 _PASSES = frozenset(("detach", "detach_", "lift_fresh", "alias", "resolve_conj", "resolve_neg", "lift"))
@@ -51,7 +53,9 @@ _SELECTS: Mapping[str, tuple[str, ...]] = {
     "masked_select": ("mask",),
     "repeat_interleave": ("repeats",),
 }
-_STATISTICS = frozenset(("batch_norm", "instance_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm"))
+_STATISTICS = frozenset(
+    ("batch_norm", "instance_norm", "_batch_norm_impl_index", "native_batch_norm", "cudnn_batch_norm")
+)
 _SIBLINGS: Mapping[str, str] = {"zero_": "zeros_like"}
 
 
@@ -68,7 +72,9 @@ def facts_of(func: Any) -> Facts:
     if torch.Tag.dynamic_output_shape in func.tags:
         selects = _SELECTS.get(name, ("",))
     composite = func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-    writes = tuple(i for i, each in enumerate(schema.arguments) if each.alias_info is not None and each.alias_info.is_write)
+    writes = tuple(
+        i for i, each in enumerate(schema.arguments) if each.alias_info is not None and each.alias_info.is_write
+    )
     if writes:
         sibling = _sibling(func, schema, name) if writes == (0,) else None
         refused = "" if sibling is not None else f"'{func}' writes in a way that has no functional form"
@@ -79,14 +85,8 @@ def facts_of(func: Any) -> Facts:
         filled=name in _FILLED,
         selects=selects,
         parts=_parts(func, schema, composite=composite),
+        norm=name in _STATISTICS,
     )
-
-
-def updates_statistics(func: Any, arguments: Mapping[str, Any]) -> bool:
-    """Whether a norm writes to its running statistics, which older operators do without saying so."""
-    if func._schema.name.removeprefix("aten::") not in _STATISTICS or arguments.get("running_mean") is None:
-        return False
-    return bool(arguments.get("training", arguments.get("use_input_stats", True)))
 
 
 def named_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +94,10 @@ def named_arguments(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     return {**dict(zip((each.name for each in func._schema.arguments), args, strict=False)), **kwargs}
 
 
-def is_norm_with_statistics(func: Any) -> bool:
-    """Whether an operator is a norm that may keep running statistics."""
-    return func._schema.name.removeprefix("aten::") in _STATISTICS
+def in_training(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a norm counts statistics of its own; it writes to its running ones then, and does not say so."""
+    given = named_arguments(func, args, kwargs)
+    return bool(given.get("training", given.get("use_input_stats", True)))
 
 
 def _sibling(func: Any, schema: Any, name: str) -> Any:
@@ -104,7 +105,11 @@ def _sibling(func: Any, schema: Any, name: str) -> Any:
         return None
     if torch.Tag.inplace_view in func.tags:
         return None
-    packet = getattr(torch.ops.aten, _SIBLINGS.get(name, name[:-1].removeprefix("__i") if name.startswith("__i") else name[:-1]), None)
+    packet = getattr(
+        torch.ops.aten,
+        _SIBLINGS.get(name, name[:-1].removeprefix("__i") if name.startswith("__i") else name[:-1]),
+        None,
+    )
     overload = schema.overload_name or "default"
     found = getattr(packet, overload if name not in _SIBLINGS else "default", None)
     if found is None:

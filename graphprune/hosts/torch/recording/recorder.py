@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -16,9 +16,8 @@ from graphprune.hosts.torch.recording.operators import (
     Facts,
     Unrecordable,
     facts_of,
-    is_norm_with_statistics,
+    in_training,
     named_arguments,
-    updates_statistics,
 )
 from graphprune.hosts.torch.recording.places import Places
 from graphprune.hosts.torch.specs import LOCATION, SPEC, Spec
@@ -183,8 +182,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 made = facts.parts(*args, **kwargs)
             if made is not NotImplemented:
                 return made
-        if is_norm_with_statistics(func) and updates_statistics(func, named_arguments(func, args, kwargs)):
-            self._refuse(f"'{func}' updates running statistics")
+        if facts.norm and in_training(func, args, kwargs):
+            given = named_arguments(func, args, kwargs)
+            if given.get("running_mean") is not None:
+                self._refuse(f"'{func}' updates running statistics")
+            if func is _ATEN.batch_norm.default:
+                with self:
+                    return _ATEN._native_batch_norm_legit.no_stats(*args[:3], True, *args[6:8])[0]
         operands: list[torch.Tensor] = []
         try:
             nodes = tuple([self._operand(each, operands) for each in args])
@@ -314,7 +318,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         same = (each for each in self.owners if each.untyped_storage()._cdata == storage._cdata)
         if any(_key(each) != _key(known) for each in same):
             self._refuse("memory is written to that several tensors see in different ways")
-        self.saved[storage._cdata] = storage, storage.clone()
+        self.saved[storage._cdata] = storage, cast("Any", storage).clone()
         for name, tensor in self.tensors.items():
             if tensor is known and name.startswith(_LIFTED):
                 self.tensors[name] = tensor.clone()
@@ -338,7 +342,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         deciding = [given.get(name) for name in facts.selects or ()] if facts.selects != ("",) else list(given.values())
         tensors: list[torch.Tensor] = []
         for each in deciding:
-            tensors.extend(t for t in (each if isinstance(each, list | tuple) else [each]) if isinstance(t, torch.Tensor))
+            tensors.extend(
+                t for t in (each if isinstance(each, list | tuple) else [each]) if isinstance(t, torch.Tensor)
+            )
         if func is _ATEN.index.Tensor and not any(t.dtype in (torch.bool, torch.uint8) for t in tensors):
             return
         self._read(str(func), tensors)
@@ -425,4 +431,3 @@ def watching(recorder: Recorder) -> Iterator[None]:
                 setattr(torch.Tensor, name, function)
             else:
                 delattr(torch.Tensor, name)
-
