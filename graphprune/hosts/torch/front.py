@@ -18,12 +18,7 @@ from graphprune.hosts.torch.untouched import Looked
 
 
 def traced(
-    model: nn.Module,
-    example: Example,
-    dynamic_shapes: Any = None,
-    *,
-    training: bool = False,
-    looked: Looked | None = None,
+    model: nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False
 ) -> Trace | Recording:
     """A module's forward as a graph.
 
@@ -32,25 +27,24 @@ def traced(
         example: The call.
         dynamic_shapes: As for ``torch.export``, which then is used.
         training: Whether the user's own layers run in training mode.
-        looked: What was noted of the module before, to which it is put back before it is exported.
 
     Raises:
         ModelError: torch.export cannot trace it.
     """
     if dynamic_shapes is not None:
         return export(model, example, dynamic_shapes, training=training)
-    looked = looked or Looked(model)
-    recording = _recorded(model, example, training=training)
+    looked = Looked(model)
+    recording = _recorded(model, example, looked, training=training)
     if recording is not None and not recording.doubts:
         return recording
     looked.restore(traced=True)
     return export(model, example, training=training)
 
 
-def _recorded(model: nn.Module, example: Example, *, training: bool) -> Recording | None:
+def _recorded(model: nn.Module, example: Example, looked: Looked, *, training: bool) -> Recording | None:
     """The recording; ``None`` where there is none, whose reason the exporter will tell in its own words."""
     try:
-        return record(model, example, training=training)
+        return record(model, example, looked, training=training)
     except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
         if "HigherOrderOperator" in str(error) and "torch._dynamo" in sys.modules:
             sys.modules["torch._dynamo"].reset()  # it has noted code that it could not compile

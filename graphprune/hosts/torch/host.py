@@ -82,7 +82,7 @@ class TorchHost(Program):
         """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
         try:
             with untouched(model) as looked, noticing(model, looked) as noticed:
-                host = cls.of(traced(model, example, dynamic_shapes, looked=looked))
+                host = cls.of(traced(model, example, dynamic_shapes))
         except ModelError:
             again = torch_runs.second_call(model, example, dynamic_shapes, cls.of) if any(noticed) else None
             if again is None:

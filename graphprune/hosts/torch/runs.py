@@ -165,8 +165,8 @@ class _Looking:
             if not met:
                 return failure
         try:
-            with untouched(self.model) as looked, quiet(), _downstream(self.model, left):
-                host = _without_more(Program.of(traced(self.model, example, training=True, looked=looked)))
+            with untouched(self.model), quiet(), _downstream(self.model, left):
+                host = _without_more(Program.of(traced(self.model, example, training=True)))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
             return first_line(error.__cause__ or error)
         before = len(self.unreached())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -98,7 +99,7 @@ def write(alias: Alias, value: fx.Node, emit: Emitting) -> None:
         chain.append(view.parent)
     alias.store.version += 1
     alias.node, alias.version = value, alias.store.version
-    for child, parent in zip(chain, chain[1:], strict=False):
+    for child, parent in pairwise(chain):
         assert child.view is not None
         parent.node = _put(child.view, parent, child, emit)
         parent.version = alias.store.version

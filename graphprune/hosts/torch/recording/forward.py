@@ -20,6 +20,7 @@ from graphprune.hosts.torch.recording.places import called
 from graphprune.hosts.torch.recording.recorder import VARYING, Recorder, watching
 from graphprune.hosts.torch.specs import SPEC
 from graphprune.hosts.torch.trace import Example, inference
+from graphprune.hosts.torch.untouched import Looked
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,7 @@ class Recording:
     doubts: tuple[str, ...] = ()
 
 
-def record(model: nn.Module, example: Example, *, training: bool = False) -> Recording:
+def record(model: nn.Module, example: Example, looked: Looked, *, training: bool = False) -> Recording:
     """Runs a module once and records what it computes; elements of its tensors and of the example are put back.
 
     What else its code changes (attributes, tables) is left for the caller to put back.
@@ -53,6 +54,7 @@ def record(model: nn.Module, example: Example, *, training: bool = False) -> Rec
     Args:
         model: The module.
         example: The call.
+        looked: What was noted of the module: all tensors that can be reached from it.
         training: Whether the user's own layers run in training mode.
 
     Raises:
@@ -63,7 +65,8 @@ def record(model: nn.Module, example: Example, *, training: bool = False) -> Rec
     leaves, in_spec = pytree.tree_flatten((args, kwargs))
     recorder = Recorder(model)
     state = _named(model)
-    recorder.stored({**state, **_attributes(model)})
+    attributes = _attributes(model)
+    recorder.stored({**state, **attributes}, (each.tensor for each in looked.tensors))
     n_whole = 0
     for name, leaf in zip(_input_names(model, example), leaves, strict=True):
         origin = VARYING
@@ -73,9 +76,15 @@ def record(model: nn.Module, example: Example, *, training: bool = False) -> Rec
         recorder.placeholder(name, leaf, origin)
     buffers = dict(model.named_buffers())
     try:
-        with quiet(), inference(model, training=training), torch._C._AutoDispatchBelowAutograd():
-            with recorder.places.followed(), watching(recorder), recorder:
-                returned = called(model, args, kwargs)
+        with (
+            quiet(),
+            inference(model, training=training),
+            torch._C._AutoDispatchBelowAutograd(),
+            recorder.places.followed(),
+            watching(recorder),
+            recorder,
+        ):
+            returned = called(model, args, kwargs)
         if recorder.refused:
             raise Unrecordable(recorder.refused)
         results, out_spec = pytree.tree_flatten(returned)
@@ -86,7 +95,7 @@ def record(model: nn.Module, example: Example, *, training: bool = False) -> Rec
         recorder.undo()
     recorder.graph.output(outputs).meta = {SPEC: None}
     recorder.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(_argument_names(model, example), in_spec, out_spec)))
-    graph = _ordered(recorder, [*state, *_attributes(model)])
+    graph = _ordered(recorder, [*state, *attributes])
     tensors = normalized(graph, recorder.tensors)
     return Recording(graph, tensors, example, in_spec, out_spec, state, tuple(dict.fromkeys(recorder.doubts)))
 
@@ -107,7 +116,7 @@ def _named(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _attributes(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Tensors that are plain attributes of modules, or lie in dictionaries and lists that are."""
+    """Tensors that are plain attributes of modules."""
     found: dict[str, torch.Tensor] = {}
     for path, layer in model.named_modules():
         prefix = f"{path}." if path else ""

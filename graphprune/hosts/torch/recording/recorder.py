@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -46,6 +46,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.inputs: list[Alias] = []
         self.owned: dict[int, str] = {}
         self.owners: list[torch.Tensor] = []
+        self.reached: set[int] = set()
         self.aliases: dict[int, Alias] = {}
         self.pointers: set[int] = set()
         self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
@@ -55,8 +56,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # -- what is there before ----------------------------------------------------------------------------------------
 
-    def stored(self, named: Mapping[str, torch.Tensor]) -> None:
-        """Makes tensors of the module known; of several names of one, the last counts."""
+    def stored(self, named: Mapping[str, torch.Tensor], reached: Iterable[torch.Tensor]) -> None:
+        """Makes tensors of the module known.
+
+        Args:
+            named: Parameters, buffers and attributes; of several names of one tensor, the last counts.
+            reached: All tensors that lie in the module or beside it, in tables of its code.
+        """
+        self.reached = {id(tensor) for tensor in reached}
         plain = {name: tensor for name, tensor in named.items() if type(tensor) in _PLAIN and not tensor.is_sparse}
         keys = {name: _key(tensor) if tensor.numel() else id(tensor) for name, tensor in plain.items()}
         last = {key: name for name, key in keys.items()}
@@ -127,7 +134,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return Alias(tensor, current(other, self.emit), other.store, View(other, None))
         if tensor.numel() and not tensor.is_meta and tensor.untyped_storage().data_ptr() in self.pointers:
             raise Unrecordable("a tensor shares memory with one that was computed, behind the back of the dispatcher")
-        return self._constant(tensor, explained=False)
+        return self._constant(tensor, explained=id(tensor) in self.reached)
 
     def _attribute(self, tensor: torch.Tensor, name: str) -> Alias:
         known = self.named.get(name)
@@ -177,18 +184,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._passed(func, args, kwargs)
         if facts.refused:
             self._refuse(facts.refused)
-        if facts.parts is not None:
-            with self:
-                made = facts.parts(*args, **kwargs)
+        if facts.parts is not None or facts.norm:
+            made = self._apart(func, facts, args, kwargs)
             if made is not NotImplemented:
                 return made
-        if facts.norm and in_training(func, args, kwargs):
-            given = named_arguments(func, args, kwargs)
-            if given.get("running_mean") is not None:
-                self._refuse(f"'{func}' updates running statistics")
-            if func is _ATEN.batch_norm.default:
-                with self:
-                    return _ATEN._native_batch_norm_legit.no_stats(*args[:3], True, *args[6:8])[0]
         operands: list[torch.Tensor] = []
         try:
             nodes = tuple([self._operand(each, operands) for each in args])
@@ -219,6 +218,49 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._read(str(func), operands)
         if facts.selects is not None:
             self._sized(func, facts, args, kwargs)
+        return made
+
+    def _apart(self, func: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
+        """Runs an operator as others, which are recorded; ``NotImplemented`` where that is not to be."""
+        if facts.parts is not None:
+            with self:
+                return facts.parts(*args, **kwargs)
+        if in_training(func, args, kwargs):
+            given = named_arguments(func, args, kwargs)
+            if given.get("running_mean") is not None:
+                if func is not _ATEN.batch_norm.default:
+                    self._refuse(f"'{func}' updates running statistics")
+                return self._updating(given)
+            if func is _ATEN.batch_norm.default:
+                x, weight, bias, momentum, eps = (given[n] for n in ("input", "weight", "bias", "momentum", "eps"))
+                with self:
+                    return _ATEN._native_batch_norm_legit.no_stats(x, weight, bias, _COUNTS, momentum, eps)[0]
+        return NotImplemented
+
+    def _updating(self, given: Mapping[str, Any]) -> torch.Tensor:
+        """Runs a batch norm that updates its running statistics."""
+        names = ("input", "weight", "bias", "running_mean", "running_var")
+        taken = [given[name] for name in names]
+        operands: list[torch.Tensor] = []
+        nodes = [self._operand(each, operands) for each in taken]
+        kept = [self.alias(given[name]) for name in names[3:]]
+        for alias in kept:
+            self._save(alias)
+        made: torch.Tensor = _ATEN.batch_norm.default(
+            *taken, _COUNTS, given["momentum"], given["eps"], given["cudnn_enabled"]
+        )
+        func = _ATEN._native_batch_norm_legit_functional.default
+        node = self._node(func, (*nodes, _COUNTS, given["momentum"], given["eps"]), {})
+        stored = spec_of(given["running_mean"])
+        node.meta[SPEC] = (spec_of(made), stored, stored, stored, stored)
+        items = {}
+        for i in (0, 3, 4):
+            items[i] = self.graph.create_node("call_function", _GETITEM, (node, i), name="getitem")
+            items[i].meta = {**node.meta, SPEC: node.meta[SPEC][i]}
+        for i, alias in zip((3, 4), kept, strict=True):
+            alias.store.origin |= VARYING
+            write(alias, items[i], self.emit)
+        self._bind(made, items[0], _NEW, operands, ())
         return made
 
     def _passed(self, func: Any, args: Any, kwargs: Any) -> Any:
@@ -353,7 +395,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The values of a tensor are taken out of sight (``numpy()``, ``tolist()``)."""
         found = self.aliases.get(id(tensor))
         if found is None or found.ref() is not tensor:
-            constant = id(tensor) in self.owned and not isinstance(tensor, nn.Parameter)
+            constant = id(tensor) in self.reached and not isinstance(tensor, nn.Parameter)
         else:
             constant = not found.store.origin
         if not constant:
@@ -365,6 +407,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise Unrecordable(reason)
 
 
+_COUNTS = True
+"""A norm counts its own statistics."""
+_NEW = Facts()
 _LIFTED = "lifted_tensor_"
 
 
