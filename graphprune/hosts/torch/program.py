@@ -33,6 +33,7 @@ from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
+from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
 from graphprune.hosts.windows import Window
@@ -84,8 +85,11 @@ class Program:
     metadata = None
 
     @classmethod
-    def of(cls, trace: Trace) -> Self:
+    def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
+        if isinstance(trace, Recording):
+            shared = shared_names(trace.tensors, trace.state)
+            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
