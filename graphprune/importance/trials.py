@@ -10,13 +10,17 @@ allocation).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isqrt
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
+from graphprune.arrays import cores
 from graphprune.compensation.activation_cache import MEMORY, ActivationCache
 from graphprune.compensation.methods import regression
 from graphprune.hosts.host import Arrays, Host
@@ -25,10 +29,14 @@ from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
+from graphprune.importance.trial_runs import Runs, Start, beside, in_order
 from graphprune.observer import Count, uncounted
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases
 from graphprune.statistics.readers import summed
+
+Points: TypeAlias = tuple[Sequence[int], Sequence[float]]
+"""How many units are removed, rising, and what is lost."""
 
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
@@ -86,8 +94,11 @@ def loss_curves(
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
     standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
-    points: dict[str, tuple[list[int], list[float]]] = {}
-    with ActivationCache(batches, memory) as spool:
+    n_beside = beside(host.graph(), memory, _rows(batches))
+    runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside))
+    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths])
+
+    def tasks(spool: ActivationCache) -> Iterator[Callable[[], Points]]:
         for n, (group, entry) in enumerate(tried):
             later = [name for _, other in tried[n:] for name in other.values]
             go = host.partial_run(
@@ -95,35 +106,74 @@ def loss_curves(
             )
             for i in range(len(batches)):
                 spool[i], _ = go(spool[i])
-            read = list(readings(evidence, statistics, group))
-            gates = list(gate_readings(evidence, statistics, group))
-            ranked = np.argsort(scores[group.name], kind="stable")
-            counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
-            uses, losses = [consumers[each.consumer.node] for each in read], []
-            for count in counts:
-                for masked in (True, False) if entry.masked else (False,):
-                    changes = refitted(host, read, consumers, ranked[:count])
-                    changes |= refitted_gates(host, gates, ranked[:count], without)
-                    is_read = bool(changes)
-                    if masked:
-                        changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
-                    cut = host.replaced(changes)
-                    del changes  # of a vocabulary, perhaps, and the model has its own
-                    loss = _loss(cut, standard, spool, outputs)
-                    del cut
-                    if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
-                        break
-                losses.append(loss)
-            if counts:
-                points[group.name] = counts, losses
-            progress(n + 1, len(tried))
+            values = spool.__getitem__ if n_beside == 1 else [spool[i] for i in range(len(batches))].__getitem__
+            yield partial(trial.points, group, Start(spool.names(), len(batches), values), masked=entry.masked)
+
+    points: dict[str, Points] = {}
+    with ActivationCache(batches, memory) as spool:
+        results = in_order(tasks(spool), n_beside)
+        for n, ((group, _), found_points) in enumerate(zip(tried, results, strict=True), start=1):
+            if found_points[0]:
+                points[group.name] = found_points
+            progress(n, len(tried))
     return _curves(scores, points)
 
 
-def _loss(cut: Host, standard: Standard, spool: ActivationCache, outputs: Sequence[str]) -> float:
-    """What a model loses that goes on from what waits."""
-    run = cut.partial_run(spool.names(), outputs)
-    return standard.loss_of(run(spool[i])[1] for i in range(len(spool)))
+@dataclass(frozen=True)
+class Tried:
+    """What the trials of all groups have in common.
+
+    Attributes:
+        evidence: With statistics and the model.
+        statistics: The statistics.
+        runs: Runs the model with biases.
+        consumers: Its consumers by node, from :func:`read_with_biases`.
+        scores: Of all groups.
+        widths: Fractions of a group's units that are removed.
+    """
+
+    evidence: Evidence
+    statistics: Statistics
+    runs: Runs
+    consumers: Mapping[str, Consumer]
+    scores: Scores
+    widths: Sequence[float]
+
+    def points(self, group: Group, start: Start, *, masked: bool) -> Points:
+        """How many units of a group are removed, rising, and the loss each time.
+
+        Args:
+            group: The group.
+            start: Where its trials begin.
+            masked: Whether units are taken out where they are made as well.
+        """
+        counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in self.widths} - {0})
+        read = list(readings(self.evidence, self.statistics, group))
+        gates = list(gate_readings(self.evidence, self.statistics, group))
+        uses = [self.consumers[each.consumer.node] for each in read]
+        ranked, host = np.argsort(self.scores[group.name], kind="stable"), self.runs.host
+        prepared: dict[bool, Callable[[Arrays], float]] = {}
+        losses = []
+        for count in counts:
+            for out in (True, False) if masked else (False,):
+                changes = refitted(host, read, self.consumers, ranked[:count])
+                changes |= refitted_gates(host, gates, ranked[:count], without)
+                is_read = bool(changes)
+                if out:
+                    changes = taken_out(host, self.evidence.analysis, group, ranked[:count], changes, uses)
+                if out not in prepared:
+                    prepared[out] = self.runs.of(start, changes)
+                loss = prepared[out](changes)
+                del changes  # of a vocabulary, perhaps, and the model has its own
+                if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
+                    break
+            losses.append(loss)
+        return counts, losses
+
+
+def _rows(batches: Sequence[Arrays]) -> int:
+    """Samples of the first batch."""
+    return max((len(array) for batch in batches[:1] for array in batch.values() if array.ndim), default=1)
 
 
 def read_with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:

@@ -44,6 +44,7 @@ from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
 from graphprune.hosts.recurrent import Recurrent
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
 from graphprune.runtime.sessions import run_session
@@ -335,6 +336,13 @@ class OnnxHost:
         assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
+
+    def trials(self, asked: Asked) -> Trial | None:
+        """A runner of the rest of the model that takes some stored tensors when it runs."""
+        assert self._affordable
+        if self._draws:  # each session begins at the seed, each run does not
+            return None
+        return onnx_steps.trials(self.proto, self.store, self.inferred, asked)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
