@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.judge import judges_of
+from graphprune.importance.trial_runs import PRECISE
 from graphprune.importance.trials import loss_curves, plan_trials
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
@@ -20,7 +22,10 @@ from graphprune.planning.cost import build_cost_model
 from graphprune.planning.plan import fingerprint
 from graphprune.planning.whole import tiers
 from graphprune.statistics.distributed import averaged
-from graphprune.statistics.holdout import split_batches
+from graphprune.statistics.holdout import samples_of, split_batches
+
+PIECES = 16
+"""Inputs that are held apart are run in up to so many batches, of which a trial takes no more than it needs."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +80,18 @@ class MeasureLosses(Pass):
         chosen = [group for group in state.selection.groups(analysis) if group.name not in state.protected]
         allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
-        model = build_cost_model(analysis)
         _, held = split_batches(len(state.batches))
-        each = int(averaged(np.array(len(state.batches))))  # all processes make the same trials
-        n_widths, n_batches = plan_trials(len(groups), each, model.cost("macs", model.full), len(held))
+        pieces = state.batches.in_pieces(held, PIECES)
+        n_widths, n_batches = self._planned(state, pieces, len(groups))
         judges = judges_of(analysis.graph, state.asked)
-        key = self._key(state, held[:n_batches], allowed, n_widths)
+        key = self._key(state, held, allowed, (n_widths, n_batches, pieces.batch_size))
         found = state.measured.find(self.name, key)
         if found is None:
             found = loss_curves(
                 Evidence(analysis, state.host.read, statistics=state.statistics, host=state.host, asked=state.asked),
                 state.scores,
                 groups,
-                [state.batches[i] for i in held[:n_batches]],
+                [pieces[i] for i in range(n_batches)],
                 n_widths,
                 progress=state.observer.counter(self.name),
             )
@@ -99,7 +103,17 @@ class MeasureLosses(Pass):
             state = replace(state, notes=(*state.notes, note))
         return replace(state, losses=found)
 
-    def _key(self, state: State, held: Sequence[int], allowed: Collection[str], n_widths: int) -> str:
+    def _planned(self, state: State, pieces: Batches, n_groups: int) -> tuple[int, int]:
+        """How many widths are tried, and on how many of the pieces of the data."""
+        model = build_cost_model(state.analyzed(self.name))
+        assert state.batches is not None
+        share = pieces.batch_size / state.batches.batch_size
+        example = samples_of(state.analyzed(self.name).graph) if state.batches.flexible else state.batches.batch_size
+        each = int(averaged(np.array(len(state.batches) / share)))  # all processes make the same trials
+        macs = model.cost("macs", model.full) * pieces.batch_size / example
+        return plan_trials(n_groups, each, macs, len(pieces))
+
+    def _key(self, state: State, held: Sequence[int], allowed: Collection[str], planned: tuple[int, ...]) -> str:
         """A digest of all that the trials depend on; empty if nobody says what the statistics were taken of."""
         if state.statistics is None or state.statistics.origin is None:
             return ""
@@ -107,7 +121,7 @@ class MeasureLosses(Pass):
         origins = (state.measured.origin(state.host, state.batches, held, products=False), state.statistics.origin)
         graph = state.analyzed(self.name).graph
         judged = [str(each) for each in judges_of(graph, state.asked)]
-        key = hashlib.sha256(repr((fingerprint(graph), origins, n_widths, judged)).encode())
+        key = hashlib.sha256(repr((fingerprint(graph), origins, planned, PRECISE, judged)).encode())
         for name, scores in state.scores.items():
             key.update(f"{name} {name in allowed};".encode() + scores.tobytes())
         return key.hexdigest()

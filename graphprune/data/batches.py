@@ -66,6 +66,7 @@ class Batches:
         random: Whether they are made up: statistics of them say little, and the report says so.
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
+        flexible: Whether the model takes any number of samples at a time.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class Batches:
         random: bool = False,
         padded: bool = False,
         spare: int = 0,
+        flexible: bool = False,
     ) -> None:
         self._data, self._specs, self._rows = samples, specs, rows
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
         self._digests: dict[int, str] = {}
-        self.random = random
+        self.random, self.flexible = random, flexible
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
         self._padded = padded
@@ -124,7 +126,18 @@ class Batches:
         """Some of the batches, by number from 0, rising; their order stays."""
         size = self.batch_size
         at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
-        some = Batches(self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded)
+        return self._taken(at, size)
+
+    def in_pieces(self, numbers: Sequence[int], most: int) -> Batches:
+        """The samples of some of the batches in up to ``most`` smaller ones, where the model takes any number."""
+        part = self.part(numbers)
+        size = min(self.batch_size, max(1, part.samples // most))
+        return part._taken(np.arange(part.samples), size) if self.flexible else part
+
+    def _taken(self, at: Array, size: int) -> Batches:
+        """Some of the samples, by their positions, in batches of some size."""
+        data, specs, rows = self._data, self._specs, self._rows[at]
+        some = Batches(data, specs, rows, size, random=self.random, padded=self._padded, flexible=self.flexible)
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some
 
@@ -141,7 +154,7 @@ class Batches:
         if not n:
             return None
         rows = spread[: n * self.batch_size].astype(np.int64)
-        return Batches(self._data, self._specs, rows, self.batch_size)
+        return Batches(self._data, self._specs, rows, self.batch_size, flexible=self.flexible)
 
     def set_apart(self) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
@@ -163,7 +176,8 @@ class Batches:
 
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
-        part = Batches(self._data, self._specs, rows, min(self.batch_size, len(rows)))
+        size = min(self.batch_size, len(rows))
+        part = Batches(self._data, self._specs, rows, size, flexible=self.flexible)
         part.labels = None if self.labels is None else self.labels[which]
         part.classes = self.classes
         return part
@@ -280,7 +294,8 @@ def open_batches(
         rows = rows[:whole]
     spare = _spare(len(rows), size, flexible=flexible) if limit == SAMPLES or len(rows) < limit else 0
     size = min(size, len(rows)) if flexible else size
-    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=0 if padded else spare)
+    spare = 0 if padded else spare
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, flexible=flexible)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         _assign(batches, data.classes, named, outputs, strict=padded or named is not None)

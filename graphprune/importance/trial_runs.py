@@ -23,7 +23,7 @@ from graphprune.ir.graph import Graph
 from graphprune.statistics.distributed import alone
 
 Result = TypeVar("Result")
-PRECISE = 0.2
+PRECISE = 0.4
 """A trial has seen enough batches when the standard error of its mean loss is below this fraction of it."""
 FEWEST = 2
 """So many batches are run in any case, where there are so many."""

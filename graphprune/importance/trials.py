@@ -40,6 +40,8 @@ Points: TypeAlias = tuple[Sequence[int], Sequence[float]]
 
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
+SMOOTH = 0.5
+"""Where the logarithm of the loss grows by what that of the scores does, up to this, other widths are not tried."""
 WORK = 2e12
 """Multiply-accumulates that trials may take in all; or one walk over the data, where that is more."""
 LEAST = 1e-9
@@ -153,8 +155,9 @@ class Tried:
         uses = [self.consumers[each.consumer.node] for each in read]
         ranked, host = np.argsort(self.scores[group.name], kind="stable"), self.runs.host
         prepared: dict[bool, Callable[[Arrays], float]] = {}
-        losses = []
-        for count in counts:
+
+        def lost(count: int) -> float:
+            loss = float("nan")
             for out in (True, False) if masked else (False,):
                 changes = refitted(host, read, self.consumers, ranked[:count])
                 changes |= refitted_gates(host, gates, ranked[:count], without)
@@ -167,8 +170,32 @@ class Tried:
                 del changes  # of a vocabulary, perhaps, and the model has its own
                 if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
                     break
-            losses.append(loss)
-        return counts, losses
+            return loss
+
+        first = _telling(counts)
+        losses = {count: lost(count) for count in first}
+        if not follows(self.scores[group.name], first, [losses[count] for count in first]):
+            losses |= {count: lost(count) for count in counts if count not in losses}
+        return sorted(losses), [losses[count] for count in sorted(losses)]
+
+
+def _telling(counts: Sequence[int]) -> Sequence[int]:
+    """Two widths that tell whether more are needed, far apart; all where there are no more than two."""
+    return counts if len(counts) < 3 else (counts[-3], counts[-1])
+
+
+def follows(scores: Float, counts: Sequence[int], losses: Sequence[float]) -> bool:
+    """Whether a loss grows as the sum of scores does, so that this says what is lost at the widths beside.
+
+    Args:
+        scores: Of a group.
+        counts: Two numbers of units that are removed.
+        losses: What is lost by that.
+    """
+    if len(counts) != 2 or not all(np.isfinite(loss) and loss > 0 for loss in losses):
+        return False
+    grown = np.log(losses[1] / losses[0]) - float(np.diff(np.log(_predicted(scores)[list(counts)]))[0])
+    return bool(abs(grown) <= SMOOTH)
 
 
 def _rows(batches: Sequence[Arrays]) -> int:
