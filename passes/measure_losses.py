@@ -14,7 +14,7 @@ from graphprune.errors import OptionError
 from graphprune.importance import Evidence
 from graphprune.importance.judge import judges_of
 from graphprune.importance.trial_runs import PRECISE
-from graphprune.importance.trials import loss_curves, plan_trials
+from graphprune.importance.trials import SMOOTH, loss_curves, plan_trials
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -93,6 +93,7 @@ class MeasureLosses(Pass):
                 groups,
                 [pieces[i] for i in range(n_batches)],
                 n_widths,
+                smooth=SMOOTH,
                 progress=state.observer.counter(self.name),
             )
             if key:
@@ -121,7 +122,7 @@ class MeasureLosses(Pass):
         origins = (state.measured.origin(state.host, state.batches, held, products=False), state.statistics.origin)
         graph = state.analyzed(self.name).graph
         judged = [str(each) for each in judges_of(graph, state.asked)]
-        key = hashlib.sha256(repr((fingerprint(graph), origins, planned, PRECISE, judged)).encode())
+        key = hashlib.sha256(repr((fingerprint(graph), origins, planned, PRECISE, SMOOTH, judged)).encode())
         for name, scores in state.scores.items():
             key.update(f"{name} {name in allowed};".encode() + scores.tobytes())
         return key.hexdigest()

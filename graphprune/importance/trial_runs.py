@@ -89,7 +89,7 @@ def enough(losses: Sequence[float]) -> bool:
     if len(losses) < FEWEST or not np.isfinite(losses).all():
         return False
     mean, error = float(np.mean(losses)), float(np.std(losses, ddof=1)) / len(losses) ** 0.5
-    return error <= PRECISE * mean
+    return bool(error <= PRECISE * mean)
 
 
 def beside(graph: Graph, memory: int, rows: int) -> int:

@@ -41,7 +41,7 @@ Points: TypeAlias = tuple[Sequence[int], Sequence[float]]
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
 SMOOTH = 0.5
-"""Where the logarithm of the loss grows by what that of the scores does, up to this, other widths are not tried."""
+"""How far a loss may be from following the scores where no more widths are tried: a factor of 1.6."""
 WORK = 2e12
 """Multiply-accumulates that trials may take in all; or one walk over the data, where that is more."""
 LEAST = 1e-9
@@ -69,6 +69,7 @@ def loss_curves(
     batches: Sequence[Arrays],
     n_widths: int,
     *,
+    smooth: float = 0.0,
     memory: int = MEMORY,
     progress: Count = uncounted,
 ) -> dict[str, Float]:
@@ -80,6 +81,8 @@ def loss_curves(
         groups: The groups that are tried; curves of others are brought to the same scale.
         batches: What the outputs are compared on.
         n_widths: How many widths are tried, a key of :data:`WIDTHS`.
+        smooth: Where the logarithm of the loss grows by what that of the scores does, up to this, between two widths
+            that are far apart, no others are tried; 0: all are.
         memory: Bytes of activations that are held in memory; others wait on disk.
         progress: Told how many groups of how many are done.
 
@@ -98,7 +101,7 @@ def loss_curves(
     standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
     n_beside = beside(host.graph(), memory, _rows(batches))
     runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside))
-    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths])
+    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths], smooth)
 
     def tasks(spool: ActivationCache) -> Iterator[Callable[[], Points]]:
         for n, (group, entry) in enumerate(tried):
@@ -132,6 +135,7 @@ class Tried:
         consumers: Its consumers by node, from :func:`read_with_biases`.
         scores: Of all groups.
         widths: Fractions of a group's units that are removed.
+        smooth: As for :func:`loss_curves`.
     """
 
     evidence: Evidence
@@ -140,6 +144,7 @@ class Tried:
     consumers: Mapping[str, Consumer]
     scores: Scores
     widths: Sequence[float]
+    smooth: float
 
     def points(self, group: Group, start: Start, *, masked: bool) -> Points:
         """How many units of a group are removed, rising, and the loss each time.
@@ -172,9 +177,9 @@ class Tried:
                     break
             return loss
 
-        first = _telling(counts)
+        first = _telling(counts) if self.smooth else counts
         losses = {count: lost(count) for count in first}
-        if not follows(self.scores[group.name], first, [losses[count] for count in first]):
+        if not follows(self.scores[group.name], first, [losses[count] for count in first], self.smooth):
             losses |= {count: lost(count) for count in counts if count not in losses}
         return sorted(losses), [losses[count] for count in sorted(losses)]
 
@@ -184,18 +189,19 @@ def _telling(counts: Sequence[int]) -> Sequence[int]:
     return counts if len(counts) < 3 else (counts[-3], counts[-1])
 
 
-def follows(scores: Float, counts: Sequence[int], losses: Sequence[float]) -> bool:
+def follows(scores: Float, counts: Sequence[int], losses: Sequence[float], smooth: float) -> bool:
     """Whether a loss grows as the sum of scores does, so that this says what is lost at the widths beside.
 
     Args:
         scores: Of a group.
         counts: Two numbers of units that are removed.
         losses: What is lost by that.
+        smooth: How far the growth of the logarithms may differ.
     """
     if len(counts) != 2 or not all(np.isfinite(loss) and loss > 0 for loss in losses):
         return False
     grown = np.log(losses[1] / losses[0]) - float(np.diff(np.log(_predicted(scores)[list(counts)]))[0])
-    return bool(abs(grown) <= SMOOTH)
+    return bool(abs(grown) <= smooth)
 
 
 def _rows(batches: Sequence[Arrays]) -> int:
