@@ -12,7 +12,6 @@ ShortGPT (arXiv 2403.03853) and BlockPruner remove layers and branches; finding 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cached_property
 from math import prod
