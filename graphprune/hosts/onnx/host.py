@@ -338,11 +338,8 @@ class OnnxHost:
         return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
 
     def trials(self, asked: Asked) -> Trial | None:
-        """A runner of the rest of the model that takes some stored tensors when it runs."""
-        assert self._affordable
-        if self._draws:  # each session begins at the seed, each run does not
-            return None
-        return onnx_steps.trials(self.proto, self.store, self.inferred, asked)
+        """A runner of the rest that takes some stored tensors; none where it draws: only sessions begin at the seed."""
+        return None if self._draws else onnx_steps.trials(self.proto, self.store, self.inferred, asked)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
@@ -377,9 +374,7 @@ class OnnxHost:
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
-        if not biases:
-            return self
-        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
+        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None) if biases else self
 
     @property
     def source_costs(self) -> Mapping[str, float]:

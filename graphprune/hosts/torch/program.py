@@ -17,7 +17,7 @@ from torch import fx
 from graphprune.brief import brief
 from graphprune.errors import ModelError, PlanError
 from graphprune.hosts.edits import Edits
-from graphprune.hosts.host import Array, Arrays, Carried, Gate, Gated, Masks, PartialRun
+from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.recurrent import Recurrent
 from graphprune.hosts.torch import gates as torch_gates
 from graphprune.hosts.torch import masked as torch_masked
@@ -33,9 +33,8 @@ from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
-from graphprune.hosts.torch.threads import on_threads
 from graphprune.hosts.torch.trace import Example, Trace, draws
-from graphprune.hosts.trying import Asked, Rest, Trial
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.importance.differentiable import Target
 from graphprune.importance.final import floating
@@ -316,17 +315,7 @@ class Program:
     def trials(self, asked: Asked) -> Trial:
         """A runner of the rest of the model that takes some stored tensors when it runs."""
         prepared = steps.with_tensors(self.program, self._names, asked.have, asked.outputs)
-
-        def changed(tensors: Arrays) -> Rest:
-            run = prepared(with_values(self.tensors, self.tied, tensors))
-
-            def rest(values: Carried) -> dict[str, Array]:
-                with on_threads(asked.threads):
-                    return run(values)[1]
-
-            return rest
-
-        return changed
+        return lambda tensors: steps.rest(prepared(with_values(self.tensors, self.tied, tensors)), asked.threads)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""

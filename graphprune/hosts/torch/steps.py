@@ -13,6 +13,8 @@ from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Carried, PartialRun
 from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.stored import to_numpy
+from graphprune.hosts.torch.threads import on_threads
+from graphprune.hosts.trying import Rest
 from graphprune.hosts.windows import Window, transposed
 from graphprune.ir.liveness import Flow, part_of
 
@@ -97,6 +99,16 @@ def with_tensors(
         return run
 
     return runner
+
+
+def rest(run: PartialRun, threads: int) -> Rest:
+    """A runner that gives outputs alone, with so many threads within an operator (0: as many as it takes anyway)."""
+
+    def outputs(values: Carried) -> dict[str, Array]:
+        with on_threads(threads):
+            return run(values)[1]
+
+    return outputs
 
 
 def window(node: fx.Node) -> Window | None:
