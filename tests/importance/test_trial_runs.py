@@ -129,17 +129,20 @@ def test_a_model_that_draws_is_prepared_anew_for_each_trial():
 @pytest.mark.parametrize("kind", HOSTS)
 def test_trials_beside_each_other_find_what_they_find_alone(kind, monkeypatch):
     alone = measured(HOSTS[kind])
-    seen = set()
+    seen, met = set(), threading.Barrier(2, timeout=60)
     points = trials_module.Tried.points
+
+    def together(self, *args, **kwargs):
+        met.wait()
+        seen.add(threading.get_ident())
+        return points(self, *args, **kwargs)
+
     monkeypatch.setattr(trials_module, "beside", lambda *given: 3)
-    monkeypatch.setattr(
-        trials_module.Tried, "points",
-        lambda self, *args, **kwargs: seen.add(threading.get_ident()) or time.sleep(0.02) or points(self, *args, **kwargs),
-    )  # fmt: skip
+    monkeypatch.setattr(trials_module.Tried, "points", together)
     threads = torch.get_num_threads()
     for name, curve in measured(HOSTS[kind]).items():
         np.testing.assert_allclose(curve, alone[name], rtol=1e-5)
-    assert len(seen) > 1
+    assert len(seen) == 2
     assert threading.get_ident() not in seen
     assert torch.get_num_threads() == threads
 
