@@ -36,6 +36,7 @@ from graphprune.hosts.torch.normal_form import normal_form
 from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.importance.differentiable import Target
 from graphprune.importance.final import floating
@@ -315,6 +316,11 @@ class Program:
         if have is not None:
             return run
         return lambda values: run(dict(zip(inputs, self.signature.flat(values), strict=True)))
+
+    def trials(self, asked: Asked) -> Trial:
+        """A runner of the rest of the model that takes some stored tensors when it runs."""
+        prepared = steps.with_tensors(self.program, self._names, asked.have, asked.outputs)
+        return lambda tensors: steps.rest(prepared(with_values(self.tensors, self.tied, tensors)), asked.threads)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
