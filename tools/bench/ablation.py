@@ -1,18 +1,21 @@
-"""What code that is there only for speed gains of a user's whole waiting time: whole commands with and without it.
+"""What code that is there only for speed gains of a user's whole waiting time.
 
     python -m tools.bench.ablation                     all commands
-    python -m tools.bench.ablation --only small 'bert*' --repeat 7 --json ablation.jsonl
+    python -m tools.bench.ablation --only small 'bert*' --repeat 3 --json ablation.jsonl
 
-Each run is a process of its own, imports and writing included. One round runs a command once with all parts and once
-without each of them, and rounds begin elsewhere each time, so that a busy machine is as busy for all. The table shows
-what a command takes without a part, as a multiple of what it takes with all of them: wall-clock time and processor
-time, the medians over rounds of ratios within a round. A part stays where that is 1.05 or more.
+A whole command runs in a process of its own, imports and writing included. Wherever it comes to such a part, the same
+work is done with the part and without it, one right after the other and in turns, so that a busy machine is as busy for
+both; what is done twice is taken off the whole. The garbage collector cannot be tried so: a second process runs without
+freezing, and both count what collections take. The table shows by how many percent of the whole a user would wait
+longer without a part (medians over repetitions); one that gains less than five is not worth its lines.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import os
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,15 +30,55 @@ from tools.bench.records import Record
 from tools.bench.records import table as columns
 from tools.bench.runner import Sweep, arguments, run
 
-WITH = "all"
-GAIN = 1.05
-"""A part that gains less than this of the whole is not worth its lines."""
+BEGIN = time.perf_counter()
+FROZEN = "frozen collection"
+Variant = Callable[..., Any]
 
 
-# -- the parts, each a function that takes it away -------------------------------------------------------------------
+class Clock:
+    """Seconds with and without parts, and those that were spent on doing things twice."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.twice = self.collecting = 0.0
+        self.calls = 0
+
+    def compared(self, function: Variant, variants: dict[str, Variant]) -> Variant:
+        """A function that does its work once more for each part that can be taken away, and gives its own result."""
+
+        def both(*given: Any, **named: Any) -> Any:
+            self.calls += 1
+            order: list[str | None] = [None, *variants]
+            turn = self.calls % len(order)
+            took: dict[str | None, float] = {}
+            result = None
+            for part in order[turn:] + order[:turn]:
+                begin = time.perf_counter()
+                found = (variants[part] if part else function)(*given, **named)
+                took[part] = time.perf_counter() - begin
+                if part is None:
+                    result = found
+                del found
+            for part in variants:
+                self.saved[part] += took[part] - took[None]
+                self.twice += took[part]
+            return result
+
+        return both
+
+    def collected(self, phase: str, _: object) -> None:
+        """Told by the garbage collector that it begins or ends."""
+        now = time.perf_counter()
+        if phase == "start":
+            self._since = now
+        else:
+            self.collecting += now - self._since
 
 
-def without_frozen_collection(_: bool) -> None:
+# -- the parts -------------------------------------------------------------------------------------------------------
+
+
+def without_frozen_collection() -> None:
     """The garbage collector as Python has it."""
     import graphprune.collector as collector
 
@@ -46,85 +89,132 @@ def without_frozen_collection(_: bool) -> None:
     collector.frozen_garbage_collection = plain
 
 
-def without_threads(_: bool) -> None:
+def on_one_core(function: Variant) -> Variant:
     """Passes over arrays on one core; what BLAS and onnxruntime do stays."""
     import graphprune.arrays as arrays
 
-    arrays.cores = lambda: 1
+    def alone(*given: Any, **named: Any) -> Any:
+        cores, arrays.cores = arrays.cores, lambda: 1
+        try:
+            return function(*given, **named)
+        finally:
+            arrays.cores = cores
+
+    return alone
 
 
-def without_blocks(_: bool) -> None:
-    """Arrays are cut and summed by one NumPy call for each axis."""
+def plain_cut(array: Any, axes: Any, out: Any = None) -> Any:
+    """An array is cut by one call of NumPy for each axis."""
+    for axis in sorted(axes):
+        array = array.take(axes[axis], axis)
+    if out is None:
+        return array
+    out[...] = array
+    return out
+
+
+def plain_marginals(weights: Any, axes: list[int], p: int) -> list[Any]:
+    """Weights are summed by one call of NumPy for each axis."""
     import numpy as np
 
-    import graphprune.arrays as arrays
+    power = np.square(weights, dtype=np.float64) if p == 2 else np.abs(weights).astype(np.float64)
+    return [power.sum(axis=tuple(i for i in range(weights.ndim) if i != axis)) for axis in axes]
+
+
+def replacing(module: Any, name: str, other: Any, function: Variant) -> Variant:
+    """A function with another helper."""
+
+    def run(*given: Any, **named: Any) -> Any:
+        before = getattr(module, name)
+        setattr(module, name, other)
+        try:
+            return function(*given, **named)
+        finally:
+            setattr(module, name, before)
+
+    return run
+
+
+def watch_arrays(clock: Clock) -> None:
+    """Norms of weights, and digests of files."""
+    import graphprune.hosts.onnx.contents as contents
     import graphprune.importance.magnitude as magnitude
 
-    def cut(array: Any, axes: Any, out: Any = None) -> Any:
-        for axis in sorted(axes):
-            array = array.take(axes[axis], axis)
-        if out is None:
-            return array
-        out[...] = array
-        return out
-
-    def marginals(weights: Any, axes: list[int], p: int) -> list[Any]:
-        power = np.square(weights, dtype=np.float64) if p == 2 else np.abs(weights).astype(np.float64)
-        return [power.sum(axis=tuple(i for i in range(weights.ndim) if i != axis)) for axis in axes]
-
-    arrays.cut = cut
-    magnitude._marginals = marginals
+    norms = magnitude._norms
+    magnitude._norms = clock.compared(
+        norms,
+        {"threads": on_one_core(norms), "blocks": replacing(magnitude, "_marginals", plain_marginals, norms)},
+    )
+    digest = contents.digest_of_model
+    contents.digest_of_model = clock.compared(digest, {"threads": on_one_core(digest)})
 
 
-def without_one_block(torch_model: bool) -> None:
-    """Each large tensor that is cut has memory of its own."""
-    if not torch_model:
-        return
-    import torch
-
-    import graphprune.hosts.torch.slice as cutting
-    from graphprune.arrays import cut, cut_shape, on_all_cores
-
-    def cut_large(arrays: Any, slices: Any) -> dict[str, Any]:
-        found = {
-            name: torch.from_numpy(__import__("numpy").empty(cut_shape(array.shape, slices[name]), array.dtype))
-            for name, array in arrays.items()
-        }
-        sizes = {name: array.size for name, array in arrays.items()}
-        on_all_cores(lambda name: cut(arrays[name], slices[name], found[name].numpy()), sizes)
-        return found
-
-    cutting._cut_large = cut_large
-
-
-def without_lazy_graphs(torch_model: bool) -> None:
-    """A traced graph is copied whenever it is folded, cut or tidied."""
-    if not torch_model:
-        return
+def watch_torch(clock: Clock) -> None:
+    """Cuts of tensors, digests of modules, copies of graphs."""
     from dataclasses import replace
 
+    import numpy as np
+    import torch
+
+    import graphprune.hosts.torch.program as program
+    import graphprune.hosts.torch.slice as cutting
+    from graphprune.arrays import cut_shape, on_all_cores
     from graphprune.hosts.torch.host import TorchHost
     from graphprune.hosts.torch.lazy_graph import LazyGraph
 
-    def eager(method: Callable[..., Any]) -> Callable[..., Any]:
+    def cut_apart(arrays: Any, slices: Any) -> dict[str, Any]:
+        """Each large tensor that is cut has memory of its own."""
+        found = {name: np.empty(cut_shape(array.shape, slices[name]), array.dtype) for name, array in arrays.items()}
+        sizes = {name: array.size for name, array in arrays.items()}
+        on_all_cores(lambda name: cutting.cut(arrays[name], slices[name], found[name]), sizes)
+        return {name: torch.from_numpy(array) for name, array in found.items()}
+
+    large = cutting._cut_large
+    cutting._cut_large = clock.compared(
+        large,
+        {
+            "threads": on_one_core(large),
+            "blocks": replacing(cutting, "cut", plain_cut, large),
+            "one block": cut_apart,
+        },
+    )
+    digest = program.digest_of_graph
+    program.digest_of_graph = clock.compared(digest, {"threads": on_one_core(digest)})
+
+    def eager(method: Variant) -> Variant:
         def changed(self: Any, *given: Any) -> Any:
             new = method(self, *given)
-            return new if new.program is new.lazy.base else replace(new, lazy=LazyGraph(new.program))
+            if new is not self:
+                begin = time.perf_counter()
+                replace(new.lazy).written  # noqa: B018  (a copy, which is thrown away)
+                took = time.perf_counter() - begin
+                clock.saved["lazy graphs"] += took
+                clock.twice += took
+            return new
 
         return changed
 
     for name in ("edited", "folded", "without_dead_nodes"):
         setattr(TorchHost, name, eager(getattr(TorchHost, name)))
+    written = LazyGraph.written.func  # type: ignore[attr-defined]
+
+    def counted(self: Any) -> Any:
+        begin = time.perf_counter()
+        found = written(self)
+        clock.saved["lazy graphs"] -= time.perf_counter() - begin
+        return found
+
+    LazyGraph.written.func = counted  # type: ignore[attr-defined]
 
 
-PARTS: dict[str, Callable[[bool], None]] = {
-    "frozen collection": without_frozen_collection,
-    "threads": without_threads,
-    "blocks": without_blocks,
-    "one block": without_one_block,
-    "lazy graphs": without_lazy_graphs,
+PARTS = {
+    FROZEN: "objects of the frameworks are left out of garbage collections",
+    "threads": "large arrays are cut, summed and hashed on all cores",
+    "blocks": "arrays are cut and summed in blocks that stay in the cache",
+    "one block": "tensors that are cut together lie in one block of memory",
+    "lazy graphs": "a traced graph is copied when it is run, and not whenever it changes",
 }
-"""By name: what takes a part away; told whether the command has a PyTorch model."""
+"""By name: what there is only for speed."""
 
 
 # -- the commands ----------------------------------------------------------------------------------------------------
@@ -162,8 +252,6 @@ def made_bert(folder: Path) -> None:
 
 def made_small(folder: Path) -> None:
     """The network of the demo, and its images."""
-    import shutil
-
     import numpy as np
 
     from graphprune.demo import run as demo
@@ -201,8 +289,11 @@ PRUNE = ("-o", "pruned.onnx", "--target", "macs=0.5", "--force")
 COMMANDS: dict[str, tuple[Callable[[Path], None] | None, Callable[[Path], None]]] = {
     "resnet50-torch": (None, resnet50),
     "bert-onnx": (made_bert, command("prune", "bert.onnx", *PRUNE)),
-    "bert-onnx-calibrated": (made_bert, command("prune", "bert.onnx", *PRUNE, "--calibration", "tokens.npz")),
-    "small": (made_small, command("prune", "small.onnx", *PRUNE, "--calibration", "images.npz")),
+    "bert-onnx-calibrated": (
+        made_bert,
+        command("prune", "bert.onnx", *PRUNE, "--calibration", "tokens.npz", "--allocation", "uniform"),
+    ),
+    "small": (made_small, command("prune", "small.onnx", *PRUNE)),
     "inspect-10000": (made_chain, command("inspect", "chain.onnx")),
 }
 """By name: what makes its files, if it reads any, and what a user runs."""
@@ -211,16 +302,37 @@ COMMANDS: dict[str, tuple[Callable[[Path], None] | None, Callable[[Path], None]]
 # -- measuring -------------------------------------------------------------------------------------------------------
 
 
-def taken(name: str, without: str, folder: Path) -> tuple[float, float]:
-    """Wall-clock and processor seconds of one process."""
-    call = [sys.executable, "-m", "tools.bench.ablation", "--run", name, without, str(folder)]
+def watched(name: str, folder: Path, *, frozen: bool) -> Record:
+    """What a command took in this process: the whole without what was done twice, what parts saved, collections."""
+    clock = Clock()
+    if not frozen:
+        without_frozen_collection()
+    else:
+        watch_arrays(clock)
+        if name.endswith("torch"):
+            watch_torch(clock)
+    gc.callbacks.append(clock.collected)
+    COMMANDS[name][1](folder)
+    whole = time.perf_counter() - BEGIN - clock.twice
+    return {"whole": whole, "saved": clock.saved, "collecting": clock.collecting}
+
+
+def taken(name: str, which: str, folder: Path) -> Record:
+    """What a process of its own has measured."""
+    out = folder / "measured.json"
+    call = [sys.executable, "-m", "tools.bench.ablation", "--run", name, which, str(folder), str(out)]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
-    wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise AssertionError(f"'{name}' without '{without}' failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return wall, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        raise AssertionError(f"'{name}' failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+    return json.loads(out.read_text())
+
+
+def longer(frozen: Record, plain: Record) -> dict[str, float]:
+    """By part: percent of the whole that a user would wait longer without it."""
+    saved = {part: 100 * seconds / frozen["whole"] for part, seconds in frozen["saved"].items()}
+    with_, without = (1 / (1 - each["collecting"] / each["whole"]) for each in (frozen, plain))  # to the work itself
+    return {**saved, FROZEN: 100 * (without / with_ - 1)}
 
 
 def measure(record: Record) -> None:
@@ -229,29 +341,20 @@ def measure(record: Record) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if make is not None:
             make(Path(folder))
-        cases = [WITH, *PARTS]
-        taken(record["command"], WITH, Path(folder))  # compiles bytecode, fills the cache of files
-        found: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
-        for round_ in range(record["repeat"]):
-            turn = round_ % len(cases)
-            for case in cases[turn:] + cases[:turn]:
-                found[case].append(taken(record["command"], case, Path(folder)))
-    record["seconds_of"] = {case: [[round(t, 3) for t in each] for each in times] for case, times in found.items()}
-    record["wall"] = statistics.median(wall for wall, _ in found[WITH])
-    for column, name in enumerate(("wall_without", "cpu_without")):
-        record[name] = {
-            part: statistics.median(
-                without[column] / whole[column] for without, whole in zip(found[part], found[WITH], strict=True)
-            )
-            for part in PARTS
-        }
+        rounds = []
+        for _ in range(record["repeat"]):
+            frozen, plain = (taken(record["command"], which, Path(folder)) for which in ("frozen", "plain"))
+            rounds.append((frozen, plain))
+    record["whole"] = statistics.median(frozen["whole"] for frozen, _ in rounds)
+    gains = [longer(*pair) for pair in rounds]
+    record["longer"] = {part: statistics.median(gain[part] for gain in gains) for part in PARTS}
 
 
 def cells(record: Record) -> list[str]:
-    """What a part takes away, by the clock and by the processor."""
+    """Percent by part."""
     if "error" in record:
         return [record["error"]]
-    return [f"{record['wall_without'][part]:.2f} {record['cpu_without'][part]:.2f}" for part in record["wall_without"]]
+    return [f"{record['longer'][part]:+.1f} %" for part in PARTS]
 
 
 def line(record: Record) -> str:
@@ -260,21 +363,20 @@ def line(record: Record) -> str:
 
 
 def table(records: list[Record]) -> str:
-    """All commands: seconds, then wall-clock and processor ratio without each part."""
-    rows = [[record["command"], round(record.get("wall", 0.0), 1), *cells(record)] for record in records]
+    """All commands: seconds, and percent by part."""
+    rows = [[record["command"], round(record.get("whole", 0.0), 1), *cells(record)] for record in records]
     return columns(["command", "seconds", *PARTS], rows)
 
 
 def main() -> int:
     """Runs the commands; 1 if one has failed."""
     if sys.argv[1:2] == ["--run"]:
-        name, without, folder = sys.argv[2:]
-        if without != WITH:
-            PARTS[without](name.endswith("torch"))
-        COMMANDS[name][1](Path(folder))
+        name, which, folder, out = sys.argv[2:]
+        found = watched(name, Path(folder), frozen=which == "frozen")
+        Path(out).write_text(json.dumps(found))
         return 0
     parser = arguments(__doc__, seconds=7200)
-    parser.add_argument("--repeat", type=int, default=5, help="rounds (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="rounds (%(default)s)")
     options = parser.parse_args()
     cases = [{"command": name, "repeat": options.repeat} for name in COMMANDS]
     records = run(Sweep(("command", "repeat"), measure, line, table), cases, options)
