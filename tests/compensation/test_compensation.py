@@ -259,13 +259,11 @@ def test_refits_lower_the_error_on_unseen_data_rung_by_rung(cls, shape):
     data = batches_of(shape, 60)
     batches, unseen = data[:48], data[48:]
     errors = {}
+    session = gp.Session(model, example, data=batches)
     for rung in ("none", "mean", "affine"):
-        result = gp.prune(
-            model,
-            example,
+        result = session.prune(
             target={"macs": 0.6},
             align=1,
-            calibration=batches,
             criterion="random",
             allocation="isomorphic",
             compensation=rung,
@@ -283,7 +281,8 @@ def test_both_hosts_refit_alike(cls, shape, tmp_path):
     model, example, batches = built(cls), (torch.randn(shape),), batches_of(shape)
     TorchHost.trace(model, example).save_onnx(tmp_path / "dense.onnx")
     # a file has its batch norms folded: what looks at weights or at outputs may choose other units there
-    options = {"target": {"macs": 0.7}, "align": 1, "calibration": batches, "criterion": "act-var"}
+    options = {"target": {"macs": 0.7}, "align": 1, "criterion": "act-var", "allocation": "isomorphic"}
+    options["calibration"] = batches
     from_torch = gp.prune(model, example, **options)
     from_onnx = gp.prune(tmp_path / "dense.onnx", **options)
     assert len(from_torch.state.compensated) == len(from_onnx.state.compensated) > 0
@@ -298,10 +297,10 @@ def test_what_is_refitted_is_in_the_plan_and_nothing_else_changes():
         "align": 1,
         "criterion": "wifv",
         "allocation": "isomorphic",
-        "calibration": batches_of(shape),
     }
-    refitted = gp.prune(model, (torch.randn(shape),), compensation="affine", **options)
-    sliced = gp.prune(model, (torch.randn(shape),), compensation="none", **options)
+    session = gp.Session(model, (torch.randn(shape),), data=batches_of(shape))
+    refitted = session.prune(compensation="affine", **options)
+    sliced = session.prune(compensation="none", **options)
     assert refitted.plan.options["compensation"] == "affine"
     named = set(refitted.plan.options["compensated"])
     after, before = refitted.module.state_dict(), sliced.module.state_dict()
@@ -315,7 +314,8 @@ def test_what_is_refitted_is_in_the_plan_and_nothing_else_changes():
 def test_a_state_with_new_biases_is_restored(tmp_path):
     model, shape = built(Gated), (4, 6, 24)
     example = (torch.randn(shape),)
-    result = gp.prune(model, example, target={"macs": 0.7}, align=1, calibration=batches_of(shape))
+    options = {"align": 1, "allocation": "isomorphic", "calibration": batches_of(shape)}
+    result = gp.prune(model, example, target={"macs": 0.7}, **options)
     result.save_state(tmp_path)
     again = gp.restore(model, tmp_path, example)
     assert torch.equal(again(*example), result.module(*example))
