@@ -10,8 +10,8 @@ from torch.nn import functional
 import graphprune as gp
 from graphprune import defaults
 from graphprune.errors import OptionError
+from graphprune.executor import losses
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.torch import gates
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance.final import finals_of
 from graphprune.importance.judge import Asked, Judge, judges_for, known_losses, parse_losses
@@ -136,7 +136,7 @@ def test_torch_prepares_what_numpy_prepares(ends):
     outputs = ends.run(batch)
     tensors = [torch.from_numpy(each) for each in outputs.values()]
     for judge in judges_for(ends):
-        got = gates.prepared(tensors[judge.at], judge).numpy()
+        got = losses.prepared(tensors[judge.at], judge).numpy()
         np.testing.assert_allclose(got, judge.prepared(outputs), rtol=1e-5, atol=1e-5)
 
 
