@@ -310,9 +310,7 @@ def open_batches(
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
     spare = 0 if padded else spare
-    batches = Batches(
-        data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible
-    )
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         _assign(batches, data.classes, named, outputs, strict=padded or named is not None)

@@ -122,19 +122,8 @@ class OnnxHost(Gradients):
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
-        return OnnxHost(
-            proto,
-            store,
-            bound.shapes,
-            loaded.files,
-            proto,
-            given or {},
-            loaded.defaults,
-            assumed,
-            loaded.uses,
-            loaded.held,
-            bound.sources,
-        )
+        own = loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
+        return OnnxHost(proto, store, bound.shapes, loaded.files, proto, given or {}, *own)
 
     @property
     def metadata(self) -> Mapping[str, str]:

@@ -133,7 +133,7 @@ def _parts(func: Any, schema: Any, *, composite: bool) -> Callable[..., Any] | N
         return None
     if composite:
         return func.decompose  # type: ignore[no-any-return]
-    return _decompositions()[func] if func in _decompositions() else None
+    return _decompositions()[func] if func in _decompositions() else None  # noqa: SIM401  (its get does not look)
 
 
 @cache
