@@ -68,24 +68,20 @@ class Made:
     checks: tuple[Check, ...] = ()
 
 
-def pruned_module(state: State, *, proof: bool = True) -> Made:
+def pruned_module(state: State) -> Made:
     """The trainable module of a compiled model, and notes where it is not the user's own class.
 
     Its tensors are its own: training it leaves the user's module as it is.
-
-    Args:
-        state: The state after the last pass.
-        proof: Whether a copy of the user's class is held against the graph on random inputs beside the example.
     """
     pruned, original = state.host, state.original
     if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
         return Made(None)
     guard = nullcontext() if pruned.source is None else guarded(pruned.source)
     with torch.inference_mode(mode=False), guard:  # tensors that are made in this mode cannot be trained
-        return _pruned_module(state, original, pruned, proof=proof)
+        return _pruned_module(state, original, pruned)
 
 
-def _pruned_module(state: State, original: TorchHost, pruned: TorchHost, *, proof: bool) -> Made:
+def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made:
     reason = "the model was given as an exported program"
     if pruned.is_meta:
         reason = "weights on the meta device have no values, with which a copy of your class could be proven"
@@ -95,7 +91,7 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost, *, proo
         reason = ""
         for source in filter(None, (pruned.source, pruned.runs.warm)):
             known = state.answers[1] if state.answers is not None and state.answers[0] is pruned else None
-            made = sliced_module(source, original, pruned, sums, proof=proof, known=known)
+            made = sliced_module(source, original, pruned, sums, proof=state.proves, known=known)
             if made.module is not None:
                 held = (_WARM,) if source is pruned.runs.warm else ()
                 return replace(

@@ -16,6 +16,7 @@ from torch import fx
 
 from graphprune.brief import brief
 from graphprune.errors import ModelError, PlanError
+from graphprune.executor.losses import Loss
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.recurrent import Recurrent
@@ -26,17 +27,27 @@ from graphprune.hosts.torch.biases import biased
 from graphprune.hosts.torch.calls import Signature, example_of, signature_of
 from graphprune.hosts.torch.cells import GATES, cells
 from graphprune.hosts.torch.cuts import cut_tensors, require_there
-from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor
+from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor, versions_of
 from graphprune.hosts.torch.fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
-from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
+from graphprune.hosts.torch.recording.forward import Recording
+from graphprune.hosts.torch.stored import (
+    WITHOUT_VALUES,
+    module_of,
+    owners,
+    shared_names,
+    tied_names,
+    to_numpy,
+    valued,
+    with_values,
+)
 from graphprune.hosts.torch.trace import Example, Trace, draws
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.importance.differentiable import Target
-from graphprune.importance.final import floating
 from graphprune.importance.judge import Judge
 from graphprune.ir.graph import Graph
 
@@ -83,8 +94,11 @@ class Program:
     metadata = None
 
     @classmethod
-    def of(cls, trace: Trace) -> Self:
+    def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
+        if isinstance(trace, Recording):
+            shared = shared_names(trace.tensors, trace.state)
+            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
@@ -136,17 +150,11 @@ class Program:
 
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
-        stored = self.tensor(tensor)
-        if stored.is_meta:
-            self._valued()
-        return to_numpy(stored)
+        return to_numpy(valued(self.tensor(tensor)))
 
     def digest(self, tensor: str) -> str:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        stored = self.tensor(tensor)
-        if stored.is_meta:
-            self._valued()
-        return digest_of_tensor(stored)
+        return digest_of_tensor(valued(self.tensor(tensor)))
 
     def model_digest(self) -> str:
         """The digest of all that decides what the model computes, taken anew each time.
@@ -160,9 +168,8 @@ class Program:
         return digest_of_graph(self.program, self.tensors)
 
     def stamp(self) -> tuple[int, ...]:
-        """The version counters of the tensors, which in-place operators count up; those of inference have none."""
-        stored = (tensor for tensor in self.tensors.values() if isinstance(tensor, torch.Tensor))
-        return tuple(tensor._version for tensor in stored if not tensor.is_inference())
+        """The version counters of the tensors."""
+        return versions_of(self.tensors)
 
     @cached_property
     def is_meta(self) -> bool:
@@ -171,10 +178,7 @@ class Program:
 
     def _valued(self) -> None:
         if self.is_meta:
-            raise ModelError(
-                "the model is on the meta device, where weights have no values to read or to run with; load its "
-                "weights, or make a plan by criterion='random' with verify=False"
-            )
+            raise ModelError(WITHOUT_VALUES)
 
     @cached_property
     def tied(self) -> Mapping[str, tuple[str, ...]]:
@@ -304,19 +308,25 @@ class Program:
         self._valued()
         if masks is None:
             return torch_masked.Interpreter(self.program, self.tensors, double=double)
-        given = self.program, self.tensors, self.graph(), self._names, masks
-        return torch_masked.MaskedInterpreter(*given, double=double)
+        return torch_masked.MaskedInterpreter(
+            self.program, self.tensors, self.graph(), self._names, masks, double=double
+        )
 
     def partial_run(
         self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
     ) -> PartialRun:
         """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
-        given = inputs if have is None else have
-        run = steps.partial_run(self.program, self.tensors, self._names, given, outputs, later)
+        graph = self.program, self.tensors, self._names
+        run = steps.partial_run(*graph, inputs if have is None else have, outputs, later)
         if have is not None:
             return run
         return lambda values: run(dict(zip(inputs, self.signature.flat(values), strict=True)))
+
+    def trials(self, asked: Asked) -> Trial:
+        """A runner of the rest of the model that takes some stored tensors when it runs."""
+        prepared = steps.with_tensors(self.program, self._names, asked.have, asked.outputs)
+        return lambda tensors: steps.rest(prepared(with_values(self.tensors, self.tied, tensors)), asked.threads)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
@@ -368,13 +378,11 @@ class Program:
         found = torch_gates.parameter_gradients(self.program, self.tensors, flat, wanted, loss)
         return {name: to_numpy(each) for name, each in found.items()}
 
-    def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> torch_gates.Loss:
+    def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> Loss:
         """The loss of the judged outputs; without judges of the first one that is floating-point."""
-        outputs = list(self.graph().outputs)
-        first = outputs.index(floating(self.graph())[0])
-        judges = judges or (Judge(outputs[first], first, "kl" if categorical else "mse"),)
+        judges = judges or (torch_gates.first_judge(self.graph(), categorical=categorical),)
         tensors = [at for at, name in enumerate(self.signature.outputs) if name is not None]
-        return torch_gates.Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
+        return Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
 
     # -- what its nodes are ------------------------------------------------------------------------------------------
 
