@@ -142,7 +142,7 @@ def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
         new.__dict__.update(function.__dict__)
         new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
         memo[id(function)] = new
-    module = cast("nn.Module", _copied(source, memo))
+    module = cast("nn.Module", copied(source, memo))
 
     def own_copy(item: Any) -> Any:
         return copy.deepcopy(item, memo) if any(id(each) in own for each in _reached([item])) else item
@@ -163,7 +163,7 @@ def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return module
 
 
-def _copied(item: Any, memo: dict[int, Any]) -> Any:
+def copied(item: Any, memo: dict[int, Any]) -> Any:
     """As ``copy.deepcopy``, which looks up for every attribute of every layer how it is copied."""
     kind: Any = type(item)
     if kind in _UNCHANGING:
@@ -173,12 +173,12 @@ def _copied(item: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         made = memo[id(item)] = kind()
         for key, value in item.items():
-            made[key if type(key) is str else copy.deepcopy(key, memo)] = _copied(value, memo)
+            made[key if type(key) is str else copy.deepcopy(key, memo)] = copied(value, memo)
         return made
     if isinstance(item, nn.Module) and _is_plain(kind):
         fresh = memo[id(item)] = kind.__new__(kind)
         for name, value in vars(item).items():
-            vars(fresh)[name] = _copied(value, memo)
+            vars(fresh)[name] = copied(value, memo)
         return fresh
     return copy.deepcopy(item, memo)
 

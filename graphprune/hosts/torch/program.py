@@ -211,12 +211,11 @@ class Program:
         """
         _, graph, names = self._read
         require_there(edits, {node.name for node in graph.nodes}, self.tied, set(names.values()))
-        program = self.program if self.lazy.edited else self.lazy.base
-        tensors = cut_tensors(program, self.tensors, self.tied, edits)
+        lazy = LazyGraph(self.program) if self.lazy.edited else self.lazy
+        tensors = cut_tensors(lazy.base, self.tensors, self.tied, edits)
         if not (edits.sizes or edits.pins or edits.shapes or edits.bypasses):  # units only change places
             return self.with_tensors(tensors)
-        base = LazyGraph(self.program) if self.lazy.edited else self.lazy
-        return replace(self, lazy=replace(base, edits=edits, names=names), tensors=tensors)
+        return replace(self, lazy=replace(lazy, edits=edits, names=names), tensors=tensors)
 
     def folded(self) -> Self:
         """A copy in which tables that depend on no input, parameter or buffer are constants."""
@@ -231,9 +230,8 @@ class Program:
         dead = dead_nodes(lazy.base, lazy.folding)
         if dead == lazy.folding.dead:
             return self
-        folding = replace(lazy.folding, dead=dead)
-        lazy = replace(lazy, folding=folding)
-        return replace(self, lazy=lazy, tensors=used_tensors(lazy.base, folding, self.tensors))
+        lazy = replace(lazy, folding=replace(lazy.folding, dead=dead))
+        return replace(self, lazy=lazy, tensors=used_tensors(lazy.base, lazy.folding, self.tensors))
 
     def replaced(self, tensors: Arrays) -> Self:
         """A copy in which stored tensors have other values."""
