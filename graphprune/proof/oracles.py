@@ -29,6 +29,7 @@ from graphprune.proof.compare import (
     place,
     worse,
 )
+from graphprune.proof.corner import Example
 from graphprune.proof.findings import Findings, Pair
 from graphprune.proof.masks import masks
 from graphprune.proof.redraw import redrawn
@@ -216,8 +217,7 @@ def prove(
     kept: Mapping[Factor, Index],
     removed: Iterable[Block] = (),
     *,
-    seed: int = 0,
-    answers: dict[str, Array] | None = None,
+    example: Example | None = None,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad.
 
@@ -229,14 +229,15 @@ def prove(
         analysis: The analysis of the original.
         kept: The units that stay, by group.
         removed: Branches that are left out.
-        seed: Of the inputs.
-        answers: Takes what the pruned model computes on them, where it is run in its own precision.
+        example: What they run on; absent: the user's own.
 
     Raises:
         ModelError: A model cannot be run.
         ProofError: There is no masked form of a node.
     """
-    inputs, removed = original.example_inputs(seed), tuple(removed)
+    example, removed = example or Example(), tuple(removed)
+    inputs = original.example_inputs(example.seed) if example.inputs is None else example.inputs
+    answers = example.answers if example.inputs is None else None
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
@@ -246,7 +247,7 @@ def prove(
     if check.difference <= check.tolerance and (wrong := wrong_tensor(pair, analysis, kept)):
         check = replace(check, difference=float("inf"), where=wrong)
     if check.difference <= check.tolerance:
-        check = _at_two_sizes(check, pair, analysis, kept, removed, seed, precision)
+        check = _at_two_sizes(check, pair, analysis, kept, removed, example.seed, precision)
     if check.difference <= check.tolerance and blind:
         check, blind = _with_other_weights(check, pair, analysis, kept, inputs, precision, blind)
     return _concluded(check, blind, inside, analysis, kept), replace(permutation, informative=True)
