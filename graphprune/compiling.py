@@ -116,7 +116,7 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     state = run(passes[n:], state)
     if recipe.passes:
         state.require_sliced()
-    result = finished(noted(state, recipe), recipe, running)
+    result = replace(finished(noted(state, recipe), recipe, running), before=opened.before)
     if recipe.passes:
         require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
     if running.profile is None or latency_target(passes):

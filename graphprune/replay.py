@@ -79,7 +79,7 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
-    result = finished(state, recipe, running)
+    result = replace(finished(state, recipe, running), before=opened.before)
     if method == "none" or batches is not None:
         return result
     return with_note(

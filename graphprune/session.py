@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -132,7 +132,7 @@ class Session(Opened):
             GraphpruneError: One of its kinds, with a message that says what to do.
         """
         running, rest = split_keywords(keywords)
-        return replace(compiled(self, Recipe.read(recipe, **rest), running), before=self.before)
+        return compiled(self, Recipe.read(recipe, **rest), running)
 
     @_one_at_a_time
     def apply(
@@ -159,7 +159,7 @@ class Session(Opened):
             PlanError: The plan belongs to another model.
         """
         running = Running(latency=latency, export=export, progress=progress)
-        return replace(applied(self, plan, Recipe.of(verify=verify, seed=seed), running), before=self.before)
+        return applied(self, plan, Recipe.of(verify=verify, seed=seed), running)
 
     @_one_at_a_time
     def verify(
