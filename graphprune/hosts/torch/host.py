@@ -21,10 +21,11 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
+from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.stored import to_numpy
-from graphprune.hosts.torch.trace import Example, Trace, export, functional, split_example
+from graphprune.hosts.torch.trace import Example, Trace, functional, split_example
 from graphprune.hosts.torch.untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.planning.transfer import METADATA, write_origins
@@ -85,7 +86,7 @@ class TorchHost(Program):
         """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
         try:
             with untouched(model) as looked, noticing(model, looked) as noticed:
-                host = cls.of(export(model, example, dynamic_shapes))
+                host = cls.of(traced(model, example, dynamic_shapes))
         except ModelError:
             again = torch_runs.second_call(model, example, dynamic_shapes, cls.of) if any(noticed) else None
             if again is None:
