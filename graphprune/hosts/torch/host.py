@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.export import ExportedProgram
@@ -29,6 +29,10 @@ from graphprune.hosts.torch.trace import Example, Trace, functional, split_examp
 from graphprune.hosts.torch.untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.planning.transfer import METADATA, write_origins
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.module import Made
+    from graphprune.pipeline.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +169,12 @@ class TorchHost(Program):
             if not old.is_meta and not torch.equal(new.detach().to(old.device, old.dtype), old):
                 changed[name] = to_numpy(new)
         return self.replaced(changed) if changed else self
+
+    def rebuilt(self, state: State) -> Made:
+        """The user's module, made as small as this host is; see :mod:`graphprune.hosts.torch.module`."""
+        from graphprune.hosts.torch.module import pruned_module
+
+        return pruned_module(state)
 
     def save_onnx(
         self,
