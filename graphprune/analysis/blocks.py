@@ -12,7 +12,6 @@ ShortGPT (arXiv 2403.03853) and BlockPruner remove layers and branches; finding 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -140,7 +139,7 @@ class Branches:
         while pending:
             i = pending.pop()
             node = self._nodes[i]
-            if i in dead or any([name is not None and used(name) for name in node.results]):
+            if i in dead or any(name is not None and used(name) for name in node.results):
                 continue
             dead.add(i)
             pending.extend([producer[name] for name in node.operands if name and name in producer])

@@ -17,7 +17,7 @@ from graphprune.arrays import digest_of, on_all_cores
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.load import load_model
-from graphprune.hosts.onnx.store import Store, weightless
+from graphprune.hosts.onnx.store import Store
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -42,8 +42,8 @@ class Contents:
         Raises:
             ModelError: It is malformed, unsafe or of an unsupported version.
         """
-        proto, store = weightless(load_model(path)[0])
-        return Contents(proto, store)
+        loaded = load_model(path)
+        return Contents(loaded.proto, loaded.store)
 
     @property
     def headers(self) -> Mapping[str, onnx.TensorProto]:
