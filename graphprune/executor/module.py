@@ -13,9 +13,9 @@ from onnx.inliner import inline_local_functions
 from torch import nn
 
 from graphprune.errors import ModelError
-from graphprune.executor.messages import DEFAULT
 from graphprune.executor.program import Program, Reads, Step, program_of
 from graphprune.executor.tensors import array_of, tensor_of
+from graphprune.hosts.messages import DEFAULT
 
 _MOST_FOLDED = 1 << 20
 """Elements of the largest constant that is computed once."""
