@@ -68,6 +68,7 @@ class Batches:
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
         unit: How many samples stay together, in order, since they see each other in the model; 1: they do not.
+        flexible: Whether the model takes any number of samples at a time.
     """
 
     def __init__(
@@ -81,13 +82,14 @@ class Batches:
         padded: bool = False,
         spare: int = 0,
         unit: int = 1,
+        flexible: bool = False,
     ) -> None:
         self._data, self._specs, self._rows = samples, specs, rows
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
         self._digests: dict[int, str] = {}
-        self.random = random
+        self.random, self.flexible = random, flexible
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
         self._padded = padded
@@ -129,8 +131,19 @@ class Batches:
         """Some of the batches, by number from 0, rising; their order stays."""
         size = self.batch_size
         at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
+        return self._taken(at, size)
+
+    def in_pieces(self, numbers: Sequence[int], most: int) -> Batches:
+        """The samples of some of the batches in up to ``most`` smaller ones, where the model takes any number."""
+        part = self.part(numbers)
+        size = min(self.batch_size, max(1, part.samples // most))
+        return part._taken(np.arange(part.samples), size) if self.flexible and self.unit == 1 else part
+
+    def _taken(self, at: Array, size: int) -> Batches:
+        """Some of the samples, by their positions, in batches of some size."""
+        data, specs, rows = self._data, self._specs, self._rows[at]
         some = Batches(
-            self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded, unit=self.unit
+            data, specs, rows, size, random=self.random, padded=self._padded, unit=self.unit, flexible=self.flexible
         )
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some
@@ -149,7 +162,7 @@ class Batches:
         if not n:
             return None
         rows = whole_calls(spread[: n * size], self.unit)
-        return Batches(self._data, self._specs, rows, self.batch_size, unit=self.unit)
+        return Batches(self._data, self._specs, rows, self.batch_size, unit=self.unit, flexible=self.flexible)
 
     def set_apart(self) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
@@ -171,7 +184,8 @@ class Batches:
 
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
-        part = Batches(self._data, self._specs, rows, min(self.batch_size, len(rows)), unit=self.unit)
+        size = min(self.batch_size, len(rows))
+        part = Batches(self._data, self._specs, rows, size, unit=self.unit, flexible=self.flexible)
         part.labels = None if self.labels is None else self.labels[which]
         part.classes = self.classes
         return part
@@ -295,7 +309,8 @@ def open_batches(
     spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
-    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=0 if padded else spare, unit=unit)
+    spare = 0 if padded else spare
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
