@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -27,6 +28,7 @@ def key_of(name: str) -> str:
     return f"%{ord(key[0]):02X}{key[1:]}" if key and hasattr(nn.Module(), key) else key or "%"
 
 
+@cache
 def name_of(key: str) -> str:
     """The name of a stored tensor, from what :func:`key_of` made of it."""
     return "" if key == "%" else unquote(key)

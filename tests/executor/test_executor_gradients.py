@@ -132,6 +132,16 @@ def test_gates_of_branches_have_the_gradients_of_difference_quotients() -> None:
     assert not with_other[gates[1]].any()  # the branch is not taken
 
 
+def test_only_what_is_asked_for_gets_gradients() -> None:
+    host = OnnxHost.load(branches())
+    inputs: dict[str, Any] = {"x": X.numpy(), "go": np.ones((), np.bool_)}
+    found = host.parameter_gradients(inputs, ["w", "v"], None)
+    host.gate_gradients(inputs, [Gate("product of w", "x", 1)], None)
+    assert found["w"].any()
+    assert not found["v"].any()  # of the branch that is not taken
+    assert all(each.grad is None for each in host._run_by_torch.parameters())
+
+
 def test_halves_have_gradients_too(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     small_model(path, dtype=onnx.TensorProto.FLOAT16)
