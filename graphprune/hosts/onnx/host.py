@@ -121,18 +121,9 @@ class OnnxHost:
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
         return OnnxHost(
-            proto,
-            store,
-            bound.shapes,
-            loaded.files,
-            proto,
-            given or {},
-            loaded.defaults,
-            assumed,
-            loaded.uses,
-            loaded.held,
-            bound.sources,
-        )
+            proto, store, bound.shapes, loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses,
+            loaded.held, bound.sources,
+        )  # fmt: skip
 
     @property
     def metadata(self) -> Mapping[str, str]:

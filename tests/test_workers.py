@@ -1,0 +1,226 @@
+"""Sweeps on workers: the same plans, files and numbers as one point after the other, and one clear error."""
+
+import json
+import multiprocessing
+import os
+import threading
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import save_net
+from torch import nn
+
+import graphprune as gp
+from graphprune.errors import OptionError
+from graphprune.planning.plan import PruningPlan
+from graphprune.runtime import sessions
+
+X = np.random.default_rng(1).normal(size=(32, 16)).astype(np.float32)
+PLAIN = {"align": 1, "verify": False, "latency": False}
+TARGETS = ["macs=0.9", "macs=0.7", "macs=0.5"]
+
+
+class Pickling(Executor):
+    """Carries out in this thread, and sends both ways as if to another process."""
+
+    def __init__(self):
+        self.sent = []
+
+    def submit(self, function, /, *args, **keywords):
+        import pickle
+
+        self.sent.append(pickle.dumps((function, args, keywords)))
+        function, args, keywords = pickle.loads(self.sent[-1])
+        future = Future()
+        try:
+            future.set_result(pickle.loads(pickle.dumps(function(*args, **keywords))))
+        except BaseException as error:  # noqa: BLE001
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    weights = {"a": rng.normal(size=(16, 48)), "b": rng.normal(size=(48, 32)), "c": rng.normal(size=(32, 8))}
+    nodes, last = [], "x"
+    for name in weights:
+        nodes.append(onnx.helper.make_node("MatMul", [last, name], [f"{name}.y"], f"{name}.matmul"))
+        last = f"{name}.y"
+        if name != "c":
+            nodes.append(onnx.helper.make_node("Relu", [last], [f"{name}.r"], f"{name}.relu"))
+            last = f"{name}.r"
+    nodes[-1].output[0] = "y"
+    return save_net(tmp_path_factory.mktemp("workers") / "net.onnx", nodes, weights, (16, 8))
+
+
+def mean_output(run):
+    """A metric that other processes can import."""
+    return float(np.mean(np.abs(run({"x": X[:16]})["y"])))
+
+
+def leaving(run):
+    """Ends the process that it runs in, if that is another one."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(3)
+    return 1.0
+
+
+def failing(run):
+    return {"wrong": "number"}
+
+
+def module():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
+
+
+def plans_in(folder):
+    return {path.name: PruningPlan.load(path) for path in sorted(folder.glob("*.plan.json"))}
+
+
+def same_files(one, other):
+    names = sorted(path.name for path in one.iterdir())
+    assert names == sorted(path.name for path in other.iterdir())
+    assert len(names) == 2 * len(TARGETS)
+    for name in names:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+OPTIONS = {
+    "weights": {"verify": True},
+    "data": {"calibration": X},
+    "metric": {"evaluate": mean_output},
+    "statistics in a file": {"calibration": X, "statistics": "FOLDER"},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_points_are_those_of_one_after_the_other(name, model, tmp_path):
+    options = {**PLAIN, **OPTIONS[name]}
+    fronts = []
+    for i, executor in enumerate((None, Pickling())):
+        if "statistics" in options:
+            options["statistics"] = tmp_path / f"statistics{i}.npz"
+        fronts.append(gp.sweep(model, targets=TARGETS, folder=tmp_path / str(i), executor=executor, **options))
+    assert fronts[0].to_dict() == fronts[1].to_dict()
+    same_files(tmp_path / "0", tmp_path / "1")
+
+
+def test_data_are_measured_once_and_here(model, monkeypatch):
+    here = []
+    for place in ("graphprune.passes.calibrate.collect", "graphprune.passes.measure_losses.loss_curves"):
+        name, _, function = place.rpartition(".")
+        real = getattr(__import__(name, fromlist=[function]), function)
+        monkeypatch.setattr(place, lambda *a, real=real, f=function, **k: here.append(f) or real(*a, **k))
+    gp.sweep(model, targets=TARGETS, calibration=X, executor=Pickling(), **PLAIN)
+    assert here == ["collect", "loss_curves"]
+
+
+def test_processes(model, tmp_path):
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        front = gp.sweep(
+            model, targets=TARGETS, folder=tmp_path / "1", executor=pool, evaluate=mean_output, calibration=X, **PLAIN
+        )
+    serial = gp.sweep(model, targets=TARGETS, folder=tmp_path / "0", evaluate=mean_output, calibration=X, **PLAIN)
+    assert serial.to_dict() == front.to_dict()
+    same_files(tmp_path / "0", tmp_path / "1")
+
+
+def test_modules_in_threads_take_turns(tmp_path):
+    example = (torch.from_numpy(X[:8]),)
+    serial = gp.sweep(module(), example, targets=TARGETS[1:], folder=tmp_path / "0", **PLAIN)
+    with ThreadPoolExecutor(2) as pool:
+        front = gp.sweep(module(), example, targets=TARGETS[1:], folder=tmp_path / "1", executor=pool, **PLAIN)
+    assert serial.to_dict() == front.to_dict()
+    assert plans_in(tmp_path / "0") == plans_in(tmp_path / "1")
+
+
+def test_sessions_take_an_executor(model):
+    recipes = [gp.Recipe.of(target=target, align=1, verify=False) for target in TARGETS]
+    executor = Pickling()
+    assert gp.Session(model).sweep(recipes, latency=False).to_dict() == (
+        gp.Session(model).sweep(recipes, latency=False, executor=executor).to_dict()
+    )
+    assert len(executor.sent) == 3
+
+
+def test_latency_is_measured_here_when_all_workers_are_done(model, monkeypatch):
+    order = []
+    real = sessions.measure
+
+    def measure(paths, inputs, **keywords):
+        order.append(("measured", threading.current_thread()))
+        return real(paths, inputs, **{**keywords, "seconds": 0.02})
+
+    class Noting(Pickling):
+        def submit(self, *args, **keywords):
+            order.append(("carried out", threading.current_thread()))
+            return super().submit(*args, **keywords)
+
+    monkeypatch.setattr(sessions, "measure", measure)
+    front = gp.sweep(model, targets=TARGETS, executor=Noting(), **{**PLAIN, "latency": True})
+    here = threading.current_thread()
+    assert order == [("carried out", here)] * 3 + [("measured", here)] * 3
+    for point in front.points:
+        assert [threads > 0 and time > 0 for threads, time in point.latency.items()]
+        assert point.latency.keys() == point.latency_kept.keys()
+        assert point.files == ()
+    assert {*front.points[0].latency_kept.values()} == {1.0}
+
+
+def test_latency_targets_are_not_met_beside_neighbours(model):
+    executor = Pickling()
+    front = gp.sweep(model, targets=["macs=0.7", "latency=0.99"], executor=executor, align=1, verify=False)
+    assert len(executor.sent) == 1
+    assert {point.target for point in front.points} == {"original", "macs=0.7", "latency=0.99"}
+
+
+def test_a_point_that_cannot_be_met_says_why(model):
+    kept = {"max_ratio": 0.1, **PLAIN}
+    serial = gp.sweep(model, targets=["macs=0.95", "macs=0.01"], **kept)
+    front = gp.sweep(model, targets=["macs=0.95", "macs=0.01"], executor=Pickling(), **kept)
+    assert serial.to_dict() == front.to_dict()
+    assert [bool(point.error) for point in front.points] == [False, False, True]
+
+
+def test_an_error_of_a_worker_is_one_of_ours(model):
+    with pytest.raises(OptionError, match="'failing' returns") as alone:
+        gp.sweep(model, targets=TARGETS, evaluate=failing, **PLAIN)
+    with pytest.raises(OptionError) as error:
+        gp.sweep(model, targets=TARGETS, evaluate=failing, executor=Pickling(), **PLAIN)
+    assert str(alone.value) == str(error.value)
+
+
+def test_what_cannot_be_sent_is_refused(model):
+    with pytest.raises(
+        OptionError, match="^the model, its data or its metric cannot be sent to other workers: .*lambda"
+    ):
+        gp.sweep(model, targets=TARGETS, evaluate=lambda run: 1.0, executor=Pickling(), **PLAIN)
+    with pytest.raises(OptionError, match="^graphs cannot be dumped after passes that run on other workers; leave"):
+        gp.sweep(model, targets=TARGETS, dump_after=["analyze"], executor=Pickling(), **PLAIN)
+
+
+def test_a_pool_whose_workers_die_is_one_error(model):
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with pool, pytest.raises(OptionError, match="^the workers are gone before their work was done: .* give fewer"):
+        gp.sweep(model, targets=TARGETS, evaluate=leaving, executor=pool, **PLAIN)
+    with pytest.raises(OptionError, match="^the workers are gone before their work was done: cannot schedule new"):
+        gp.sweep(model, targets=TARGETS, executor=pool, **PLAIN)
+
+
+def test_bounds_hold_on_workers(model):
+    with gp.bounded(nodes=3), pytest.raises(gp.BoundError):
+        gp.sweep(model, targets=TARGETS, executor=Pickling(), **PLAIN)
+    executor = Pickling()
+    with gp.bounded(seconds=7):
+        gp.sweep(model, targets=["macs=0.5"], executor=executor, **PLAIN)
+    assert b"seconds" in executor.sent[0]
+
+
+def test_the_numbers_of_a_sweep_are_data(model):
+    front = gp.sweep(model, targets=["macs=0.5"], executor=Pickling(), evaluate=mean_output, **PLAIN)
+    assert json.loads(json.dumps(front.to_dict())) == json.loads(json.dumps(front.to_dict()))
