@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import pickle
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -13,13 +12,16 @@ import pytest
 import torch
 from graphs import save_net
 from torch import nn
+from typer.testing import CliRunner
+from worker_metrics import X, failing, leaving, mean_output
 
 import graphprune as gp
+from graphprune.cli import app
+from graphprune.commands import curves
 from graphprune.errors import OptionError
 from graphprune.planning.plan import PruningPlan
 from graphprune.runtime import sessions
 
-X = np.random.default_rng(1).normal(size=(32, 16)).astype(np.float32)
 PLAIN = {"align": 1, "verify": False, "latency": False}
 TARGETS = ["macs=0.9", "macs=0.7", "macs=0.5"]
 
@@ -54,22 +56,6 @@ def model(tmp_path_factory):
             last = f"{name}.r"
     nodes[-1].output[0] = "y"
     return save_net(tmp_path_factory.mktemp("workers") / "net.onnx", nodes, weights, (16, 8))
-
-
-def mean_output(run):
-    """A metric that other processes can import."""
-    return float(np.mean(np.abs(run({"x": X[:16]})["y"])))
-
-
-def leaving(run):
-    """Ends the process that it runs in, if that is another one."""
-    if multiprocessing.parent_process() is not None:
-        os._exit(3)
-    return 1.0
-
-
-def failing(run):
-    return {"wrong": "number"}
 
 
 def module():
@@ -230,6 +216,27 @@ def test_bounds_hold_on_workers(model):
     assert pickle.loads(shared).bounds.seconds == 7
 
 
-def test_the_numbers_of_a_sweep_are_data(model):
-    front = gp.sweep(model, targets=["macs=0.5"], executor=Pickling(), evaluate=mean_output, **PLAIN)
-    assert json.loads(json.dumps(front.to_dict())) == json.loads(json.dumps(front.to_dict()))
+def test_the_command_line(model, folders, monkeypatch):
+    asked = []
+
+    def pool(n, context):
+        asked.append((n, context.get_start_method()))
+        return Pickling()
+
+    monkeypatch.setattr(curves, "ProcessPoolExecutor", pool)
+    for folder, more in zip(folders, ((), ("--workers", "2")), strict=True):
+        options = [word for target in TARGETS for word in ("--target", target)]
+        options += ["--align", "1", "--no-verify", "--no-latency", "--plot", "none", "--save-models", "--json", *more]
+        result = CliRunner().invoke(app, ["sweep", str(model), "-o", str(folder), *options])
+        assert result.exit_code == 0, result.output
+    assert asked == [(2, "spawn")]
+    fronts = [folder / "front.json" for folder in folders]
+    assert len(json.loads(fronts[0].read_text())["points"]) == 4
+    assert fronts[0].read_text() == fronts[1].read_text()
+    for front in fronts:
+        front.unlink()
+    same_files(*folders)
+    refused = CliRunner().invoke(
+        app, ["sweep", str(model), "-o", str(folders[0]), "--target", "macs=1", "--workers", "0"]
+    )
+    assert (refused.exit_code, refused.stderr.strip()) == (2, "error: --workers is 0; expected 1 or more")
