@@ -216,7 +216,7 @@ def _gathered(
 
 
 def _write(files: Mapping[str, bytes], folder: Path) -> None:
-    for name, data in reversed(files.items()):  # what a model refers to is there before it
+    for name, data in reversed(list(files.items())):  # what a model refers to is there before it
         with replaced(folder / name) as path:
             path.write_bytes(data)
 
