@@ -167,7 +167,8 @@ def merged(proto: onnx.ModelProto, store: Store, renamed: Mapping[str, str]) -> 
     for tensor in proto.graph.initializer:
         name = renamed.get(tensor.name, tensor.name)
         if name in taken:
-            changed.pop(tensor.name, None)
+            if name != tensor.name:  # the one that gives the name may come after another that has taken its place
+                changed.pop(tensor.name, None)
             continue
         taken.add(name)
         copy = onnx.TensorProto()
