@@ -44,8 +44,8 @@ def session_of(
 
     Quantised operators run in floating point between two roundings, as they are written, unless ``integer``.
 
-    A model on which onnxruntime's own optimiser fails (it gives some names twice) runs as it is, and so does one of very
-    many operators, for which it takes far longer than a run.
+    A model on which onnxruntime's own optimiser fails (it gives some names twice) runs as it is, and so does one of
+    very many operators, for which it takes far longer than a run.
 
     Raises:
         ModelError: onnxruntime refuses the model.
