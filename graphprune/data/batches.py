@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphprune.brief import brief, written
-from graphprune.data.calls import call_of, rows_interact, whole_calls
+from graphprune.data.calls import call_of, rows_interact, too_few, whole_calls
 from graphprune.data.classes import class_of_each, read_labels
 from graphprune.data.preprocess import parse_preprocess
 from graphprune.data.samples import Rows, Samples, made_up
@@ -81,7 +81,6 @@ class Batches:
         random: bool = False,
         padded: bool = False,
         spare: int = 0,
-        unit: int = 1,
         flexible: bool = False,
     ) -> None:
         self._data, self._specs, self._rows = samples, specs, rows
@@ -94,7 +93,7 @@ class Batches:
         self.classes: dict[str, int] = {}
         self._padded = padded
         self._spare = spare
-        self.unit = unit
+        self.unit = max(1, samples.unit)
         self._parts: tuple[Batches, Batches | None] | None = None
 
     def __len__(self) -> int:
@@ -142,9 +141,7 @@ class Batches:
     def _taken(self, at: Array, size: int) -> Batches:
         """Some of the samples, by their positions, in batches of some size."""
         data, specs, rows = self._data, self._specs, self._rows[at]
-        some = Batches(
-            data, specs, rows, size, random=self.random, padded=self._padded, unit=self.unit, flexible=self.flexible
-        )
+        some = Batches(data, specs, rows, size, random=self.random, padded=self._padded, flexible=self.flexible)
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some
 
@@ -162,7 +159,7 @@ class Batches:
         if not n:
             return None
         rows = whole_calls(spread[: n * size], self.unit)
-        return Batches(self._data, self._specs, rows, self.batch_size, unit=self.unit, flexible=self.flexible)
+        return Batches(self._data, self._specs, rows, self.batch_size, flexible=self.flexible)
 
     def set_apart(self) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
@@ -185,7 +182,7 @@ class Batches:
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
         size = min(self.batch_size, len(rows))
-        part = Batches(self._data, self._specs, rows, size, unit=self.unit, flexible=self.flexible)
+        part = Batches(self._data, self._specs, rows, size, flexible=self.flexible)
         part.labels = None if self.labels is None else self.labels[which]
         part.classes = self.classes
         return part
@@ -301,18 +298,19 @@ def open_batches(
     if data.unit:
         size = unit = data.unit
         flexible = False
+    data = replace(data, unit=unit)
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
     rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
     if not flexible and not padded:
         rows = rows[: len(rows) // size * size]
         if not len(rows):
-            raise OptionError(_too_few(data, size, together=together))
+            raise OptionError(too_few(data.where, data.count, size, together=together))
     spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
     spare = 0 if padded else spare
-    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible)
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, flexible=flexible)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
@@ -340,12 +338,6 @@ def require_inputs(inputs: Inputs) -> None:
             f"no data '{os.fspath(source)}'; expected an .npz or .npy file, a folder of images, a text file, "
             "'package.module:attribute' or 'random'"
         )
-
-
-def _too_few(data: Samples, size: int, *, together: bool) -> str:
-    takes = f"a call has {size} rows, which see each other" if together else f"the model takes batches of {size}"
-    advice = "say how many make a call (--batch-size)" if together else "make the model's first axis dynamic"
-    return f"{data.where} gives {data.count} samples, {takes}; give at least {size}, or {advice}"
 
 
 def _digest_of(batch: Mapping[str, Array]) -> str:

@@ -38,7 +38,7 @@ class Samples:
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
         classes: Where labels are numbers of folders: the names of these, in order.
-        unit: How many samples in a row are of one call, where the source gives calls that stay whole.
+        unit: How many samples in a row are one call that stays whole; 0 where the source does not say.
         of_calls: Inputs that have no samples and differ from call to call: ``calls ...``.
     """
 
