@@ -47,7 +47,7 @@ def measured(model):
     """The state before the allocation."""
     host = OnnxHost.load(model)
     passes = parse_pipeline(
-        "fold-constants,analyze,calibrate{apart=true},score{criterion=obs},measure-losses", all_passes()
+        "fold-constants,analyze,calibrate{holdout=true},score{criterion=obs},measure-losses", all_passes()
     )
     return run_pipeline(passes, State(host, batches=open_batches({"x": X}, host)))
 
