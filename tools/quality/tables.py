@@ -135,7 +135,7 @@ SHOWN = (DEFAULT, "isomorphic", "flap", "wanda-sp", "llm-pruner", "l2")
 
 
 def markdown(records: list[Record]) -> str:
-    """The records as a table of documents: a row for each model and fraction of MACs, in bold what is best, but for noise.
+    """The records as a table of documents: a row for each model and fraction of MACs, in bold what is best or near it.
 
     A dash: was not run; ``fails``: was, without a result.
     """
