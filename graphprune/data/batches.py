@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.brief import brief, written
-from graphprune.data.calls import call_of, rows_interact, whole_calls
+from graphprune.data.calls import call_of, rows_interact, too_few, whole_calls
 from graphprune.data.classes import assigned, read_labels
 from graphprune.data.preprocess import parse_preprocess
 from graphprune.data.samples import Grouping, Rows, Samples, made_up
@@ -82,13 +82,14 @@ class Batches:
     ) -> None:
         self._data, self._specs, self._rows, self._grouping = samples, specs, rows, grouping
         self.samples = len(rows)
-        self.batch_size, self.unit = grouping.size, grouping.unit
+        self.batch_size = grouping.size
         self.source = samples.where
         self._digests: dict[int, str] = {}
         self.random, self.flexible = grouping.random, grouping.flexible
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
         self._spare = spare
+        self.unit = max(1, samples.unit)
         self._parts: tuple[Batches, Batches | None] | None = None
 
     def __len__(self) -> int:
@@ -306,18 +307,19 @@ def open_batches(
     if data.unit:
         size = unit = data.unit
         flexible = False
+    data = replace(data, unit=unit)
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
     rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
     if not flexible and not padded:
         rows = rows[: len(rows) // size * size]
         if not len(rows):
-            raise OptionError(_too_few(data, size, together=together))
+            raise OptionError(too_few(data.where, data.count, size, together=together))
     spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
     spare = 0 if padded else spare
-    grouping = Grouping(size, unit=unit, random=random, padded=padded, flexible=flexible)
+    grouping = Grouping(size, random=random, padded=padded, flexible=flexible)
     batches = Batches(data, specs, rows, grouping, spare=spare)
     outputs = {} if random else _try(host, batches)
     if data.classes:
@@ -347,12 +349,6 @@ def require_inputs(inputs: Inputs) -> None:
             f"no data '{os.fspath(source)}'; expected an .npz or .npy file, a folder of images, a text file, "
             "'package.module:attribute' or 'random'"
         )
-
-
-def _too_few(data: Samples, size: int, *, together: bool) -> str:
-    takes = f"a call has {size} rows, which see each other" if together else f"the model takes batches of {size}"
-    advice = "say how many make a call (--batch-size)" if together else "make the model's first axis dynamic"
-    return f"{data.where} gives {data.count} samples, {takes}; give at least {size}, or {advice}"
 
 
 def _digest_of(batch: Mapping[str, Array]) -> str:

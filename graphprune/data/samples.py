@@ -38,7 +38,7 @@ class Samples:
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
         classes: Where labels are numbers of folders: the names of these, in order.
-        unit: How many samples in a row are of one call, where the source gives calls that stay whole.
+        unit: How many samples in a row are one call that stays whole; 0 where the source does not say.
         of_calls: Inputs that have no samples and differ from call to call: ``calls ...``.
     """
 
@@ -60,14 +60,12 @@ class Grouping:
 
     Attributes:
         size: Samples of a full batch.
-        unit: How many samples stay together, in order, since they see each other in the model; 1: they do not.
         random: Whether they are made up.
         padded: Whether a last short batch is filled up with its last sample.
         flexible: Whether the model takes any number of samples at a time.
     """
 
     size: int
-    unit: int = 1
     random: bool = False
     padded: bool = False
     flexible: bool = False
