@@ -54,6 +54,23 @@ class Samples:
     of_calls: Mapping[str, Array] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Grouping:
+    """How samples make up batches.
+
+    Attributes:
+        size: Samples of a full batch.
+        random: Whether they are made up.
+        padded: Whether a last short batch is filled up with its last sample.
+        flexible: Whether the model takes any number of samples at a time.
+    """
+
+    size: int
+    random: bool = False
+    padded: bool = False
+    flexible: bool = False
+
+
 def of_arrays(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: str) -> Samples:
     """Samples of arrays by name, ``n ...``; values are read and converted when they are asked for.
 
