@@ -81,22 +81,23 @@ net (float[n,8] x) => (float[n,4] y) <float[8,12] first, float[12] bias, float[1
 
 
 def test_a_unit_behind_a_relu_that_speaks_up_elsewhere_ruins_nothing():
-    """It is on by a hair in some positions of the calibration data, and by much where inputs are a little larger."""
+    """Two removed units make a step; one that stays is on where that is, by a hair, and by much for larger inputs."""
     rng = np.random.default_rng(3)
     model = onnx.parser.parse_model(NET)
-    first, second = rng.standard_normal((8, 12)) * 0.5, rng.standard_normal((12, 4))
+    first, second, bias = rng.standard_normal((8, 12)) * 0.5, rng.standard_normal((12, 4)), np.zeros(12)
     data = rng.standard_normal((512, 8)).astype(np.float32)
-    bias = np.zeros(12)
-    bias[0] = -np.quantile(data @ first[:, 0], 0.996)
-    values = {"first": first, "bias": bias, "second": second}
-    for name, value in values.items():
+    along = first[:, 0].copy()
+    least = np.quantile(data @ along, 0.98)
+    for unit, steep, more in ((0, 1e-4, 0), (6, 1e3, 0), (7, 1e3, -1)):
+        first[:, unit], bias[unit] = steep * along, more - steep * least
+    second[7] = -second[6]
+    for name, value in {"first": first, "bias": bias, "second": second}.items():
         model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
     dense = OnnxHost.load(model)
     analysis = analyze_graph(dense.graph())
-    (group,) = analysis.groups
-    kept = {group.factor: np.arange(6)}
+    kept = {group.factor: np.array([0, 1, 2, 3, 4, 5, 8, 9, 10, 11]) for group in analysis.groups}
     sliced = dense.edited(slice_edits(analysis, kept))
-    pruned, _ = compensate(dense, sliced, analysis, kept, [{"x": data[:256]}, {"x": data[256:]}], ridges=(1e-2,))
-    larger = {"x": 1.5 * rng.standard_normal((512, 8)).astype(np.float32)}
+    pruned, _ = compensate(dense, sliced, analysis, kept, [{"x": data[:256]}, {"x": data[256:]}])
+    larger = {"x": 2 * rng.standard_normal((512, 8)).astype(np.float32)}
     wanted, found, plain = (host.run(larger)["y"] for host in (dense, pruned, sliced))
-    assert np.square(found - wanted).mean() < 0.5 * np.square(plain - wanted).mean()
+    assert np.square(found - wanted).mean() < 1.1 * np.square(plain - wanted).mean()
