@@ -110,6 +110,8 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed))
     state = replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer))
+    behind = finishing(state, recipe, latency=running.latency)
+    observer.expected([each.name for each in (*passes[n:], *behind)])
     state = run(passes[n:], state)
     if recipe.passes:
         state.require_sliced()

@@ -128,7 +128,7 @@ def swept(
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
     for i, (name, recipe) in enumerate(recipes.items(), start=1):
-        inside = Within(observer, f"{name} ({i} of {len(recipes)})")
+        inside = Within(observer, f"{name} ({i} of {len(recipes)})", len(recipes) - i)
         try:
             result = compiled(opened, recipe, replace(running, progress=inside), reach)
         except GraphpruneError as error:
