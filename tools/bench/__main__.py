@@ -16,6 +16,7 @@ BENCHMARKS = {
     "criteria": "how well criteria rank units, against exact ablation",
     "latency": "a pruned file against one built from scratch at its widths",
     "latency_target": "a latency target against one of MACs",
+    "losses": "losses on trial, against trials without what makes them fast",
     "memory": "resident memory at its peak, phase by phase",
     "startup": "what commands cost before and beside the work",
 }
