@@ -139,7 +139,7 @@ class Branches:
         while pending:
             i = pending.pop()
             node = self._nodes[i]
-            if i in dead or any([name is not None and used(name) for name in node.results]):
+            if i in dead or any(name is not None and used(name) for name in node.results):
                 continue
             dead.add(i)
             pending.extend([producer[name] for name in node.operands if name and name in producer])

@@ -6,6 +6,7 @@ memory; what comes out does not depend on how many.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from graphprune.arrays import cores
 from graphprune.hosts.host import Arrays, Carried, Host
 from graphprune.hosts.trying import Asked, Rest, Trial, trials
 from graphprune.importance.loss import Standard
@@ -31,6 +31,13 @@ COPIES = 2
 """A prepared model holds each weight that it needs so many times at the most: as it is, and laid out to run fast."""
 BUSY = 4
 """So many of the largest values may be there at one time while a model runs."""
+
+
+def cores() -> int:
+    """How many threads to use: the cores that this process may run on, or fewer if ``OMP_NUM_THREADS`` says so."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(allowed, int(asked)) if asked.isdecimal() and int(asked) else allowed
 
 
 class Start(NamedTuple):

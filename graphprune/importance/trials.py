@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Group
-from graphprune.arrays import cores
 from graphprune.compensation.activation_cache import MEMORY, ActivationCache
 from graphprune.compensation.methods import regression
 from graphprune.hosts.host import Arrays, Host
@@ -29,7 +28,7 @@ from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
-from graphprune.importance.trial_runs import Runs, Start, beside, in_order
+from graphprune.importance.trial_runs import Runs, Start, beside, cores, in_order
 from graphprune.observer import Count, uncounted
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases

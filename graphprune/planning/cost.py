@@ -76,7 +76,7 @@ class Polynomial:
         held = self.powers * n_terms + np.arange(n_terms)[:, None]  # a group may be twice in a term
         pairs = np.unique(held[self.powers >= 0])
         group, term = np.divmod(pairs, max(n_terms, 1))
-        return np.bincount(group, self.terms(counts)[term], len(counts))
+        return np.bincount(group, self.terms(counts)[term], len(counts)).astype(np.float64)
 
     def terms(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """The terms at ``counts``, one by one."""

@@ -28,6 +28,7 @@ from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
+from graphprune.hosts.onnx.gradients import Gradients
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.held import what_is_held
 from graphprune.hosts.onnx.load import load_model
@@ -39,7 +40,7 @@ from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
 from graphprune.hosts.onnx.shapes import other_sizes, unfit
 from graphprune.hosts.onnx.sizes import bind, left_open
-from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
+from graphprune.hosts.onnx.store import Store, inline_array, n_bytes
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
@@ -57,7 +58,7 @@ MAXIMUM_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class OnnxHost:
+class OnnxHost(Gradients):
     """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
 
     Attributes:
@@ -114,19 +115,15 @@ class OnnxHost:
             ModelError: The model is malformed, unsafe or of an unsupported version.
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
-        model, files = load_model(source)
-        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
-        foreign = model.meta.get("foreign_types", {})
-        proto, store = weightless(model)
-        proto = flat(proto)
+        loaded = load_model(source)
+        proto, store = flat(loaded.proto), loaded.store
         for value in proto.graph.output:
-            if value.name in foreign:
-                value.type.CopyFrom(foreign[value.name])
+            if value.name in loaded.foreign:
+                value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
-        return OnnxHost(
-            proto, store, bound.shapes, files, proto, given or {}, defaults, assumed, uses, held, bound.sources
-        )
+        own = loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
+        return OnnxHost(proto, store, bound.shapes, loaded.files, proto, given or {}, *own)
 
     @property
     def metadata(self) -> Mapping[str, str]:
