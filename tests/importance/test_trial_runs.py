@@ -123,6 +123,17 @@ def test_a_model_that_draws_is_prepared_anew_for_each_trial():
     np.testing.assert_array_equal(first, second)
 
 
+def test_what_a_model_takes_is_asked_once_for_all_values_of_its_weights(monkeypatch):
+    asked = []
+    monkeypatch.setattr("graphprune.hosts.onnx.host.require_affordable", lambda *args: asked.append(1))
+    host = hosts()["onnx"]
+    changed = host.replaced({"w1": host.read("w1") * 2})
+    changed.run(DATA[0])
+    assert len(asked) == 1  # nobody has asked before
+    changed.replaced({"w1": host.read("w1")}).run(DATA[0])
+    assert len(asked) == 1
+
+
 # -- beside each other ------------------------------------------------------------------------------------------------
 
 
