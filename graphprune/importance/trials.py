@@ -97,7 +97,9 @@ def loss_curves(
     found = [(group, entry) for group in groups if (entry := entries[group.name]) is not None]
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
-    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
+    standard = Standard(
+        host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked, pooled=len(batches) > 1
+    )
     n_beside = beside(host.graph(), memory, _rows(batches))
     runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside))
     trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths], smooth)
