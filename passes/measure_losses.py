@@ -16,8 +16,8 @@ from graphprune.files import is_there
 from graphprune.importance import Evidence
 from graphprune.importance.context import Float, Scores
 from graphprune.importance.judge import judges_of
-from graphprune.importance.trial_runs import PRECISE
-from graphprune.importance.trials import SMOOTH, loss_curves, plan_trials
+from graphprune.importance.trial_runs import USUAL
+from graphprune.importance.trials import loss_curves, plan_trials
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -105,7 +105,7 @@ class MeasureLosses(Pass):
                 groups,
                 [pieces[i] for i in range(n_batches)],
                 n_widths,
-                smooth=SMOOTH,
+                sparing=USUAL,
                 progress=state.observer.counter(self.name),
             )
             if of and self.file:
@@ -144,7 +144,7 @@ class MeasureLosses(Pass):
             "split": f"{judged.split}, {fitted.split}",
             "loss": "; ".join(str(each) for each in judges_of(graph, state.asked)),
             "groups": hashlib.sha256("\n".join(sorted(allowed)).encode()).hexdigest(),
-            "trials": repr((*planned, PRECISE, SMOOTH, fitted.products)),
+            "trials": repr((*planned, USUAL, fitted.products)),
         }
 
     def _read(self, of: Mapping[str, str], state: State) -> tuple[dict[str, Float] | None, list[str]]:

@@ -27,6 +27,7 @@ import numpy as np
 
 import graphprune as gp
 from graphprune.importance.held_out import judge
+from graphprune.importance.trial_runs import NOTHING
 from graphprune.statistics.holdout import split_batches
 from tools.bench.phases import Phases
 from tools.bench.records import Record
@@ -58,8 +59,7 @@ def plainly() -> Iterator[None]:
         patch("graphprune.hosts.onnx.host.OnnxHost.trials", lambda self, asked: None),
         patch("graphprune.hosts.torch.program.Program.trials", lambda self, asked: None),
         patch("graphprune.importance.trials.beside", lambda *given: 1),
-        patch("graphprune.importance.trial_runs.PRECISE", 0.0),
-        patch.multiple("graphprune.passes.measure_losses", PRECISE=0.0, SMOOTH=0.0, PIECES=1),
+        patch.multiple("graphprune.passes.measure_losses", USUAL=NOTHING, PIECES=1),
     ):
         yield
 
