@@ -30,6 +30,9 @@ from graphprune.statistics.losses import Losses, add_losses, read_losses
 
 PIECES = 16
 """Inputs that are held apart are run in up to so many batches, of which a trial takes no more than it needs."""
+MANY = 1000
+"""Where a model gives so many numbers for a sample (maps, boxes, sequences); what is lost of a few scores differs too
+much from sample to sample to be told by few of them, and batches stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class MeasureLosses(Pass):
         allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
         _, held = split_batches(len(state.batches))
-        pieces = state.batches.in_pieces(held, PIECES)
-        n_widths, n_batches = self._planned(state, pieces, len(groups))
         judges = judges_of(analysis.graph, state.asked)
+        numbers = sum(analysis.graph.values[each].n_elements for each in {judge.output for judge in judges})
+        many = numbers >= MANY * samples_of(analysis.graph)
+        pieces = state.batches.in_pieces(held, PIECES) if many else state.batches.part(held)
+        n_widths, n_batches = self._planned(state, pieces, len(groups))
         of = self._of(state, held, allowed, (n_widths, n_batches, pieces.batch_size))
         key = _digest(of, state.scores) if of else ""
         found, notes = state.measured.find(self.name, key), list[str]()
