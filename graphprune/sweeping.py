@@ -159,7 +159,7 @@ def _one_by_one(
 ) -> Iterator[tuple[str, Outcome | GraphpruneError]]:
     reach = reach_of(opened, recipes.values(), running) if opened.calibrated else with_reach
     for i, (name, recipe) in enumerate(recipes.items(), start=1):
-        inside = Within(running.observer, f"{name} ({i} of {len(recipes)})")
+        inside = Within(running.observer, f"{name} ({i} of {len(recipes)})", len(recipes) - i)
         try:
             result = compiled(opened, recipe, replace(running, progress=inside), reach)
         except GraphpruneError as error:

@@ -370,7 +370,10 @@ class OnnxHost(Gradients):
     def replaced(self, tensors: Arrays) -> OnnxHost:
         """A copy in which stored tensors have other values."""
         proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
-        return self._with(proto, store, self.inferred, self.graph())
+        made = self._with(proto, store, self.inferred, self.graph())
+        if "_affordable" in vars(self):  # values take what they took
+            vars(made)["_affordable"] = True
+        return made
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
