@@ -33,7 +33,7 @@ from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
-from graphprune.hosts.torch.recording.forward import Recording
+from graphprune.hosts.torch.recording.forward import Narrow, Recording
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
 from graphprune.hosts.trying import Asked, Trial
@@ -67,6 +67,7 @@ class Program:
             one name only where the user has tied two.
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
         known: What was read off the same graph with other values of the tensors.
+        narrow: Where the graph is no more than what the user's code does on the example: what decides about it.
     """
 
     __repr__ = brief
@@ -79,6 +80,7 @@ class Program:
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     decisive: tuple[torch.Tensor, ...] = field(default=(), repr=False)
     known: _Known | None = field(default=None, repr=False)
+    narrow: Narrow | None = field(default=None, repr=False)
 
     kind = "torch"
     exports = True
@@ -90,7 +92,8 @@ class Program:
         """The program of a trace."""
         if isinstance(trace, Recording):
             shared = shared_names(trace.tensors, trace.state)
-            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
+            made = cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
+            return replace(made, decisive=trace.decisive, narrow=trace.narrow) if trace.narrow is not None else made
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch.recording.aliases import OPAQUE, Alias, Store, View, current, sizes_of_parts, write
 from graphprune.hosts.torch.recording.operators import (
+    READS,
     Facts,
     Unrecordable,
     facts_of,
@@ -52,6 +53,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
         self.leaked = False
         self.doubts: list[str] = []
+        self.decided = 0
         self.refused = ""
 
     # -- what is there before ----------------------------------------------------------------------------------------
@@ -216,6 +218,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._node(func, nodes, named)
         elif operands:
             self._read(str(func), operands)
+            if self._origin(operands):  # what follows from constants alone is a constant
+                if func not in READS:
+                    self._refuse(f"'{func}' reads more than one number")
+                self._node(func, nodes, named)
         if facts.selects is not None:
             self._sized(func, facts, args, kwargs)
         return made
@@ -376,7 +382,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The user's code gets to know values."""
         origin = self._origin(operands)
         if origin:
-            self.doubts.append(f"'{what}' reads values")
+            self.decided |= origin
+            self.doubts.append(f"'{what}' reads values at {self.places.line()}")
 
     def _sized(self, func: Any, facts: Facts, args: Any, kwargs: Any) -> None:
         """The size of a result depends on values."""
@@ -400,7 +407,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             constant = not found.store.origin
         if not constant:
             self.leaked = True
-            self.doubts.append("values leave the graph")
+            self.decided |= VARYING
+            self.doubts.append(f"values leave the graph at {self.places.line()}")
 
     def _refuse(self, reason: str) -> Any:
         self.refused = self.refused or reason
