@@ -17,9 +17,11 @@ from torch.utils import _pytree as pytree
 from graphprune.errors import ModelError
 from graphprune.hosts.torch.normal_form import normalized
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.recording.known import VARYING
 from graphprune.hosts.torch.recording.operators import READS, Unrecordable
 from graphprune.hosts.torch.recording.places import called
-from graphprune.hosts.torch.recording.recorder import VARYING, Recorder, watching
+from graphprune.hosts.torch.recording.recorder import Recorder
+from graphprune.hosts.torch.recording.ways_past import watching
 from graphprune.hosts.torch.specs import SPEC
 from graphprune.hosts.torch.trace import Example, inference
 from graphprune.hosts.torch.untouched import Looked
