@@ -114,7 +114,7 @@ def _moved(state: State, macs: float, seed: int) -> Movement | Callable[[], Move
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
-    if state.original is not None and state.original.pinned:
+    if state.original is not None and state.original.pinned and getattr(state.original, "narrow", None) is None:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(
             f"sizes or branches of the model follow from the values of {names}, and were traced as in the example; "

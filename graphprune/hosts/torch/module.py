@@ -46,6 +46,8 @@ TOLERANCE = 1e-5
 
 _WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
 
+_ONE_WAY = "what was cut is proven for the way that the example takes, in which all parameters are used"
+
 _EXAMPLES = 2
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""
@@ -94,10 +96,17 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made
             made = sliced_module(source, original, pruned, sums, proof=state.proves, known=known)
             if made.module is not None:
                 held = (_WARM,) if source is pruned.runs.warm else ()
+                if pruned.narrow is not None:
+                    held = (*held, f"the code decides by values what it computes ({pruned.narrow.where}): {_ONE_WAY}")
                 return replace(
                     made, notes=(*made.notes, *held, *other_ways_notes(state, original, pruned, made.module))
                 )
             reason = reason or " ".join(made.notes)
+    if pruned.narrow is not None:
+        raise ModelError(
+            f"the code decides by values what it computes ({pruned.narrow.where}), so that only your class may come "
+            f"back, but {reason}; {pruned.narrow.error}"
+        )
     graph, note = graph_module(state, original, pruned, reason)
     return Made(_detached(graph), (note,))
 

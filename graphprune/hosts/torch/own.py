@@ -21,6 +21,7 @@ from torch import nn
 
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.pairs import replaced_tensors
+from graphprune.hosts.torch.scripts import give_scripts
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.hosts.torch.writes import Memory, memory_of
 
@@ -48,6 +49,7 @@ def sliced_copy(source: nn.Module, pruned: TorchHost, original: TorchHost | None
         for tensor in old:
             memo.setdefault(id(tensor), fresh)
     module = _replicated(source, memo)
+    give_scripts(module, pruned)
     for name, tensor in pruned.tensors.items():
         if name not in tensors and isinstance(tensor, torch.Tensor):
             add_bias(module, name, tensor)

@@ -33,17 +33,10 @@ from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
-from graphprune.hosts.torch.recording.forward import Recording
+from graphprune.hosts.torch.recording.forward import Narrow, Recording
 from graphprune.hosts.torch.stored import (
-    WITHOUT_VALUES,
-    module_of,
-    owners,
-    shared_names,
-    tied_names,
-    to_numpy,
-    valued,
-    with_values,
-)
+    WITHOUT_VALUES, module_of, owners, shared_names, tied_names, to_numpy, valued, with_values,
+)  # fmt: skip
 from graphprune.hosts.torch.trace import Example, Trace, draws
 from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
@@ -75,6 +68,7 @@ class Program:
             one name only where the user has tied two.
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
         known: What was read off the same graph with other values of the tensors.
+        narrow: Where the graph is no more than what the user's code does on the example: what decides about it.
     """
 
     __repr__ = brief
@@ -87,6 +81,7 @@ class Program:
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     decisive: tuple[torch.Tensor, ...] = field(default=(), repr=False)
     known: _Known | None = field(default=None, repr=False)
+    narrow: Narrow | None = field(default=None, repr=False)
 
     kind = "torch"
     exports = True
@@ -98,7 +93,8 @@ class Program:
         """The program of a trace."""
         if isinstance(trace, Recording):
             shared = shared_names(trace.tensors, trace.state)
-            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
+            made = cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
+            return replace(made, decisive=trace.decisive, narrow=trace.narrow) if trace.narrow is not None else made
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
