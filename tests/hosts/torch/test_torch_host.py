@@ -140,7 +140,7 @@ def test_failure_to_export() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
 
         def forward(self, x):  # a layer stays out of sight, whichever way it takes
             return self.a(x) if x.sum() > 0 else self.b(x)

@@ -66,6 +66,11 @@ class Recording:
     decisive: tuple[torch.Tensor, ...] = ()
     narrow: Narrow | None = None
 
+    @property
+    def pinned(self) -> tuple[torch.Tensor, ...]:
+        """Tensors of the example that must keep their values, as far as the recording holds for no others."""
+        return () if self.narrow is None else self.decisive
+
 
 def record(model: nn.Module, example: Example, looked: Looked, *, training: bool = False) -> Recording:
     """Runs a module once and records what it computes; elements of its tensors and of the example are put back.
