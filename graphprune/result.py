@@ -65,7 +65,7 @@ class Result:
             return
         from graphprune.hosts.torch.now import as_it_is
 
-        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module, self.state.former)
 
         def proof(file: Path) -> None:
             try:

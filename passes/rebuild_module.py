@@ -48,5 +48,5 @@ class RebuildModule(Pass):
         checks = (*state.checks, *(made.checks if self.proof else ()))
         return replace(
             state, module=made.module, attributes=made.attributes, plan=plan, checks=checks,
-            notes=(*state.notes, *made.notes),
+            notes=(*state.notes, *made.notes), former=made.renumbering.old,
         )  # fmt: skip

@@ -137,19 +137,15 @@ class TorchHost(Program):
         made = super().replaced(tensors)
         return replace(made, runs=self.runs.following(made.tensors))
 
-    def with_values_of(self, module: torch.nn.Module) -> TorchHost:
-        """A copy with the parameters and buffers that a module has under the same names; itself if they are the same.
+    def with_values_of(self, named: Mapping[str, torch.Tensor]) -> TorchHost:
+        """A copy with the values of parameters and buffers of the same names; itself if they are the same.
 
         Args:
-            module: The module that was made of this host, trained since, perhaps.
+            named: Those of the module that was made of this host, trained since, perhaps.
 
         Raises:
             OutputError: It has lost a parameter, or one has another shape.
         """
-        named: dict[str, torch.Tensor] = {
-            **dict(module.named_parameters(remove_duplicate=False)),
-            **dict(module.named_buffers(remove_duplicate=False)),
-        }
         changed: dict[str, Array] = {}
         for name in self.tied:
             old, new = self.tensor(name), named.get(name)

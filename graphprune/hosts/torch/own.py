@@ -71,7 +71,13 @@ def add_bias(module: nn.Module, name: str, values: torch.Tensor) -> bool:
     return True
 
 
-def foreign_reads(module: nn.Module, source: nn.Module, pruned: TorchHost, run: Callable[[nn.Module], object]) -> str:
+def foreign_reads(
+    module: nn.Module,
+    source: nn.Module,
+    pruned: TorchHost,
+    run: Callable[[nn.Module], object],
+    old: Callable[[str], str] = str,
+) -> str:
     """Why a copy does not compute with its own tensors and with all that the pruned graph uses; empty if it does.
 
     Args:
@@ -79,6 +85,7 @@ def foreign_reads(module: nn.Module, source: nn.Module, pruned: TorchHost, run: 
         source: The user's module.
         pruned: The graph that the copy computes.
         run: Calls a module on the example.
+        old: From names in the copy to those in the user's module, where they differ.
     """
     theirs = {_memory(tensor): name for name, tensor in _named(source) if tensor.numel()}
     mode, failed = _Reads(), False
@@ -89,7 +96,7 @@ def foreign_reads(module: nn.Module, source: nn.Module, pruned: TorchHost, run: 
         failed = True
     if shared := sorted({theirs[place] for place in mode.seen & theirs.keys()}):
         return f"it computes with {_listed(shared)} of your own module, which its code reaches past the copy"
-    ours = {} if failed else dict(_named(module))
+    ours = {} if failed else {old(name): tensor for name, tensor in _named(module)}
     used = (name for name in pruned.without_dead_nodes().tensors if name in ours)
     if unread := sorted(name for name in used if ours[name].numel() and _memory(ours[name]) not in mode.seen):
         return f"it does not compute with its own {_listed(unread)}, but with something that was made of the original's"
