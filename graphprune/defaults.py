@@ -24,7 +24,11 @@ CRITERIA = (
 """The names of :data:`graphprune.importance.CRITERIA`."""
 ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", "dp", "measured", "spdy", "evolution")
 """Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
-COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
+COMPENSATIONS = ("none", "mean", "ols", "affine", "as-is", "bn")
 """Those of :data:`graphprune.compensation.METHODS` and ``NORMS``."""
+LAYOUT, LAYOUTS = "free", ("free", "stock")
+"""What may be left of a model; those of :data:`graphprune.planning.layouts.LAYOUTS`."""
+STOCK_COMPENSATION = "as-is"
+"""The refit with calibration data where a config has to say what is left: no layer gets a bias."""
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""

@@ -153,7 +153,7 @@ class ChooseAllocation(Compound):
         That look leaves the gates of recurrent layers as they are, and so says nothing where there are some.
         """
         statistics, analysis = state.statistics, state.analyzed(self.name)
-        if self.method not in ("ols", "affine") or statistics is None:
+        if self.method not in ("ols", "affine", "as-is") or statistics is None:
             return list(found)
         if not statistics.fits(analysis, full=True, groups=state.reach):
             return list(found)

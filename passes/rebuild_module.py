@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from graphprune.errors import ModelError
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.planning.layouts import FREE
+
+
+def _require_said(module: Any, unsaid: Mapping[str, str], notes: Sequence[str]) -> None:
+    """Refuses a module whose config does not say what it is, where that was asked for.
+
+    Raises:
+        ModelError: It does not.
+    """
+    reason = next(iter(unsaid.values()), "")
+    if not reason and not callable(getattr(module, "save_pretrained", None)):
+        reason = " ".join(notes)
+    if reason:
+        raise ModelError(
+            f"layout 'stock' was asked for, and no config was found that says what is left: {reason}; leave the layout "
+            "out, or prune other kinds (only=...)"
+        )
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,8 @@ class RebuildModule(Pass):
 
         made, plan = pruned_module(state), state.plan
         assert plan is not None
+        if plan.options.get("layout", FREE) != FREE:
+            _require_said(made.module, made.unsaid, made.notes)
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}
             plan = replace(plan, options={**plan.options, "attributes": attributes})

@@ -37,8 +37,11 @@ from graphprune.suggest import meant
 
 Float = NDArray[np.float64]
 
-METHODS = ("none", "mean", "ols", "affine")
-"""From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+METHODS = ("none", "mean", "ols", "affine", "as-is")
+"""From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives. ``as-is`` is ``affine``
+without new biases: a layer that has none is refitted by ``ols``."""
+ADDING = ("mean", "affine")
+"""Methods that give a layer a bias where it has none."""
 STEP, MOST_RIDGE = 10.0, 1e4
 """Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
 NORMS = "bn"

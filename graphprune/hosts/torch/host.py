@@ -21,6 +21,7 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
+from graphprune.hosts.torch.checkpoints.asking import Asking
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.stored import to_numpy
@@ -90,6 +91,11 @@ class TorchHost(Program):
             noticed = []
         runs = torch_runs.other_runs(model, example, host, caches=any(noticed))
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
+
+    @cached_property
+    def asking(self) -> Asking:
+        """What the configs of the user's module can say of a smaller one."""
+        return Asking.of(self.source, {name: (name, *aliases) for name, aliases in self.tied.items()})
 
     @property
     def keeps_code(self) -> bool:

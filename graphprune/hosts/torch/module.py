@@ -63,6 +63,7 @@ class Made:
         attributes: The numbers that differ from those of the user's module.
         checks: What was proven of it beside its forward.
         renumbering: What became of its lists of layers, of which some are gone.
+        unsaid: By path of a part with a config: why no config says its shape.
     """
 
     module: nn.Module | None
@@ -70,6 +71,7 @@ class Made:
     attributes: tuple[AttributeRow, ...] = ()
     checks: tuple[Check, ...] = ()
     renumbering: Renumbering = field(default=Renumbering())
+    unsaid: Mapping[str, str] = field(default_factory=dict)
 
 
 def pruned_module(state: State) -> Made:
@@ -145,7 +147,12 @@ def _sliced_module(
             refuse_writing(module, reasons)
             left = notes if not adopted.renumbering.gone else ()
             return Made(
-                module, (*left, *more), adopted.rows, tuple(d.check(module) for d in checks), adopted.renumbering
+                module,
+                (*left, *more),
+                adopted.rows,
+                tuple(d.check(module) for d in checks),
+                adopted.renumbering,
+                reasons,
             )
         reasons = {**reasons, **dict.fromkeys(adopted.roots, reason)}
         module, notes = _cut_copy(source, original, pruned, sums)
@@ -162,7 +169,7 @@ def _sliced_module(
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
     refuse_writing(module, reasons)
-    return Made(module, notes, _rows(candidates, changes), tuple(d.check(module) for d in checks))
+    return Made(module, notes, _rows(candidates, changes), tuple(d.check(module) for d in checks), unsaid=reasons)
 
 
 def _cut_copy(

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering, close_gaps, placeholders_in
-from graphprune.hosts.torch.checkpoints.search import Statement, Wanted, find_statement, pairs_of
+from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of
 from graphprune.hosts.torch.checkpoints.twins import configured_roots, is_config, is_plain, passing_shapes, shapes_of
 from graphprune.hosts.torch.spots import Spot, is_torchs, own_attributes
 from graphprune.report.data import AttributeRow
@@ -63,7 +63,10 @@ def adopt(module: nn.Module, source: nn.Module, pairs: Iterable[tuple[int, int]]
         if old == shapes:
             continue
         renamed = {below.new(name): shape for name, shape in old.items() if not below.is_gone(name)}
-        statement, reason = find_statement(root, Wanted(shapes, pairs_of(renamed, shapes, pairs), below))
+        base, reason = Base.of(root)
+        statement = None
+        if base is not None:
+            statement, reason = find_statement(base, Wanted(shapes, pairs_of(renamed, shapes, pairs), below))
         if statement is None or (reason := _remade(statement, mine, below)):
             reasons[path] = reason
             continue

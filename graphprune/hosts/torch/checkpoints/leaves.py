@@ -23,7 +23,9 @@ _APART = frozenset({"transformers_version", "_name_or_path", "id2label", "label2
 
 def leaves(data: Mapping[str, Any]) -> Iterator[tuple[Leaf, Any]]:
     """All values of a config that are no dictionaries; a list itself, then what it holds."""
-    stack: list[tuple[Leaf, Any]] = [((key,), value) for key, value in reversed(list(data.items())) if key not in _APART]
+    stack: list[tuple[Leaf, Any]] = [
+        ((key,), value) for key, value in reversed(list(data.items())) if key not in _APART
+    ]
     while stack:
         leaf, value = stack.pop()
         if isinstance(value, Mapping):

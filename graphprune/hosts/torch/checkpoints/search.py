@@ -1,8 +1,9 @@
 """Which config builds a pruned module: found by trying, from the sizes that have changed.
 
 Coordinate by coordinate: of all moves of one value the one that leaves the fewest tensors of another shape is taken,
-two at once where one alone is refused or does not help, until none is left that differs. What the shapes do not tell
-(of which kind a layer is) is told by plain attributes of what was built, which are to be those of the original's
+two at once where one alone is refused or does not help, until none is left that differs. A constant that the class
+would compute anew (the scale of scores, a table of frequencies) counts as a difference as well. What the shapes do not
+tell (of which kind a layer is) is told by plain attributes of what was built, which are to be those of the original's
 parts.
 """
 
@@ -32,6 +33,8 @@ from graphprune.hosts.torch.checkpoints.twins import Shapes, Twin, facts_of, sha
 
 MOST_BUILDS = 600
 """Configs that are tried for one module."""
+_FAR = 4
+"""What counts as much as so many axes of other sizes: a tensor too many, a constant or table that is computed anew."""
 _MOST_PAIRS = 24
 """Moves that are tried two at once."""
 
@@ -54,7 +57,12 @@ class Statement:
 
 
 class Rate(NamedTuple):
-    """How far a config is from what is wanted; smaller is better."""
+    """How far a config is from what is wanted; smaller is better.
+
+    Attributes:
+        shapes: Axes of tensors that differ, and what counts like them.
+        facts: Plain attributes that differ from those of the original's parts.
+    """
 
     shapes: int
     facts: int
@@ -88,72 +96,112 @@ def pairs_of(old: Shapes, new: Shapes, more: Iterable[Pair] = ()) -> tuple[Pair,
     return tuple(pair for pair, _ in found.most_common())
 
 
-def find_statement(source: nn.Module, wanted: Wanted) -> tuple[Statement | None, str]:
+@dataclass(frozen=True)
+class Base:
+    """A configured module as it is before it is pruned.
+
+    Attributes:
+        source: The module.
+        data: Its config as a dictionary.
+        twin: The class built from it.
+        shapes: Of the module's state dict.
+    """
+
+    source: nn.Module
+    data: dict[str, Any] = field(repr=False)
+    twin: Twin = field(repr=False)
+    shapes: Shapes = field(repr=False)
+
+    @classmethod
+    def of(cls, source: nn.Module) -> tuple[Base | None, str]:
+        """What a module is, or why its config does not even say what it is now."""
+        config: Any = vars(source)["config"]
+        data = dict(config.to_dict())
+        twin, shapes = Twin.of(type(source), data, config), shapes_of(source)
+        if twin is None:
+            return None, f"'{type(source).__name__}' cannot be built from its config"
+        if off := _unlike(shapes, twin.shapes):
+            return None, f"'{type(source).__name__}' is not what its config says even before it is pruned: {off}"
+        return cls(source, data, twin, shapes), ""
+
+
+def find_statement(
+    base: Base,
+    wanted: Wanted,
+    *,
+    most: int = MOST_BUILDS,
+    twice: bool = True,
+    among: frozenset[Leaf] | None = None,
+) -> tuple[Statement | None, str]:
     """The config with which a module's class builds what is wanted.
 
     Args:
-        source: The original module, with a ``config``.
+        base: The module before.
         wanted: What is to be built.
+        most: How many configs are tried.
+        twice: Whether two values are tried at once.
+        among: The only values that may change, if they are known.
 
     Returns:
         Also why there is none, or nothing.
     """
-    config: Any = vars(source)["config"]
-    data = dict(config.to_dict())
-    before = Twin.of(type(source), data, config)
-    if before is None:
-        return None, f"'{type(source).__name__}' cannot be built from its config"
-    if off := _unlike(shapes_of(source), before.shapes):
-        return None, f"'{type(source).__name__}' is not what its config says even before it is pruned: {off}"
-    return _Search(source, config, data, before, wanted).run()
+    return _Search(base, wanted, most, twice, among).run()
 
 
 @dataclass
 class _Search:
-    source: nn.Module
-    config: Any
-    data: dict[str, Any]
-    before: Twin
+    base: Base
     wanted: Wanted
-    left: int = MOST_BUILDS
+    left: int
+    twice: bool
+    among: frozenset[Leaf] | None
 
     def __post_init__(self) -> None:
         self.facts = {  # of what stays, under the names that it has then
             (self.wanted.renumbering.new(path), name): value
-            for (path, name), value in facts_of(self.before.module).items()
+            for (path, name), value in facts_of(self.base.twin.module).items()
             if not self.wanted.renumbering.is_gone(path)
+        }
+        self.passing = {
+            self.wanted.renumbering.new(name): shape
+            for name, shape in self.base.twin.passing.items()
+            if not self.wanted.renumbering.is_gone(name)
         }
         self.rates: dict[str, Rate | None] = {}
 
     def run(self) -> tuple[Statement | None, str]:
         """The statement, or why there is none."""
         renumbering, pairs = self.wanted.renumbering, self.wanted.pairs
-        deep = [move for gone, depth in renumbering.lists for move in depth_moves(self.data, gone, depth)]
+        deep = [move for gone, depth in renumbering.lists for move in depth_moves(self.base.data, gone, depth)]
         move: Move = {}
-        rate, moves = self.rate(move), deep
+        rate, moves = self.rate(move), self.sought(deep)
         for tier in (exact_moves, scaled_moves, distant_moves):  # the likelier ones first
-            moves = [*moves, *tier(self.data, pairs)]
+            moves = [*moves, *self.sought(tier(self.base.data, pairs))]
             move, rate = self.descend(move, rate, moves)
             if rate is not None and rate.shapes == 0:
                 break
         if rate is None or rate.shapes:
             return None, self.off(move)
         if deep:
-            move, rate = self.descend(move, rate, deep)
+            move, rate = self.descend(move, rate, self.sought(deep))
             assert rate is not None
         move = self.shrunk(move, rate)
         after = self.built(move)
         if after is None:
             return None, self.off(move)
-        held = dict(leaves(self.data))
+        held = dict(leaves(self.base.data))
         whole = [leaf for leaf in move if not any(leaf[: len(other)] == other for other in move if other != leaf)]
         return Statement(
-            changed(self.data, move), {leaf: (held[leaf], move[leaf]) for leaf in whole}, self.before, after
+            changed(self.base.data, move), {leaf: (held[leaf], move[leaf]) for leaf in whole}, self.base.twin, after
         ), ""
+
+    def sought(self, moves: list[Move]) -> list[Move]:
+        """Those moves that may be made."""
+        return moves if self.among is None else [move for move in moves if self.among.issuperset(move)]
 
     def built(self, move: Move) -> Twin | None:
         """What the class makes of the config with a move made."""
-        return Twin.of(type(self.source), changed(self.data, move), self.config)
+        return Twin.of(type(self.base.source), changed(self.base.data, move), vars(self.base.source)["config"])
 
     def rate(self, move: Move) -> Rate | None:
         """How far what is built is from what is wanted; ``None`` where nothing can be built."""
@@ -161,22 +209,25 @@ class _Search:
         if key not in self.rates:
             self.left -= 1
             twin = self.built(move) if self.left >= 0 else None
-            self.rates[key] = None if twin is None else self._rate(twin)
+            self.rates[key] = None if twin is None else self._rate(twin, move)
         return self.rates[key]
 
-    def _rate(self, twin: Twin) -> Rate:
+    def _rate(self, twin: Twin, move: Move) -> Rate:
         old, new = self.wanted.shapes, twin.shapes
-        off = len(old.keys() ^ new.keys()) * 4
+        off = len(old.keys() ^ new.keys()) * _FAR
         off += sum(_differing(shape, new[name]) for name, shape in old.items() if name in new)
-        facts = facts_of(twin.module)
-        return Rate(off, sum(key in facts and facts[key] != value for key, value in self.facts.items()))
+        facts, said = facts_of(twin.module), [value for value in move.values() if type(value) is float]
+        differing = [key for key, value in self.facts.items() if key in facts and facts[key] != value]
+        constants = [key for key in differing if type(facts[key]) is float and facts[key] not in said]
+        tables = sum(twin.passing.get(name, shape) != shape for name, shape in self.passing.items())
+        return Rate(off + _FAR * (len(constants) + tables), len(differing))
 
     def descend(self, move: Move, rate: Rate | None, moves: Sequence[Move]) -> tuple[Move, Rate | None]:
         """The best that is reached by one move after the other, or by two at once."""
         while self.left > 0 and (rate is None or rate > (0, 0)):
             rated = [(self.rate({**move, **each}), {**move, **each}) for each in moves]
             better = [(found, each) for found, each in rated if found is not None and (rate is None or found < rate)]
-            if not better and (rate is None or rate.shapes):
+            if not better and (rate is None or (rate.shapes and self.twice)):
                 few = moves[:_MOST_PAIRS]
                 tried = ({**move, **one, **other} for one, other in combinations(few, 2) if one.keys() != other.keys())
                 better = [
@@ -202,13 +253,15 @@ class _Search:
         """A sentence on what no config was found to say."""
         twin = self.built(move)
         off = "" if twin is None else _unlike(self.wanted.shapes, twin.shapes)
-        return f"no config of '{type(self.source).__name__}' was found that says its shape{f': {off}' if off else ''}"
+        return (
+            f"no config of '{type(self.base.source).__name__}' was found that says its shape{f': {off}' if off else ''}"
+        )
 
 
 def _differing(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     """On how many axes two shapes differ."""
     if len(one) != len(other):
-        return 4
+        return _FAR
     return sum(a != b for a, b in zip(one, other, strict=True))
 
 
