@@ -11,10 +11,11 @@ from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
-from graphprune.pipeline.state import State
+from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
 from graphprune.proof.compare import compare, require
+from graphprune.report.card import model_card
 from graphprune.report.data import Report
 from graphprune.turns import in_turn
 
@@ -77,6 +78,43 @@ class Result:
                 warnings.warn(text, GraphpruneWarning, stacklevel=4)
 
         host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
+
+    @in_turn
+    def save_pretrained(self, folder: str | Path, tokenizer: Any = None) -> tuple[Check, ...]:
+        """Writes a checkpoint that ``from_pretrained`` of the model's own class reads.
+
+        Into a folder that takes its place whole or not at all: ``config.json``, weights as safetensors, the generation
+        config, the plan, a short model card with the report, and the tokenizer's files. It is read again before: no
+        key may be missing or unexpected, outputs have to be the same to the last bit, and so do the tokens that the
+        class generates with a cache.
+
+        Args:
+            folder: The folder: new, empty, or an earlier checkpoint of graphprune's, which is replaced.
+            tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file. For models that were
+                read from a checkpoint's folder, that folder if absent.
+
+        Returns:
+            What was proven of the folder.
+
+        Raises:
+            OptionError: The model has no config: it is an ONNX file, or a class of its own.
+            OutputError: No config of its class says its shape (prune with ``layout="stock"``), or nothing can be
+                written.
+            ProofError: What is read again is not the module.
+        """
+        if self.module is None:
+            raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        from graphprune.hosts.torch.checkpoints.reading import folder_of
+        from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN, write_checkpoint
+
+        host = cast("TorchHost", self.host)
+        beside = {
+            PLAN: self.plan.save,
+            CARD: lambda path: path.write_text(model_card(self.report, type(self.module).__name__), encoding="utf-8"),
+        }
+        example = host.arguments(host.example_inputs())
+        tokenizer = tokenizer if tokenizer is not None else folder_of(cast("TorchHost", self.state.original).source)
+        return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside).check,)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:

@@ -28,8 +28,10 @@ SCALED = frozenset({"qk-dim", "rotary-pair"})
 """Kinds whose number scales the scores of an attention, in every class that computes it from the width of a head."""
 _HEADS = "its class would scale scores by the new width of a head"
 
-_SAMPLED, _MOST_LEVELS = 5, 256
-"""How many numbers of units are asked about to see whether all can be said; how many at most where they cannot."""
+_SAMPLED, _MOST_LEVELS = 5, 32
+_STEPS = (1, 8, *(8 << i for i in range(1, 32)))
+"""How many numbers of units are asked about to see whether all can be said; how many, or somewhat more, where they
+cannot: then only multiples of a step."""
 
 Sizes = Mapping[Factor, int]
 
@@ -209,17 +211,19 @@ class _Classes:
         if not every:
             self.refuse(groups, "its groups have no common fraction")
             return False
-        sampled = list(dict.fromkeys(every[i * (len(every) - 1) // (_SAMPLED - 1)] for i in range(_SAMPLED)))
-        few = [n for n in dict.fromkeys((*sampled, tie.size // 2)) if n in every]
-        said = {n: self._reason(tie, n) for n in few}
+        half = min(every, key=lambda n: abs(n - tie.size / 2))
+        said = {n: self._reason(tie, n) for n in dict.fromkeys((half, every[0]))}
+        if not all(said.values()):
+            sampled = [every[i * (len(every) - 1) // (_SAMPLED - 1)] for i in range(_SAMPLED)]
+            said.update({n: self._reason(tie, n) for n in sampled if n not in said})
         if all(said.values()):
-            self.refuse(groups, said[few[0]])
+            self.refuse(groups, said[half])
             return False
         for group in groups:
             self.refused.pop(group.name, None)
         self.ties.append(tie)
         if any(said.values()):
-            step = -(-len(every) // _MOST_LEVELS)
+            step = next(step for step in _STEPS if len(every) // step <= _MOST_LEVELS)
             near = [n for n in every if n % step == 0]
             right = [n for n in near if not (said[n] if n in said else self._reason(tie, n))]
             self.levels.update(dict.fromkeys((group.name for group in groups), (tie.size, *right)))
@@ -246,7 +250,10 @@ class _Classes:
         left = list(classes)
         while left:
             first = left.pop(0)
-            partner = next((each for each in left if each[0].kind != first[0].kind and self.add((*first, *each))), None)
+            others = [
+                each for each in left if each[0].kind != first[0].kind and "width" in (first[0].kind, each[0].kind)
+            ]
+            partner = next((each for each in others if self.add((*first, *each))), None)
             if partner is not None:
                 left.remove(partner)
 

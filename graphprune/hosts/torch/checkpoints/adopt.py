@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.hosts.torch.checkpoints.implied import IMPLIED
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering, close_gaps, placeholders_in
 from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of
 from graphprune.hosts.torch.checkpoints.twins import configured_roots, is_config, is_plain, passing_shapes, shapes_of
@@ -130,9 +131,9 @@ def _configured(
         if is_config(value):
             if is_config(old.get(key)):
                 yield from _configured(vars(mine).get(key), old[key], value, seen, (*chain, key))
-        elif is_plain(value) and old.get(key) != value:
+        elif is_plain(value) and (old.get(key) != value or (key in IMPLIED and vars(mine).get(key) is None)):
+            yield (*chain, key), vars(mine).get(key), value  # what was implied has to be stated
             vars(mine)[key] = copy.deepcopy(value)
-            yield (*chain, key), old.get(key), value
 
 
 def _joined(path: str, more: str) -> str:

@@ -19,7 +19,7 @@ from graphprune.hosts.torch.checkpoints.twins import configured_roots
 
 Shape = tuple[int, ...]
 
-_FEW, _SOME = 60, 240
+_FEW, _SOME = 24, 160
 """Configs that are tried where it is known which values change, and where it is not."""
 
 
@@ -89,14 +89,18 @@ class Asking:
             return ""
         asked = Wanted(wanted, pairs_of(old, wanted, sizes), renumbering)
         statement: Statement | None = None
-        for leaves in self.known:
+        every = frozenset(leaf for leaves in self.known for leaf in leaves)
+        for leaves in (*self.known, *([every] if len(self.known) > 1 else ())):
             statement, _ = find_statement(base, asked, most=_FEW, twice=False, among=leaves)
             if statement is not None:
+                if leaves in self.known:
+                    self.known.remove(leaves)
+                    self.known.insert(0, leaves)
                 return ""
         statement, reason = find_statement(base, asked, most=_SOME, twice=False)
         if statement is None:
             return reason
-        self.known.append(frozenset(statement.changes))
+        self.known.insert(0, frozenset(statement.changes))
         return ""
 
 

@@ -7,7 +7,7 @@ or a few of them. What a number became is guessed from sizes that have changed: 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Leaf = tuple[str | int, ...]
@@ -67,11 +67,19 @@ def scaled_moves(data: Mapping[str, Any], pairs: Sequence[Pair]) -> list[Move]:
     )
 
 
-def distant_moves(data: Mapping[str, Any], pairs: Sequence[Pair]) -> list[Move]:
-    """What is less likely: numbers that are not given, ratios, differences, and switches."""
+def distant_moves(data: Mapping[str, Any], pairs: Sequence[Pair], common: Collection[str] = ()) -> list[Move]:
+    """What is less likely: numbers that are not given, ratios, and differences.
+
+    Args:
+        data: The config's dictionary.
+        pairs: Sizes that have changed.
+        common: Keys that the configs of all models have, which say no sizes.
+    """
     sizes = list(dict.fromkeys(new for _, new in pairs))
     found: list[Move] = []
     for leaf, value in leaves(data):
+        if leaf[-1] in common or str(leaf[-1]).endswith("_token_id"):
+            continue
         if value is None:
             found.extend({leaf: size} for size in sizes)
         elif type(value) is float and value:
@@ -79,8 +87,12 @@ def distant_moves(data: Mapping[str, Any], pairs: Sequence[Pair]) -> list[Move]:
             found.extend({leaf: ratio} for ratio in dict.fromkeys(ratios) if ratio != value)
         elif type(value) is int:
             found.extend({leaf: value + b - a} for a, b in pairs if a > value > a - b and value + b - a > 0)
-    found.extend({leaf: not value} for leaf, value in leaves(data) if type(value) is bool)
     return _distinct(found)
+
+
+def switch_moves(data: Mapping[str, Any]) -> list[Move]:
+    """What is there or is not: each switch turned."""
+    return [{leaf: not value} for leaf, value in leaves(data) if type(value) is bool]
 
 
 def depth_moves(data: Mapping[str, Any], gone: Sequence[int], depth: int) -> list[Move]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from graphprune.hosts.torch.checkpoints.implied import implied_values
 from graphprune.hosts.torch.checkpoints.leaves import (
     Leaf,
     Move,
@@ -27,9 +28,10 @@ from graphprune.hosts.torch.checkpoints.leaves import (
     exact_moves,
     leaves,
     scaled_moves,
+    switch_moves,
 )
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
-from graphprune.hosts.torch.checkpoints.twins import Shapes, Twin, facts_of, shapes_of
+from graphprune.hosts.torch.checkpoints.twins import Shapes, Twin, common_keys, facts_of, shapes_of
 
 MOST_BUILDS = 600
 """Configs that are tried for one module."""
@@ -105,12 +107,14 @@ class Base:
         data: Its config as a dictionary.
         twin: The class built from it.
         shapes: Of the module's state dict.
+        common: Keys that the configs of all models have.
     """
 
     source: nn.Module
     data: dict[str, Any] = field(repr=False)
     twin: Twin = field(repr=False)
     shapes: Shapes = field(repr=False)
+    common: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, source: nn.Module) -> tuple[Base | None, str]:
@@ -122,7 +126,12 @@ class Base:
             return None, f"'{type(source).__name__}' cannot be built from its config"
         if off := _unlike(shapes, twin.shapes):
             return None, f"'{type(source).__name__}' is not what its config says even before it is pruned: {off}"
-        return cls(source, data, twin, shapes), ""
+        for key, value in implied_values(data).items():
+            other = Twin.of(type(source), {**data, key: 2 * value}, config)
+            stated = Twin.of(type(source), {**data, key: value}, config)
+            if other is not None and other.shapes != shapes and stated is not None and stated.shapes == shapes:
+                data, twin = {**data, key: value}, stated  # the class reads it, and it stays what it is
+        return cls(source, data, twin, shapes, common_keys(config)), ""
 
 
 def find_statement(
@@ -175,7 +184,7 @@ class _Search:
         deep = [move for gone, depth in renumbering.lists for move in depth_moves(self.base.data, gone, depth)]
         move: Move = {}
         rate, moves = self.rate(move), self.sought(deep)
-        for tier in (exact_moves, scaled_moves, distant_moves):  # the likelier ones first
+        for tier in (exact_moves, scaled_moves, self.distant):  # the likelier ones first
             moves = [*moves, *self.sought(tier(self.base.data, pairs))]
             move, rate = self.descend(move, rate, moves)
             if rate is not None and rate.shapes == 0:
@@ -194,6 +203,11 @@ class _Search:
         return Statement(
             changed(self.base.data, move), {leaf: (held[leaf], move[leaf]) for leaf in whole}, self.base.twin, after
         ), ""
+
+    def distant(self, data: Mapping[str, Any], pairs: Sequence[Pair]) -> list[Move]:
+        """What is less likely; switches only where there are other tensors than there were."""
+        others = self.wanted.shapes.keys() != self.base.shapes.keys()
+        return [*distant_moves(data, pairs, self.base.common), *(switch_moves(data) if others else ())]
 
     def sought(self, moves: list[Move]) -> list[Move]:
         """Those moves that may be made."""

@@ -89,6 +89,15 @@ def read_config(data: Mapping[str, Any], like: Any) -> Any:
     return config
 
 
+def common_keys(config: Any) -> frozenset[str]:
+    """The keys that a config has as an instance of the class that all configs are of."""
+    base = [kind for kind in type(config).__mro__ if "from_dict" in vars(kind)][-1]
+    try:
+        return frozenset(base().to_dict()) if base is not type(config) else frozenset()
+    except Exception:  # noqa: BLE001  # a base that is no config by itself
+        return frozenset()
+
+
 def shapes_of(module: nn.Module) -> Shapes:
     """The shapes of a state dict."""
     return {name: tuple(value.shape) for name, value in module.state_dict(keep_vars=True).items() if _sized(value)}
