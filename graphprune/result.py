@@ -104,7 +104,7 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
-        from graphprune.hosts.torch.checkpoints.reading import folder_of
+        from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
         from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN, write_checkpoint
 
         host = cast("TorchHost", self.host)
@@ -113,7 +113,7 @@ class Result:
             CARD: lambda path: path.write_text(model_card(self.report, type(self.module).__name__), encoding="utf-8"),
         }
         example = host.arguments(host.example_inputs())
-        tokenizer = tokenizer if tokenizer is not None else folder_of(cast("TorchHost", self.state.original).source)
+        tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
         return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside).check,)
 
     @in_turn

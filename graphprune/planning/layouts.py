@@ -166,6 +166,8 @@ def sayable(asked: Asked, analysis: Analysis, groups: Sequence[Group], ties: Seq
     for item in _items(groups, ties):
         if any(group.name not in chosen for group in item):
             found.refuse(item, "what must keep as much of it may not be cut")
+        elif any(group.kind == "unit" and len(group.sites) == 1 for group in item):
+            found.refuse(item, "it may be a table of places, of which a longer input reads more")
         elif any(group.kind in SCALED for group in item):
             found.refuse(item, _HEADS)
         else:

@@ -51,12 +51,13 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         parse_targets(())
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
-    bound = sharing.layout != LAYOUT
+    layout = sharing.layout or LAYOUT
+    bound = layout != LAYOUT
     refit = STOCK_COMPENSATION if bound else MEASURED_COMPENSATION
     method = recipe.refit.compensation or (refit if calibrated else COMPENSATION)
     if bound and method in ADDING:
         raise OptionError(
-            f"compensation '{method}' gives layers biases that no config says; with layout '{sharing.layout}' take "
+            f"compensation '{method}' gives layers biases that no config says; with layout '{layout}' take "
             f"'{STOCK_COMPENSATION}', 'ols' or 'none'"
         )
     calibrate = measuring(criterion, allocation)
@@ -78,7 +79,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             sharing.blocks or "",
             sharing.layers or "",
             sharing.remove_blocks,
-            layout=sharing.layout,
+            layout=layout,
         ),
         Verify(seed, proof.unproven) if proof.verify else None,
         ProtectSensitive(seed=seed) if select.protect_ratio else None,

@@ -147,7 +147,9 @@ class Allocation(Section):
     blocks: str | None = option(None, metavar="N|FRACTION")
     layers: str | None = option(None, metavar="N|FRACTION")
     remove_blocks: tuple[str, ...] = option((), name="remove-block", metavar="NAME")
-    layout: str = option(LAYOUT, metavar="NAME", choices=LAYOUTS)
+    layout: str | None = option(
+        None, metavar="NAME", choices=LAYOUTS, unset=f"{LAYOUT}, or stock where a checkpoint is written"
+    )
 
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
@@ -158,7 +160,7 @@ class Allocation(Section):
 
         if self.allocation is not None:
             require_allocation(self.allocation)
-        require_layout(self.layout)
+        require_layout(self.layout or LAYOUT)
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:

@@ -22,6 +22,7 @@ from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
 from graphprune.hosts.torch.checkpoints.asking import Asking
+from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.stored import to_numpy
@@ -96,6 +97,11 @@ class TorchHost(Program):
     def asking(self) -> Asking:
         """What the configs of the user's module can say of a smaller one."""
         return Asking.of(self.source, {name: (name, *aliases) for name, aliases in self.tied.items()})
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder that the user's module was read from, where it holds the files of a tokenizer."""
+        return tokenizer_of(self.source)
 
     @property
     def keeps_code(self) -> bool:

@@ -22,7 +22,13 @@ from graphprune.hosts.torch.quiet import quiet
 CONFIG = "config.json"
 _FOLDER = "_graphprune_folder"
 
-N_TOKENS = 16
+TOKENIZER_FILES = (
+    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
+    *("chat_template*", "preprocessor_config.json", "processor_config.json", "spiece*", "sentencepiece*"),
+)
+"""What a folder of a tokenizer, or of a processor of other inputs, may hold."""
+
+N_TOKENS = 64
 """Tokens of the example."""
 N_FRAMES = 64
 """Frames of features of the example; of sound, what a quarter of a second is at 16,000 samples a second."""
@@ -38,6 +44,12 @@ def folder_of(source: nn.Module | None) -> Path | None:
     """The folder that a module was read from, where that was done here."""
     found = vars(source).get(_FOLDER) if source is not None else None
     return Path(found) if isinstance(found, str) else None
+
+
+def tokenizer_of(source: nn.Module | None) -> Path | None:
+    """The folder that a module was read from, where it holds the files of a tokenizer."""
+    folder = folder_of(source)
+    return folder if folder is not None and any(True for name in TOKENIZER_FILES for _ in folder.glob(name)) else None
 
 
 def read_checkpoint(folder: Path, *, trust: bool = False) -> nn.Module:

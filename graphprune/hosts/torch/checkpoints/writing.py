@@ -17,7 +17,8 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofError, first_line
-from graphprune.files import is_there, temporary_folder
+from graphprune.files import is_there, require_writable_folder, temporary_folder
+from graphprune.hosts.torch.checkpoints.reading import TOKENIZER_FILES
 from graphprune.hosts.torch.checkpoints.twins import is_configured
 from graphprune.hosts.torch.generate import prompt_of
 from graphprune.hosts.torch.quiet import quiet
@@ -27,11 +28,6 @@ from graphprune.pipeline.state import Check
 SHARD = "5GB"
 """The largest file of weights."""
 PLAN, CARD = "plan.json", "README.md"
-TOKENIZER_FILES = (
-    *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
-    *("chat_template*", "preprocessor_config.json", "processor_config.json", "spiece*", "sentencepiece*"),
-)
-"""What a folder of a tokenizer, or of a processor of other inputs, may hold."""
 N_NEW = 8
 """Tokens that are generated for comparison."""
 
@@ -53,26 +49,6 @@ class Reloaded:
         """The line of the proof."""
         note = "from_pretrained = module, no missing or unexpected keys"
         return Check("reloaded", self.difference, 0.0, f"{note}, the same tokens" if self.generated else note)
-
-
-def require_writable_folder(folder: Path) -> None:
-    """Refuses a folder that holds something else than an earlier checkpoint of ours, before any work is done.
-
-    Raises:
-        OutputError: It does, or its own folder is not there.
-    """
-    if not is_there(folder.parent):
-        raise OutputError(f"cannot write '{folder}': no folder '{folder.parent}'; make it first")
-    if not is_there(folder):
-        return
-    if not folder.is_dir():
-        raise OutputError(f"cannot write '{folder}': it is a file; give a folder")
-    names = {each.name for each in folder.iterdir()}
-    if names and not names.issuperset(("config.json", PLAN)):
-        raise OutputError(
-            f"cannot write '{folder}': it holds files that are no earlier checkpoint of graphprune's; give an empty or "
-            "a new folder"
-        )
 
 
 def write_checkpoint(
@@ -112,6 +88,8 @@ def write_checkpoint(
             raise
         except Exception as error:  # the class's own writer raises what it likes
             raise OutputError(f"cannot write '{folder}': {first_line(error)}; see what the class needs") from error
+        for each in inside.iterdir():
+            each.chmod(0o644)  # writers of weights keep them to their owner
         return _reloaded(module, inside, example)
 
 
