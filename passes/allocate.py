@@ -210,7 +210,8 @@ class Allocate(Pass):
     def _sayable(self, state: State, analysis: Analysis) -> Sayable:
         """What can be cut so that a config says it, of all that may be cut."""
         chosen = [group for group in state.selection.groups(analysis) if group.name not in state.protected]
-        ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
+        # what code makes anew, of the size that it was written for, follows the config like all else
+        ties = find_ties(analysis) if state.host.keeps_code else ()
         return sayable(asked_of(state.original), analysis, chosen, ties)
 
     def _ranked(self, state: State, analysis: Analysis, kind: str) -> list[Block]:

@@ -162,6 +162,7 @@ def sayable(asked: Asked, analysis: Analysis, groups: Sequence[Group], ties: Seq
         return made
     found = _Classes(asked, analysis)
     chosen = {group.name for group in groups}
+    found.refuse((group for tie in ties if tie.whole for group in tie.groups), "the model's code splits it evenly")
     classes: dict[object, list[Group]] = {}
     for item in _items(groups, ties):
         if any(group.name not in chosen for group in item):
