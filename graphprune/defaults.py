@@ -24,7 +24,7 @@ CRITERIA = (
 """The names of :data:`graphprune.importance.CRITERIA`."""
 ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", "dp", "measured", "spdy", "evolution")
 """Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
-COMPENSATIONS = ("none", "mean", "ols", "affine", "as-is", "bn")
+COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
 """Those of :data:`graphprune.compensation.METHODS` and ``NORMS``."""
 LAYOUT, LAYOUTS = "free", ("free", "stock")
 """What may be left of a model; those of :data:`graphprune.planning.layouts.LAYOUTS`."""

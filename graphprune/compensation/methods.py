@@ -37,9 +37,10 @@ from graphprune.suggest import meant
 
 Float = NDArray[np.float64]
 
-METHODS = ("none", "mean", "ols", "affine", "as-is")
-"""From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives. ``as-is`` is ``affine``
-without new biases: a layer that has none is refitted by ``ols``."""
+METHODS = ("none", "mean", "ols", "affine")
+"""From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+AS_IS = "as-is"
+"""``affine`` without new biases, for layouts: a layer that has none is refitted by ``ols``."""
 ADDING = ("mean", "affine")
 """Methods that give a layer a bias where it has none."""
 STEP, MOST_RIDGE = 10.0, 1e4
@@ -54,7 +55,7 @@ def require_method(method: str) -> None:
     Raises:
         OptionError: It is not.
     """
-    if method not in (*METHODS, NORMS):
+    if method not in (*METHODS, AS_IS, NORMS):
         raise OptionError(
             f"unknown compensation {meant(method, (*METHODS, NORMS))}; expected one of {', '.join((*METHODS, NORMS))}"
         )

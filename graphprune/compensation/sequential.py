@@ -16,7 +16,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.activation_cache import MEMORY, ActivationCache
-from graphprune.compensation.methods import ADDING, METHODS
+from graphprune.compensation.methods import ADDING, AS_IS, METHODS
 from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.stage import Compensated, Stage
@@ -117,7 +117,7 @@ def _stages(
         for consumer in find_consumers(dense, analysis.graph)
         if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
     }
-    if method not in METHODS or method == "none":
+    if method not in (*METHODS, AS_IS) or method == "none":
         return [], pruned
     if method in ADDING:
         pruned, found = with_biases(pruned, cut)
@@ -143,7 +143,7 @@ def _stages(
 
 def _equation(method: str) -> str:
     """The regression that a method solves: ``as-is`` differs in the biases that there are, not in what is solved."""
-    return "affine" if method == "as-is" else method
+    return "affine" if method == AS_IS else method
 
 
 def _names(parts: Iterable[Iterable[str]]) -> list[str]:
