@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from graphprune.errors import ModelError
 from graphprune.pipeline import keys
@@ -29,11 +29,25 @@ def _require_said(module: Any, unsaid: Mapping[str, str], notes: Sequence[str]) 
         )
 
 
+@runtime_checkable
+class Rebuildable(Protocol):
+    """A host of a module of the user's own class; a method only, so that it costs nothing to ask."""
+
+    def rebuilt(self, state: State) -> Any:
+        """The user's module, made as small as the host of a state is.
+
+        Returns:
+            ``module`` (``None``: there is none), ``notes``, ``attributes`` that differ, ``checks`` beside its forward;
+            where there are any, ``unsaid`` (why a config does not say its shape) and ``former`` (names in the host).
+        """
+
+
 @dataclass(frozen=True)
 class RebuildModule(Pass):
     """Copies the user's module with sliced parameters, where the proof says that this is right; else a graph module.
 
-    Does nothing for ONNX files. See :mod:`graphprune.hosts.torch.module`.
+    Does nothing for hosts that are no :class:`Rebuildable`, such as ONNX files. See
+    :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
         proof: Whether what was proven of the module beside its forward counts among the checks.
@@ -55,19 +69,17 @@ class RebuildModule(Pass):
     def run(self, state: State) -> State:
         """The state with the module, notes on it, and in the plan the numbers of it that differ."""
         state = replace(state, done=state.done | self.gives)
-        if state.host.kind != "torch":
+        if not isinstance(state.host, Rebuildable):
             return state
-        from graphprune.hosts.torch.module import pruned_module
-
-        made, plan = pruned_module(state), state.plan
+        made, plan = state.host.rebuilt(state), state.plan
         assert plan is not None
         if plan.options.get("layout", FREE) != FREE:
-            _require_said(made.module, made.unsaid, made.notes)
+            _require_said(made.module, getattr(made, "unsaid", {}), made.notes)
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}
             plan = replace(plan, options={**plan.options, "attributes": attributes})
         checks = (*state.checks, *(made.checks if self.proof else ()))
         return replace(
             state, module=made.module, attributes=made.attributes, plan=plan, checks=checks,
-            notes=(*state.notes, *made.notes), former=made.renumbering.old,
+            notes=(*state.notes, *made.notes), former=getattr(made, "former", str),
         )  # fmt: skip

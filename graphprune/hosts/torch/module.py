@@ -8,7 +8,7 @@ is tried and proven: a copy is handed out only if it computes what the pruned gr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -72,6 +72,11 @@ class Made:
     checks: tuple[Check, ...] = ()
     renumbering: Renumbering = field(default=Renumbering())
     unsaid: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def former(self) -> Callable[[str], str]:
+        """From names in the module to those in the host."""
+        return self.renumbering.old
 
 
 def pruned_module(state: State) -> Made:
