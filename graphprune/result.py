@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.host import OnnxHost
@@ -98,8 +99,8 @@ class Result:
 
         Raises:
             OptionError: The model has no config: it is an ONNX file, or a class of its own.
-            OutputError: No config of its class says its shape (prune with ``layout="stock"``), or nothing can be
-                written.
+            OutputError: No config of its class says its shape (prune with ``layout="stock"``, or with ``"per-layer"``,
+                which lets a few lines of code go with the weights), or nothing can be written.
             ProofError: What is read again is not the module.
         """
         if self.module is None:
@@ -114,7 +115,8 @@ class Result:
         }
         example = host.arguments(host.example_inputs())
         tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
-        return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside).check,)
+        code = self.plan.options.get("layout") == PER_LAYER
+        return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:

@@ -25,7 +25,16 @@ from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
-from graphprune.planning.layouts import FREE, Sayable, asked_of, blocks_said, require_layout, require_said, sayable
+from graphprune.planning.layouts import (
+    FREE,
+    Sayable,
+    asked_of,
+    blocks_said,
+    is_bound,
+    require_layout,
+    require_said,
+    sayable,
+)
 from graphprune.planning.plan import make_plan
 from graphprune.planning.problem import Fitness, Problem, needs_losses, needs_runs
 from graphprune.planning.select import block_candidates, block_kinds, how_many, named_blocks
@@ -58,7 +67,8 @@ class Allocate(Pass):
         layers: How many layers (attention and MLP together, say) are left out, likewise.
         remove: Names (or patterns of the last weights) of blocks that are left out.
         seed: Of allocations that search.
-        layout: What may be left: anything (``free``), or what a config of the module's class can say (``stock``).
+        layout: What may be left: anything (``free``, ``per-layer``), or what a config of the module's class can say
+            (``stock``).
     """
 
     name: ClassVar[str] = "allocate"
@@ -166,7 +176,7 @@ class Allocate(Pass):
             chosen, asked = selection.groups(analysis), bool(selection.only)
             whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
             state = replace(state, left_whole={**whole, **self._unsaid(state, analysis, whole)})
-        if self.layout != FREE:
+        if is_bound(self.layout):
             sizes = {factor: len(index) for factor, index in kept.items()}
             require_said(asked_of(state.original), analysis, sizes, removed)
         options = {
@@ -191,18 +201,18 @@ class Allocate(Pass):
                 ranked = self._ranked(state, analysis, kind)
                 count = how_many(number, len(ranked), kind)
                 chosen = [block for block in ranked if block.name not in removed.keys() | inside]
-                if self.layout != FREE:
+                if is_bound(self.layout):
                     chosen = blocks_said(asked_of(state.original), analysis, tuple(removed.values()), chosen, count)
                 removed.update((block.name, block) for block in chosen[:count])
         inside = {part for block in removed.values() for part in block.parts}
         gone = tuple(block for block in removed.values() if block.name not in inside)
-        if self.layout != FREE and gone:
+        if is_bound(self.layout) and gone:
             require_said(asked_of(state.original), analysis, {}, gone)
         return gone
 
     def _unsaid(self, state: State, analysis: Analysis, names: Collection[str]) -> dict[str, str]:
         """Of some groups that are whole: those that no config can say otherwise, and why."""
-        if self.layout == FREE:
+        if not is_bound(self.layout):
             return {}
         refused = self._sayable(state, analysis).refused
         return {name: f"layout '{self.layout}': {refused[name]}" for name in names if name in refused}
@@ -235,14 +245,14 @@ class Allocate(Pass):
         chosen = tuple(group for group in state.selection.groups(analysis) if group.name not in state.protected)
         ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
         said = Sayable()
-        if self.layout != FREE:
+        if is_bound(self.layout):
             said = self._sayable(state, analysis)
             chosen = tuple(group for group in chosen if group.name not in said.refused)
             limits, ties = replace(limits, levels=said.levels), said.ties
         kinds = block_kinds(only)
         gone = {block.name for block in removed}
         pool = [b for kind in kinds for b in self._ranked(state, analysis, kind) if b.name not in gone]
-        if pool and self.layout != FREE:
+        if pool and is_bound(self.layout):
             pool = blocks_said(asked_of(state.original), analysis, removed, pool, len(pool))
         if not chosen and not pool and not removed:
             raise TargetError(
@@ -256,7 +266,7 @@ class Allocate(Pass):
             (n, tier, tied)
             for n in range(most + 1)
             for tier in tiers(chosen, asked=bool(only)) or [frozenset()]
-            for tied in ([ties, ()] if ties and self.layout == FREE else [ties])
+            for tied in ([ties, ()] if ties and not is_bound(self.layout) else [ties])
         ]
         exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
         fitness = self._fitness(state, analysis, original) if METHODS.find(self.allocation).needs == "runs" else None

@@ -10,7 +10,7 @@ from graphprune.errors import ModelError
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.planning.layouts import FREE
+from graphprune.planning.layouts import is_bound
 
 
 def _require_said(module: Any, unsaid: Mapping[str, str], notes: Sequence[str]) -> None:
@@ -73,7 +73,7 @@ class RebuildModule(Pass):
             return state
         made, plan = state.host.rebuilt(state), state.plan
         assert plan is not None
-        if plan.options.get("layout", FREE) != FREE:
+        if is_bound(plan.options.get("layout")):
             _require_said(made.module, getattr(made, "unsaid", {}), made.notes)
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.analysis.ties import Tie
-from graphprune.defaults import LAYOUT, LAYOUTS
+from graphprune.defaults import LAYOUT, LAYOUTS, STOCK
 from graphprune.errors import OptionError, TargetError
 from graphprune.ir.dims import Factor, resized
 from graphprune.suggest import meant
 
 FREE = LAYOUT
-"""Every group keeps what is best for it; with ``stock``, what the class's config can say."""
+"""Every group keeps what is best for it, as with ``per-layer``; with ``stock``, what the class's config can say."""
 SCALED = frozenset({"qk-dim", "rotary-pair"})
 """Kinds whose number scales the scores of an attention, in every class that computes it from the width of a head."""
 _HEADS = "its class would scale scores by the new width of a head"
@@ -71,6 +71,11 @@ class Sayable:
     def reason(self) -> str:
         """Why nothing can be cut, of one group; empty if there is none."""
         return next((f"'{name}': {reason}" for name, reason in self.refused.items()), "")
+
+
+def is_bound(layout: str | None) -> bool:
+    """Whether only what a config can say may be left."""
+    return layout == STOCK
 
 
 def require_layout(layout: str) -> None:

@@ -33,6 +33,7 @@ from graphprune.passes import (
     choosing,
     default_pipeline,
 )
+from graphprune.planning.layouts import is_bound
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import METHODS
 from graphprune.planning.target import parse_targets
@@ -52,7 +53,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
     layout = sharing.layout or LAYOUT
-    bound = layout != LAYOUT
+    bound = is_bound(layout)
     refit = STOCK_COMPENSATION if bound else MEASURED_COMPENSATION
     method = recipe.refit.compensation or (refit if calibrated else COMPENSATION)
     if bound and method in ADDING:

@@ -132,7 +132,8 @@ class Allocation(Section):
             so).
         layout: What may be left: anything (``free``), or what a config of the model's class can say (``stock``). For
             modules of transformers: with ``stock``, alike groups of all layers keep equal parts, only what a changed
-            ``config.json`` builds is cut, whole layers go, and the result loads in ``from_pretrained``.
+            ``config.json`` builds is cut, whole layers go, and the result loads in ``from_pretrained``. With
+            ``per-layer``, which is as ``free``, ``save_pretrained`` of the result adds a few lines of code.
     """
 
     allocation: str | None = option(

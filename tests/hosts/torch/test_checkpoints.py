@@ -111,7 +111,7 @@ def test_branches_alone_are_not_left_out_under_a_config() -> None:
         (lambda: torch.nn.Sequential(torch.nn.Embedding(19, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 3)), {},
          "layout 'stock' keeps to what a config of the model's class can say, and 'Sequential' has no config that "
          "transformers could read; leave it out, or give the module of transformers itself"),
-        (net, {"layout": "stok"}, "unknown layout 'stok' (did you mean 'stock'?); expected one of free, stock"),
+        (net, {"layout": "stok"}, "unknown layout 'stok' (did you mean 'stock'?); expected one of free, stock, per-layer"),
         (net, {"compensation": "affine"},
          "compensation 'affine' gives layers biases that no config says; with layout 'stock' take 'as-is', 'ols' or "
          "'none'"),
@@ -191,7 +191,8 @@ def test_a_method_that_refuses_says_what_to_do() -> None:
         Refusing("push_to_hub", "Net", "its layers differ")("name")
     assert str(error.value) == (
         "'push_to_hub' of the pruned 'Net' would write a config that is not true: its layers differ; prune with "
-        "layout='stock' (--layout stock) so that a config can say it, or keep the weights with result.save_state(folder)"
+        "layout='stock' (--layout stock) so that a config can say it, or with "
+        "layout='per-layer' and write it with result.save_pretrained(folder), which adds a few lines of code"
     )
 
 

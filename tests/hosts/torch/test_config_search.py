@@ -93,8 +93,8 @@ def test_layers_that_differ_are_said_by_no_config() -> None:
 
 
 def test_a_width_that_scales_scores_is_said_by_no_config() -> None:
-    assert found(net(), shapes_of(net(head=2)), Renumbering())[0] == {}
-    assert found(net(), shapes_of(net(heads=2)), Renumbering(), [(4, 2)])[0] == {"heads": 2}
+    assert found(net(head=3), shapes_of(net(head=2)), Renumbering())[0] == {}
+    assert found(net(head=3), shapes_of(net(head=3, heads=2)), Renumbering(), [(4, 2)])[0] == {"heads": 2}
 
 
 def test_what_is_not_its_config_before_is_not_after() -> None:

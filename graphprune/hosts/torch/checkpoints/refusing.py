@@ -41,8 +41,8 @@ class Refusing:
         """
         raise OutputError(
             f"'{self.method}' of the pruned '{self.kind}' would write a config that is not true: {self.reason}; prune "
-            "with layout='stock' (--layout stock) so that a config can say it, or keep the weights with "
-            "result.save_state(folder)"
+            "with layout='stock' (--layout stock) so that a config can say it, or with layout='per-layer' and write it "
+            "with result.save_pretrained(folder), which adds a few lines of code"
         )
 
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofError, first_line
 from graphprune.files import is_there, require_writable_folder, temporary_folder
+from graphprune.hosts.torch.checkpoints.own_code import auto_class_of, read_with_code, write_with_code
 from graphprune.hosts.torch.checkpoints.reading import TOKENIZER_FILES
+from graphprune.hosts.torch.checkpoints.refusing import Refusing
 from graphprune.hosts.torch.checkpoints.twins import is_configured
 from graphprune.hosts.torch.generate import prompt_of
 from graphprune.hosts.torch.quiet import quiet
@@ -58,6 +61,8 @@ def write_checkpoint(
     example: Example,
     tokenizer: Any,
     beside: Mapping[str, Callable[[Path], None]],
+    *,
+    code: bool = False,
 ) -> Reloaded:
     """Writes a module as its class does, reads it again, compares, and puts the folder into its place.
 
@@ -67,6 +72,7 @@ def write_checkpoint(
         example: A call of it.
         tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file; ``None``: none.
         beside: By name of a file: writes it.
+        code: Whether a few lines of code may go with it, where no config says its shape.
 
     Raises:
         OptionError: The module has no config, or the tokenizer is none.
@@ -81,7 +87,11 @@ def write_checkpoint(
     with _taking_the_place_of(folder) as inside:
         try:
             with quiet(), _without_bars():
-                module.save_pretrained(inside, max_shard_size=SHARD)  # type: ignore[operator]
+                code = code and isinstance(vars(module).get("save_pretrained"), Refusing)
+                if code:
+                    write_with_code(module, inside, max_shard_size=SHARD)
+                else:
+                    module.save_pretrained(inside, max_shard_size=SHARD)  # type: ignore[operator]
                 _write_tokenizer(tokenizer, inside)
             for name, write in beside.items():
                 write(inside / name)
@@ -91,7 +101,7 @@ def write_checkpoint(
             raise OutputError(f"cannot write '{folder}': {first_line(error)}; see what the class needs") from error
         for each in inside.iterdir():
             each.chmod(0o644)  # writers of weights keep them to their owner
-        return _reloaded(module, inside, example)
+        return _reloaded(module, inside, example, code=code)
 
 
 @contextmanager
@@ -133,7 +143,7 @@ def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
 # -- what is read again ------------------------------------------------------------------------------------------------
 
 
-def _reloaded(module: nn.Module, folder: Path, example: Example) -> Reloaded:
+def _reloaded(module: nn.Module, folder: Path, example: Example, *, code: bool) -> Reloaded:
     """Reads a module again and compares it, value by value and by what it computes.
 
     Raises:
@@ -146,7 +156,11 @@ def _reloaded(module: nn.Module, folder: Path, example: Example) -> Reloaded:
     try:
         with quiet(), _without_bars():
             read: Any = type(module)
-            again, found = read.from_pretrained(folder, output_loading_info=True, dtype="auto", **options)
+            if code:
+                read = partial(read_with_code, auto=auto_class_of(module))
+            else:
+                read = read.from_pretrained
+            again, found = read(folder, output_loading_info=True, dtype="auto", **options)
     except Exception as error:
         raise ProofError(
             f"'{kind}' cannot read what it has written: {first_line(error)}; nothing was written"
@@ -160,9 +174,9 @@ def _reloaded(module: nn.Module, folder: Path, example: Example) -> Reloaded:
         if name not in theirs or not _same(value, theirs[name]):
             raise ProofError(f"'{name}' is not what it was once '{kind}' is read again; nothing was written")
     difference = _difference(module, again, example)
-    if not difference == 0:  # kernels round by where in memory numbers lie
+    if difference != 0:  # kernels round by where in memory numbers lie
         difference = _difference(_settled(module), _settled(again), example)
-    if not difference == 0:
+    if difference != 0:
         raise ProofError(
             f"'{kind}' computes something else once it is read again: outputs differ by {difference:.2g}; nothing was "
             "written"
