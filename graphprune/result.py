@@ -105,17 +105,21 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        from graphprune.hosts.torch.checkpoints.own_code import auto_class_of
         from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
+        from graphprune.hosts.torch.checkpoints.refusing import Refusing
         from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN, write_checkpoint
 
-        host = cast("TorchHost", self.host)
+        host, kind = cast("TorchHost", self.host), type(self.module).__name__
+        refused = isinstance(vars(self.module).get("save_pretrained"), Refusing)
+        code = refused and self.plan.options.get("layout") == PER_LAYER
+        card = model_card(self.report, kind, auto_class_of(self.module) if code else "")
         beside = {
             PLAN: self.plan.save,
-            CARD: lambda path: path.write_text(model_card(self.report, type(self.module).__name__), encoding="utf-8"),
+            CARD: lambda path: path.write_text(card, encoding="utf-8"),
         }
         example = host.arguments(host.example_inputs())
         tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
-        code = self.plan.options.get("layout") == PER_LAYER
         return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
 
     @in_turn

@@ -8,13 +8,15 @@ from graphprune.version import __version__
 _METRICS = {"macs": "multiply-accumulates", "params": "parameters", "bytes": "bytes", "latency": "milliseconds"}
 
 
-def model_card(report: Report, kind: str) -> str:
+def model_card(report: Report, kind: str, auto: str = "") -> str:
     """The card as Markdown, with the head of metadata that hubs read.
 
     Args:
         report: The report of the compilation.
         kind: The name of the model's class.
+        auto: The name of the automatic class that reads it with the code beside it; empty where there is none.
     """
+    call = f'{auto}.from_pretrained("FOLDER", trust_remote_code=True)' if auto else f'{kind}.from_pretrained("FOLDER")'
     lines = [
         "---",
         "library_name: transformers",
@@ -23,12 +25,12 @@ def model_card(report: Report, kind: str) -> str:
         "",
         f"# Pruned {kind}",
         "",
-        f"Made smaller by graphprune {__version__}; `plan.json` says which units are left. An ordinary checkpoint:",
+        f"Made smaller by graphprune {__version__}; `plan.json` says which units are left.",
         "",
         "```python",
         "import transformers",
         "",
-        f'model = transformers.{kind}.from_pretrained("FOLDER")',
+        f"model = transformers.{call}",
         "```",
         "",
         "| | before | after | kept |",

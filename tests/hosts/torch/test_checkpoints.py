@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,27 @@ def test_from_a_folder_into_a_folder(whole: Path, tmp_path: Path) -> None:
     assert torch.equal(again.generate(ids, max_new_tokens=5), result.module.generate(ids, max_new_tokens=5))
     assert json.loads((tmp_path / "small" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert (tmp_path / "small" / "generation_config.json").exists()
+
+
+def test_code_goes_with_what_no_config_says(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tf = pytest.importorskip("transformers")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    options: dict[str, Any] = {"allocation": "global", "criterion": "l1", "verify": False, "align": 1}
+    result = gp.prune(str(whole), target={"params": 0.8}, blocks=1, layout="per-layer", **options)
+    (check,) = result.save_pretrained(tmp_path / "small")
+    assert (check.difference, check.note[-15:]) == (0.0, "the same tokens")
+    config = json.loads((tmp_path / "small" / "config.json").read_text())
+    assert config["auto_map"] == {"AutoModelForCausalLM": "modeling_pruned.PrunedLlamaForCausalLM"}
+    assert len(config["pruned"]["without"]) == 1
+    assert "AutoModelForCausalLM.from_pretrained" in (tmp_path / "small" / "README.md").read_text()
+    again = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "small", trust_remote_code=True)
+    assert {n: p.shape for n, p in again.named_parameters()} == {
+        n: p.shape for n, p in result.module.named_parameters()
+    }
+    assert not hasattr(result.module.config, "pruned")
+    with pytest.raises(gp.OutputError):
+        result.module.save_pretrained(tmp_path / "other")
 
 
 def test_folders_that_cannot_be_read(whole: Path, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from graphprune.errors import GraphpruneError, OptionError, OutputError, ProofEr
 from graphprune.files import is_there, require_writable_folder, temporary_folder
 from graphprune.hosts.torch.checkpoints.own_code import auto_class_of, read_with_code, write_with_code
 from graphprune.hosts.torch.checkpoints.reading import TOKENIZER_FILES
-from graphprune.hosts.torch.checkpoints.refusing import Refusing
 from graphprune.hosts.torch.checkpoints.twins import is_configured
 from graphprune.hosts.torch.generate import prompt_of
 from graphprune.hosts.torch.quiet import quiet
@@ -72,7 +71,7 @@ def write_checkpoint(
         example: A call of it.
         tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file; ``None``: none.
         beside: By name of a file: writes it.
-        code: Whether a few lines of code may go with it, where no config says its shape.
+        code: Whether a few lines of code go with it, since no config says its shape.
 
     Raises:
         OptionError: The module has no config, or the tokenizer is none.
@@ -87,7 +86,6 @@ def write_checkpoint(
     with _taking_the_place_of(folder) as inside:
         try:
             with quiet(), _without_bars():
-                code = code and isinstance(vars(module).get("save_pretrained"), Refusing)
                 if code:
                     write_with_code(module, inside, max_shard_size=SHARD)
                 else:
