@@ -37,7 +37,7 @@ class Inputs:
     Attributes:
         source: See :func:`open_batches`.
         samples: At most so many samples; ``None`` means as many as are used otherwise: for evaluation all.
-        batch_size: Samples of a batch, where the model takes any number.
+        batch_size: Samples of a batch, where the model takes any number; of a call, where they see each other.
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
         labels: For images in one folder for each class: which is which, see :func:`open_batches`.
@@ -246,7 +246,8 @@ def open_batches(
             - :class:`Inputs`, which brings its own options; :class:`Batches`, which are returned as they are.
         host: The model.
         samples: At most so many are used, drawn at random from what can be indexed; ``None`` means all.
-        batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`).
+        batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`). Of a model whose
+            samples see each other, how many make a call (else an item of an iterable, or as many as the example has).
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer; absent, the
             one of the checkpoint that the model was read from.
         preprocess: For images and texts: see :class:`Preprocess`.
@@ -301,6 +302,7 @@ def open_batches(
         data = open_source(source, specs, limit, pick, tokenizer, options, unit=unit if batch_size is None else 1)
     if data.unit:
         size = unit = data.unit
+        flexible = False
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
     rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
