@@ -210,7 +210,8 @@ class _Classes:
 
     def refuse(self, groups: Iterable[Group], reason: str) -> None:
         """Notes why groups stay whole."""
-        self.refused.update((group.name, reason) for group in groups)
+        for group in groups:
+            self.refused.setdefault(group.name, reason)  # what is true of it alone is said first
 
     def add(self, groups: tuple[Group, ...]) -> bool:
         """Takes groups as one class, if what is left of them can be said."""
@@ -220,7 +221,8 @@ class _Classes:
             self.refuse(groups, "its groups have no common fraction")
             return False
         half = min(every, key=lambda n: abs(n - tie.size / 2))
-        said = {n: self._reason(tie, n) for n in dict.fromkeys((half, every[0]))}
+        whole = self._multiples(tie, every)
+        said = {n: self._reason(tie, n) for n in dict.fromkeys((half, every[0], *whole[:1]))}
         if not all(said.values()):
             sampled = [every[i * (len(every) - 1) // (_SAMPLED - 1)] for i in range(_SAMPLED)]
             said.update({n: self._reason(tie, n) for n in sampled if n not in said})
@@ -232,10 +234,18 @@ class _Classes:
         self.ties.append(tie)
         if any(said.values()):
             step = next(step for step in _STEPS if len(every) // step <= _MOST_LEVELS)
-            near = [n for n in every if n % step == 0]
+            near = [n for n in every if n % step == 0 or n in whole]
             right = [n for n in near if not (said[n] if n in said else self._reason(tie, n))]
             self.levels.update(dict.fromkeys((group.name for group in groups), (tie.size, *right)))
         return True
+
+    def _multiples(self, tie: Tie, every: Sequence[int]) -> list[int]:
+        """The numbers that are a multiple of what lies across: a config may say a ratio, and a whole one only."""
+        values = self.analysis.graph.values
+        across = {
+            size for site in tie.groups[0].sites for i, size in enumerate(values[site.tensor].shape) if i != site.axis
+        }
+        return [n for n in every if any(1 < size <= n and n % size == 0 for size in across)]
 
     def _reason(self, tie: Tie, n: int) -> str:
         return why_not(self.asked, self.analysis, sizes_of(tie, n))

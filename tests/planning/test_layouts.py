@@ -9,7 +9,7 @@ import pytest
 from configured_nets import IDS, net
 
 import graphprune as gp
-from graphprune.analysis.groups import Group
+from graphprune.analysis.groups import Group, Site
 from graphprune.analysis.ties import Tie
 from graphprune.errors import OptionError
 from graphprune.ir.dims import Factor
@@ -96,7 +96,8 @@ def test_what_code_splits_evenly_stays_whole(analysis: Any) -> None:
     ],
 )
 def test_levels_are_those_that_can_be_said(align: int, only: tuple[int, ...], levels: list[int]) -> None:
-    group = Group("w[0]", "neuron", Factor("w", 24), ())
+    factor = Factor("w", 24)
+    group = Group("w[0]", "neuron", factor, (Site("w", 0, factor),))
     limits = Limits(align=align, levels={"w[0]": only})
     assert levels_of(group, limits) == levels
 

@@ -7,6 +7,7 @@ or a few of them. What a number became is guessed from sizes that have changed: 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,8 @@ def depth_moves(data: Mapping[str, Any], gone: Sequence[int], depth: int) -> lis
         told = {leaf: [value[i] for i in left] for leaf, value in beside.items() if len(value) == depth}
         runs = {leaf: written for leaf, value in beside.items() if (written := _runs_without(value, left, depth))}
         places = {leaf: _renumbered(value, left) for leaf, value in beside.items() if _are_places(value, depth)}
-        for more in ({**told, **runs, **places}, {**told, **runs}, {**told, **places}, told, {}):
+        ends = {leaf: written for leaf, value in beside.items() if (written := _ending(value, len(left), depth))}
+        for more in ({**told, **runs, **places}, {**told, **runs}, {**told, **places}, told, {**told, **ends}, {}):
             found.append({count: len(left), **more})
     for leaf, value in held.items():  # how many of the first or last layers are of a kind
         if type(value) is int and 0 < value <= depth and type(leaf[-1]) is str:
@@ -123,6 +125,28 @@ def depth_moves(data: Mapping[str, Any], gone: Sequence[int], depth: int) -> lis
         elif _are_places(value, depth):
             found.append({leaf: _renumbered(value, left)})
     return _distinct(found)
+
+
+def _ending(value: Any, left: int, depth: int) -> list[Any] | None:
+    """A list that counts layers from one, or names the last one: without what lies behind the new last one.
+
+    Example:
+        >>> _ending(["stem", "stage1", "stage2", "stage3"], 2, 3), _ending(["stage3"], 2, 3), _ending([3], 2, 3)
+        (['stem', 'stage1', 'stage2'], ['stage2'], [2])
+    """
+    if type(value) is not list or not value or _last(value[-1]) != depth:
+        return None
+    if len(value) > depth:
+        return value[: len(value) - depth + left]
+    last = str(value[-1])
+    ended = f"{last[: len(last) - len(str(depth))]}{left}"
+    return [*value[:-1], int(ended) if type(value[-1]) is int else ended]
+
+
+def _last(value: Any) -> int:
+    """The number that a text ends in, or a number itself; -1 where there is none."""
+    digits = re.search(r"\d+$", str(value)) if type(value) in (int, str) else None
+    return int(digits[0]) if digits else -1
 
 
 def _are_places(value: Any, depth: int) -> bool:
