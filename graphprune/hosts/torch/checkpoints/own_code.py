@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from graphprune.errors import OutputError
 from graphprune.hosts.torch.bypass import Bypassed
@@ -127,7 +126,7 @@ def _placeholder(path: str, layer: Bypassed) -> dict[str, Any]:
     Raises:
         OutputError: What it gives is neither a tensor nor a tuple of leaves.
     """
-    form = pytree.tree_unflatten(list(range(len(layer.leaves))), layer.form)
+    form = layer.form
     if not isinstance(form, int) and form != tuple(range(len(layer.leaves))):
         raise OutputError(f"what '{path}' gave cannot be written; prune with layout='stock'")
     leaves = [
