@@ -194,7 +194,7 @@ def _faster(record: Record, side: str) -> float | None:
 
 def table(records: list[Record]) -> str:
     """A table in Markdown, with means of the modules."""
-    head = ["model", "theirs", *(cell for title in SIDES.values() for cell in (title, "faster"))][:-1]
+    head = ["model", "theirs", *(cell for title in SIDES.values() for cell in (title, "speed"))][:-1]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
     good = [record for record in records if "error" not in record]
     for record in good:
@@ -208,10 +208,8 @@ def table(records: list[Record]) -> str:
         ratios = [r for record in good if record["model"] in MODELS and (r := _faster(record, side)) is not None]
         if ratios:
             mean, least = statistics.geometric_mean(ratios), min(ratios)
-            means.append(
-                f"{title} {mean:.2g} times faster in the geometric mean of the modules, at least {least:.2g} times"
-            )
-    return "\n".join([*lines, "", "; ".join(means).capitalize() + "."])
+            means.append(f"{title} {mean:.2g} times their speed, at least {least:.2g} times")
+    return "\n".join([*lines, "", f"Modules, in the geometric mean: {'; '.join(means)}."])
 
 
 def write_docs(text: str) -> None:
