@@ -93,7 +93,7 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
-    result = finished(state, recipe, latency=running.latency)
+    result = replace(finished(state, recipe, running), before=opened.before)
     if batches is not None and unknown:
         result = with_note(result, unknown)
     if method == "none" or batches is not None:

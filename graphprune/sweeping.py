@@ -135,6 +135,7 @@ def swept(
     originals: list[FrontPoint] = []
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
+    running = replace(running, export=running.export or folder is not None)
     if executor is None:
         outcomes = _one_by_one(opened, recipes, running, folder)
     else:

@@ -50,6 +50,7 @@ def prune(
             evaluate=evaluation,
             metric=data.metric,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")
@@ -84,6 +85,7 @@ def apply(
             seed=recipe.seed,
             verify=recipe.proof.verify,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")

@@ -192,6 +192,9 @@ class OnnxHost(Gradients):
         """The digest of all that decides what the model computes; each weight is read once."""
         return self._model_digest
 
+    def stamp(self) -> None:
+        """Nothing: what is stored is never written to."""
+
     @cached_property
     def _model_digest(self) -> str:
         return digest_of_model(Contents(self.proto, self.store))
