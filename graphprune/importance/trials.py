@@ -95,7 +95,7 @@ def loss_curves(
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
     standard = Standard(
-        host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked, pooled=len(batches) > 1
+        host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked, pooled=sparing.pooled
     )
     n_beside = beside(host.graph(), memory, _rows(batches))
     runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside), sparing.precise)
