@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +104,14 @@ class State:
         latencies: Milliseconds in onnxruntime before and after, by number of threads.
         module: The user's module, made small.
         attributes: The numbers of the module that differ from those of the user's.
+        former: From names in the module to those in the host, where layers that are gone have left no gap.
         opened: The model as it was opened, not folded: what latency is measured against.
         export: The file of the model, which is removed with the state that holds it.
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
         held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
         unrefitted: What the outputs had lost on these before the refit.
+        proves: Whether the module is held against the graph on random inputs beside the example.
+        answers: A host, and what the proof has seen it compute on the example.
     """
 
     __repr__ = brief
@@ -146,7 +149,10 @@ class State:
     asked: tuple[Asked, ...] = ()
     held: Batches | None = None
     unrefitted: tuple[Outcome, ...] = ()
+    proves: bool = True
+    answers: tuple[Host, Mapping[str, NDArray[Any]]] | None = field(default=None, repr=False)
     attributes: tuple[Any, ...] = ()
+    former: Callable[[str], str] = field(default=str, repr=False)
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)
 
