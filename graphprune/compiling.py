@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from graphprune.data.batches import set_apart
 from graphprune.early import n_leading, require_named, require_options, require_selected, with_reach
-from graphprune.errors import OptionError, TargetError
+from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
 from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.latency import Profile
@@ -32,6 +34,8 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
+        export: Whether a file of a PyTorch model is written and proven at once, and not only by
+            :meth:`graphprune.result.Result.save_onnx`, which takes it then: its check is in the report.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
@@ -42,6 +46,7 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
+    export: bool = False
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
     verify_each: bool = False
@@ -56,6 +61,11 @@ class Running:
     def file(self) -> str:
         """The file of statistics as passes take it."""
         return "" if self.statistics is None else str(self.statistics)
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told each step."""
+        return observing(self.progress)
 
     @property
     def table(self) -> Profile | None:
@@ -81,7 +91,26 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    observer = observing(running.progress)
+    state, rest, run = _begun(opened, recipe, running, reach)
+    behind = finishing(state, recipe, latency=running.latency)
+    running.observer.expected([each.name for each in (*rest, *behind)])
+    state = run(rest, state)
+    if recipe.passes:
+        state.require_sliced()
+    result = replace(finished(noted(state, recipe), recipe, running), before=opened.before)
+    if recipe.passes:
+        require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
+    if running.profile is None or latency_target(rest):
+        return result
+    return with_note(result, "no target is about latency, and the profile was not used")
+
+
+_Run = Callable[[Sequence[Pass], State], State]
+
+
+def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tuple[State, tuple[Pass, ...], _Run]:
+    """A compilation before anything is measured on data: its state, the passes to come, and what runs them."""
+    observer = running.observer
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -109,19 +138,40 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed))
-    state = replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer))
-    state = run(passes[n:], state)
-    if recipe.passes:
-        state.require_sliced()
-    result = finished(noted(state, recipe), recipe, latency=running.latency)
-    if recipe.passes:
-        require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
-    if running.profile is None or latency_target(passes):
-        return result
-    return with_note(result, "no target is about latency, and the profile was not used")
+    return replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer)), passes[n:], run
 
 
-def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reach:
+@dataclass(frozen=True)
+class Reaching:
+    """Says that some groups are to be measured, whatever the passes to come can cut.
+
+    Attributes:
+        names: Of the groups; ``None``: all.
+    """
+
+    names: frozenset[str] | None
+
+    def __call__(self, state: State, passes: Sequence[Pass]) -> State:
+        """The state that says so."""
+        return state if self.names is None else replace(state, reach=self.names)
+
+
+def measure_before(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
+    """Measures on data all that recipes ask for before they allocate, once for all, and keeps it.
+
+    Returns:
+        What says which groups were measured.
+    """
+    recipes = list(recipes)
+    reach = reach_of(opened, recipes, running)
+    for recipe in recipes:
+        with suppress(GraphpruneError):  # whoever carries the recipe out meets it again, and says so
+            state, rest, run = _begun(opened, recipe, running, reach)
+            run(rest[: next((i for i, each in enumerate(rest) if keys.PLAN in each.gives), 0)], state)
+    return reach
+
+
+def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
     """What says that the groups are to be measured that one of several recipes can cut, so that one walk is enough."""
     names: frozenset[str] = frozenset()
     for recipe in recipes:
@@ -129,9 +179,9 @@ def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Rea
         n = n_leading(passes)
         found = with_reach(run_pipeline(passes[:n], State(opened.host)), passes[n:]).reach
         if found is None:
-            return lambda state, passes: state
+            return Reaching(None)
         names |= found
-    return lambda state, passes: replace(state, reach=names)
+    return Reaching(names)
 
 
 def passes_of(opened: Opened, recipe: Recipe, running: Running, *, measurable: bool = False) -> tuple[Pass, ...]:
@@ -151,34 +201,40 @@ def noted(state: State, recipe: Recipe) -> State:
     return replace(state, plan=replace(state.plan, recipe=recipe.to_dict()))
 
 
-def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
-    """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
+def finishing(state: State, recipe: Recipe, running: Running) -> tuple[Pass, ...]:
+    """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric.
+
+    The file of a PyTorch model is written where somebody looks at it now: a plan that notes what a refit has made of it
+    does. Most who prune a module never want one.
+    """
     verify, seed = bool(recipe.proof.verify), recipe.seed
+    refitted = state.plan is not None and bool(state.plan.options.get("compensated"))
+    file = running.export or running.latency or refitted or not state.host.exports
     passes: tuple[Pass | None, ...] = (
-        CheckExport(seed, required=latency) if verify else None,
-        MeasureLatency(seed) if latency else None,
+        CheckExport(seed, required=running.latency) if verify and file else None,
+        MeasureLatency(seed) if running.latency else None,
         RebuildModule(proof=verify) if state.host.exports else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)
 
 
-def finished(state: State, recipe: Recipe, *, latency: bool) -> Result:
+def finished(state: State, recipe: Recipe, running: Running) -> Result:
     """The result of a state with a plan and a model that is what the plan says.
 
     Args:
         state: The state.
         recipe: Whether to prove the result, and by which seed.
-        latency: Whether to measure latency.
+        running: Whether to measure latency, and whether to write a file now.
     """
-    state = run_pipeline(finishing(state, recipe, latency=latency), state)
-    if state.export is not None:
+    state = run_pipeline(finishing(state, recipe, running), state)
+    if state.export is not None and not state.host.exports:  # of what is a file already, another is soon written
         state.export.close()
         state = replace(state, export=None)
-    plan = state.plan
+    plan, verify = state.plan, bool(recipe.proof.verify)
     assert plan is not None
-    report = report_of(state, moved=bool(recipe.proof.verify), seed=recipe.seed)
-    return Result(plan, report, state.host, state, state.module)
+    report = report_of(state, moved=verify, seed=recipe.seed)
+    return Result(plan, report, state.host, state, state.module, proves=verify)
 
 
 def with_note(result: Result, note: str) -> Result:

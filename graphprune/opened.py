@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any, Self
 
 from graphprune.brief import brief
 from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches, require_inputs
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.hosts.host import Host
 from graphprune.observer import Observer
-from graphprune.opening import Shapes, layout_of, open_host, require_samples
+from graphprune.opening import Shapes, layout_of, open_host, rebound, require_samples
 from graphprune.pipeline.state import State
+from graphprune.planning.plan import PruningPlan
 from graphprune.statistics.measurements import Measurements
 from graphprune.turns import Holder
 
@@ -26,12 +28,14 @@ class _Held:
         layout: Where the tensors of the user's module were when it was opened.
         batches: Calibration data by the seed of their choice.
         evaluation: The metric, and the digest of the model that it has been measured on.
+        known: The digest of a model, and what the metric gives for it, where somebody else has measured that.
     """
 
     host: Host | None = None
     layout: object = None
     batches: dict[int, Batches] = field(default_factory=dict)
     evaluation: tuple[str, Evaluation] | None = None
+    known: tuple[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +52,7 @@ class Opened(Holder):
         shapes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        before: What has been made of another model to get this one; see :meth:`graphprune.Session.of`.
         measured: What was measured, by digests of what it was measured on.
 
     Raises:
@@ -66,6 +71,7 @@ class Opened(Holder):
     shapes: Shapes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
+    before: PruningPlan | None = field(default=None, kw_only=True, repr=False)
     measured: Measurements = field(default_factory=Measurements, init=False, repr=False)
     _held: _Held = field(default_factory=_Held, init=False, repr=False)
 
@@ -75,6 +81,11 @@ class Opened(Holder):
         given = self.data if isinstance(self.data, Inputs) else Inputs(self.data, self.samples)
         require_inputs(given)
 
+    def holding(self, host: Host) -> Self:
+        """This, with its model opened already."""
+        self._held.host, self._held.layout = host, layout_of(self.model)
+        return self
+
     def begin(self) -> None:
         """Begins something: weights and data may have changed in place since the last thing that was done."""
         self.measured.begin()
@@ -82,13 +93,34 @@ class Opened(Holder):
             each.forget_digests()
 
     @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(Opened) if each.init}
+
+    def take_over(self, measured: Measurements, evaluated: tuple[str, Mapping[str, float]] | None) -> None:
+        """Takes over what somebody else has measured on the same model.
+
+        Args:
+            measured: What was measured on data.
+            evaluated: The digest of the model, and what the metric gives for it.
+        """
+        self.measured.update(measured)
+        self._held.known = evaluated
+
+    @property
     def host(self) -> Host:
-        """The model, opened now if need be: also where a module holds other tensors than it did, or of other types.
+        """The model, opened now if need be: also where a module holds tensors of other types or sizes than it did.
+
+        Others of the same kinds, as a checkpoint brings them, take the places of those that were there.
 
         Raises:
             GraphpruneError: It cannot be opened; see :func:`graphprune.opening.open_host`.
         """
         held, layout = self._held, layout_of(self.model)
+        if held.host is not None and held.layout != layout:
+            held.host = rebound(held.host, self.model, held.layout, layout)
+            if held.host is not None:
+                held.layout = layout
         if held.host is None or held.layout != layout:
             held.host = open_host(
                 self.model,
@@ -153,12 +185,15 @@ class Opened(Holder):
         observer.begin("evaluate the original")
         host = self.host
         digest = self.measured.digest(host)
-        if self._held.evaluation is None:
+        held = self._held
+        if held.evaluation is None:
             found = open_evaluation(self.evaluate, host, metric=self.metric)
-        elif self._held.evaluation[0] != digest:
-            found = replace(self._held.evaluation[1], host=host)
+        elif held.evaluation[0] != digest:
+            found = replace(held.evaluation[1], host=host)
         else:
-            found = self._held.evaluation[1]
+            found = held.evaluation[1]
+        if held.known is not None and held.known[0] == digest:
+            vars(found).setdefault("before", dict(held.known[1]))
         _ = found.before  # before the work: it may raise
-        self._held.evaluation = digest, found
+        held.evaluation = digest, found
         return found

@@ -30,7 +30,8 @@ class RebuildModule(Pass):
     :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
-        proof: Whether what was proven of the module beside its forward counts among the checks.
+        proof: Whether the module is proven on random inputs beside the example, and what was proven of it beside its
+            forward counts among the checks.
     """
 
     name: ClassVar[str] = "rebuild-module"
@@ -51,7 +52,7 @@ class RebuildModule(Pass):
         state = replace(state, done=state.done | self.gives)
         if not isinstance(state.host, Rebuildable):
             return state
-        made, plan = state.host.rebuilt(state), state.plan
+        made, plan = state.host.rebuilt(replace(state, proves=self.proof)), state.plan
         assert plan is not None
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}

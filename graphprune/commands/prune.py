@@ -39,7 +39,7 @@ def prune(
     for path in (*present(output, writing.plan_out), *data.written()):
         require_writable(path)
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.prune(
             model,
             recipe=recipe,
@@ -50,6 +50,7 @@ def prune(
             evaluate=evaluation,
             metric=data.metric,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")
@@ -75,7 +76,7 @@ def apply(
     inputs, _ = data.opened()
     require_writable(output)
     files = described(model=model, plan=plan) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.apply(
             model,
             plan,
@@ -84,6 +85,7 @@ def apply(
             seed=recipe.seed,
             verify=recipe.proof.verify,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")

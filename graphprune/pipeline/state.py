@@ -109,6 +109,8 @@ class State:
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
         held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
         unrefitted: What the outputs had lost on these before the refit.
+        proves: Whether the module is held against the graph on random inputs beside the example.
+        answers: A host, and what the proof has seen it compute on the example.
     """
 
     __repr__ = brief
@@ -146,6 +148,8 @@ class State:
     asked: tuple[Asked, ...] = ()
     held: Batches | None = None
     unrefitted: tuple[Outcome, ...] = ()
+    proves: bool = True
+    answers: tuple[Host, Mapping[str, NDArray[Any]]] | None = field(default=None, repr=False)
     attributes: tuple[Any, ...] = ()
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)

@@ -68,10 +68,25 @@ def test_rows_see_each_other_where_their_outputs_change(name):
         assert expected == rows_interact(model, specs_of(model))
 
 
-@pytest.mark.parametrize(("op", "expected"), [("DynamicQuantizeLinear", False), ("LSTM", True)])
-def test_a_scale_of_the_batch_is_no_sight(op, expected):
+@pytest.mark.parametrize(
+    ("op", "dtype", "expected"),
+    [("DynamicQuantizeLinear", "float32", False), ("LSTM", "float16", False), ("LSTM", "bfloat16", False),
+     ("LSTM", "float32", True)],
+)  # fmt: skip
+def test_a_scale_of_the_batch_and_few_digits_are_no_sight(op, dtype, expected):
     model = host(lambda x: x + 0.02 * np.abs(x).mean(), op=op)
+    graph = model.graph()
+    values = {**graph.values, "inner": Value("inner", (1,), dtype, "computed", 2)}
+    model.graph = lambda: Graph(values, graph.nodes, graph.inputs, ())
     assert expected == rows_interact(model, specs_of(model))
+
+
+def test_random_numbers_are_no_sight():
+    rng = np.random.default_rng(0)
+    model = host(lambda x: x + rng.standard_normal(x.shape))
+    assert rows_interact(model, specs_of(model))
+    model.drawing = ("RandomNormal",)
+    assert not rows_interact(model, specs_of(model))
 
 
 def forms(tmp_path):
@@ -123,6 +138,20 @@ def test_states_go_with_their_call():
     assert (len(kept), len(others)) == (70, 10)
     for batch in (*kept, *others):
         np.testing.assert_array_equal(CALLS[int(batch["h"][0, 0])], batch["x"])
+
+
+@pytest.mark.parametrize("samples", [None, 9, 40])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_what_differs_from_item_to_item_goes_with_its_item(rows, samples):
+    """Though samples do not see each other: a state that was recorded is that of its step and of no other."""
+    model = host(lambda x, h: np.tanh(x) + 9 + h, state=True)
+    items = [{"x": call[:rows], "h": state} for call, state in zip(CALLS, STATES, strict=True)]
+    batches = open_batches([*items, {"x": CALLS[0][:3], "h": STATES[3]}], model, samples=samples)
+    assert (batches.unit, batches.batch_size, len(batches)) == (rows, rows, min(20, max(1, (samples or 80) // rows)))
+    for batch in batches:
+        np.testing.assert_array_equal(CALLS[int(batch["h"][0, 0])][:rows], batch["x"])
+    alike = open_batches([{"x": call, "h": STATES[1]} for call in CALLS], model)
+    assert (alike.unit, alike.batch_size, alike.samples) == (1, BATCH_SIZE, 20 * LENGTH)
 
 
 def test_labels_go_with_their_rows():

@@ -15,10 +15,13 @@ BENCHMARKS = {
     "calibration": "what calibration and compensation cost, phase by phase",
     "compile": "groups, plan and slices against Torch-Pruning's",
     "criteria": "how well criteria rank units, against exact ablation",
+    "end_to_end": "from a module, or a file, to a smaller one, beside Torch-Pruning and onnxsim",
     "latency": "a pruned file against one built from scratch at its widths",
     "latency_target": "a latency target against one of MACs",
+    "losses": "losses on trial, against trials without what makes them fast",
     "memory": "resident memory at its peak, phase by phase",
     "startup": "what commands cost before and beside the work",
+    "sweeps": "two points of a sweep on two workers, beside one",
 }
 """By name: what is measured."""
 

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.executor.losses import Loss, by_sample, spread
+from graphprune.executor.losses import Loss, by_sample, gradients_of, spread
 from graphprune.hosts.host import Gate
 from graphprune.hosts.torch.masked import Interpreter
+from graphprune.importance.final import floating
+from graphprune.importance.judge import Judge
+from graphprune.ir.graph import Graph
 
 
 class GatedInterpreter(Interpreter):
@@ -59,13 +62,9 @@ def gate_gradients(
         for gate in gates
     }
     outputs = _outputs(GatedInterpreter(program, tensors, names, values), flat)
-    torch.autograd.backward(loss.of(outputs))
     samples = len(outputs[loss.heads[0][0]])
-    found = {}
-    for gate, tensor in values.items():
-        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-        found[gate] = by_sample(gradient, samples)
-    return found
+    found = gradients_of(loss.of(outputs), values)
+    return {gate: by_sample(gradient, samples) for gate, gradient in found.items()}
 
 
 def parameter_gradients(
@@ -78,8 +77,7 @@ def parameter_gradients(
     """The gradients of some stored tensors for one batch, summed over its samples."""
     leaves = {name: tensors[name].detach().clone().requires_grad_() for name in wanted}
     outputs = _outputs(Interpreter(program, {**tensors, **leaves}), flat)
-    torch.autograd.backward(loss.of(outputs))
-    return {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    return gradients_of(loss.of(outputs), leaves)
 
 
 def _outputs(interpreter: Interpreter, flat: list[Any]) -> Sequence[Any]:
@@ -87,3 +85,10 @@ def _outputs(interpreter: Interpreter, flat: list[Any]) -> Sequence[Any]:
     with torch.enable_grad():
         outputs = interpreter.run(*flat, enable_io_processing=False)
     return outputs if isinstance(outputs, list | tuple) else (outputs,)
+
+
+def first_judge(graph: Graph, *, categorical: bool) -> Judge:
+    """How the first output is compared that is floating-point."""
+    outputs = list(graph.outputs)
+    first = outputs.index(floating(graph)[0])
+    return Judge(outputs[first], first, "kl" if categorical else "mse")
