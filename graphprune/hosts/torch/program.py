@@ -91,9 +91,9 @@ class Program:
     def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
         if isinstance(trace, Recording):
-            graph, specs = LazyGraph(trace.graph), (trace.in_spec, trace.out_spec)
+            lazy, specs = LazyGraph(trace.graph), (trace.in_spec, trace.out_spec)
             shared = shared_names(trace.tensors, trace.state)
-            return cls(graph, trace.tensors, trace.example, *specs, shared, trace.pinned, narrow=trace.narrow)
+            return cls(lazy, trace.tensors, trace.example, *specs, shared, trace.pinned, narrow=trace.narrow)
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
