@@ -234,8 +234,11 @@ def table(records: list[Record]) -> str:
     for record in records:
         done = ["yes" if record.get(key) else "no" for key in PASSED]
         done[1] = done[1] if record.get("generates") else "none" if done[1] == "yes" else "no"
-        config = ", ".join(f"`{key}` {a} → {b}" for key, (a, b) in record.get("config", {}).items() if key != "dtype")
-        left = f"{record['params']:.0%}" if "params" in record else record.get("error", "")
+        numbers = {key: pair for key, pair in record.get("config", {}).items() if not isinstance(pair[0], list)}
+        config = ", ".join(f"`{key}` {b}" if a is None else f"`{key}` {a} → {b}" for key, (a, b) in numbers.items())
+        left = f"{record['params']:.0%}" if "params" in record else "none"
+        if not record.get("stock"):
+            done, config = ["no"] * len(PASSED), record.get("error", "").partition(":")[2].strip()
         deep = "yes" if record.get("depth") else "no"
         lines.append(
             f"| {record.get('kind')} | {record.get('class')} | {left} | {deep} | {' | '.join(done)} | {config} |"
