@@ -122,8 +122,8 @@ class OnnxHost(Gradients):
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
-        own = loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
-        return OnnxHost(proto, store, bound.shapes, loaded.files, proto, given or {}, *own)
+        own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
+        return OnnxHost(proto, store, bound.shapes, *own)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -398,5 +398,5 @@ class OnnxHost(Gradients):
         # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
-        original, bound = self.original, self.bound
-        save(proto, store, Path(path), metadata, sources=self.sources, original=original, bound=bound, beside=beside)
+        bound = self.bound
+        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original, bound=bound, beside=beside)

@@ -394,7 +394,7 @@ def test_onnx_file_of_a_broken_model_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_module_that_onnxruntime_cannot_run_is_pruned_nevertheless() -> None:
-    result = gp.prune(Mlp().bfloat16(), (X.bfloat16(),), target="params=0.7", align=1)
+    result = gp.prune(Mlp().bfloat16(), (X.bfloat16(),), target="params=0.7", align=1, export=True)
     assert [check.name for check in result.report.proof] == ["masked", "permutation"]
     assert result.module is not None
     assert result.report.notes[-1].startswith(
