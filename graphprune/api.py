@@ -59,8 +59,8 @@ def prune(
     """Prunes a model to a budget.
 
     Args:
-        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, or the name of
-            a factory ``"package.module:factory"``.
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, the folder of
+            a checkpoint of transformers, or the name of a factory ``"package.module:factory"``.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.data.batches.open_batches`.

@@ -92,7 +92,7 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     state, rest, run = _begun(opened, recipe, running, reach)
-    behind = finishing(state, recipe, latency=running.latency)
+    behind = finishing(state, recipe, running)
     running.observer.expected([each.name for each in (*rest, *behind)])
     state = run(rest, state)
     if recipe.passes:

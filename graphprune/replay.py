@@ -88,7 +88,7 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
     if batches is not None and method != "none":
         passes.append(Compensate(method))
-    behind = finishing(state, recipe, latency=running.latency)
+    behind = finishing(state, recipe, running)
     observer.expected([each.name for each in (*passes, *behind)])
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.export import Export
 from graphprune.hosts.host import Host
@@ -16,6 +17,7 @@ from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
 from graphprune.proof.compare import compare, require
+from graphprune.report.card import model_card
 from graphprune.report.data import Report
 from graphprune.turns import in_turn
 
@@ -73,7 +75,7 @@ class Result:
             return ()
         from graphprune.hosts.torch.now import as_it_is
 
-        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module, self.state.former)
         if isinstance(self.state.export, Export) and self.state.export.host is host:
             self.state.export.save(Path(path))
             return tuple(check for check in self.report.proof if check.name == NAME)
@@ -96,6 +98,48 @@ class Result:
     def ledger(self) -> PruningPlan:
         """The plan of this and all that was pruned before, by the units of the model that was first."""
         return self.plan if self.before is None else self.before.then(self.plan)
+
+    @in_turn
+    def save_pretrained(self, folder: str | Path, tokenizer: Any = None) -> tuple[Check, ...]:
+        """Writes a checkpoint that ``from_pretrained`` of the model's own class reads.
+
+        Into a folder that takes its place whole or not at all: ``config.json``, weights as safetensors, the generation
+        config, the plan, a short model card with the report, and the tokenizer's files. It is read again before: no
+        key may be missing or unexpected, outputs have to be the same to the last bit, and so do the tokens that the
+        class generates with a cache.
+
+        Args:
+            folder: The folder: new, empty, or an earlier checkpoint of graphprune's, which is replaced.
+            tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file. For models that were
+                read from a checkpoint's folder, that folder if absent.
+
+        Returns:
+            What was proven of the folder.
+
+        Raises:
+            OptionError: The model has no config: it is an ONNX file, or a class of its own.
+            OutputError: No config of its class says its shape (prune with ``layout="stock"``, or with ``"per-layer"``,
+                which lets a few lines of code go with the weights), or nothing can be written.
+            ProofError: What is read again is not the module.
+        """
+        if self.module is None:
+            raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        from graphprune.hosts.torch.checkpoints.own_code import auto_class_of
+        from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
+        from graphprune.hosts.torch.checkpoints.refusing import Refusing
+        from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN, write_checkpoint
+
+        host, kind = cast("TorchHost", self.host), type(self.module).__name__
+        refused = isinstance(vars(self.module).get("save_pretrained"), Refusing)
+        code = refused and self.plan.options.get("layout") == PER_LAYER
+        card = model_card(self.report, kind, auto_class_of(self.module) if code else "")
+        beside = {
+            PLAN: self.plan.save,
+            CARD: lambda path: path.write_text(card, encoding="utf-8"),
+        }
+        example = host.arguments(host.example_inputs())
+        tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
+        return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:

@@ -71,8 +71,8 @@ class Session(Opened):
     Methods take the keywords of the functions of the same names. Threads wait for each other.
 
     Args:
-        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, or the name of
-            a factory ``"package.module:factory"``.
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, the folder of
+            a checkpoint of transformers, or the name of a factory ``"package.module:factory"``.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         data: Unlabelled inputs to measure the model on: ``calibration`` of :func:`graphprune.prune`.
         samples: At most so many of them are used.

@@ -39,6 +39,10 @@ Float = NDArray[np.float64]
 
 METHODS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+AS_IS = "as-is"
+"""``affine`` without new biases, for layouts: a layer that has none is refitted by ``ols``."""
+ADDING = ("mean", "affine")
+"""Methods that give a layer a bias where it has none."""
 STEP, MOST_RIDGE = 10.0, 1e4
 """Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
 SILENT = 1e-2
@@ -53,7 +57,7 @@ def require_method(method: str) -> None:
     Raises:
         OptionError: It is not.
     """
-    if method not in (*METHODS, NORMS):
+    if method not in (*METHODS, AS_IS, NORMS):
         raise OptionError(
             f"unknown compensation {meant(method, (*METHODS, NORMS))}; expected one of {', '.join((*METHODS, NORMS))}"
         )

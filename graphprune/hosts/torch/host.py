@@ -21,6 +21,8 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
+from graphprune.hosts.torch.checkpoints.asking import Asking
+from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
 from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
@@ -98,6 +100,16 @@ class TorchHost(Program):
             raise host.narrow.error
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
 
+    @cached_property
+    def asking(self) -> Asking:
+        """What the configs of the user's module can say of a smaller one."""
+        return Asking.of(self.source, {name: (name, *aliases) for name, aliases in self.tied.items()})
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder that the user's module was read from, where it holds the files of a tokenizer."""
+        return tokenizer_of(self.source)
+
     @property
     def keeps_code(self) -> bool:
         """Whether there is a user's class that is to run on the smaller tensors."""
@@ -144,19 +156,15 @@ class TorchHost(Program):
         made = super().replaced(tensors)
         return replace(made, runs=self.runs.following(made.tensors))
 
-    def with_values_of(self, module: torch.nn.Module) -> TorchHost:
-        """A copy with the parameters and buffers that a module has under the same names; itself if they are the same.
+    def with_values_of(self, named: Mapping[str, torch.Tensor]) -> TorchHost:
+        """A copy with the values of parameters and buffers of the same names; itself if they are the same.
 
         Args:
-            module: The module that was made of this host, trained since, perhaps.
+            named: Those of the module that was made of this host, trained since, perhaps.
 
         Raises:
             OutputError: It has lost a parameter, or one has another shape.
         """
-        named: dict[str, torch.Tensor] = {
-            **dict(module.named_parameters(remove_duplicate=False)),
-            **dict(module.named_buffers(remove_duplicate=False)),
-        }
         changed: dict[str, Array] = {}
         for name in self.tied:
             old, new = self.tensor(name), named.get(name)

@@ -8,9 +8,10 @@ is tried and proven: a copy is handed out only if it computes what the pruned gr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from graphprune.hosts.torch.attention import adapt_attention
 from graphprune.hosts.torch.attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
 from graphprune.hosts.torch.batch import graph_module, wrong_in_batches
 from graphprune.hosts.torch.bypass import bypass_modules
+from graphprune.hosts.torch.checkpoints.adopt import Adopted, adopt
+from graphprune.hosts.torch.checkpoints.refusing import refuse_writing
+from graphprune.hosts.torch.checkpoints.renumber import Renumbering
 from graphprune.hosts.torch.constructor import constructed_changes
 from graphprune.hosts.torch.generate import Decoding, decoding_of
 from graphprune.hosts.torch.host import TorchHost
@@ -62,12 +66,21 @@ class Made:
         notes: What to say about it.
         attributes: The numbers that differ from those of the user's module.
         checks: What was proven of it beside its forward.
+        renumbering: What became of its lists of layers, of which some are gone.
+        unsaid: By path of a part with a config: why no config says its shape.
     """
 
     module: nn.Module | None
     notes: tuple[str, ...] = ()
     attributes: tuple[AttributeRow, ...] = ()
     checks: tuple[Check, ...] = ()
+    renumbering: Renumbering = field(default=Renumbering())
+    unsaid: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def former(self) -> Callable[[str], str]:
+        """From names in the module to those in the host."""
+        return self.renumbering.old
 
 
 def pruned_module(state: State) -> Made:
@@ -140,36 +153,79 @@ def sliced_module(
 def _sliced_module(
     source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], called: _Forward
 ) -> Made:
-    notes: tuple[str, ...] = ()
     try:
-        module = sliced_copy(source, pruned, original)
-        if sums:
-            example = original.arguments(original.example_inputs())
-            paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
-            notes = (f"in the module, placeholders stand for what was left out: {', '.join(paths)}",) if paths else ()
+        module, notes = _cut_copy(source, original, pruned, sums)
     except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
         return Made(None, (f"the module of class '{type(source).__name__}' cannot be copied: {error}",))
-    with inference(module):  # a parametrization may change its buffers when it is read in training mode
-        repair_known(module, original, pruned)
-        adapt_attention(module, resized_sizes(original, pruned))
     example = original.arguments(original.example_inputs())
     with watching():
         decoding, note = decoding_of(source, example)
-    notes = (*notes, note) if note else notes
+    more = (note,) if note else ()
     forward = Use("forward", called.run, called.judge)
+    uses = _uses(forward, decoding)
+    checks = () if decoding is None else (decoding,)
+    sizes = [pair for changed in resized_sizes(original, pruned).values() for pair in changed]
+    adopted = adopt(module, source, sizes)
+    reasons = dict(adopted.reasons)
+    if adopted.rows:
+        reason = _wrongly_adopted(module, source, (original, pruned), adopted, uses)
+        if not reason:
+            refuse_writing(module, reasons)
+            left = notes if not adopted.renumbering.gone else ()
+            return Made(
+                module,
+                (*left, *more),
+                adopted.rows,
+                tuple(d.check(module) for d in checks),
+                adopted.renumbering,
+                reasons,
+            )
+        reasons = {**reasons, **dict.fromkeys(adopted.roots, reason)}
+        module, notes = _cut_copy(source, original, pruned, sums)
+    notes = (*notes, *more)
     candidates = Candidates.of(source, original, pruned)
     changes, reason = _fitted(module, candidates, forward, decoding)
     if reason and forward.judge(module):
         changes, told = _with_resizes(module, candidates, forward, decoding, (original, pruned))
         reason, notes = ("", (*notes, told)) if told else (reason, notes)
-    uses = _uses(forward, decoding)
     for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
         changes, _ = fit(module, candidates, (*uses, use), changes)
     reason = foreign_reads(module, source, pruned, forward.run, called.seen_at_once) or reason
     reason = reason or wrong_contents(module, source, original, pruned, changes)
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
-    return Made(module, notes, _rows(candidates, changes), () if decoding is None else (decoding.check(module),))
+    refuse_writing(module, reasons)
+    return Made(module, notes, _rows(candidates, changes), tuple(d.check(module) for d in checks), unsaid=reasons)
+
+
+def _cut_copy(
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str]
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy with pruned tensors and placeholders for branches that are gone, and notes; it may not run yet."""
+    module, notes = sliced_copy(source, pruned, original), tuple[str, ...]()
+    if sums:
+        example = original.arguments(original.example_inputs())
+        paths = bypass_modules(module, source, original.program, pruned.program, sums, example)
+        notes = (f"in the module, placeholders stand for what was left out: {', '.join(paths)}",) if paths else ()
+    with inference(module):  # a parametrization may change its buffers when it is read in training mode
+        repair_known(module, original, pruned)
+        adapt_attention(module, resized_sizes(original, pruned))
+    return module, notes
+
+
+def _wrongly_adopted(
+    module: nn.Module, source: nn.Module, hosts: tuple[TorchHost, TorchHost], adopted: Adopted, uses: Sequence[Use]
+) -> str:
+    """Why a copy that is what a config says is not the pruned model; empty if it is."""
+    original, pruned = hosts
+    reason = next((reason for use in uses if (reason := use.judge(module))), "")
+    reason = reason or next((why for use in other_uses(original, pruned) if (why := use.judge(module))), "")
+    names = adopted.renumbering.old
+    return (
+        reason
+        or foreign_reads(module, source, pruned, uses[0].run, old=names)
+        or wrong_contents(module, source, original, pruned, adopted.changes, names)
+    )
 
 
 def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:

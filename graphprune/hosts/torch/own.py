@@ -81,6 +81,7 @@ def foreign_reads(
     pruned: TorchHost,
     run: Callable[[nn.Module], object],
     seen: set[Memory] | None = None,
+    old: Callable[[str], str] = str,
 ) -> str:
     """Why a copy does not compute with its own tensors and with all that the pruned graph uses; empty if it does.
 
@@ -90,6 +91,7 @@ def foreign_reads(
         pruned: The graph that the copy computes.
         run: Calls a module on the example.
         seen: The memory of all that was read when the copy, as it is now, computed what it should; absent: it is run.
+        old: From names in the copy to those in the user's module, where they differ.
     """
     theirs = {memory_of(tensor): name for name, tensor in _named(source) if tensor.numel()}
     failed = False
@@ -102,7 +104,7 @@ def foreign_reads(
             failed = True
     if shared := sorted({theirs[place] for place in seen & theirs.keys()}):
         return f"it computes with {_listed(shared)} of your own module, which its code reaches past the copy"
-    ours = {} if failed else dict(_named(module))
+    ours = {} if failed else {old(name): tensor for name, tensor in _named(module)}
     used = (name for name in pruned.without_dead_nodes().tensors if name in ours)
     if unread := sorted(name for name in used if ours[name].numel() and memory_of(ours[name]) not in seen):
         return f"it does not compute with its own {_listed(unread)}, but with something that was made of the original's"

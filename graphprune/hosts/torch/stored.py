@@ -30,6 +30,14 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return found
 
 
+def named_tensors(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a module under all their names."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
 def shared_names(tensors: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """For each stored tensor of the graph, the other names under which the user's module has it."""
     names: dict[tuple[Any, ...], list[str]] = {}
