@@ -22,8 +22,7 @@ from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.recurrent import Recurrent
 from graphprune.hosts.torch import gates as torch_gates
 from graphprune.hosts.torch import masked as torch_masked
-from graphprune.hosts.torch import running, steps
-from graphprune.hosts.torch import stored as stored_tensors
+from graphprune.hosts.torch import running, steps, stored
 from graphprune.hosts.torch.biases import biased
 from graphprune.hosts.torch.calls import Signature, example_of, signature_of
 from graphprune.hosts.torch.cells import GATES, cells
@@ -91,13 +90,14 @@ class Program:
     def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
         if isinstance(trace, Recording):
-            lazy, specs = LazyGraph(trace.graph), (trace.in_spec, trace.out_spec)
-            shared = shared_names(trace.tensors, trace.state)
-            return cls(lazy, trace.tensors, trace.example, *specs, shared, trace.pinned, narrow=trace.narrow)
-        spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
-        graph, tensors = normal_form(trace.program, example)
-        shared = shared_names(tensors, trace.program.state_dict)
-        return cls(LazyGraph(graph), tensors, example, spec.in_spec, spec.out_spec, shared, trace.pinned)
+            graph, tensors, example, narrow = trace.graph, trace.tensors, trace.example, trace.narrow
+            specs, state = (trace.in_spec, trace.out_spec), trace.state
+        else:
+            spec, example, narrow = trace.program.call_spec, (trace.example[0], dict(trace.example[1])), None
+            graph, tensors = normal_form(trace.program, example)
+            specs, state = (spec.in_spec, spec.out_spec), trace.program.state_dict
+        shared = shared_names(tensors, state)
+        return cls(LazyGraph(graph), tensors, example, *specs, shared, trace.pinned, narrow=narrow)
 
     @property
     def program(self) -> fx.Graph:
@@ -145,11 +145,11 @@ class Program:
 
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
-        return to_numpy(stored_tensors.valued(self.tensor(tensor)))
+        return to_numpy(stored.valued(self.tensor(tensor)))
 
     def digest(self, tensor: str) -> str:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        return digest_of_tensor(stored_tensors.valued(self.tensor(tensor)))
+        return digest_of_tensor(stored.valued(self.tensor(tensor)))
 
     def model_digest(self) -> str:
         """The digest of all that decides what the model computes, taken anew each time.
@@ -173,7 +173,7 @@ class Program:
 
     def _valued(self) -> None:
         if self.is_meta:
-            raise ModelError(stored_tensors.WITHOUT_VALUES)
+            raise ModelError(stored.WITHOUT_VALUES)
 
     @cached_property
     def tied(self) -> Mapping[str, tuple[str, ...]]:
