@@ -327,8 +327,6 @@ class OnnxHost(Gradients):
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
 
-    # -- step by step ------------------------------------------------------------------------------------------------
-
     def partial_run(
         self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
     ) -> PartialRun:
@@ -399,4 +397,6 @@ class OnnxHost(Gradients):
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
         bound = self.bound
-        save(proto, store, Path(path), metadata, sources=self.sources, original=self.original, bound=bound, beside=beside)
+        save(
+            proto, store, Path(path), metadata, sources=self.sources, original=self.original, bound=bound, beside=beside
+        )
