@@ -120,10 +120,25 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, Array]]:
         return (self[i] for i in range(len(self)))
 
+    def take(self, numbers: Array) -> dict[str, Array]:
+        """Some of the samples in one batch, by number from 0; inputs that are the same for every batch as they are."""
+        found = {**self._data.fixed, **self._data.read(self._rows[numbers])}
+        return {spec.name: found[spec.name] for spec in self._specs}
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names of the inputs that are the same for every batch."""
+        return frozenset(self._data.fixed)
+
     def part(self, numbers: Sequence[int]) -> Batches:
         """Some of the batches, by number from 0, rising; their order stays."""
         size = self.batch_size
-        at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
+        at = [np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers]
+        return self.some(np.concatenate(at))
+
+    def some(self, at: Array) -> Batches:
+        """Some of the samples, by number from 0, rising."""
+        size = self.batch_size
         some = Batches(self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded)
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some

@@ -1,0 +1,329 @@
+"""The stage of recovery: which data, which rate, how long, and whether what was trained is taken at all.
+
+Three sets of inputs are kept apart. The student is trained on the first. By the second a rate and the best state are
+chosen. The third is only asked at the end, whether the student is better than it was; if not, nothing has changed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphprune.data.batches import Batches
+from graphprune.errors import OptionError
+from graphprune.hosts.host import Host
+from graphprune.hosts.torch.host import TorchHost
+from graphprune.importance.judge import Asked, judges_of
+from graphprune.importance.loss import Standard
+from graphprune.importance.outcome import Spread
+from graphprune.observer import SILENT, Observer
+from graphprune.recovery.distance import Distance
+from graphprune.recovery.feeds import Feeds, feeds_of, mixed
+from graphprune.recovery.run import Answers, Course, Plan, trained
+from graphprune.recovery.student import Called, Student, answers, training
+from graphprune.statistics.holdout import split_batches
+
+STEPS = 300
+"""Steps where nothing else is said."""
+RATES = (1e-4, 3e-4, 1e-3)
+"""Learning rates that are tried, and others beyond where the outermost is the best."""
+LEAST_RATE, MOST_RATE = 1e-6, 3e-2
+LOW_RANK_RATE = 10.0
+"""Low-rank additions take rates so many times as high."""
+TRIAL = 10
+"""One step in so many is spent on each rate that is tried."""
+MOST_JUDGED = 64
+"""Samples that the student is judged by, at most, for each of the two judgements."""
+MIXTURES = 3
+"""Mixtures of each sample that the student is judged by, where samples are mixed: a few samples alone say little."""
+NAME = "recover"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a student is trained.
+
+    Attributes:
+        steps: How many steps the last run has; 0: :data:`STEPS`.
+        minutes: How long all of it may take, where there is a limit: then there are fewer steps.
+        rate: The learning rate; 0: that which inputs that are held apart like best.
+        weights: One of :data:`graphprune.recovery.student.WEIGHTS`.
+        rank: Of low-rank additions.
+        temperature: Of distributions.
+        seed: Of the samples of each step.
+    """
+
+    steps: int = 0
+    minutes: float = 0.0
+    rate: float = 0.0
+    weights: str = "all"
+    rank: int = 16
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What has come of it.
+
+    Attributes:
+        before: What the outputs lost on inputs that nothing was trained on or chosen by.
+        after: The same, with what was trained.
+        taken: Whether the trained weights were taken; if not, the module is as it was.
+        steps: How many steps were made in the last run, and after how many its best state was reached.
+        rate: The learning rate.
+        samples: Of a step.
+        data: How many samples it was trained on.
+        rates: What the inputs that a rate was chosen by lose with each that was tried.
+        held: What they lose after steps of the last run.
+        losses: The training loss of each step.
+    """
+
+    before: float
+    after: float
+    taken: bool
+    steps: tuple[int, int]
+    rate: float
+    samples: int
+    data: int
+    rates: Mapping[float, float] = field(default_factory=dict)
+    held: tuple[tuple[int, float], ...] = ()
+    losses: tuple[float, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        """A sentence for the report."""
+        how = f"{self.steps[0]} steps of {self.samples} of {self.data} samples without labels, learning rate {self.rate:.2g}"
+        if not self.taken:
+            return (
+                f"recovery was tried ({how}) and not taken: on inputs that it was not trained on the outputs lost "
+                f"{self.before:.3g} before and {self.after:.3g} after it"
+            )
+        return (
+            f"recovered by training towards the original's outputs ({how}): on inputs that nothing was trained on they "
+            f"lost {self.before:.3g} before and {self.after:.3g} after it"
+        )
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The inputs of a recovery.
+
+    Attributes:
+        train: What the student is trained on.
+        choose: What rates and states are chosen by.
+        accept: What decides at the end.
+    """
+
+    train: Batches
+    choose: Batches
+    accept: Batches
+
+
+def sets_of(batches: Batches, held: Batches | None, more: Batches | None = None) -> Sets:
+    """What is trained on, chosen by, and asked at the end.
+
+    Args:
+        batches: Calibration data that scores and refits have read.
+        held: Samples that nothing has read.
+        more: Data for the recovery alone, which are trained on besides.
+
+    Raises:
+        OptionError: There are too few samples to keep any apart.
+    """
+    if more is not None:
+        train, spared = more.set_apart()
+        held = spared if held is None else held
+    else:
+        train = batches
+    if held is None:
+        if len(train) < 2:
+            raise OptionError(
+                f"{train.source} has {train.samples} samples in one batch, and recovery keeps some apart to judge by; "
+                "give more"
+            )
+        fit, kept = split_batches(len(train))
+        train, held = train.part(fit), train.part(kept)
+    if len(held) < 2:
+        return Sets(train, held, held)
+    return Sets(train, held.part(range(0, len(held), 2)), held.part(range(1, len(held), 2)))
+
+
+def recovered(
+    module: nn.Module,
+    host: Host,
+    teacher: Host,
+    sets: Sets,
+    options: Options,
+    *,
+    macs: float,
+    asked: tuple[Asked, ...] = (),
+    observer: Observer = SILENT,
+    folder: Path | None = None,
+) -> Recovered:
+    """Trains a module towards what the original computes; it is never worse than before on inputs held apart.
+
+    Args:
+        module: The module, which is changed.
+        host: What it was made of.
+        teacher: The original.
+        sets: The inputs.
+        options: How.
+        macs: Of the original on one sample.
+        asked: How the user wants outputs compared.
+        observer: Told the steps.
+        folder: Where a run is noted, and taken up again after a stop.
+
+    Raises:
+        OptionError: Nothing can be compared, or nothing trained.
+    """
+    with _taught(teacher) as taught, training(module, host, options.weights, options.rank) as student:
+        stacked = _stacks(student, taught, sets.train)
+        feeds = feeds_of(sets.train, macs, seed=options.seed, stacked=stacked)
+        chosen, accepted = (_standard(teacher, each, asked, mix=feeds.mix) for each in (sets.choose, sets.accept))
+        distance = _distance(teacher, sets.train, asked, options.temperature)
+        stage = _Stage(student, taught, distance, feeds, chosen, observer, folder)
+        before = accepted.loss(student.run)
+        first = student.state()
+        start = np.array([chosen.loss(student.run)])
+        steps = options.steps or STEPS
+        if options.minutes:
+            steps = min(steps, stage.affordable(options, first)) if options.steps else stage.affordable(options, first)
+        rates = {} if options.rate else stage.rates(max(8, steps // TRIAL), first, start, options.weights)
+        rate = options.rate or min(rates, key=lambda each: rates[each])
+        course = stage.run(Plan(steps, rate), first, start)
+        student.load(course.state or first)
+        after = accepted.loss(student.run) if course.state else before
+        taken = course.state is not None and math.isfinite(after) and after < before
+        if not taken:
+            student.load(first)
+    return Recovered(
+        before, after, taken, (len(course.losses), course.at), rate, feeds.samples, sets.train.samples, rates,
+        tuple(course.held), tuple(course.losses),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Stage:
+    student: Student
+    answers: Answers
+    distance: Distance
+    feeds: Feeds
+    chosen: Standard
+    observer: Observer
+    folder: Path | None
+
+    def run(self, plan: Plan, first: dict[str, Tensor], start: Any, *, name: str = NAME) -> Course:
+        """One run from the start, noted in the folder."""
+        self.student.load(first)
+        file = None if self.folder is None else self.folder / f"{name}-{plan.rate:.3g}-{plan.steps}.pt"
+        judge = lambda: np.array([self.chosen.loss(self.student.run)])  # noqa: E731
+        count = self.observer.counter(name)
+        return trained(
+            self.student, self.answers, self.distance, self.feeds, plan, judge, start, file=file, count=count
+        )
+
+    def rates(self, steps: int, first: dict[str, Tensor], start: Any, weights: str) -> dict[float, float]:
+        """What short runs with several rates lose; beyond the outermost ones where these are best."""
+        found: dict[float, float] = {}
+        scale = LOW_RANK_RATE if weights == "lora" else 1.0
+
+        def lost(rate: float) -> None:
+            course = self.run(Plan(steps, rate, 1), first, start, name=f"{NAME}-rate")
+            ends = course.held[-1][1] if len(course.held) > 1 and not course.diverged else math.inf
+            found[rate] = ends if math.isfinite(ends) else math.inf
+
+        for rate in RATES:
+            lost(rate * scale)
+        while (best := min(found, key=lambda each: found[each])) in (least := min(found), most := max(found)):
+            beyond = least / 3 if best == least else most * 3
+            if not LEAST_RATE * scale <= beyond <= MOST_RATE * scale:
+                break
+            lost(beyond)
+        return found
+
+    def affordable(self, options: Options, first: dict[str, Tensor]) -> int:
+        """How many steps the time is enough for, rates included, by the time of a few."""
+        began = time.monotonic()
+        few = 3
+        trained(
+            self.student, self.answers, self.distance, self.feeds, Plan(few, 0.0, 1), lambda: np.array([0.0]),
+            np.array([0.0]),
+        )  # fmt: skip
+        each = (time.monotonic() - began) / few
+        self.student.load(first)
+        share = 1.0 if options.rate else 1 + (len(RATES) + 1) / TRIAL
+        return max(10, int(60 * options.minutes / each / share))
+
+
+@contextmanager
+def _taught(teacher: Host) -> Any:
+    """The teacher's outputs: of the user's own class, which takes any number of samples, or of its graph."""
+    source = teacher.source if isinstance(teacher, TorchHost) and teacher.keeps_code else None
+    if source is None:
+        yield lambda inputs: answers(teacher, inputs)
+        return
+    from graphprune.hosts.torch.trace import inference
+    from graphprune.hosts.torch.untouched import untouched
+
+    assert isinstance(teacher, TorchHost)
+    called = Called(source, teacher)
+
+    def run(inputs: Any) -> list[Tensor]:
+        with torch.no_grad():
+            found: list[Tensor] = called(inputs)
+        return found
+
+    with untouched(source, runs=True), inference(source):
+        yield run
+
+
+def _stacks(student: Student, taught: Answers, batches: Batches) -> bool:
+    """Whether student and teacher take any number of samples: two batches at once give what each gives alone."""
+    n = batches.batch_size
+    if batches.samples < 2 * n:
+        return False
+    both = batches.take(np.arange(2 * n))
+    halves = [batches.take(np.arange(n)), batches.take(np.arange(n, 2 * n))]
+    try:
+        with torch.no_grad():
+            for run in (student.called, taught):
+                apart = [run(each) for each in halves]
+                for whole, *parts in zip(run(both), *apart, strict=True):
+                    alone = torch.cat(parts) if whole.ndim else parts[0]
+                    size = float(alone.abs().max()) if alone.numel() else 0.0
+                    if whole.shape != alone.shape or not torch.allclose(whole, alone, rtol=1e-3, atol=1e-3 * size):
+                        return False
+    except Exception:  # noqa: BLE001  # a user's code may refuse other sizes in any way
+        return False
+    return True
+
+
+def _standard(teacher: Host, batches: Batches, asked: tuple[Asked, ...], *, mix: bool) -> Standard:
+    """What a student loses on some batches; where inputs may be mixed, on mixtures of each as well."""
+    n = max(1, MOST_JUDGED // max(1, batches.batch_size))
+    found = [(batches[i], None) for i in range(min(n, len(batches)))]
+    if mix:
+        rngs = [np.random.default_rng((1, i, k)) for i in range(len(found)) for k in range(MIXTURES)]
+        found += [(mixed(found[i // MIXTURES][0], batches.shared, rng), None) for i, rng in enumerate(rngs)]
+    return Standard(teacher.run, found, teacher.graph(), asked)
+
+
+def _distance(teacher: Host, batches: Batches, asked: tuple[Asked, ...], temperature: float) -> Distance:
+    """The loss, each output relative to what answering always its mean would lose."""
+    judges = judges_of(teacher.graph(), asked)
+    spreads = [Spread(each) for each in judges]
+    for i in range(min(4, len(batches))):
+        outputs = teacher.run(batches[i])
+        for spread in spreads:
+            spread.add(spread.judge.prepared(outputs))
+    scales = [(each.variance if each.judge.kind == "mse" else each.loss if len(judges) > 1 else 1.0) or 1.0 for each in spreads]
+    return Distance(judges, scales, temperature)
