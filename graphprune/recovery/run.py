@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import OptionError
@@ -28,7 +29,8 @@ CLIP = 1.0
 DECAY = 0.0
 """Of weights: a student that starts from a refit is not to shrink."""
 
-Judge = Callable[[], np.ndarray[Any, np.dtype[np.float64]]]
+Losses: TypeAlias = NDArray[np.float64]
+Judge = Callable[[], Losses]
 """What the student loses on each of the inputs that it is judged by."""
 Answers = Callable[[Arrays], list[Tensor]]
 """The teacher's outputs."""
@@ -66,7 +68,9 @@ class Course:
     """What a run has come to.
 
     Attributes:
-        best: What the best state loses on each of the inputs that it is judged by.
+        best: What the best state loses on each of the inputs that it is judged by. The last state is the best one,
+            unless an earlier one is better by more than chance explains: rates fall towards the end.
+        now: What the last state loses on each of them.
         state: The best state; ``None`` for that at the start.
         at: After how many steps it was reached.
         losses: The training loss of each step.
@@ -74,7 +78,8 @@ class Course:
         diverged: Whether a loss was no number.
     """
 
-    best: np.ndarray[Any, np.dtype[np.float64]]
+    best: Losses
+    now: Losses
     state: dict[str, Tensor] | None = None
     at: int = 0
     losses: list[float] = field(default_factory=list)
@@ -89,7 +94,7 @@ def trained(
     feeds: Feeds,
     plan: Plan,
     judge: Judge,
-    start: np.ndarray[Any, np.dtype[np.float64]],
+    start: Losses,
     *,
     file: Path | None = None,
     count: Count = uncounted,
@@ -107,7 +112,7 @@ def trained(
         file: Where the run is noted after each look, and taken up again.
         count: Told the steps.
     """
-    course = Course(start, held=[(0, float(start.mean()))])
+    course = Course(start, start, held=[(0, float(start.mean()))])
     optimizer = torch.optim.AdamW(student.trained.values(), lr=plan.rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.factor)
     first = _resumed(file, student, optimizer, schedule, course)
@@ -122,10 +127,18 @@ def trained(
         if plan.look(step + 1):
             found = judge()
             course.held.append((step + 1, float(found.mean())))
+            course.now = found
             if np.isfinite(found).all() and found.mean() < course.best.mean():
                 course.best, course.state, course.at = found, student.state(), step + 1
             _noted(file, student, optimizer, schedule, course, step + 1)
+    if course.state is not None and not course.diverged and not _clearly(course.now - course.best):
+        course.best, course.state, course.at = course.now, student.state(), plan.steps
     return course
+
+
+def _clearly(ahead: Losses) -> bool:
+    """Whether a mean of differences is above what chance explains: twice its standard error."""
+    return bool(ahead.mean() > 2 * ahead.std(ddof=1) / np.sqrt(len(ahead))) if len(ahead) > 1 else bool(ahead.mean() > 0)
 
 
 def _step(
@@ -161,6 +174,7 @@ def _noted(
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "best": torch.from_numpy(course.best),
+        "last": torch.from_numpy(course.now),
         "state": course.state,
         "at": course.at,
         "losses": course.losses,
@@ -197,7 +211,8 @@ def _resumed(file: Path | None, student: Student, optimizer: Any, schedule: Any,
         student.load(data["now"])
         optimizer.load_state_dict(data["optimizer"])
         schedule.load_state_dict(data["schedule"])
-        course.best, course.state, course.at = data["best"].numpy(), data["state"], data["at"]
+        course.best, course.now = data["best"].numpy(), data["last"].numpy()
+        course.state, course.at = data["state"], data["at"]
         course.losses, course.held = list(data["losses"]), [tuple(each) for each in data["held"]]
     except Exception as error:
         raise OptionError(f"'{file}' is not of this recovery: {error}; remove it, or give another folder") from error

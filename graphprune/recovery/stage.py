@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,12 +23,12 @@ from graphprune.errors import OptionError
 from graphprune.hosts.host import Host
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance.judge import Asked, judges_of
-from graphprune.importance.loss import Standard
+from graphprune.importance.loss import Run, Standard
 from graphprune.importance.outcome import Spread
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
 from graphprune.recovery.feeds import Feeds, feeds_of, mixed
-from graphprune.recovery.run import Answers, Course, Plan, trained
+from graphprune.recovery.run import Answers, Course, Losses, Plan, trained
 from graphprune.recovery.student import Called, Student, answers, training
 from graphprune.statistics.holdout import split_batches
 
@@ -45,6 +45,8 @@ MOST_JUDGED = 64
 """Samples that the student is judged by, at most, for each of the two judgements."""
 MIXTURES = 3
 """Mixtures of each sample that the student is judged by, where samples are mixed: a few samples alone say little."""
+ENOUGH = 128
+"""With fewer samples that are kept apart, all of them serve to choose a rate, and to decide at the end."""
 NAME = "recover"
 
 
@@ -152,7 +154,7 @@ def sets_of(batches: Batches, held: Batches | None, more: Batches | None = None)
             )
         fit, kept = split_batches(len(train))
         train, held = train.part(fit), train.part(kept)
-    if len(held) < 2:
+    if held.samples < ENOUGH:
         return Sets(train, held, held)
     return Sets(train, held.part(range(0, len(held), 2)), held.part(range(1, len(held), 2)))
 
@@ -188,12 +190,12 @@ def recovered(
     with _taught(teacher) as taught, training(module, host, options.weights, options.rank) as student:
         stacked = _stacks(student, taught, sets.train)
         feeds = feeds_of(sets.train, macs, seed=options.seed, stacked=stacked)
-        chosen, accepted = (_standard(teacher, each, asked, mix=feeds.mix) for each in (sets.choose, sets.accept))
+        chosen, accepted = (_judged(teacher, each, asked, mix=feeds.mix) for each in (sets.choose, sets.accept))
         distance = _distance(teacher, sets.train, asked, options.temperature)
         stage = _Stage(student, taught, distance, feeds, chosen, observer, folder)
-        before = accepted.loss(student.run)
+        before = float(accepted(student.run).mean())
         first = student.state()
-        start = np.array([chosen.loss(student.run)])
+        start = chosen(student.run)
         steps = options.steps or STEPS
         if options.minutes:
             steps = min(steps, stage.affordable(options, first)) if options.steps else stage.affordable(options, first)
@@ -201,7 +203,7 @@ def recovered(
         rate = options.rate or min(rates, key=lambda each: rates[each])
         course = stage.run(Plan(steps, rate), first, start)
         student.load(course.state or first)
-        after = accepted.loss(student.run) if course.state else before
+        after = float(accepted(student.run).mean()) if course.state else before
         taken = course.state is not None and math.isfinite(after) and after < before
         if not taken:
             student.load(first)
@@ -217,7 +219,7 @@ class _Stage:
     answers: Answers
     distance: Distance
     feeds: Feeds
-    chosen: Standard
+    chosen: Callable[[Run], Losses]
     observer: Observer
     folder: Path | None
 
@@ -225,7 +227,7 @@ class _Stage:
         """One run from the start, noted in the folder."""
         self.student.load(first)
         file = None if self.folder is None else self.folder / f"{name}-{plan.rate:.3g}-{plan.steps}.pt"
-        judge = lambda: np.array([self.chosen.loss(self.student.run)])  # noqa: E731
+        judge = lambda: self.chosen(self.student.run)  # noqa: E731
         count = self.observer.counter(name)
         return trained(
             self.student, self.answers, self.distance, self.feeds, plan, judge, start, file=file, count=count
@@ -307,14 +309,15 @@ def _stacks(student: Student, taught: Answers, batches: Batches) -> bool:
     return True
 
 
-def _standard(teacher: Host, batches: Batches, asked: tuple[Asked, ...], *, mix: bool) -> Standard:
-    """What a student loses on some batches; where inputs may be mixed, on mixtures of each as well."""
+def _judged(teacher: Host, batches: Batches, asked: tuple[Asked, ...], *, mix: bool) -> Callable[[Run], Losses]:
+    """What students lose on each of some batches; where inputs may be mixed, with mixtures of each as well."""
     n = max(1, MOST_JUDGED // max(1, batches.batch_size))
-    found = [(batches[i], None) for i in range(min(n, len(batches)))]
-    if mix:
-        rngs = [np.random.default_rng((1, i, k)) for i in range(len(found)) for k in range(MIXTURES)]
-        found += [(mixed(found[i // MIXTURES][0], batches.shared, rng), None) for i, rng in enumerate(rngs)]
-    return Standard(teacher.run, found, teacher.graph(), asked)
+    standards = []
+    for i in range(min(n, len(batches))):
+        rngs = [np.random.default_rng((1, i, k)) for k in range(MIXTURES if mix else 0)]
+        feeds = [batches[i], *(mixed(batches[i], batches.shared, rng) for rng in rngs)]
+        standards.append(Standard(teacher.run, [(each, None) for each in feeds], teacher.graph(), asked))
+    return lambda run: np.array([standard.loss(run) for standard in standards])
 
 
 def _distance(teacher: Host, batches: Batches, asked: tuple[Asked, ...], temperature: float) -> Distance:
