@@ -1,4 +1,4 @@
-"""Criteria of gradients: how the loss changes with a gate on a unit, and with its weights. PyTorch models only.
+"""Criteria of gradients: how the loss changes with a gate on a unit, and with its weights.
 
 A gate multiplies what all consumers of a unit read (one cut, so that nothing counts twice). Without labels, targets
 are drawn from the model itself, whose gradients' second moment is the Fisher information.
@@ -137,7 +137,7 @@ def _differentiable(gates: Gates, criterion: str) -> Differentiable:
     """
     if not isinstance(gates.host, Differentiable):
         raise OptionError(
-            f"criterion '{criterion}' needs gradients, which ONNX models do not have; prune the PyTorch model, or use "
-            "obs, wifv, bonsai or oracle"
+            f"criterion '{criterion}' needs gradients, which hosts of kind '{gates.host.kind}' do not have; use obs, "
+            "wifv, bonsai or oracle"
         )
     return gates.host

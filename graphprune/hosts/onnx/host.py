@@ -28,6 +28,7 @@ from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
+from graphprune.hosts.onnx.gradients import Gradients
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.held import what_is_held
 from graphprune.hosts.onnx.load import load_model
@@ -56,7 +57,7 @@ MAXIMUM_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class OnnxHost:
+class OnnxHost(Gradients):
     """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
 
     Attributes:

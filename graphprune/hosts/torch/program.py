@@ -16,6 +16,7 @@ from torch import fx
 
 from graphprune.brief import brief
 from graphprune.errors import ModelError, PlanError
+from graphprune.executor.losses import Loss
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.recurrent import Recurrent
@@ -361,13 +362,13 @@ class Program:
         found = torch_gates.parameter_gradients(self.program, self.tensors, flat, wanted, loss)
         return {name: to_numpy(each) for name, each in found.items()}
 
-    def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> torch_gates.Loss:
+    def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> Loss:
         """The loss of the judged outputs; without judges of the first one that is floating-point."""
         outputs = list(self.graph().outputs)
         first = outputs.index(floating(self.graph())[0])
         judges = judges or (Judge(outputs[first], first, "kl" if categorical else "mse"),)
         tensors = [at for at, name in enumerate(self.signature.outputs) if name is not None]
-        return torch_gates.Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
+        return Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
 
     # -- what its nodes are ------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""One literal table: operator -> the PyTorch functions that compute it."""
