@@ -20,7 +20,7 @@ from graphprune.hosts.host import Arrays
 from graphprune.observer import Count, uncounted
 from graphprune.recovery.distance import Distance
 from graphprune.recovery.feeds import Feeds
-from graphprune.recovery.student import Student
+from graphprune.recovery.student import Answers, Student
 
 WARM_UP = 0.05
 """The fraction of the steps in which the rate rises."""
@@ -32,8 +32,6 @@ DECAY = 0.0
 Losses: TypeAlias = NDArray[np.float64]
 Judge = Callable[[], Losses]
 """What the student loses on each of the inputs that it is judged by."""
-Answers = Callable[[Arrays], list[Tensor]]
-"""The teacher's outputs."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _step(
     for inputs in runs:
         with torch.no_grad():
             wanted = answers(inputs)
-        loss = distance(student.called(inputs), wanted) / len(runs)
+        loss = distance(student.answers(inputs), wanted) / len(runs)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if not math.isfinite(total):

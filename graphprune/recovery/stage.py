@@ -9,27 +9,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Host
-from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance.judge import Asked, judges_of
 from graphprune.importance.loss import Run, Standard
 from graphprune.importance.outcome import Spread
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
 from graphprune.recovery.feeds import Feeds, feeds_of, mixed
-from graphprune.recovery.run import Answers, Course, Losses, Plan, trained
-from graphprune.recovery.student import Called, Student, answers, training
+from graphprune.recovery.run import Course, Losses, Plan, trained
+from graphprune.recovery.student import Answers, Learner, Student, learner_of, taught, training
 from graphprune.statistics.holdout import split_batches
 
 STEPS = 300
@@ -160,8 +158,7 @@ def sets_of(batches: Batches, held: Batches | None, more: Batches | None = None)
 
 
 def recovered(
-    module: nn.Module,
-    host: Host,
+    learner: Learner,
     teacher: Host,
     sets: Sets,
     options: Options,
@@ -171,11 +168,10 @@ def recovered(
     observer: Observer = SILENT,
     folder: Path | None = None,
 ) -> Recovered:
-    """Trains a module towards what the original computes; it is never worse than before on inputs held apart.
+    """Trains a model towards what the original computes; it is never worse than before on inputs held apart.
 
     Args:
-        module: The module, which is changed.
-        host: What it was made of.
+        learner: What is trained, which is changed.
         teacher: The original.
         sets: The inputs.
         options: How.
@@ -187,12 +183,12 @@ def recovered(
     Raises:
         OptionError: Nothing can be compared, or nothing trained.
     """
-    with _taught(teacher) as taught, training(module, host, options.weights, options.rank) as student:
-        stacked = _stacks(student, taught, sets.train)
+    with taught(teacher) as answers, training(learner, options.weights, options.rank) as student:
+        stacked = _stacks(student, answers, sets.train)
         feeds = feeds_of(sets.train, macs, seed=options.seed, stacked=stacked)
         chosen, accepted = (_judged(teacher, each, asked, mix=feeds.mix) for each in (sets.choose, sets.accept))
         distance = _distance(teacher, sets.train, asked, options.temperature)
-        stage = _Stage(student, taught, distance, feeds, chosen, observer, folder)
+        stage = _Stage(student, answers, distance, feeds, chosen, observer, folder)
         before = float(accepted(student.run).mean())
         first = student.state()
         start = chosen(student.run)
@@ -266,29 +262,7 @@ class _Stage:
         return max(10, int(60 * options.minutes / each / share))
 
 
-@contextmanager
-def _taught(teacher: Host) -> Any:
-    """The teacher's outputs: of the user's own class, which takes any number of samples, or of its graph."""
-    source = teacher.source if isinstance(teacher, TorchHost) and teacher.keeps_code else None
-    if source is None:
-        yield lambda inputs: answers(teacher, inputs)
-        return
-    from graphprune.hosts.torch.trace import inference
-    from graphprune.hosts.torch.untouched import untouched
-
-    assert isinstance(teacher, TorchHost)
-    called = Called(source, teacher)
-
-    def run(inputs: Any) -> list[Tensor]:
-        with torch.no_grad():
-            found: list[Tensor] = called(inputs)
-        return found
-
-    with untouched(source, runs=True), inference(source):
-        yield run
-
-
-def _stacks(student: Student, taught: Answers, batches: Batches) -> bool:
+def _stacks(student: Student, answers: Answers, batches: Batches) -> bool:
     """Whether student and teacher take any number of samples: two batches at once give what each gives alone."""
     n = batches.batch_size
     if batches.samples < 2 * n:
@@ -297,7 +271,7 @@ def _stacks(student: Student, taught: Answers, batches: Batches) -> bool:
     halves = [batches.take(np.arange(n)), batches.take(np.arange(n, 2 * n))]
     try:
         with torch.no_grad():
-            for run in (student.called, taught):
+            for run in (student.answers, answers):
                 apart = [run(each) for each in halves]
                 for whole, *parts in zip(run(both), *apart, strict=True):
                     alone = torch.cat(parts) if whole.ndim else parts[0]

@@ -1,11 +1,11 @@
-"""The model that is trained, as one thing whatever host it is of: tensors in by name, all output tensors out in order."""
+"""The model that is trained, as one thing whatever host it is of: arrays in by name, all output tensors out in order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,34 +14,115 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.host import Array, Arrays, Host
+from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
+from graphprune.hosts.torch.untouched import untouched
 
 WEIGHTS = ("all", "biases", "lora")
 """Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""
+HUGE = 1e4
+"""A stored tensor with a larger number, or one that is not finite, is a mask and no weight."""
+
+Answers = Callable[[Arrays], list[Tensor]]
+"""Runs a model: all its output tensors, in order."""
 
 
-class Called(nn.Module):
-    """A module that takes a batch of arrays by name, and gives all tensors that it returns, in order.
+class Learner(Protocol):
+    """A pruned model that can be trained.
 
     Attributes:
-        module: The user's module, or a graph module.
+        module: Holds the parameters.
+        run: Runs it, with gradients where they are enabled.
     """
 
-    def __init__(self, module: nn.Module, host: TorchHost) -> None:
-        super().__init__()
-        self.module = module
-        self._call = host.arguments
-        self.names = host.output_names
+    module: nn.Module
+    run: Answers
 
-    def forward(self, inputs: Arrays) -> list[Tensor]:
-        """Calls it as the example of its host was called."""
-        args, kwargs = self._call(inputs)
+    def ready(self) -> AbstractContextManager[Any]:
+        """Within it, the module runs as its graph was made: norms and dropouts as in evaluation."""
+
+    def host(self) -> Host:
+        """The host with the values that the module has now."""
+
+
+@dataclass(frozen=True)
+class TorchLearner:
+    """The user's own module, or a graph module."""
+
+    module: nn.Module
+    pruned: TorchHost
+
+    def run(self, inputs: Arrays) -> list[Tensor]:
+        """Calls it as the example was called."""
+        args, kwargs = self.pruned.arguments(inputs)
         device = next((each.device for each in self.module.parameters()), None)
         args, kwargs = pytree.tree_map_only(Tensor, lambda each: each.to(device), (args, kwargs))
         leaves = pytree.tree_leaves(self.module(*args, **kwargs))
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    def ready(self) -> AbstractContextManager[Any]:
+        """In evaluation mode."""
+        return inference(self.module)
+
+    def host(self) -> Host:
+        """The traced graph with the module's values."""
+        return self.pruned.with_values_of(self.module)
+
+
+class OnnxLearner:
+    """An ONNX graph that PyTorch runs."""
+
+    def __init__(self, pruned: OnnxHost) -> None:
+        self.pruned = pruned
+        self.module: Any = pruned.as_module()
+
+    def run(self, inputs: Arrays) -> list[Tensor]:
+        """Runs the graph."""
+        return list(self.module({name: torch.from_numpy(np.array(each)) for name, each in inputs.items()}).values())
+
+    def ready(self) -> AbstractContextManager[Any]:
+        """Nothing has to be set."""
+        return nullcontext()
+
+    def host(self) -> Host:
+        """The file with the values that are trained."""
+        stored = self.module.stored()
+        return self.pruned.replaced({n: a for n, a in stored.items() if not np.array_equal(a, self.pruned.read(n))})
+
+
+def learner_of(host: Host, module: Any = None) -> Learner:
+    """What is trained of a pruned model.
+
+    Args:
+        host: The model.
+        module: For a PyTorch model the module that was made of it.
+
+    Raises:
+        ModelError: It cannot be trained; why.
+    """
+    if isinstance(host, OnnxHost):
+        return OnnxLearner(host)
+    if not isinstance(host, TorchHost):
+        raise ModelError(f"a model of a host '{host.kind}' cannot be trained here; prune without recovery")
+    module = host.module if module is None else module
+    if not isinstance(module, nn.Module) or host.is_meta:
+        raise ModelError("weights on the meta device have no values that could be trained; give a model with weights")
+    return TorchLearner(module, host)
+
+
+@contextmanager
+def taught(teacher: Host) -> Iterator[Answers]:
+    """The teacher's outputs: of the user's own class, which may take any number of samples, or of its graph."""
+    source = teacher.source if isinstance(teacher, TorchHost) and teacher.keeps_code else None
+    if source is None:
+        yield lambda inputs: [torch.from_numpy(np.array(each)) for each in teacher.run(inputs).values()]
+        return
+    assert isinstance(teacher, TorchHost)
+    learner = TorchLearner(source, teacher)
+    with untouched(source, runs=True), inference(source):
+        yield learner.run
 
 
 @dataclass(frozen=True)
@@ -49,24 +130,17 @@ class Student:
     """A model in training.
 
     Attributes:
-        called: The module as it is run.
-        module: The module as it is handed out.
+        answers: Runs it.
         trained: The parameters that change, by name.
-        host: What it was made of.
-        low_rank: Whether ``called`` holds additions that are to be merged.
     """
 
-    called: nn.Module
-    module: nn.Module
+    answers: Answers
     trained: Mapping[str, nn.Parameter]
-    host: Host
-    low_rank: bool = False
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """Outputs by name, without gradients; how a :class:`graphprune.importance.loss.Standard` runs a model."""
         with torch.no_grad():
-            found = self.called(inputs)
-        return {str(i): to_numpy(each.detach()) for i, each in enumerate(found)}
+            return {str(i): to_numpy(each.detach()) for i, each in enumerate(self.answers(inputs))}
 
     def state(self) -> dict[str, Tensor]:
         """A copy of what is trained."""
@@ -80,45 +154,43 @@ class Student:
 
 
 @contextmanager
-def training(module: nn.Module, host: Host, weights: str = "all", rank: int = 16) -> Iterator[Student]:
-    """A module in training: as its graph was traced (norms and dropouts as in evaluation), with gradients.
-
-    What it required gradients of before, and its modes, are put back after. Low-rank additions are merged.
+def training(learner: Learner, weights: str = "all", rank: int = 16) -> Iterator[Student]:
+    """A model in training. What it required gradients of before, and its modes, are put back after.
 
     Args:
-        module: The module; its values change.
-        host: The host that it was made of.
-        weights: One of :data:`WEIGHTS`.
-        rank: Of low-rank additions.
+        learner: The model; its values change.
+        weights: One of :data:`WEIGHTS`; low-rank additions are merged in the end.
+        rank: Of these.
 
     Raises:
         OptionError: Nothing can be trained so.
     """
-    asked = [(each, each.requires_grad) for each in module.parameters()]
-    called = Called(module, cast("TorchHost", host))
-    with torch.inference_mode(mode=False), inference(module), torch.enable_grad():
+    asked = [(each, each.requires_grad) for each in learner.module.parameters()]
+    with torch.inference_mode(mode=False), learner.ready(), torch.enable_grad():
         try:
-            if weights == "lora":
-                with _low_rank(module, rank):
-                    yield _student(called, module, host, lambda name, each: ".lora_" in name, low_rank=True)
-            else:
-                yield _student(called, module, host, lambda name, each: weights == "all" or each.ndim == 1)
+            with _low_rank(learner.module, rank) if weights == "lora" else nullcontext():
+                yield Student(learner.run, _trained(learner.module, weights))
         finally:
             for each, requires in asked:
                 each.requires_grad_(requires)
                 each.grad = None
 
 
-def _student(called: nn.Module, module: nn.Module, host: Host, chosen: Any, *, low_rank: bool = False) -> Student:
-    trained: dict[str, nn.Parameter] = {}
+def _trained(module: nn.Module, weights: str) -> dict[str, nn.Parameter]:
+    """The parameters that are trained; the others require no gradients from here on."""
+    found: dict[str, nn.Parameter] = {}
     for name, each in module.named_parameters():
-        wanted = each.is_floating_point() and chosen(name, each)
+        wanted = each.is_floating_point() and each.ndim > 0 and each.numel() > 0
+        if weights == "lora":
+            wanted = wanted and ".lora_" in name
+        elif wanted:
+            wanted = (weights == "all" or each.ndim == 1) and bool(each.detach().abs().max() <= HUGE)
         each.requires_grad_(wanted)
         if wanted:
-            trained[name] = each
-    if not trained:
-        raise OptionError("the pruned model has no weights that could be trained so; expected 'recover_weights=\"all\"'")
-    return Student(called, module, trained, host, low_rank)
+            found[name] = each
+    if not found:
+        raise OptionError(f"the pruned model has no weights to train with recover_weights '{weights}'; give 'all'")
+    return found
 
 
 @contextmanager
@@ -131,7 +203,7 @@ def _low_rank(module: nn.Module, rank: int) -> Iterator[None]:
         raise OptionError("low-rank recovery needs peft; pip install peft") from error
     names = [name for name, each in module.named_modules() if type(each) is nn.Linear and name]
     if not names:
-        raise OptionError("the pruned model has no linear layers for low-rank recovery; use 'recover_weights=\"all\"'")
+        raise OptionError("the pruned model has no linear layers for low-rank additions; give recover_weights 'all'")
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=names), module)
     try:
         yield
@@ -142,22 +214,3 @@ def _low_rank(module: nn.Module, rank: int) -> Iterator[None]:
                 parent, _, last = name.rpartition(".")
                 setattr(module.get_submodule(parent), last, each.get_base_layer())
         vars(module).pop("peft_config", None)
-
-
-def answers(teacher: Host, inputs: Arrays, device: Any = None) -> list[Tensor]:
-    """All outputs of the teacher, in order."""
-    found: Sequence[Any] = list(teacher.run(inputs).values())
-    return [torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in found]
-
-
-def require_module(module: Any) -> nn.Module:
-    """The module of a result.
-
-    Raises:
-        ModelError: There is none that could be trained.
-    """
-    if not isinstance(module, nn.Module):
-        raise ModelError("there is no module that could be trained; recover a result of a PyTorch model")
-    if any(each.is_meta for each in module.parameters()):
-        raise ModelError("weights on the meta device have no values that could be trained; give a model with weights")
-    return module
