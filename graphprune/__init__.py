@@ -11,6 +11,7 @@ with the chosen units removed, with a proof.
 
 from __future__ import annotations
 
+import random
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -122,7 +123,11 @@ if not TYPE_CHECKING:  # checkers read the imports above
     def __getattr__(name: str) -> object:
         """The public names, and the modules."""
         if name in _HOME:
-            value = getattr(import_module(_HOME[name]), name)
+            drawn = random.getstate()
+            try:
+                value = getattr(import_module(_HOME[name]), name)
+            finally:
+                random.setstate(drawn)  # rich draws one when it is imported
             setattr(sys.modules[__name__], name, value)
             return value
         path = f"{__name__}.{name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 import graphprune as gp
+from graphprune.collector import rare_garbage_collection
 from graphprune.commands.analysis import explain, inspect
 from graphprune.commands.curves import sensitivity, sweep
 from graphprune.commands.demo import demo
@@ -64,7 +66,10 @@ def _main(
 def main() -> None:
     """The entry point of the ``graphprune`` command."""
     try:
-        app()
+        with rare_garbage_collection():
+            app()
     except (OSError, OutputError) as error:  # stderr or the help on stdout, which nobody reads or which is full
         cause = error if isinstance(error, OSError) else error.__cause__
         sys.exit(end_quietly(cause) if isinstance(cause, OSError) else 2)
+    finally:
+        gc.freeze()  # the interpreter, as it ends, need not look through what ends with it

@@ -12,6 +12,18 @@ OBJECTS = 100_000
 
 
 @contextmanager
+def rare_garbage_collection() -> Iterator[None]:
+    """Lets many more objects come to be before the collector looks at them, in the whole of a process of our own."""
+    before = gc.get_threshold()
+    if 0 < before[0] < OBJECTS:
+        gc.set_threshold(OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@contextmanager
 def frozen_garbage_collection() -> Iterator[None]:
     """Leaves all objects that exist now out of garbage collections in the block.
 
@@ -20,17 +32,15 @@ def frozen_garbage_collection() -> Iterator[None]:
     live as long as the model that is compiled, and looking through those again and again takes a tenth of the time.
     """
     ours = gc.get_freeze_count() == 0  # somebody else's frozen objects stay frozen
-    before = gc.get_threshold()
-    if ours:
-        gc.freeze()
-        if 0 < before[0] < OBJECTS:
-            gc.set_threshold(OBJECTS, *before[1:])
-    try:
+    if not ours:
         yield
+        return
+    gc.freeze()
+    try:
+        with rare_garbage_collection():
+            yield
     finally:
-        if ours:
-            gc.set_threshold(*before)
-            gc.unfreeze()
+        gc.unfreeze()
 
 
 def give_back() -> None:

@@ -9,6 +9,12 @@
     def head_mix(call: ops.Call) -> ops.Rule:
         return ops.parse_rule("b (h d), h -> b (h d)", call.operands, h=call.attributes["heads"])
 
+An operator that takes a statistic over units, such as a norm, says how the proof computes it on kept units alone: by
+the name of a form of the built-in operators (``layer_norm``, ``rms_norm``, ...), or ``exact`` where units that are zero
+change nothing:
+
+    ops.register("mylib::unit", ops.Op(ops.Text("n c -> n c; normalized c"), masked=ops.EXACT))
+
 The notation is described in :mod:`graphprune.ir.notation`. A package can register its rules for all its users through
 the entry point group ``graphprune.rules`` (the entry point is a function without arguments that registers them).
 Rules are judged by the proof of every compile like the built-in ones.
@@ -26,37 +32,43 @@ from graphprune.errors import RuleError
 from graphprune.ir.notation import parse_rule
 from graphprune.ir.rule import Rule
 from graphprune.registry import Registry, loaded
-from graphprune.rules.call import Call, Refusal, Row
+from graphprune.rules.call import EXACT, Call, Op, Refusal, Row
 
-__all__ = ["Call", "Refusal", "Row", "Rule", "lookup", "parse_rule", "register", "registered"]
+__all__ = ["EXACT", "Call", "Op", "Refusal", "Row", "Rule", "Text", "lookup", "parse_rule", "register", "registered"]
 
 _ROWS: Registry[Row] = Registry("rule", {})
 
 
 @dataclass(frozen=True)
-class _Text:
-    """A rule as text, read for each call anew."""
+class Text:
+    """A rule as text, read for each call anew.
+
+    Attributes:
+        text: The rule; its sizes must follow from the shapes of the operands and results.
+    """
 
     text: str
 
     def __call__(self, call: Call) -> Rule:
+        """The rule of a call."""
         return parse_rule(self.text, call.operands, call.results)
 
 
 @overload
-def register(op: str, rule: str, *, replace: bool = False) -> None: ...
+def register(op: str, rule: str | Row, *, replace: bool = False) -> None: ...
 @overload
 def register(op: str, rule: None = None, *, replace: bool = False) -> Callable[[Row], Row]: ...
 
 
-def register(op: str, rule: str | None = None, *, replace: bool = False) -> Callable[[Row], Row] | None:
+def register(op: str, rule: str | Row | None = None, *, replace: bool = False) -> Callable[[Row], Row] | None:
     """Adds the rule of an operator.
 
     Args:
         op: ``namespace::name`` of a torch custom op, or ``domain::OpType`` of an ONNX one (``OpType`` alone in the
             default domain).
-        rule: The rule as text; its sizes must follow from the shapes of the operands and results. Without it, the
-            result decorates a function from :class:`Call` to :class:`Rule`.
+        rule: The rule as text; its sizes must follow from the shapes of the operands and results. Or a function from
+            :class:`Call` to :class:`Rule`; or an :class:`Op`, which says more of the operator than its rule. Without
+            it, the result decorates such a function.
         replace: Whether it may take the place of one that was registered for this operator before.
 
     Raises:
@@ -70,9 +82,12 @@ def register(op: str, rule: str | None = None, *, replace: bool = False) -> Call
             return row
 
         return decorate
+    if not isinstance(rule, str):
+        _ROWS.register(op, rule, replace=replace)
+        return None
     if "->" not in rule:
         raise RuleError(f"no '->' in rule '{rule}' for '{op}'; expected 'operands -> results'")
-    _ROWS.register(op, _Text(rule), replace=replace)
+    _ROWS.register(op, Text(rule), replace=replace)
     return None
 
 

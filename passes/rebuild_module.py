@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 
 
+@runtime_checkable
+class Rebuildable(Protocol):
+    """A host of a module of the user's own class; a method only, so that it costs nothing to ask."""
+
+    def rebuilt(self, state: State) -> Any:
+        """The user's module, made as small as the host of a state is.
+
+        Returns:
+            ``module`` (``None``: there is none), ``notes``, ``attributes`` that differ, ``checks`` beside its forward.
+        """
+
+
 @dataclass(frozen=True)
 class RebuildModule(Pass):
     """Copies the user's module with sliced parameters, where the proof says that this is right; else a graph module.
 
-    Does nothing for ONNX files. See :mod:`graphprune.hosts.torch.module`.
+    Does nothing for hosts that are no :class:`Rebuildable`, such as ONNX files. See
+    :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
         proof: Whether what was proven of the module beside its forward counts among the checks.
@@ -36,11 +49,9 @@ class RebuildModule(Pass):
     def run(self, state: State) -> State:
         """The state with the module, notes on it, and in the plan the numbers of it that differ."""
         state = replace(state, done=state.done | self.gives)
-        if state.host.kind != "torch":
+        if not isinstance(state.host, Rebuildable):
             return state
-        from graphprune.hosts.torch.module import pruned_module
-
-        made, plan = pruned_module(state), state.plan
+        made, plan = state.host.rebuilt(state), state.plan
         assert plan is not None
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}

@@ -614,6 +614,7 @@ CREATED = [
     case("new_full.default", F(4), [2, 3], 1.5),
     case("new_empty.default", F(4), [2, 3], note="values are not compared"),
     case("scalar_tensor.default", 1.5, dtype=f64),
+    case("lift.default", F(2, 3)),
     case("arange.default", 5),
     case("arange.start", 1, 5),
     case("arange.start_step", 1, 9, 2),

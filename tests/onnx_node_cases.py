@@ -7,6 +7,8 @@ import pkgutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,6 +32,21 @@ ZEROS = {
 """Which operand is the zero point of which."""
 
 
+def node_files() -> list[str]:
+    """The names of onnx's files of node tests."""
+    return sorted(found.name for found in pkgutil.iter_modules(node_tests.__path__))
+
+
+@cache
+def cases_of(file: str) -> tuple[Any, ...]:
+    """The tests of a file, which makes them when it is imported for the first time."""
+    before = len(node_tests._NodeTestCases)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        importlib.import_module(f"{node_tests.__name__}.{file}")
+    return tuple(node_tests._NodeTestCases[before:])
+
+
 def node_cases(part: int = 0, parts: int = 1) -> Iterator[Case]:
     """The tests of one operator of the default domain that has a row, with plain tensors.
 
@@ -37,13 +54,7 @@ def node_cases(part: int = 0, parts: int = 1) -> Iterator[Case]:
         part: Which part of the files of tests.
         parts: In how many parts.
     """
-    files = sorted(found.name for found in pkgutil.iter_modules(node_tests.__path__))[part::parts]
-    before = len(node_tests._NodeTestCases)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        for name in files:
-            importlib.import_module(f"{node_tests.__name__}.{name}")
-    for test in node_tests._NodeTestCases[before:]:
+    for test in (test for file in node_files()[part::parts] for test in cases_of(file)):
         graph = test.model.graph
         if len(graph.node) != 1 or graph.node[0].domain not in ("", "ai.onnx") or not test.data_sets:
             continue

@@ -13,8 +13,9 @@ widths and that nothing else uses its two factors or what is between them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 from graphprune.ir.dims import Dim, factors_of
@@ -44,6 +45,8 @@ def find_adapters(graph: Graph) -> tuple[Adapter, ...]:
     """Every adapter of a graph, in the order of execution; several beside one weight are found one by one."""
     maps = _Maps(graph)
     found = tuple(maps.adapters())
+    if not found:
+        return ()
     inside = {name for adapter in found for name in (adapter.node, adapter.inner)}
     return tuple(adapter for adapter in found if maps.readers(adapter) <= inside)
 
@@ -55,23 +58,45 @@ class _Maps:
         self.graph = graph
         self.stored = {value.name for value in graph.stored}
         self.producer: dict[str, Node] = {}
-        self.nodes = {node.name: node for node in graph.nodes}
         self.ends = Counter(graph.outputs)
-        self.roots: dict[str, frozenset[str]] = {}  # by stored value: the tensors that it is made of
-        self.read_by: dict[str, set[str]] = {}  # by stored tensor: the operators that use it, however turned
         self._origins: dict[str, str] = {}
         self.sums: dict[str, str] = {}  # by result of an adapter's sum: what it is a linear map of
+        stored = self.stored
         for node in graph.nodes:
             names = [name for name in node.operands if name is not None]
             results = [name for name in node.results if name is not None]
-            roots = self.roots_of(node)
-            if names and all(name in self.stored for name in names):
-                self.stored.update(results)  # a transposed weight is a weight
-                self.roots.update(dict.fromkeys(results, roots))
-            else:
-                for root in roots:
-                    self.read_by.setdefault(root, set()).add(node.name)
+            if names and stored.issuperset(names):
+                stored.update(results)  # a transposed weight is a weight
             self.producer.update(dict.fromkeys(results, node))
+
+    @cached_property
+    def nodes(self) -> Mapping[str, Node]:
+        """By name."""
+        return {node.name: node for node in self.graph.nodes}
+
+    @cached_property
+    def roots(self) -> Mapping[str, frozenset[str]]:
+        """By value that is computed from stored ones alone: the tensors that it is made of."""
+        found: dict[str, frozenset[str]] = {}
+        for node in self.graph.nodes:
+            if self._of_stored(node):
+                found.update(dict.fromkeys((name for name in node.results if name), self._made_of(node, found)))
+        return found
+
+    @cached_property
+    def read_by(self) -> Mapping[str, set[str]]:
+        """By stored tensor: the operators that use it, however turned."""
+        found: dict[str, set[str]] = {}
+        for node in self.graph.nodes:
+            if not self._of_stored(node):
+                for root in self.roots_of(node):
+                    found.setdefault(root, set()).add(node.name)
+        return found
+
+    def _of_stored(self, node: Node) -> bool:
+        """Whether a node computes from stored values alone."""
+        names = [name for name in node.operands if name is not None]
+        return bool(names) and self.stored.issuperset(names)
 
     def uses(self, name: str) -> int:
         """How often a value is read, by nodes or as an output."""
@@ -79,8 +104,11 @@ class _Maps:
 
     def roots_of(self, node: Node) -> frozenset[str]:
         """The stored tensors that the stored operands of a node are made of."""
+        return self._made_of(node, self.roots)
+
+    def _made_of(self, node: Node, roots: Mapping[str, frozenset[str]]) -> frozenset[str]:
         names = [name for name in node.operands if name is not None and name in self.stored]
-        return frozenset().union(*(self.roots.get(name, frozenset((name,))) for name in names))
+        return frozenset().union(*(roots.get(name, frozenset((name,))) for name in names))
 
     def readers(self, adapter: Adapter) -> set[str]:
         """The operators that use a factor of an adapter."""

@@ -12,7 +12,6 @@ ShortGPT (arXiv 2403.03853) and BlockPruner remove layers and branches; finding 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -47,7 +46,7 @@ class Branches:
             name: [i for i in dict.fromkeys(users) if i in self._live] for name, users in graph.users.items()
         }
         self._outputs = frozenset(graph.outputs)
-        self._reached: dict[tuple[str, str], AbstractSet[int]] = {}
+        self._reached: dict[tuple[str, str], set[int]] = {}
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -96,9 +95,12 @@ class Branches:
 
     def unneeded(self, blocks: Iterable[Block]) -> Unneeded:
         """What no output needs without these blocks."""
-        bypassed = {self._index[node]: bypass for node, bypass in self.bypasses(blocks).items()}
-        dead = self._dead(bypassed)
-        names = frozenset(self._nodes[i].name for i in dead)
+        bypasses = self.bypasses(blocks)
+        if len(bypasses) == 1:
+            dead = self._reach(*bypasses.values())
+        else:
+            dead = self._dead({self._index[node]: bypass for node, bypass in bypasses.items()})
+        names = frozenset([self._nodes[i].name for i in dead])
         return Unneeded(names, frozenset(self._unused(dead)))
 
     @cached_property
@@ -106,12 +108,12 @@ class Branches:
         """The stored tensors that no output needs as it is."""
         return Unneeded(tensors=frozenset(self._unused({*range(len(self._nodes))} - self._live)))
 
-    def _unused(self, dead: AbstractSet[int]) -> Iterator[str]:
+    def _unused(self, dead: set[int]) -> Iterator[str]:
         """The stored tensors that only these nodes use."""
-        operands = dict.fromkeys(name for i in sorted(dead) for name in self._nodes[i].operands if name is not None)
+        values = self.graph.values
+        operands = dict.fromkeys([name for i in sorted(dead) for name in self._nodes[i].operands if name is not None])
         for name in operands:
-            kept = name in self._outputs or any(user not in dead for user in self._users.get(name, ()))
-            if self.graph.values[name].stored and not kept:
+            if values[name].stored and name not in self._outputs and dead.issuperset(self._users.get(name, ())):
                 yield name
 
     # -- liveness ----------------------------------------------------------------------------------------------------
@@ -125,18 +127,22 @@ class Branches:
         dead: set[int] = set()
 
         def used(name: str) -> bool:
-            return name in self._outputs or any(
-                user not in dead and (user not in bypassed or bypassed[user].branch != name)
-                for user in self._users.get(name, ())
-            )
+            if name in self._outputs:
+                return True
+            for user in self._users.get(name, ()):
+                if user not in dead and (user not in bypassed or bypassed[user].branch != name):
+                    return True
+            return False
 
-        pending = [self._producer[bypass.branch] for bypass in bypassed.values()]
+        producer = self._producer
+        pending = [producer[bypass.branch] for bypass in bypassed.values()]
         while pending:
             i = pending.pop()
-            if i in dead or any(name is not None and used(name) for name in self._nodes[i].results):
+            node = self._nodes[i]
+            if i in dead or any(name is not None and used(name) for name in node.results):
                 continue
             dead.add(i)
-            pending.extend(self._producer[name] for name in self._nodes[i].operands if name and name in self._producer)
+            pending.extend([producer[name] for name in node.operands if name and name in producer])
         return dead
 
     # -- finding -----------------------------------------------------------------------------------------------------
@@ -193,7 +199,8 @@ class Branches:
             by_sum.setdefault(self._index[block.bypasses[0].node], []).append(block)
         nested = []
         for block in blocks:
-            parts = tuple(b.name for i in sorted(self._reach(block.bypasses[0]) & by_sum.keys()) for b in by_sum[i])
+            inside = sorted(i for i in self._reach(block.bypasses[0]) if i in by_sum)
+            parts = tuple(b.name for i in inside for b in by_sum[i])
             if len(by_sum.get(self._producer[block.bypasses[0].branch], ())) > 1:
                 block = replace(block, name=f"{parts[0]}..{parts[-1]}", kind="layer")
             nested.append(replace(block, parts=parts))
@@ -216,7 +223,7 @@ class Branches:
                     pending.append(name)
         return False
 
-    def _reach(self, bypass: Bypass) -> AbstractSet[int]:
+    def _reach(self, bypass: Bypass) -> set[int]:
         """The nodes that go with one bypass."""
         known = self._reached.get((bypass.node, bypass.branch))
         if known is None:

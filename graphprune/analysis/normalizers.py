@@ -10,12 +10,13 @@ parametrised weight is computed from stored tensors alone; there everything coun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.analysis.walk import Match
 from graphprune.ir.dims import Factor, Layout, factors_of
 from graphprune.ir.graph import Graph, Node
+from graphprune.ir.rule import Rule
 
 _Sums = dict[tuple[Factor, str], str]
 """By factor that was summed over, and a value that was: the node that summed."""
@@ -47,6 +48,7 @@ class _Flow:
         self._origins: dict[str, Mapping[str, None]] = {}
         self.sums: dict[str, _Sums] = {}
         self.ops = {node.name: node.op for node in graph.nodes}
+        self._axes: dict[tuple[int, tuple[bool, ...]], list[tuple[int, int]]] = {}  # by rule, which the graph keeps
 
     def found(self) -> Iterator[tuple[Factor, Reason]]:
         for node in self.graph.nodes:
@@ -113,19 +115,36 @@ class _Flow:
                         op = self.ops[summed]
                         yield factor, Reason(f"'{op}' sums over this axis what then scales its other units", summed)
 
+    def _gone(self, rule: Rule, results: Sequence[str | None]) -> list[tuple[int, int]]:
+        """The axes of operands that share no factor with a result by the rule itself, found once for all its nodes."""
+        key = id(rule), tuple([name is not None for name in results])
+        known = self._axes.get(key)
+        if known is None:
+            there = [layout for name, layout in zip(results, rule.results, strict=False) if name is not None]
+            made = {factor for layout in there for dim in layout or () for factor in factors_of(dim)}
+            known = self._axes[key] = [
+                (i, axis)
+                for i, layout in enumerate(rule.operands)
+                for axis, dim in enumerate(layout or ())
+                if made.isdisjoint(factors_of(dim))
+            ]
+        return known
+
     def _reduced(self, node: Node) -> set[Factor]:
         """The free factors of axes that a node sums over: none of theirs is in a result."""
         rule = node.rule
         if rule is None or node.name not in self.matches:
             return set()
+        gone = self._gone(rule, node.results)
+        if not gone:
+            return set()
         made = {factor for name in node.results if name for dim in self.layouts[name] for factor in factors_of(dim)}
         match = self.matches[node.name]
         found: set[Factor] = set()
-        for name, layout in zip(node.operands, rule.operands, strict=False):
-            for dim in self.layouts[name] if name is not None and layout is not None else ():
-                factors = {*factors_of(dim)}
-                if made.isdisjoint(factors):
-                    found |= factors
+        for i, axis in gone:
+            name = node.operands[i] if i < len(node.operands) else None
+            if name is not None and made.isdisjoint(factors := factors_of(self.layouts[name][axis])):
+                found.update(factors)
         found = {f for f in found if f not in self.solver.fixed and f not in self.solver.normalized}
         if found:
             found -= {f for dim in rule.reads.values() for f in factors_of(self.solver.resolve(match.of(dim)))}

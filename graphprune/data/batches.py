@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from graphprune.brief import brief, written
-from graphprune.data.classes import class_of_each, read_labels
+from graphprune.data.calls import call_of, rows_interact, whole_calls
+from graphprune.data.classes import assigned, read_labels
 from graphprune.data.preprocess import parse_preprocess
 from graphprune.data.samples import Rows, Samples, made_up
 from graphprune.data.sources import open_source
@@ -66,6 +67,8 @@ class Batches:
         random: Whether they are made up: statistics of them say little, and the report says so.
         labels: What is right for each of the samples, in order, if the source says so.
         classes: Where labels come from the names of folders: the class of each.
+        unit: How many samples stay together, in order, since they see each other in the model; 1: they do not.
+        flexible: Whether the model takes any number of samples at a time.
     """
 
     def __init__(
@@ -78,17 +81,20 @@ class Batches:
         random: bool = False,
         padded: bool = False,
         spare: int = 0,
+        unit: int = 1,
+        flexible: bool = False,
     ) -> None:
         self._data, self._specs, self._rows = samples, specs, rows
         self.samples = len(rows)
         self.batch_size = batch_size
         self.source = samples.where
         self._digests: dict[int, str] = {}
-        self.random = random
+        self.random, self.flexible = random, flexible
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
         self._padded = padded
         self._spare = spare
+        self.unit = unit
         self._parts: tuple[Batches, Batches | None] | None = None
 
     def __len__(self) -> int:
@@ -114,7 +120,8 @@ class Batches:
         rows = self._rows[start : start + self.batch_size]
         if self._padded and len(rows) < self.batch_size:
             rows = np.concatenate([rows, np.repeat(rows[-1:], self.batch_size - len(rows))])
-        found = {**self._data.fixed, **self._data.read(rows)}
+        of_call = {name: calls[rows[0] // self.unit] for name, calls in self._data.of_calls.items()}
+        found = {**self._data.fixed, **of_call, **self._data.read(rows)}
         return {spec.name: found[spec.name] for spec in self._specs}
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
@@ -125,6 +132,10 @@ class Batches:
         found = {**self._data.fixed, **self._data.read(self._rows[numbers])}
         return {spec.name: found[spec.name] for spec in self._specs}
 
+    def labels_by(self, classes: Mapping[str, int]) -> Array | None:
+        """Labels that are numbers of folders as classes of these; none where there are none."""
+        return np.array(list(classes.values()))[self.labels] if classes and self.labels is not None else None
+
     @property
     def shared(self) -> frozenset[str]:
         """Names of the inputs that are the same for every batch."""
@@ -133,13 +144,21 @@ class Batches:
     def part(self, numbers: Sequence[int]) -> Batches:
         """Some of the batches, by number from 0, rising; their order stays."""
         size = self.batch_size
-        at = [np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers]
-        return self.some(np.concatenate(at))
+        at = np.concatenate([np.arange(number * size, min((number + 1) * size, self.samples)) for number in numbers])
+        return self._taken(at, size)
 
-    def some(self, at: Array) -> Batches:
-        """Some of the samples, by number from 0, rising."""
-        size = self.batch_size
-        some = Batches(self._data, self._specs, self._rows[at], size, random=self.random, padded=self._padded)
+    def in_pieces(self, numbers: Sequence[int], most: int) -> Batches:
+        """The samples of some of the batches in up to ``most`` smaller ones, where the model takes any number."""
+        part = self.part(numbers)
+        size = min(self.batch_size, max(1, part.samples // most))
+        return part._taken(np.arange(part.samples), size) if self.flexible and self.unit == 1 else part
+
+    def _taken(self, at: Array, size: int) -> Batches:
+        """Some of the samples, by their positions, in batches of some size."""
+        data, specs, rows = self._data, self._specs, self._rows[at]
+        some = Batches(
+            data, specs, rows, size, random=self.random, padded=self._padded, unit=self.unit, flexible=self.flexible
+        )
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some
 
@@ -150,13 +169,14 @@ class Batches:
         """
         if self.random:
             return None
-        left = np.setdiff1d(np.arange(self._data.count), self._rows)
-        spread = left[:: max(1, len(left) // (most * self.batch_size))]  # from all of the source
-        n = min(most, len(spread) // self.batch_size)
+        size = self.batch_size // self.unit
+        left = np.setdiff1d(np.arange(self._data.count // self.unit), self._rows[:: self.unit] // self.unit)
+        spread = left[:: max(1, len(left) // (most * size))]  # from all of the source
+        n = min(most, len(spread) // size)
         if not n:
             return None
-        rows = spread[: n * self.batch_size].astype(np.int64)
-        return Batches(self._data, self._specs, rows, self.batch_size)
+        rows = whole_calls(spread[: n * size], self.unit)
+        return Batches(self._data, self._specs, rows, self.batch_size, unit=self.unit, flexible=self.flexible)
 
     def set_apart(self) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
@@ -167,18 +187,19 @@ class Batches:
         if self._parts is None:
             others = self.unseen(max(EIGHTH, JUDGED // self.batch_size))
             if self._spare and others is None and not self.random:
-                held = np.zeros(self.samples, np.bool_)
-                step = self.samples // self._spare
+                held = np.zeros(self.samples // self.unit, np.bool_)
+                step = len(held) // self._spare
                 held[step - 1 :: step] = True
                 held[np.flatnonzero(held)[self._spare :]] = False
-                self._parts = self._part(~held), self._part(held)
+                self._parts = self._part(np.repeat(~held, self.unit)), self._part(np.repeat(held, self.unit))
             else:
                 self._parts = self, others
         return self._parts
 
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
-        part = Batches(self._data, self._specs, rows, min(self.batch_size, len(rows)))
+        size = min(self.batch_size, len(rows))
+        part = Batches(self._data, self._specs, rows, size, unit=self.unit, flexible=self.flexible)
         part.labels = None if self.labels is None else self.labels[which]
         part.classes = self.classes
         return part
@@ -273,32 +294,41 @@ def open_batches(
     rng = np.random.default_rng(seed)
     limit = samples or (SAMPLES if random else int(np.iinfo(np.int64).max))
 
-    def pick(count: int) -> Rows:
-        rows = np.arange(count) if count <= limit else np.sort(rng.choice(count, limit, replace=False))
-        return rows.astype(np.int64)
-
     size, flexible = batch_of(specs, batch_size, BATCH_SIZE)
+    together = flexible and rows_interact(host, specs)
+    unit = 1
+    if together:
+        flexible, unit = False, batch_size or call_of(specs, BATCH_SIZE)
+        size = unit
+
+    def pick(count: int) -> Rows:
+        calls = count // unit
+        if calls <= limit:
+            return np.arange(count if padded else calls * unit, dtype=np.int64)
+        return whole_calls(np.sort(rng.choice(calls, limit, replace=False)), unit)
+
     if random:
         data = made_up(host, specs, limit, seed)
     else:
-        data = open_source(source, specs, limit, pick, tokenizer, options)
+        data = open_source(source, specs, limit, pick, tokenizer, options, unit=unit if batch_size is None else 1)
+    if data.unit:
+        size = unit = data.unit
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
     rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
     if not flexible and not padded:
-        whole = len(rows) // size * size
-        if not whole:
-            raise OptionError(
-                f"{data.where} gives {len(rows)} samples, the model takes batches of {size}; give at least {size}, or "
-                "make the model's first axis dynamic"
-            )
-        rows = rows[:whole]
-    spare = _spare(len(rows), size, flexible=flexible) if limit == SAMPLES or len(rows) < limit else 0
+        rows = rows[: len(rows) // size * size]
+        if not len(rows):
+            raise OptionError(_too_few(data, size, together=together))
+    spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
+    spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
-    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=0 if padded else spare)
+    spare = 0 if padded else spare
+    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible)
     outputs = {} if random else _try(host, batches)
     if data.classes:
-        _assign(batches, data.classes, named, outputs, strict=padded or named is not None)
+        found = assigned(data.classes, outputs, named, batches.source, strict=padded or named is not None)
+        batches.classes, batches.labels = found, batches.labels_by(found)
     elif named is not None:
         raise OptionError(f"{data.where} has no folders of classes that labels could name; leave the labels out")
     return batches
@@ -325,6 +355,12 @@ def require_inputs(inputs: Inputs) -> None:
         )
 
 
+def _too_few(data: Samples, size: int, *, together: bool) -> str:
+    takes = f"a call has {size} rows, which see each other" if together else f"the model takes batches of {size}"
+    advice = "say how many make a call (--batch-size)" if together else "make the model's first axis dynamic"
+    return f"{data.where} gives {data.count} samples, {takes}; give at least {size}, or {advice}"
+
+
 def _digest_of(batch: Mapping[str, Array]) -> str:
     """The digest of names, types, shapes and values of a batch."""
     digest = hashlib.sha256()
@@ -341,28 +377,6 @@ def _spare(count: int, size: int, *, flexible: bool) -> int:
         return spare
     n_batches = count // size
     return spare // size * size if n_batches >= LEAST_BATCHES else 0
-
-
-def _assign(
-    batches: Batches,
-    names: tuple[str, ...],
-    named: dict[str, int] | None,
-    outputs: Mapping[str, Array],
-    *,
-    strict: bool,
-) -> None:
-    """Turns labels that are numbers of folders into classes; where only inputs are wanted, labels that misfit go."""
-    scores = next(iter(outputs.values()), None)
-    n_classes = None if scores is None or scores.ndim != 2 or scores.shape[1] < 2 else scores.shape[1]
-    try:
-        batches.classes = class_of_each(names, n_classes, named, batches.source)
-    except OptionError:
-        if strict:
-            raise
-        batches.labels = None
-        return
-    assert batches.labels is not None
-    batches.labels = np.array(list(batches.classes.values()))[batches.labels]
 
 
 def _try(host: Model, batches: Batches) -> dict[str, Array]:

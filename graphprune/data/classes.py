@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from graphprune.errors import OptionError
 from graphprune.files import read_whole
 from graphprune.suggest import meant
@@ -67,6 +69,29 @@ def class_of_each(
                 f"{n_classes} classes, from 0; correct the labels"
             )
     return {name: labels[name] for name in names}
+
+
+def assigned(
+    names: tuple[str, ...],
+    outputs: Mapping[str, NDArray[Any]],
+    named: dict[str, int] | None,
+    where: str,
+    *,
+    strict: bool,
+) -> dict[str, int]:
+    """The class of each folder, by what a model gives; none where only inputs are wanted and labels misfit.
+
+    Raises:
+        OptionError: They misfit, and labels are wanted (``strict``).
+    """
+    scores = next(iter(outputs.values()), None)
+    n_classes = None if scores is None or scores.ndim != 2 or scores.shape[1] < 2 else scores.shape[1]
+    try:
+        return class_of_each(names, n_classes, named, where)
+    except OptionError:
+        if strict:
+            raise
+        return {}
 
 
 def read_labels(source: Any) -> dict[str, int] | None:

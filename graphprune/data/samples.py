@@ -38,6 +38,8 @@ class Samples:
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
         classes: Where labels are numbers of folders: the names of these, in order.
+        unit: How many samples in a row are of one call, where the source gives calls that stay whole.
+        of_calls: Inputs that have no samples and differ from call to call: ``calls ...``.
     """
 
     __repr__ = brief
@@ -48,6 +50,8 @@ class Samples:
     fixed: Mapping[str, Array] = field(default_factory=dict)
     labels: Array | None = None
     classes: tuple[str, ...] = ()
+    unit: int = 0
+    of_calls: Mapping[str, Array] = field(default_factory=dict)
 
 
 def of_arrays(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: str) -> Samples:

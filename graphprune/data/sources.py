@@ -13,7 +13,7 @@ from graphprune.data.images import of_folder
 from graphprune.data.preprocess import Preprocess
 from graphprune.data.samples import Pick, Samples, of_arrays, of_npy, of_npz
 from graphprune.data.specs import InputSpec
-from graphprune.data.streams import as_array, is_array, of_iterable
+from graphprune.data.streams import as_array, is_array, of_calls, of_iterable
 from graphprune.data.text import of_text
 from graphprune.errors import OptionError
 from graphprune.files import is_there, require_plain_source
@@ -21,14 +21,21 @@ from graphprune.user_code import load_object, raising_as
 
 
 def open_source(
-    source: Any, specs: tuple[InputSpec, ...], limit: int, pick: Pick, tokenizer: Any, options: Preprocess
+    source: Any,
+    specs: tuple[InputSpec, ...],
+    limit: int,
+    pick: Pick,
+    tokenizer: Any,
+    options: Preprocess,
+    *,
+    unit: int = 1,
 ) -> Samples:
-    """The samples of a source, by what it is."""
+    """The samples of a source, by what it is; with a ``unit`` above 1 items of iterables are calls."""
     if isinstance(source, str | os.PathLike):
         text = os.fspath(source)
         path = Path(text)
         if not is_there(path):
-            return open_source(_called(text), specs, limit, pick, tokenizer, options)
+            return open_source(_called(text), specs, limit, pick, tokenizer, options, unit=unit)
         where = f"'{text}'"
         if path.is_dir():
             return of_folder(path, specs, where, options)
@@ -46,6 +53,8 @@ def open_source(
             raise OptionError(f"{where} is one array, the model takes {', '.join(map(str, specs))}; give a mapping")
         return of_arrays({specs[0].name: as_array(source)}, specs, where)
     if hasattr(source, "__iter__") or hasattr(source, "__getitem__"):
+        if unit > 1:
+            return of_calls(source, specs, where, limit, unit)
         return of_iterable(source, specs, where, limit, pick)
     raise OptionError(
         f"cannot read data from a '{type(source).__name__}'; expected the path of a file or folder, arrays or an "

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
-from graphprune.data.samples import LABELS, Pick, Samples, of_arrays, require_small
-from graphprune.data.specs import Array, InputSpec, constant, joined, written
+from graphprune.data.samples import LABELS, Pick, Rows, Samples, of_arrays, require_small
+from graphprune.data.specs import Array, InputSpec, constant, converted, joined, written
 from graphprune.errors import OptionError
 from graphprune.user_code import raising_as
+
+_ADVICE = "give a file (.npy, .npz), which is mapped from disk"
 
 
 def as_array(value: Any) -> Array:
@@ -76,7 +80,7 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
         if label is not None:
             labels.append(np.atleast_1d(label))
         count += size
-        require_small(held, where, "give a file (.npy, .npz), which is mapped from disk")
+        require_small(held, where, _ADVICE)
         if count >= samples:
             break
     if not count:
@@ -86,6 +90,62 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
     if known is not None and len(known) == min(count, samples):
         arrays[LABELS] = known
     return of_arrays({**arrays, **fixed}, specs, where)
+
+
+def of_calls(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str, calls: int, unit: int) -> Samples:
+    """The first calls of an iterable, for a model whose samples see each other: each item stays what it is.
+
+    Items of different lengths are cut to the shortest; inputs without samples, such as states, go with their item.
+    Where items are single samples, ``unit`` of them in a row make a call.
+
+    Args:
+        source: The iterable; it is gone through once.
+        specs: The model's inputs.
+        where: What it is, for messages.
+        calls: How many calls are wanted.
+        unit: How many single samples make one.
+
+    Raises:
+        OptionError: An item does not fit, or there is none.
+    """
+    batched = [spec for spec in specs if spec.batched]
+    rows = calls * unit
+
+    def pick(count: int) -> Rows:
+        return np.arange(min(count, rows), dtype=np.int64)
+
+    items = _items(source, specs, where, rows, pick)
+    head = list(islice(items, 1))
+    first = [_named(item, specs, f"item 0 of {where}")[0][batched[0].name] for _, item in head]
+    if not first or first[0].ndim < len(batched[0].shape) or len(first[0]) == 1:
+        return of_iterable((item for _, item in chain(head, items)), specs, where, rows, pick)
+    found = [_call(item, specs, f"item {number} of {where}") for number, item in islice(chain(head, items), calls)]
+    unit = min(len(call[spec.name]) for call, _ in found for spec in batched)
+    require_small(sum(array.nbytes for call, _ in found for array in call.values()), where, _ADVICE)
+    arrays = {spec.name: np.concatenate([call[spec.name][:unit] for call, _ in found]) for spec in batched}
+    if all(label is not None and len(label) >= unit for _, label in found):
+        arrays[LABELS] = np.concatenate([label[:unit] for _, label in found if label is not None])
+    others = {spec.name: [call[spec.name] for call, _ in found] for spec in specs if not spec.batched}
+    varying = {name: np.stack(held) for name, held in others.items() if len({array.shape for array in held}) == 1}
+    same = {name: held[0] for name, held in others.items()}
+    return replace(of_arrays({**arrays, **same}, specs, where), unit=unit, of_calls=varying)
+
+
+def _call(item: Any, specs: tuple[InputSpec, ...], here: str) -> tuple[dict[str, Array], Array | None]:
+    """An item as inputs, and its labels."""
+    arrays, label = _named(item, specs, here)
+    call = {
+        spec.name: converted(joined(arrays[spec.name], spec, here), spec, here)
+        if spec.batched
+        else constant(arrays[spec.name], spec, here)
+        for spec in specs
+    }
+    sizes = {len(call[spec.name]) for spec in specs if spec.batched}
+    if len(sizes) > 1:
+        raise OptionError(
+            f"{here} has {max(sizes)} samples for one input and {min(sizes)} for another; give as many for each"
+        )
+    return call, None if label is None else np.atleast_1d(label)
 
 
 def _items(

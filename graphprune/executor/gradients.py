@@ -13,9 +13,17 @@ from graphprune.hosts.host import Array, Arrays, Gate
 
 
 def gate_gradients(
-    module: OnnxModule, inputs: Arrays, gates: Sequence[Gate], loss: Loss, level: Mapping[Gate, float]
+    module: OnnxModule, inputs: Arrays, gates: Mapping[Gate, int], loss: Loss, level: Mapping[Gate, float]
 ) -> dict[Gate, Array]:
-    """``∂ℓ_n/∂m_u`` of each sample and unit, ``[n, d]``, for one batch."""
+    """``∂ℓ_n/∂m_u`` of each sample and unit, ``[n, d]``, for one batch.
+
+    Args:
+        module: The graph.
+        inputs: By name.
+        gates: The size of each.
+        loss: Of its outputs.
+        level: Where gates stand, if not at one.
+    """
     values: dict[Gate, torch.Tensor] = {}
 
     def gated(gate: Gate) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -38,9 +46,9 @@ def gate_gradients(
     found: dict[Gate, Array] = {}
     for gate in gates:
         value = values.get(gate)
-        if value is None:
-            raise AssertionError(f"node '{gate.node}' does not read '{gate.value}'")
-        gradient = value.grad if value.grad is not None else torch.zeros_like(value)
+        gradient = None if value is None else value.grad
+        if gradient is None:  # its node lies in a branch that was not taken, or no loss depends on it
+            gradient = torch.zeros(samples, gates[gate])
         found[gate] = array_of(by_sample(gradient, samples))
     return found
 

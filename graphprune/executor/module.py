@@ -135,6 +135,10 @@ class OnnxModule(nn.Module):
             )
         names = tuple(self.output_names if wanted is None else wanted)
         if names not in self._programs:
+            known = {*self._folded, *self.input_names, *(name for step in self.program.steps for name in step.results)}
+            unknown = [name for name in names if name not in known and name not in dict(self.named_stored())]
+            if unknown:
+                raise ModelError(f"the model has no value '{unknown[0]}'; ask for names of values of its graph")
             self._programs[names] = self.program.needed(names)
         values: dict[str, Any] = {name: getattr(self, key) for name, key in self._folded.items()}
         values.update(self.named_stored())

@@ -185,6 +185,10 @@ class Standard:
         total, count = summed(np.array([sum(losses), len(losses)]))
         return float(total / max(count, 1))
 
+    def loss_on(self, number: int, outputs: Arrays) -> float:
+        """The loss of outputs on one batch of the data, of this process."""
+        return self._loss_on(outputs, self._data[number][1])
+
     def _loss_on(self, outputs: Arrays, wanted: Sequence[tuple[Callable[[], Array], float]]) -> float:
         losses = [
             self._loss(judge, array(), judge.prepared(outputs), variance) / scale

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.arrays import BLOCK, on_all_cores, scratch
 from graphprune.importance.context import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
+
+BLOCK = 1 << 17
+"""Elements of a block, of which alone a copy is made: a table may have a row for each word of a vocabulary."""
 
 
 def l1(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
@@ -30,21 +32,15 @@ def l2(evidence: Evidence) -> dict[str, NDArray[np.float64]]:
 
 
 def _norms(evidence: Evidence, p: int) -> dict[str, NDArray[np.float64]]:
-    groups, values = evidence.groups, evidence.analysis.graph.values
+    groups = evidence.groups
     totals = {group.factor: np.zeros(group.size) for group in groups}
     sites = {(site.tensor, site.axis): site.dim for group in groups for site in group.sites if site.parameter}
     axes: dict[str, list[int]] = {}
     for tensor, axis in sites:
         axes.setdefault(tensor, []).append(axis)
-    found: dict[str, list[NDArray[np.float64]]] = {}
-
-    def measure(tensor: str) -> None:
-        found[tensor] = _marginals(evidence.read(tensor), axes[tensor], p)
-
-    on_all_cores(measure, {tensor: values[tensor].n_elements for tensor in axes})
     sums: dict[Dim, NDArray[Any]] = {}  # of all axes that hold the same units in the same way
     for tensor, used in axes.items():
-        for axis, marginal in zip(used, found[tensor], strict=True):
+        for axis, marginal in zip(used, _marginals(evidence.read(tensor), used, p), strict=True):
             dim = sites[tensor, axis]
             known = sums.get(dim)
             sums[dim] = marginal if known is None else known + marginal
@@ -79,7 +75,7 @@ def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[n
         n = BLOCK // width
         for start in range(0, len(table), n):
             block = table[start : start + n, part]
-            found = power(block, out=scratch(block.shape, weights.dtype))
+            found = power(block)
             if 0 in axes:
                 rows[start : start + n] += found @ ones[:width]  # a product with ones is a faster sum
             if axes != [0]:

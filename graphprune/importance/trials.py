@@ -10,8 +10,11 @@ allocation).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import isqrt
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +28,19 @@ from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
+from graphprune.importance.trial_runs import Runs, Start, beside, cores, in_order
 from graphprune.observer import Count, uncounted
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases
 from graphprune.statistics.readers import summed
 
+Points: TypeAlias = tuple[Sequence[int], Sequence[float]]
+"""How many units are removed, rising, and what is lost."""
+
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
+SMOOTH = 0.5
+"""How far a loss may be from following the scores where no more widths are tried: a factor of 1.6."""
 WORK = 2e12
 """Multiply-accumulates that trials may take in all; or one walk over the data, where that is more."""
 LEAST = 1e-9
@@ -59,6 +68,7 @@ def loss_curves(
     batches: Sequence[Arrays],
     n_widths: int,
     *,
+    smooth: float = 0.0,
     memory: int = MEMORY,
     progress: Count = uncounted,
 ) -> dict[str, Float]:
@@ -70,6 +80,8 @@ def loss_curves(
         groups: The groups that are tried; curves of others are brought to the same scale.
         batches: What the outputs are compared on.
         n_widths: How many widths are tried, a key of :data:`WIDTHS`.
+        smooth: Where the logarithm of the loss grows by what that of the scores does, up to this, between two widths
+            that are far apart, no others are tried; 0: all are.
         memory: Bytes of activations that are held in memory; others wait on disk.
         progress: Told how many groups of how many are done.
 
@@ -86,8 +98,11 @@ def loss_curves(
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
     standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
-    points: dict[str, tuple[list[int], list[float]]] = {}
-    with ActivationCache(batches, memory) as spool:
+    n_beside = beside(host.graph(), memory, _rows(batches))
+    runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside))
+    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths], smooth)
+
+    def tasks(spool: ActivationCache) -> Iterator[Callable[[], Points]]:
         for n, (group, entry) in enumerate(tried):
             later = [name for _, other in tried[n:] for name in other.values]
             go = host.partial_run(
@@ -95,35 +110,102 @@ def loss_curves(
             )
             for i in range(len(batches)):
                 spool[i], _ = go(spool[i])
-            read = list(readings(evidence, statistics, group))
-            gates = list(gate_readings(evidence, statistics, group))
-            ranked = np.argsort(scores[group.name], kind="stable")
-            counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in WIDTHS[n_widths]} - {0})
-            uses, losses = [consumers[each.consumer.node] for each in read], []
-            for count in counts:
-                for masked in (True, False) if entry.masked else (False,):
-                    changes = refitted(host, read, consumers, ranked[:count])
-                    changes |= refitted_gates(host, gates, ranked[:count], without)
-                    is_read = bool(changes)
-                    if masked:
-                        changes = taken_out(host, evidence.analysis, group, ranked[:count], changes, uses)
-                    cut = host.replaced(changes)
-                    del changes  # of a vocabulary, perhaps, and the model has its own
-                    loss = _loss(cut, standard, spool, outputs)
-                    del cut
-                    if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
-                        break
-                losses.append(loss)
-            if counts:
-                points[group.name] = counts, losses
-            progress(n + 1, len(tried))
+            values = spool.__getitem__ if n_beside == 1 else [spool[i] for i in range(len(batches))].__getitem__
+            yield partial(trial.points, group, Start(spool.names(), len(batches), values), masked=entry.masked)
+
+    points: dict[str, Points] = {}
+    with ActivationCache(batches, memory) as spool:
+        results = in_order(tasks(spool), n_beside)
+        for n, ((group, _), found_points) in enumerate(zip(tried, results, strict=True), start=1):
+            if found_points[0]:
+                points[group.name] = found_points
+            progress(n, len(tried))
     return _curves(scores, points)
 
 
-def _loss(cut: Host, standard: Standard, spool: ActivationCache, outputs: Sequence[str]) -> float:
-    """What a model loses that goes on from what waits."""
-    run = cut.partial_run(spool.names(), outputs)
-    return standard.loss_of(run(spool[i])[1] for i in range(len(spool)))
+@dataclass(frozen=True)
+class Tried:
+    """What the trials of all groups have in common.
+
+    Attributes:
+        evidence: With statistics and the model.
+        statistics: The statistics.
+        runs: Runs the model with biases.
+        consumers: Its consumers by node, from :func:`read_with_biases`.
+        scores: Of all groups.
+        widths: Fractions of a group's units that are removed.
+        smooth: As for :func:`loss_curves`.
+    """
+
+    evidence: Evidence
+    statistics: Statistics
+    runs: Runs
+    consumers: Mapping[str, Consumer]
+    scores: Scores
+    widths: Sequence[float]
+    smooth: float
+
+    def points(self, group: Group, start: Start, *, masked: bool) -> Points:
+        """How many units of a group are removed, rising, and the loss each time.
+
+        Args:
+            group: The group.
+            start: Where its trials begin.
+            masked: Whether units are taken out where they are made as well.
+        """
+        counts = sorted({min(group.size - 1, max(1, round(part * group.size))) for part in self.widths} - {0})
+        read = list(readings(self.evidence, self.statistics, group))
+        gates = list(gate_readings(self.evidence, self.statistics, group))
+        uses = [self.consumers[each.consumer.node] for each in read]
+        ranked, host = np.argsort(self.scores[group.name], kind="stable"), self.runs.host
+        prepared: dict[bool, Callable[[Arrays], float]] = {}
+
+        def lost(count: int) -> float:
+            loss = float("nan")
+            for out in (True, False) if masked else (False,):
+                changes = refitted(host, read, self.consumers, ranked[:count])
+                changes |= refitted_gates(host, gates, ranked[:count], without)
+                is_read = bool(changes)
+                if out:
+                    changes = taken_out(host, self.evidence.analysis, group, ranked[:count], changes, uses)
+                if out not in prepared:
+                    prepared[out] = self.runs.of(start, changes)
+                loss = prepared[out](changes)
+                del changes  # of a vocabulary, perhaps, and the model has its own
+                if np.isfinite(loss) or not is_read:  # a weight that is divided by its norm takes no zeros
+                    break
+            return loss
+
+        first = _telling(counts) if self.smooth else counts
+        losses = {count: lost(count) for count in first}
+        if not follows(self.scores[group.name], first, [losses[count] for count in first], self.smooth):
+            losses |= {count: lost(count) for count in counts if count not in losses}
+        return sorted(losses), [losses[count] for count in sorted(losses)]
+
+
+def _telling(counts: Sequence[int]) -> Sequence[int]:
+    """Two widths that tell whether more are needed, far apart; all where there are no more than two."""
+    return counts if len(counts) < 3 else (counts[-3], counts[-1])
+
+
+def follows(scores: Float, counts: Sequence[int], losses: Sequence[float], smooth: float) -> bool:
+    """Whether a loss grows as the sum of scores does, so that this says what is lost at the widths beside.
+
+    Args:
+        scores: Of a group.
+        counts: Two numbers of units that are removed.
+        losses: What is lost by that.
+        smooth: How far the growth of the logarithms may differ.
+    """
+    if len(counts) != 2 or not all(np.isfinite(loss) and loss > 0 for loss in losses):
+        return False
+    grown = np.log(losses[1] / losses[0]) - float(np.diff(np.log(_predicted(scores)[list(counts)]))[0])
+    return bool(abs(grown) <= smooth)
+
+
+def _rows(batches: Sequence[Arrays]) -> int:
+    """Samples of the first batch."""
+    return max((len(array) for batch in batches[:1] for array in batch.values() if array.ndim), default=1)
 
 
 def read_with_biases(host: Host, statistics: Statistics) -> tuple[Host, dict[str, Consumer]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.ir.dims import Factor, Index
     from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
+    from graphprune.report.data import RecoveryRow
     from graphprune.statistics.collect import Statistics
 
 
@@ -109,6 +111,9 @@ class State:
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
         held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
         unrefitted: What the outputs had lost on these before the refit.
+        more: Inputs for recovery alone, beside ``batches``.
+        folder: Where recovery notes where it stands, and goes on from after a stop.
+        recovered: What has come of recovery.
     """
 
     __repr__ = brief
@@ -146,6 +151,9 @@ class State:
     asked: tuple[Asked, ...] = ()
     held: Batches | None = None
     unrefitted: tuple[Outcome, ...] = ()
+    more: Batches | None = None
+    folder: Path | None = None
+    recovered: RecoveryRow | None = None
     attributes: tuple[Any, ...] = ()
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)

@@ -70,6 +70,14 @@ class Polynomial:
         rows = np.split(order // self.powers.shape[1], begins[1:])
         return {int(group): np.unique(each) for group, each in zip(groups, rows, strict=True)}
 
+    def shares(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """:meth:`share` of every group, at once."""
+        n_terms = len(self.powers)
+        held = self.powers * n_terms + np.arange(n_terms)[:, None]  # a group may be twice in a term
+        pairs = np.unique(held[self.powers >= 0])
+        group, term = np.divmod(pairs, max(n_terms, 1))
+        return np.bincount(group, self.terms(counts)[term], len(counts)).astype(np.float64)
+
     def terms(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
         """The terms at ``counts``, one by one."""
         found: NDArray[np.float64] = self.coefficients * np.append(counts, 1.0)[self.powers].prod(axis=1)
@@ -152,8 +160,12 @@ class CostModel:
 
     def shares(self, metric: str) -> dict[str, float]:
         """For each group the fraction of the whole cost that all its units together are part of."""
-        total = max(self.cost(metric), 1e-30)
-        return {g.name: self.functions[metric].share(i, self.full) / total for i, g in enumerate(self.groups)}
+        total, function = max(self.cost(metric), 1e-30), self.functions[metric]
+        if isinstance(function, Polynomial):
+            gone = function.shares(self.full).tolist()
+        else:
+            gone = [function.share(i, self.full) for i in range(len(self.groups))]
+        return {group.name: each / total for group, each in zip(self.groups, gone, strict=True)}
 
 
 def build_cost_model(
@@ -271,11 +283,19 @@ def prunable_share(analysis: Analysis) -> float:
 
 
 def _accumulate(into: _Terms, dims: Iterable[Dim], index: Mapping[Factor, int], scale: float) -> None:
-    terms: _Terms = {(): scale}
+    powers, compound = [], []
     for dim in dims:
+        if not isinstance(dim, Factor):
+            compound.append(dim)
+        elif (i := index.get(dim)) is None:
+            scale *= dim.size
+        else:
+            powers.append(i)
+    terms: _Terms = {tuple(sorted(powers)): scale}
+    for dim in compound:
         terms = _times(terms, _expand(dim, index))
-    for powers, coefficient in terms.items():
-        into[powers] += coefficient
+    for each, coefficient in terms.items():
+        into[each] += coefficient
 
 
 def _expand(dim: Dim, index: Mapping[Factor, int]) -> _Terms:

@@ -73,7 +73,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
         Compensate(method) if method != "none" else None,
-        MeasureLosses() if goes_by_losses(allocation) and recipe.targets else None,
+        MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
     )
     if allocation != MEASURED_ALLOCATION or sharing.allocation:

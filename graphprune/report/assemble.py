@@ -110,6 +110,11 @@ def _notes(state: State) -> tuple[str, ...]:
             "the calibration inputs are made up, and what is measured on them says little about yours; give real ones "
             "(--calibration)"
         )
+    if state.batches is not None and state.batches.unit > 1:
+        notes.append(
+            "samples of the calibration data see each other in the model, so that calls of "
+            f"{state.batches.unit} samples stay whole"
+        )
     if state.protected:
         notes.append(f"the most sensitive groups stay whole: {', '.join(state.protected)}")
     if state.compensated:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
+from graphprune.errors import RuleError
 from graphprune.ir.rule import Rule, Shape
 
 
@@ -115,6 +116,20 @@ class Op:
 def facts(row: Row | None) -> Op:
     """What a line of a table says of its operator; of a bare row nothing but the rule."""
     return row if isinstance(row, Op) else _bare(row or _unknown)
+
+
+def stated_form(op: str, name: str, forms: Iterable[str]) -> str:
+    """The name of a masked form that a row states.
+
+    Raises:
+        RuleError: There is none of this name.
+    """
+    if name not in forms:
+        known = ", ".join([EXACT, *sorted(forms)])
+        raise RuleError(
+            f"the row of '{op}' states the masked form '{name}', which there is not; expected one of {known}"
+        )
+    return name
 
 
 @cache

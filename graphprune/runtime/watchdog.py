@@ -36,7 +36,8 @@ class Run:
         options: To be handed to onnxruntime.
         seconds: Processor seconds that it may take.
         memory: Bytes that it may take.
-        began: The processor clock at the first look; asking for it costs more than a small run does.
+        looked: The processor clock at the last look; asking for it costs more than a small run does.
+        used: Processor seconds up to then; those of runs that go on beside each other are shared among them.
         reason: Why it was stopped; empty while it was not.
     """
 
@@ -44,7 +45,8 @@ class Run:
     seconds: float
     memory: int
     resident: int = field(default_factory=lambda: resident_bytes())
-    began: float | None = None
+    looked: float | None = None
+    used: float = 0.0
     reason: str = ""
 
 
@@ -114,11 +116,13 @@ def _watch() -> None:
             continue
         clock, resident = time.process_time(), resident_bytes()
         for run in runs:
-            run.began = clock if run.began is None else run.began
-            _look(run, clock - run.began, resident - run.resident if resident else 0)
+            _look(run, clock, resident - run.resident if resident else 0, len(runs))
 
 
-def _look(run: Run, seconds: float, memory: int) -> None:
+def _look(run: Run, clock: float, memory: int, n_runs: int) -> None:
+    """Stops a run that has taken too much of what all that go on now have taken."""
+    run.used += 0.0 if run.looked is None else (clock - run.looked) / n_runs
+    run.looked, seconds, memory = clock, run.used, memory // n_runs
     if seconds > run.seconds:
         run.reason = (
             f"the model runs for more than {run.seconds:.0f} processor seconds on one input; it loops, or is larger "

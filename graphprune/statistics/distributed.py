@@ -35,6 +35,11 @@ def averaged(array: NDArray[Any] | float) -> Float:
     return np.asarray(array, np.float64) if distributed is None else summed(array) / distributed.get_world_size()
 
 
+def alone() -> bool:
+    """Whether there is no other process to sum with."""
+    return _distributed() is None
+
+
 def joint(digest: str) -> str:
     """A digest that all processes share, of those that they have of their parts, in hexadecimal digits."""
     if _distributed() is None:

@@ -83,7 +83,7 @@ def read_statistics(
     require_plain_source(path, OptionError, "statistics", advice)
     try:
         with zipfile.ZipFile(path) as archive:
-            about = _about(path, _array(archive, "about", (), "U"))
+            about = _about(path, array_of(archive, "about", (), "U"))
             if about.fingerprint != wanted:
                 raise OptionError(f"the statistics in '{path}' belong to another model; {_ADVICE}")
             if origin is not None:
@@ -115,7 +115,7 @@ def _about(path: Path, text: NDArray[Any]) -> About:
     return About(path, samples, str(data.get("fingerprint")), tuple(sources), spreads, origin)
 
 
-def _array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str) -> NDArray[Any]:
+def array_of(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], kinds: str) -> NDArray[Any]:
     """One array, which is read only if its header says that it has this shape and kind of elements.
 
     Raises:
@@ -141,13 +141,13 @@ def _moments(archive: zipfile.ZipFile, i: int, flat: tuple[int, int]) -> Moments
     Raises:
         ValueError: They are of another shape, or such as no data have.
     """
-    count = _array(archive, f"{i}.count", (), "iu")
+    count = array_of(archive, f"{i}.count", (), "iu")
     total, square, positive = (
-        _array(archive, f"{i}.{name}", flat, "f").astype(np.float64) for name in ("total", "square", "positive")
+        array_of(archive, f"{i}.{name}", flat, "f").astype(np.float64) for name in ("total", "square", "positive")
     )
     product = None
     if f"{i}.product.npy" in archive.namelist():
-        product = _array(archive, f"{i}.product", (*flat, flat[1]), "f").astype(np.float64)
+        product = array_of(archive, f"{i}.product", (*flat, flat[1]), "f").astype(np.float64)
     n = int(count)
     whole = all(np.isfinite(each).all() for each in (total, square, positive, *([] if product is None else [product])))
     if not whole or n < 1 or (square < 0).any() or (positive < 0).any() or (positive > n).any():

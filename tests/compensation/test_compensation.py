@@ -259,13 +259,11 @@ def test_refits_lower_the_error_on_unseen_data_rung_by_rung(cls, shape):
     data = batches_of(shape, 60)
     batches, unseen = data[:48], data[48:]
     errors = {}
+    session = gp.Session(model, example, data=batches)
     for rung in ("none", "mean", "affine"):
-        result = gp.prune(
-            model,
-            example,
+        result = session.prune(
             target={"macs": 0.6},
             align=1,
-            calibration=batches,
             criterion="random",
             allocation="isomorphic",
             compensation=rung,
@@ -283,7 +281,8 @@ def test_both_hosts_refit_alike(cls, shape, tmp_path):
     model, example, batches = built(cls), (torch.randn(shape),), batches_of(shape)
     TorchHost.trace(model, example).save_onnx(tmp_path / "dense.onnx")
     # a file has its batch norms folded: what looks at weights or at outputs may choose other units there
-    options = {"target": {"macs": 0.7}, "align": 1, "calibration": batches, "criterion": "act-var"}
+    options = {"target": {"macs": 0.7}, "align": 1, "criterion": "act-var", "allocation": "isomorphic"}
+    options["calibration"] = batches
     from_torch = gp.prune(model, example, **options)
     from_onnx = gp.prune(tmp_path / "dense.onnx", **options)
     assert len(from_torch.state.compensated) == len(from_onnx.state.compensated) > 0
@@ -298,10 +297,10 @@ def test_what_is_refitted_is_in_the_plan_and_nothing_else_changes():
         "align": 1,
         "criterion": "wifv",
         "allocation": "isomorphic",
-        "calibration": batches_of(shape),
     }
-    refitted = gp.prune(model, (torch.randn(shape),), compensation="affine", **options)
-    sliced = gp.prune(model, (torch.randn(shape),), compensation="none", **options)
+    session = gp.Session(model, (torch.randn(shape),), data=batches_of(shape))
+    refitted = session.prune(compensation="affine", **options)
+    sliced = session.prune(compensation="none", **options)
     assert refitted.plan.options["compensation"] == "affine"
     named = set(refitted.plan.options["compensated"])
     after, before = refitted.module.state_dict(), sliced.module.state_dict()
@@ -315,7 +314,8 @@ def test_what_is_refitted_is_in_the_plan_and_nothing_else_changes():
 def test_a_state_with_new_biases_is_restored(tmp_path):
     model, shape = built(Gated), (4, 6, 24)
     example = (torch.randn(shape),)
-    result = gp.prune(model, example, target={"macs": 0.7}, align=1, calibration=batches_of(shape))
+    options = {"align": 1, "allocation": "isomorphic", "calibration": batches_of(shape)}
+    result = gp.prune(model, example, target={"macs": 0.7}, **options)
     result.save_state(tmp_path)
     again = gp.restore(model, tmp_path, example)
     assert torch.equal(again(*example), result.module(*example))
@@ -465,59 +465,66 @@ def test_onnx_files_are_calibrated_and_compensated_without_torch(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def _shard(rank: int, folder: str) -> None:
+SHARED = {
+    "default": {},
+    "runs": {"criterion": "bonsai", "allocation": "evolution"},
+    "protected": {"protect_ratio": 0.3},
+}
+"""How the two processes prune, by name."""
+
+
+def _prunes(folder, data, options, out: str) -> None:
+    result = gp.prune(folder / "net.onnx", target={"macs": 0.6}, align=1, calibration=data, verify=False, **options)
+    result.save_onnx(folder / out)
+
+
+def _rank(rank: int, folder) -> None:
+    """One of two processes: to start one takes longer than what it does."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    host = OnnxHost.load(f"{folder}/net.onnx").folded()
-    analysis = gp.analyze(f"{folder}/net.onnx")
-    collect(host, analysis, batches_of((4, 6, 24), 6)[rank::2]).save(f"{folder}/{rank}.npz")
+    host = OnnxHost.load(folder / "net.onnx").folded()
+    analysis = gp.analyze(folder / "net.onnx")
+    collect(host, analysis, batches_of((4, 6, 24), 6)[rank::2]).save(folder / f"{rank}.npz")
+    for name, options in SHARED.items():  # seven and six batches
+        _prunes(folder, batches_of((4, 6, 24), 13)[rank::2], options, f"{name}-{rank}.onnx")
     torch.distributed.destroy_process_group()
 
 
-def _prune_shard(rank: int, folder: str, options: dict[str, str]) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    mine = batches_of((4, 6, 24), 13)[rank::2]  # seven and six
-    result = gp.prune(f"{folder}/net.onnx", target={"macs": 0.6}, align=1, calibration=mine, verify=False, **options)
-    result.save_onnx(f"{folder}/{rank}.onnx")
-    torch.distributed.destroy_process_group()
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A folder with what two processes have written that share the calibration data."""
+    folder = tmp_path_factory.mktemp("shared")
+    TorchHost.trace(built(Gated), (torch.randn(4, 6, 24),)).save_onnx(folder / "net.onnx")
+    torch.multiprocessing.spawn(_rank, args=(folder,), nprocs=2)
+    return folder
 
 
 def weights_of(path) -> dict[str, np.ndarray]:
     return {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(path).graph.initializer}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"criterion": "bonsai", "allocation": "evolution"}, {"protect_ratio": 0.3}],
-    ids=["default", "runs", "protected"],
-)
-def test_two_processes_prune_and_refit_alike_on_all_of_the_data(tmp_path, options):
-    TorchHost.trace(built(Gated), (torch.randn(4, 6, 24),)).save_onnx(tmp_path / "net.onnx")
-    torch.multiprocessing.spawn(_prune_shard, args=(str(tmp_path), options), nprocs=2)
-    first, second = (weights_of(tmp_path / f"{rank}.onnx") for rank in range(2))
+@pytest.mark.parametrize("name", SHARED)
+def test_two_processes_prune_and_refit_alike_on_all_of_the_data(shared, name):
+    first, second = (weights_of(shared / f"{name}-{rank}.onnx") for rank in range(2))
     assert first.keys() == second.keys()
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name], err_msg=name)
-    half = batches_of((4, 6, 24), 13)[::2]
-    alone = gp.prune(tmp_path / "net.onnx", target={"macs": 0.6}, align=1, calibration=half, verify=False, **options)
-    alone.save_onnx(tmp_path / "alone.onnx")
-    other = weights_of(tmp_path / "alone.onnx")
+    for tensor, value in first.items():
+        np.testing.assert_array_equal(value, second[tensor], err_msg=tensor)
+    _prunes(shared, batches_of((4, 6, 24), 13)[::2], SHARED[name], f"{name}-alone.onnx")
+    other = weights_of(shared / f"{name}-alone.onnx")
     # what one of them does with its half of the data alone is something else
-    assert any(name not in other or not np.array_equal(value, other[name]) for name, value in first.items())
+    assert any(each not in other or not np.array_equal(value, other[each]) for each, value in first.items())
 
 
-def test_two_processes_share_the_calibration_data(tmp_path):
-    TorchHost.trace(built(Gated), (torch.randn(4, 6, 24),)).save_onnx(tmp_path / "net.onnx")
-    torch.multiprocessing.spawn(_shard, args=(str(tmp_path),), nprocs=2)
-    host, analysis = OnnxHost.load(tmp_path / "net.onnx").folded(), gp.analyze(tmp_path / "net.onnx")
+def test_two_processes_share_the_calibration_data(shared):
+    host, analysis = OnnxHost.load(shared / "net.onnx").folded(), gp.analyze(shared / "net.onnx")
     whole = collect(host, analysis, batches_of((4, 6, 24), 6))
     for rank in range(2):
-        shared = Statistics.load(tmp_path / f"{rank}.npz", host, analysis)
-        assert shared.samples == whole.samples
+        found = Statistics.load(shared / f"{rank}.npz", host, analysis)
+        assert found.samples == whole.samples
         for source, moments in whole.moments.items():
-            assert shared.moments[source].count == moments.count
-            np.testing.assert_allclose(shared.moments[source].product, moments.product, rtol=1e-5, atol=1e-6)
+            assert found.moments[source].count == moments.count
+            np.testing.assert_allclose(found.moments[source].product, moments.product, rtol=1e-5, atol=1e-6)
         for node, spread in whole.spreads.items():
-            np.testing.assert_allclose(shared.spreads[node], spread, rtol=1e-5)
+            np.testing.assert_allclose(found.spreads[node], spread, rtol=1e-5)
 
 
 # -- batch normalisation ---------------------------------------------------------------------------------------------

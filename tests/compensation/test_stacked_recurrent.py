@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-import graphprune as gp
+from graphprune.analysis.groups import analyze_graph
 from graphprune.compensation.sequential import compensate
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.passes.slice_groups import slice_edits
@@ -58,7 +58,8 @@ def test_deeper_gates_are_fitted_to_what_the_pruned_layers_below_give(kind, opti
     mixing = rng.standard_normal((3, 5))
     data = [{"x": rng.standard_normal((8, 6, 3)) @ mixing} for _ in range(8)]
     example = torch.from_numpy(data[0]["x"])
-    host, analysis = TorchHost.trace(net, (example,)).folded(), gp.analyze(net, (example,))
+    host = TorchHost.trace(net, (example,)).folded()
+    analysis = analyze_graph(host.graph())
     (inputs,) = [group for group in analysis.groups if group.size == 14]
     kept = {inputs.factor: STAY}
     fitted, rows = compensate(host, host.edited(slice_edits(analysis, kept)), analysis, kept, data, ridges=(0.0,))

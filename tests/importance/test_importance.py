@@ -156,8 +156,26 @@ def test_the_oracle_is_the_same_on_both_hosts(evidence, tmp_path):
     other = Evidence(gp.analyze(tmp_path / "net.onnx"), host.read, host=host, batches=evidence.batches)
     (got,), want = CRITERIA["oracle"].score(other).values(), scores_of("oracle", evidence)
     np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-7)
-    with pytest.raises(OptionError, match="needs gradients"):
-        CRITERIA["taylor"].score(other)
+    (got,), want = CRITERIA["taylor"].score(other).values(), scores_of("taylor", evidence)
+    np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+class WithoutGradients:
+    """A host that only runs."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        if name.endswith("_gradients"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+def test_criteria_of_gradients_ask_for_a_host_that_has_some(evidence):
+    bare = Evidence(evidence.analysis, evidence.read, host=WithoutGradients(evidence.host), batches=evidence.batches)
+    with pytest.raises(OptionError, match="needs gradients, which hosts of kind 'torch' do not have"):
+        CRITERIA["taylor"].score(bare)
 
 
 def test_criteria_agree_with_the_oracle_better_than_chance(evidence):

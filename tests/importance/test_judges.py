@@ -10,8 +10,8 @@ from torch.nn import functional
 import graphprune as gp
 from graphprune import defaults
 from graphprune.errors import OptionError
+from graphprune.executor import losses
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.torch import gates
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.importance.final import finals_of
 from graphprune.importance.judge import Asked, Judge, judges_for, known_losses, parse_losses
@@ -136,7 +136,7 @@ def test_torch_prepares_what_numpy_prepares(ends):
     outputs = ends.run(batch)
     tensors = [torch.from_numpy(each) for each in outputs.values()]
     for judge in judges_for(ends):
-        got = gates.prepared(tensors[judge.at], judge).numpy()
+        got = losses.prepared(tensors[judge.at], judge).numpy()
         np.testing.assert_allclose(got, judge.prepared(outputs), rtol=1e-5, atol=1e-5)
 
 
@@ -154,13 +154,13 @@ def test_gradients_see_the_logits_and_not_probabilities():
 
     x = torch.randn(32, 6, generator=torch.Generator().manual_seed(1))
     labels = np.arange(32) % 4
-    for criterion in ("taylor", "fisher", "taylor-elem", "path-taylor"):
-        for data in (x, {"x": x.numpy(), "labels": labels}):
-            scores = []
-            for end in (nn.Identity(), nn.Softmax(-1), nn.LogSoftmax(-1)):
-                options = {"criterion": criterion, "calibration": data, "samples": 32, "allocation": "uniform"}
-                state = gp.prune(Net(end).eval(), (x,), target="params=0.6", align=1, verify=False, **options).state
-                scores.append(next(iter(state.scores.values())))
+    ends = (nn.Identity(), nn.Softmax(-1), nn.LogSoftmax(-1))
+    for data in (x, {"x": x.numpy(), "labels": labels}):
+        sessions = [gp.Session(Net(end).eval(), (x,), data=gp.Inputs(data, samples=32)) for end in ends]
+        for criterion in ("taylor", "fisher", "taylor-elem", "path-taylor"):
+            passes = f"fold-constants,analyze,calibrate,score{{criterion={criterion}}},allocate{{params=0.6 align=1}}"
+            states = [session.prune(pipeline=f"{passes},slice-groups", verify=False).state for session in sessions]
+            scores = [next(iter(state.scores.values())) for state in states]
             for other in scores[1:]:
                 np.testing.assert_allclose(other, scores[0], rtol=2e-3, err_msg=criterion)
 

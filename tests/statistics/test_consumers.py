@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import graphprune as gp
+from graphprune.analysis.groups import analyze_graph
 from graphprune.compensation import Residuals, refit
 from graphprune.compensation.activation_cache import ActivationCache
 from graphprune.compensation.sequential import compensate
@@ -182,12 +183,11 @@ def test_transposed_convolutions_are_refitted(tmp_path):
     data, unseen = batches_of(shape, 10), batches_of(shape, 14)[10:]
     TorchHost.trace(model, (torch.randn(shape),)).save_onnx(tmp_path / "net.onnx")
     errors = {}
-    for rung in ("none", "mean", "affine"):
-        for source in (model, tmp_path / "net.onnx"):
-            result = gp.prune(
-                source, (torch.randn(shape),) if source is model else None, target={"macs": 0.8}, align=1,
-                criterion="act-var", calibration=data, compensation=rung,
-            )  # fmt: skip
+    options = {"target": {"macs": 0.8}, "align": 1, "criterion": "act-var", "allocation": "isomorphic"}
+    for source in (model, tmp_path / "net.onnx"):
+        session = gp.Session(source, (torch.randn(shape),) if source is model else None, data=data)
+        for rung in ("none", "mean", "affine"):
+            result = session.prune(compensation=rung, **options)
             errors[rung, source is model] = lost(result.host, model, unseen)
     assert errors["affine", True] < 0.95 * errors["mean", True]
     assert errors["affine", False] == pytest.approx(errors["affine", True], rel=1e-2)
@@ -304,7 +304,7 @@ def test_padding_has_no_weight_in_statistics_and_refit(tmp_path):
     torch_host.save_onnx(tmp_path / "net.onnx")
     for source in (model, tmp_path / "net.onnx"):
         host = torch_host if source is model else OnnxHost.load(source).folded()
-        analysis = gp.analyze(source, example if source is model else None)
+        analysis = analyze_graph(host.graph())
         statistics = collect(host, analysis, data)
         seen = {c.weight: c.source for found in statistics.consumers.values() for c in found}
         values = {each[0] for each in statistics.moments}
@@ -317,7 +317,7 @@ def test_padding_has_no_weight_in_statistics_and_refit(tmp_path):
             np.testing.assert_allclose(
                 again.moments[each].product, statistics.moments[each].product, rtol=1e-4, atol=1e-4
             )
-        options = {"target": {"macs": 0.7}, "align": 1, "criterion": "obs"}
+        options = {"target": {"macs": 0.7}, "align": 1, "criterion": "obs", "allocation": "isomorphic"}
         inputs = example if source is model else None
         one, two = (gp.prune(source, inputs, calibration=each, **options) for each in (data, other))
         got, want = (next(iter(each.host.run(data[0]).values())) for each in (one, two))

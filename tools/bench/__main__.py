@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = {
+    "ablation": "what code that is there only for speed gains",
     "calibration": "what calibration and compensation cost, phase by phase",
     "compile": "groups, plan and slices against Torch-Pruning's",
     "criteria": "how well criteria rank units, against exact ablation",

@@ -2,7 +2,7 @@
 
 A row is a function of a :class:`graphprune.executor.ops.call.Call` that returns a tensor, or a tuple of results. To
 support an operator, add a line in the table of its family; onnx's own node tests judge it
-(``tests/executor/test_node_tests.py``).
+(``tests/executor/test_executor_node_tests.py``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("Bernoulli", "Multinomial"), _RANDOM),
     **dict.fromkeys(("RegexFullMatch", "StringConcat", "StringNormalizer", "StringSplit", "TfIdfVectorizer"), _TEXT),
     "ImageDecoder": "reads a picture file",
-    "SequenceMap": "is a function that has not been inlined",
+    "SequenceMap": "maps a function over a sequence",
     **dict.fromkeys(("DeformConv", "MaxRoiPool", "RoiAlign"), "has no counterpart in PyTorch itself"),
     **dict.fromkeys(("LinearAttention", "CausalConvWithState"), "is newer than the models that are trained yet"),
 }

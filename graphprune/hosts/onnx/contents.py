@@ -13,11 +13,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.arrays import digest_of, on_all_cores
+from graphprune.arrays import digest_of
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.load import load_model
-from graphprune.hosts.onnx.store import Store, weightless
+from graphprune.hosts.onnx.store import Store
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 _SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
@@ -42,8 +42,8 @@ class Contents:
         Raises:
             ModelError: It is malformed, unsafe or of an unsupported version.
         """
-        proto, store = weightless(load_model(path)[0])
-        return Contents(proto, store)
+        loaded = load_model(path)
+        return Contents(loaded.proto, loaded.store)
 
     @property
     def headers(self) -> Mapping[str, onnx.TensorProto]:
@@ -92,13 +92,7 @@ def digest(tensor: ir.TensorProtocol) -> str:
 
 def digest_of_model(contents: Contents) -> str:
     """The digest of operators, attributes, connections and stored tensors; not of texts that describe the model."""
-    tensors = {header.name: contents.tensor(header) for header in contents.proto.graph.initializer}
-    found: dict[str, str] = {}
-
-    def take(name: str) -> None:
-        found[name] = digest(tensors[name])
-
-    on_all_cores(take, {name: tensor.size for name, tensor in tensors.items()})
+    found = {header.name: digest(contents.tensor(header)) for header in contents.proto.graph.initializer}
     whole = hashlib.sha256(repr(sorted((each.domain, each.version) for each in contents.proto.opset_import)).encode())
     whole.update(repr(sorted(found.items())).encode())
     for graph in graphs_of(contents.proto.graph):

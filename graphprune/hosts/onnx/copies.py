@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx
@@ -30,8 +31,8 @@ Uses = Mapping[str, Use]
 """For each stored tensor that had several uses in the file, and each copy of one, the use that it is for."""
 
 
-def untie_constants(model: ir.Model) -> None:
-    """Gives each use of a deduplicated constant vector a copy of its own; ``model.meta["uses"]`` says which is whose.
+def untie_constants(model: ir.Model) -> Uses:
+    """Gives each use of a deduplicated constant vector a copy of its own; returns which is whose.
 
     Weights that are tied on purpose hold more than one value.
     """
@@ -58,7 +59,7 @@ def untie_constants(model: ir.Model) -> None:
             copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=value.const_value)
             model.graph.register_initializer(copy)
             use.node.replace_input_with(use.idx, copy)
-    model.meta["uses"] = uses
+    return uses
 
 
 def _reader(node: ir.Node, operand: int, readers: Mapping[str, str]) -> str:
@@ -70,8 +71,17 @@ def _reader(node: ir.Node, operand: int, readers: Mapping[str, str]) -> str:
 def _repeats(value: ir.Value | None) -> bool:
     """Whether a value is a stored tensor of one number, many times: small, of floats or quantised."""
     tensor = None if value is None else value.const_value
-    if value is None or tensor is None or not value.is_initializer():
+    return value is not None and tensor is not None and value.is_initializer() and _is_one_number(tensor)
+
+
+def repeated(tensor: onnx.TensorProto) -> bool:
+    """Whether a message without external data holds one number many times; in doubt, with it, so."""
+    if not tensor.dims or prod(tensor.dims) > UNTIE_BYTES:
         return False
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or _is_one_number(ir.serde.deserialize_tensor(tensor))
+
+
+def _is_one_number(tensor: ir.TensorProtocol) -> bool:
     if len(tensor.shape) == 0 or tensor.nbytes > UNTIE_BYTES:
         return False
     if not (tensor.dtype.is_floating_point() or tensor.dtype in _QUANTISED):
@@ -157,7 +167,8 @@ def merged(proto: onnx.ModelProto, store: Store, renamed: Mapping[str, str]) -> 
     for tensor in proto.graph.initializer:
         name = renamed.get(tensor.name, tensor.name)
         if name in taken:
-            changed.pop(tensor.name, None)
+            if name != tensor.name:  # the one that gives the name may come after another that has taken its place
+                changed.pop(tensor.name, None)
             continue
         taken.add(name)
         copy = onnx.TensorProto()

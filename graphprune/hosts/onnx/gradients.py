@@ -68,7 +68,9 @@ class Gradients:
         module, loss = self._run_by_torch, self._loss(target, categorical, judges, seed)
         from graphprune.executor import gradients
 
-        return gradients.gate_gradients(module, inputs, gates, loss, level or {})
+        values = self.graph().values
+        sizes = {gate: values[gate.value].shape[gate.axis] for gate in gates}
+        return gradients.gate_gradients(module, inputs, sizes, loss, level or {})
 
     def parameter_gradients(
         self,

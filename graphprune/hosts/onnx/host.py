@@ -40,11 +40,12 @@ from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
 from graphprune.hosts.onnx.shapes import other_sizes, unfit
 from graphprune.hosts.onnx.sizes import bind, left_open
-from graphprune.hosts.onnx.store import Store, inline_array, n_bytes, weightless
+from graphprune.hosts.onnx.store import Store, inline_array, n_bytes
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
 from graphprune.hosts.recurrent import Recurrent
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
 from graphprune.runtime.sessions import run_session
@@ -114,19 +115,15 @@ class OnnxHost(Gradients):
             ModelError: The model is malformed, unsafe or of an unsupported version.
             OptionError: ``shapes`` names an unknown input or does not fit.
         """
-        model, files = load_model(source)
-        defaults, uses, held = tuple(model.meta["defaults"]), model.meta["uses"], model.meta["held"]
-        foreign = model.meta.get("foreign_types", {})
-        proto, store = weightless(model)
-        proto = flat(proto)
+        loaded = load_model(source)
+        proto, store = flat(loaded.proto), loaded.store
         for value in proto.graph.output:
-            if value.name in foreign:
-                value.type.CopyFrom(foreign[value.name])
+            if value.name in loaded.foreign:
+                value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
-        return OnnxHost(
-            proto, store, bound.shapes, files, proto, given or {}, defaults, assumed, uses, held, bound.sources
-        )
+        own = loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
+        return OnnxHost(proto, store, bound.shapes, loaded.files, proto, given or {}, *own)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -337,6 +334,10 @@ class OnnxHost(Gradients):
         given = [value.name for value in self.proto.graph.input] if have is None else have
         return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
 
+    def trials(self, asked: Asked) -> Trial | None:
+        """A runner of the rest that takes some stored tensors; none where it draws: only sessions begin at the seed."""
+        return None if self._draws else onnx_steps.trials(self.proto, self.store, self.inferred, asked)
+
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""
         assert self._affordable
@@ -370,9 +371,7 @@ class OnnxHost(Gradients):
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
-        if not biases:
-            return self
-        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None)
+        return self._with(onnx_steps.biased(self.proto, self.inferred, biases), self.store, None) if biases else self
 
     @property
     def source_costs(self) -> Mapping[str, float]:

@@ -8,6 +8,8 @@ or in the file's own protobuf message.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -19,10 +21,13 @@ from onnx_ir.external_data import set_base_dir
 from onnx_ir.passes import common as passes
 
 from graphprune.bounds import present
+from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError, first_line
 from graphprune.files import is_there
-from graphprune.hosts.onnx.copies import untie_constants
+from graphprune.hosts.onnx.copies import Uses, untie_constants
 from graphprune.hosts.onnx.held import what_is_held
+from graphprune.hosts.onnx.plain import taken_as_it_is
+from graphprune.hosts.onnx.store import Stored, weightless
 from graphprune.hosts.onnx.validate import DEFAULT_DOMAINS as _DEFAULT_DOMAINS
 from graphprune.hosts.onnx.validate import MAXIMUM_RANK, graphs, validate
 
@@ -31,14 +36,36 @@ MINIMUM_OPSET = 9
 CONVERTED_OPSET = 11
 
 
-def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozenset[Path]]:
+@dataclass(frozen=True)
+class Loaded:
+    """A model in normal form, and what its file says beside.
+
+    Attributes:
+        proto: The graph, weightless.
+        store: Where its weights are.
+        files: The external data files that they are mapped from.
+        defaults: Inputs that have a default.
+        uses: Of what use each copy of a tensor is that the file stores once.
+        held: What the file holds, by metric.
+        foreign: By output, the declared type of what is no tensor.
+    """
+
+    __repr__ = brief
+
+    proto: onnx.ModelProto
+    store: dict[str, Stored]
+    files: frozenset[Path]
+    defaults: tuple[onnx.ValueInfoProto, ...]
+    uses: Uses
+    held: Mapping[str, float]
+    foreign: Mapping[str, onnx.TypeProto]
+
+
+def load_model(source: str | Path | onnx.ModelProto) -> Loaded:
     """Loads and normalises a model.
 
     Args:
         source: A ``.onnx`` file or a model in memory (which is left as it is).
-
-    Returns:
-        The model, and the external data files that its weights are mapped from.
 
     Raises:
         ModelError: The model is malformed, unsafe or of an unsupported version.
@@ -58,10 +85,21 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         made = _make_dense(graph, where, made)
     proto = _converted(proto, where)
     annotations = list(proto.graph.quantization_annotation)
-    untold = _without_foreign_types(proto, where)
+    foreign = _without_foreign_types(proto, where)
     stored = {tensor.name for tensor in proto.graph.initializer}
     # before version 4 every initializer had to be an input, which says nothing
     defaults = [value for value in proto.graph.input if value.name in stored] if proto.ir_version >= 4 else []
+    uses: Uses = {}
+    plain = taken_as_it_is(proto, folder)
+    if plain is None:
+        model = _read_graph(proto, where, folder)
+        _normalise(model, where)
+        uses = untie_constants(model)
+        plain = weightless(model, annotations)
+    return Loaded(*plain, files, tuple(defaults), uses, held, foreign)
+
+
+def _read_graph(proto: onnx.ModelProto, where: str, folder: Path | None) -> ir.Model:
     try:
         model = ir.serde.deserialize_model(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, ir.serde.SerdeError) as error:
@@ -70,12 +108,7 @@ def load_model(source: str | Path | onnx.ModelProto) -> tuple[ir.Model, frozense
         ) from error
     if folder is not None:
         set_base_dir(model.graph, str(folder))
-    _normalise(model, where)
-    model.meta["quantization_annotation"] = annotations
-    model.meta["defaults"] = defaults
-    model.meta["foreign_types"] = untold
-    model.meta["held"] = held
-    return model, files
+    return model
 
 
 def _without_foreign_types(proto: onnx.ModelProto, where: str) -> dict[str, onnx.TypeProto]:
@@ -210,7 +243,6 @@ def _normalise(model: ir.Model, where: str) -> None:
     model.ir_version = max(4, model.ir_version or 4)  # before version 4 initializers must be inputs
     _name_nodes(model)
     _bypass_identities(model)
-    untie_constants(model)
 
 
 def _name_nodes(model: ir.Model) -> None:

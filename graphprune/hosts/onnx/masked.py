@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from graphprune.errors import ProofError
 from graphprune.hosts.host import Array
 from graphprune.hosts.onnx.masked_forms import CHOOSING, Masked, form_of, joined
-from graphprune.hosts.onnx.ops.table import ROWS
+from graphprune.hosts.onnx.ops.own import facts_of
 from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
-from graphprune.rules.call import EXACT, facts
+from graphprune.rules.call import EXACT
 
 Masks = Mapping[str, Mapping[int, NDArray[np.bool_]]]
 
@@ -71,7 +71,7 @@ def masked_model(
         target = surgery.nodes[node.name]
         zeros.follow(node, list(target.inputs), list(target.outputs))
         source, axes = _statistic(node, masks)
-        form = facts(ROWS.get(node.op)).masked if axes else EXACT
+        form = facts_of(node.op).masked if axes else EXACT
         if form in CHOOSING:
             _cannot_choose(surgery, target, CHOOSING[form], masks[source], axes, inferred)
         elif form != EXACT:
@@ -145,7 +145,7 @@ class _ZeroPoints:
             return
         if node.op == "DynamicQuantizeLinear":
             self._found[result] = (outputs[2], None)
-        elif (at := facts(ROWS.get(node.op)).zero_point) is not None:
+        elif (at := facts_of(node.op).zero_point) is not None:
             if at < len(inputs) and not inputs[at].is_empty():
                 shape = self._inferred.shapes.get(inputs[at].name, ())
                 layouts = (node.rule.operands[at], node.rule.results[0]) if node.rule is not None else (None, None)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from graphprune.errors import ProofError
 from graphprune.hosts.host import Array
+from graphprune.hosts.onnx.ops.own import facts_of
 from graphprune.hosts.onnx.ops.table import ROWS
 from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.surgery import Surgery
-from graphprune.rules.call import facts
+from graphprune.rules.call import EXACT, facts, stated_form
 
 CHOOSING: Mapping[str, bool | None] = {"choice": False, "choice_of_least": True, "topk": None}
 """Forms that are the operator itself, on numbers that it cannot choose where units are removed: whether it chooses the
@@ -31,9 +32,14 @@ Form = Callable[["Masked"], "gs.Variable | None"]
 
 
 def form_of(op: str) -> Form | None:
-    """The masked form of an operator that is replaced; ``None``: none is known."""
-    name = facts(ROWS.get(op)).masked
-    return cast("Form", globals()[name]) if name in globals() else None
+    """The masked form of an operator that is replaced; ``None``: none is known.
+
+    Raises:
+        RuleError: Its row, which somebody has registered, states one that there is not.
+    """
+    name = facts_of(op).masked
+    forms = {facts(row).masked for row in ROWS.values()} - {"", EXACT, *CHOOSING}
+    return cast("Form", globals()[stated_form(op, name, forms)]) if name else None
 
 
 def joined(axes: Mapping[int, NDArray[np.bool_]], rank: int) -> NDArray[np.bool_]:

@@ -69,9 +69,12 @@ def evaluate(node: onnx.NodeProto, values: Mapping[str, Partial], shapes: Shapes
     handler = HANDLERS.get(node.op_type)
     if handler is None or node.domain not in ("", "ai.onnx"):
         return None
+    operands = [values.get(name) for name in node.input]
+    if operands.count(None) == len(operands) and node.op_type not in _OF_SHAPES:
+        return None  # nearly all nodes of a model
     try:
         with np.errstate(all="ignore"):
-            result = handler(_Node(node, [values.get(name) for name in node.input], shapes, dynamic))
+            result = handler(_Node(node, operands, shapes, dynamic))
     except (_UnknownError, ValueError, IndexError, ZeroDivisionError, OverflowError, TypeError):
         return None
     return result if result.values.size <= MAXIMUM_ELEMENTS else None
@@ -315,3 +318,5 @@ HANDLERS: Mapping[str, Callable[[_Node], Partial]] = {
     "ReduceMax": _reduction(np.maximum),
 }
 """How each operator of shape arithmetic computes; a table like those of the rules."""
+_OF_SHAPES = ("Shape", "Size")
+"""Those that need no value of an operand."""

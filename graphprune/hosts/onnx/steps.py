@@ -15,6 +15,7 @@ from graphprune.hosts.onnx.ops.values import Inferred, attributes_of, operands_o
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery
+from graphprune.hosts.trying import Asked, Rest, Trial
 from graphprune.hosts.windows import Window, transposed
 from graphprune.ir.liveness import Flow, part_of
 from graphprune.runtime.sessions import as_array, run_raw
@@ -29,12 +30,7 @@ def partial_run(
     later: Sequence[str],
 ) -> PartialRun:
     """A runner of the nodes between what there is and what is wanted; see ``Runnable.partial_run``."""
-    nodes = proto.graph.node
-    flow = Flow(
-        {name: i for i, node in enumerate(nodes) for name in node.output if name},
-        lambda i: filter(None, operands_of(nodes[i])),
-        lambda i: filter(None, nodes[i].output),
-    )
+    flow = _flow(proto)
     known = {*have, *flow.producers, *(tensor.name for tensor in proto.graph.initializer)}
     unknown = [name for name in (*outputs, *later) if name not in known]
     if unknown:
@@ -54,10 +50,62 @@ def partial_run(
     return run
 
 
+def _flow(proto: onnx.ModelProto) -> Flow[int]:
+    nodes = proto.graph.node
+    return Flow(
+        {name: i for i, node in enumerate(nodes) for name in node.output if name},
+        lambda i: filter(None, operands_of(nodes[i])),
+        lambda i: filter(None, nodes[i].output),
+    )
+
+
+def trials(proto: onnx.ModelProto, store: Store, inferred: Inferred, asked: Asked) -> Trial | None:
+    """A runner of the rest of a model, in one session that some stored tensors are inputs of; see ``Trying.trials``."""
+    headers = {tensor.name: tensor for tensor in proto.graph.initializer}
+    types: dict[str, np.dtype[Any]] = {}
+    for name in asked.changing:
+        kind = onnx.helper.tensor_dtype_to_np_dtype(headers[name].data_type)
+        if kind not in _HANDED:
+            return None
+        types[name] = kind
+    given, now, _ = part_of(_flow(proto), asked.have, asked.outputs, ())
+    wanted = [name for name in dict.fromkeys(asked.outputs) if name not in given]
+    if not now:
+        return None
+    part = _part(proto, inferred, sorted(now), given, wanted, asked.changing)
+    try:
+        session = session_of(part, store, threads=asked.threads)
+    except ModelError:  # an operator that takes only what is stored
+        return None
+
+    def changed(tensors: Arrays) -> Rest:
+        inputs = {
+            name: np.ascontiguousarray(np.asarray(array).reshape(tuple(headers[name].dims)), types[name])
+            for name, array in tensors.items()
+        }
+
+        def run(values: Carried) -> dict[str, Array]:
+            results = run_raw(session, {**values, **inputs})
+            return {name: as_array(values[name] if name in given else results[name]) for name in asked.outputs}
+
+        return run
+
+    return changed
+
+
+_HANDED = frozenset(np.dtype(each) for each in (np.float16, np.float32, np.float64))
+"""Types of stored tensors that can be handed in; NumPy has no others of floating point."""
+
+
 def _part(
-    proto: onnx.ModelProto, inferred: Inferred, nodes: Sequence[int], given: Collection[str], wanted: Sequence[str]
+    proto: onnx.ModelProto,
+    inferred: Inferred,
+    nodes: Sequence[int],
+    given: Collection[str],
+    wanted: Sequence[str],
+    handed: Collection[str] = (),
 ) -> onnx.ModelProto:
-    """The weightless model of some nodes."""
+    """The weightless model of some nodes; stored tensors that are ``handed`` in are inputs of it."""
     part = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name == "graph":
@@ -69,7 +117,12 @@ def _part(
     part.graph.name = proto.graph.name or "part"
     part.graph.node.extend(proto.graph.node[i] for i in nodes)
     used = {name for node in part.graph.node for name in operands_of(node)}
-    part.graph.initializer.extend(tensor for tensor in proto.graph.initializer if tensor.name in used)
+    for tensor in proto.graph.initializer:
+        if tensor.name in used and tensor.name in handed:
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            part.graph.input.append(value)
+        elif tensor.name in used:
+            part.graph.initializer.append(tensor)
     whole = {value.name: value for value in proto.graph.input}
     for name in sorted(used & set(given)):
         declared = whole.get(name)

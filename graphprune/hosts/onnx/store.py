@@ -7,7 +7,7 @@ their data in the graph, where shape inference needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -68,8 +68,15 @@ class Stored:
 Store = Mapping[str, Stored]
 
 
-def weightless(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, Stored]]:
-    """Separates the graph of a normalised model from its weights. The model is used up."""
+def weightless(
+    model: ir.Model, annotations: Sequence[onnx.TensorAnnotation]
+) -> tuple[onnx.ModelProto, dict[str, Stored]]:
+    """Separates the graph of a normalised model from its weights. The model is used up.
+
+    Args:
+        model: The model.
+        annotations: The quantisation annotations of its file.
+    """
     store: dict[str, Stored] = {}
     inline: dict[str, onnx.TensorProto] = {}
     docs: dict[str, str] = {}
@@ -77,9 +84,8 @@ def weightless(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, Stored]]:
         tensor = value.const_value
         if tensor is None:
             continue
-        small = tensor.dtype in _SMALL_TYPES and tensor.size <= INLINE_ELEMENTS
-        if tensor.dtype == ir.DataType.STRING or tensor.nbytes <= INLINE_BYTES or small:
-            inline[name] = _named(ir.serde.serialize_tensor(_in_memory(tensor)), name)
+        if is_small(tensor.dtype, tensor.size, tensor.nbytes):
+            inline[name] = in_memory(tensor, name)
         else:
             store[name] = Stored(tensor)
         docs[name] = tensor.doc_string or ""
@@ -95,19 +101,24 @@ def weightless(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, Stored]]:
         elif name in store:
             proto.graph.initializer.append(header(name, store[name], docs[name]))
     del proto.graph.value_info[:]
-    proto.graph.quantization_annotation.extend(model.meta.get("quantization_annotation", ()))
+    proto.graph.quantization_annotation.extend(annotations)
     return proto, store
 
 
-def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+def is_small(dtype: ir.DataType, n_elements: int, n_bytes: int) -> bool:
+    """Whether a tensor keeps its data in the graph."""
+    small = dtype in _SMALL_TYPES and n_elements <= INLINE_ELEMENTS
+    return small or n_bytes <= INLINE_BYTES or dtype == ir.DataType.STRING
+
+
+def in_memory(tensor: ir.TensorProtocol, name: str) -> onnx.TensorProto:
+    """A tensor as a message that holds its data."""
     if isinstance(tensor, ir.ExternalTensor):
-        return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
-    return tensor
-
-
-def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    tensor.name = name
-    return tensor
+        values = np.array(tensor.numpy())
+        tensor = ir.Tensor(values, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+    proto = ir.serde.serialize_tensor(tensor)
+    proto.name = name
+    return proto
 
 
 def header(name: str, stored: Stored, doc_string: str = "") -> onnx.TensorProto:

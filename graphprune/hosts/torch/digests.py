@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.arrays import digest_of, on_all_cores
+from graphprune.arrays import digest_of
 
 
 def digest_of_tensor(tensor: torch.Tensor) -> str:
@@ -21,13 +21,7 @@ def digest_of_tensor(tensor: torch.Tensor) -> str:
 
 def digest_of_graph(graph: fx.Graph, tensors: Mapping[str, Any]) -> str:
     """The digest of the operators of a graph, their arguments and connections, and of all tensors and bodies."""
-    stored = {name: each for name, each in tensors.items() if isinstance(each, torch.Tensor)}
-    found: dict[str, str] = {}
-
-    def take(name: str) -> None:
-        found[name] = digest_of_tensor(stored[name])
-
-    on_all_cores(take, {name: each.numel() for name, each in stored.items()})
+    found = {name: digest_of_tensor(each) for name, each in tensors.items() if isinstance(each, torch.Tensor)}
     for name, body in tensors.items():
         if isinstance(body, fx.GraphModule):
             inside = {**dict(body.named_parameters()), **dict(body.named_buffers()), **dict(body.named_children())}

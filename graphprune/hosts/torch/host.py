@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch.export import ExportedProgram
@@ -21,13 +21,18 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
+from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.stored import to_numpy
-from graphprune.hosts.torch.trace import Example, Trace, export, functional, split_example
+from graphprune.hosts.torch.trace import Example, Trace, functional, split_example
 from graphprune.hosts.torch.untouched import noticing, untouched
 from graphprune.ir.graph import Graph
 from graphprune.planning.transfer import METADATA, write_origins
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.module import Made
+    from graphprune.pipeline.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +86,7 @@ class TorchHost(Program):
         """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
         try:
             with untouched(model) as looked, noticing(model, looked) as noticed:
-                host = cls.of(export(model, example, dynamic_shapes))
+                host = cls.of(traced(model, example, dynamic_shapes))
         except ModelError:
             again = torch_runs.second_call(model, example, dynamic_shapes, cls.of) if any(noticed) else None
             if again is None:
@@ -164,6 +169,12 @@ class TorchHost(Program):
             if not old.is_meta and not torch.equal(new.detach().to(old.device, old.dtype), old):
                 changed[name] = to_numpy(new)
         return self.replaced(changed) if changed else self
+
+    def rebuilt(self, state: State) -> Made:
+        """The user's module, made as small as this host is; see :mod:`graphprune.hosts.torch.module`."""
+        from graphprune.hosts.torch.module import pruned_module
+
+        return pruned_module(state)
 
     def save_onnx(
         self,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import fx, nn
 
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.pairs import host_pairs
 from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.specs import SPEC, Spec
+
+_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""
@@ -109,6 +112,16 @@ def _changes(old: fx.Node, new: fx.Node) -> Iterator[Resized]:
     specs, others = old.meta.get(SPEC), new.meta.get(SPEC)
     if isinstance(specs, Spec) and isinstance(others, Spec):
         yield from zip(specs.shape, others.shape, strict=True)
+    if old.target is _ATTENTION and argument(
+        old, "enable_gqa"
+    ):  # code that repeats keys itself needs to know how often
+        yield _repeats(old), _repeats(new)
+
+
+def _repeats(attention: fx.Node) -> int:
+    """How many heads of queries share one of keys."""
+    queries, keys = (cast("fx.Node", operand).meta[SPEC].shape[-3] for operand in attention.args[:2])
+    return int(queries // keys)
 
 
 def _numbers(value: Any) -> Iterator[int]:

@@ -13,22 +13,28 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from graphprune.hosts.torch.ops.own import facts_of
 from graphprune.hosts.torch.ops.table import ROWS
 from graphprune.hosts.torch.signatures import argument, argument_position
-from graphprune.rules.call import EXACT, facts
+from graphprune.rules.call import EXACT, facts, stated_form
 
 _ATEN = torch.ops.aten
 
 
 def form_of(op: str) -> Form | None:
-    """The masked form of an operator; the operator itself has ``exact``; ``None``: none is known."""
-    name = facts(ROWS.get(op)).masked
-    return None if name in ("", EXACT) else cast("Form", globals()[name])
+    """The masked form of an operator; the operator itself has ``exact``; ``None``: none is known.
+
+    Raises:
+        RuleError: Its row, which somebody has registered, states one that there is not.
+    """
+    name = facts_of(op).masked
+    forms = {facts(row).masked for row in ROWS.values()} - {"", EXACT}
+    return None if name in ("", EXACT) else cast("Form", globals()[stated_form(op, name, forms)])
 
 
 def is_exact(op: str) -> bool:
     """Whether an operator's statistic does not see zeros."""
-    return facts(ROWS.get(op)).masked == EXACT
+    return facts_of(op).masked == EXACT
 
 
 def by_expert(x: torch.Tensor, weight: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

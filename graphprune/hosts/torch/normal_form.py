@@ -33,13 +33,23 @@ def normal_form(program: ExportedProgram, example: Example) -> tuple[fx.Graph, d
     graph = module.graph
     tensors = {str(node.target): attribute(module, str(node.target)) for node in graph.nodes if node.op == "get_attr"}
     annotate(graph, tensors, _shapes_seen(module, program.call_spec.in_spec, example))
+    return graph, normalized(graph, tensors)
+
+
+def normalized(graph: fx.Graph, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Brings an annotated graph into normal form; the tensors that it uses then.
+
+    Args:
+        graph: The graph; it is changed.
+        tensors: What its ``get_attr`` nodes stand for.
+    """
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
         elif node.op == "call_function":
             _normalize(tensors, node)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    return graph, {name: tensor for name, tensor in tensors.items() if name in used}
+    return {name: tensor for name, tensor in tensors.items() if name in used}
 
 
 class _Shapes(fx.Interpreter):
@@ -153,7 +163,7 @@ def _count_from_start(node: fx.Node) -> None:
 def _mask_as_made(node: fx.Node) -> None:
     """Takes the mask of a scatter from before it was expanded, so that it shows which axes it does not tell apart."""
     x, mask, source = node.args
-    while cast("fx.Node", mask).target in (_ATEN.expand.default, *_COPIES):
+    while cast("fx.Node", mask).target in (_ATEN.expand.default, _ATEN.expand_as.default, *_COPIES):
         mask = cast("fx.Node", mask).args[0]
     node.args = (x, mask, source)
 

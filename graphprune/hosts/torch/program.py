@@ -33,8 +33,10 @@ from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
+from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
+from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.importance.differentiable import Target
 from graphprune.importance.final import floating
@@ -84,8 +86,11 @@ class Program:
     metadata = None
 
     @classmethod
-    def of(cls, trace: Trace) -> Self:
+    def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
+        if isinstance(trace, Recording):
+            shared = shared_names(trace.tensors, trace.state)
+            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
         spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
         graph, tensors = normal_form(trace.program, example)
         shared = shared_names(tensors, trace.program.state_dict)
@@ -311,6 +316,11 @@ class Program:
         if have is not None:
             return run
         return lambda values: run(dict(zip(inputs, self.signature.flat(values), strict=True)))
+
+    def trials(self, asked: Asked) -> Trial:
+        """A runner of the rest of the model that takes some stored tensors when it runs."""
+        prepared = steps.with_tensors(self.program, self._names, asked.have, asked.outputs)
+        return lambda tensors: steps.rest(prepared(with_values(self.tensors, self.tied, tensors)), asked.threads)
 
     def gated(self, gates: Sequence[Gate]) -> Gated:
         """A runner of the model with gates; those that are not given are one."""

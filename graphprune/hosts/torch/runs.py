@@ -21,11 +21,13 @@ from torch import nn
 
 from graphprune.errors import first_line
 from graphprune.hosts.edits import Edits
+from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_in_training, flipped_flags, reads_any
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.specs import storage_key
-from graphprune.hosts.torch.trace import Example, Trace, export, inference
+from graphprune.hosts.torch.trace import Example, Trace, inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.ir.graph import Graph
 
@@ -164,7 +166,7 @@ class _Looking:
                 return failure
         try:
             with untouched(self.model), quiet(), _downstream(self.model, left):
-                host = _without_more(Program.of(export(self.model, example, training=True)))
+                host = _without_more(Program.of(traced(self.model, example, training=True)))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
             return first_line(error.__cause__ or error)
         before = len(self.unreached())
@@ -190,7 +192,7 @@ class _Looking:
 
 
 def second_call(
-    model: nn.Module, example: Example, dynamic_shapes: Any, build: Callable[[Trace], AnyProgram]
+    model: nn.Module, example: Example, dynamic_shapes: Any, build: Callable[[Trace | Recording], AnyProgram]
 ) -> tuple[nn.Module, AnyProgram] | None:
     """A module as its first call leaves it, with the weights of the user's module, and the trace of its second call.
 
@@ -205,7 +207,7 @@ def second_call(
         with untouched(model, runs=True), quiet():
             with inference(model):
                 model(*args, **kwargs)
-            host = build(export(model, example, dynamic_shapes))
+            host = build(traced(model, example, dynamic_shapes))
             shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
             shared |= {id(t): t for t in host.tensors.values() if isinstance(t, torch.Tensor)}
             return copy.deepcopy(model, dict(shared)), host

@@ -1,23 +1,14 @@
-"""Cutting stored tensors.
-
-All large tensors that one edit cuts go into one block of memory, which NumPy asks the system to map in large pages: to
-touch new memory in small pages takes longer than to copy the weights into it.
-"""
+"""Cutting stored tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
-from typing import Any
 
 import numpy as np
 import torch
 
-from graphprune.arrays import BLOCK, cut, cut_shape, on_all_cores
+from graphprune.arrays import cut, cut_shape
 from graphprune.ir.dims import Index
-
-_ALIGNMENT = 64
-"""Bytes, as for torch's own tensors."""
 
 _PLAIN = frozenset(
     {
@@ -39,7 +30,6 @@ def sliced(tensors: Mapping[str, torch.Tensor], slices: Mapping[str, Mapping[int
         slices: For some of them and their axes, the positions.
     """
     found: dict[str, torch.Tensor] = {}
-    large: dict[str, np.ndarray[Any, Any]] = {}
     for name, axes in slices.items():
         old = tensors[name].detach()
         bits = old.dtype if old.dtype in _PLAIN else _BITS.get(old.itemsize)
@@ -47,13 +37,8 @@ def sliced(tensors: Mapping[str, torch.Tensor], slices: Mapping[str, Mapping[int
             found[name] = _selected(old, axes)
             continue
         array = (old if old.dtype is bits else old.view(bits)).numpy()
-        if array.size <= BLOCK:
-            new = found[name] = torch.empty(cut_shape(array.shape, axes), dtype=bits)
-            cut(array, axes, new.numpy())
-        else:
-            found[name] = old  # keeps the order
-            large[name] = array
-    found.update(_cut_large(large, slices))
+        new = found[name] = torch.empty(cut_shape(array.shape, axes), dtype=bits)
+        cut(array, axes, new.numpy())
     for name, new in found.items():
         old = tensors[name]
         if new.dtype is not old.dtype:
@@ -75,20 +60,3 @@ def _selected(tensor: torch.Tensor, axes: Mapping[int, Index]) -> torch.Tensor:
     for axis in sorted(axes):  # whole rows go first: they are copied fastest
         tensor = tensor.index_select(axis, torch.from_numpy(np.ascontiguousarray(axes[axis])).to(tensor.device))
     return tensor
-
-
-def _cut_large(
-    arrays: Mapping[str, np.ndarray[Any, Any]], slices: Mapping[str, Mapping[int, Index]]
-) -> dict[str, torch.Tensor]:
-    """Each result has a storage of its own, which keeps the block that all of them lie in."""
-    shapes = {name: cut_shape(array.shape, slices[name]) for name, array in arrays.items()}
-    steps = {name: -(-prod(shapes[name]) * array.itemsize // _ALIGNMENT) for name, array in arrays.items()}
-    raw = np.empty((sum(steps.values()) + 1) * _ALIGNMENT, np.uint8)
-    at = -raw.ctypes.data % _ALIGNMENT
-    found = {}
-    for name, array in arrays.items():
-        found[name] = np.ndarray(shapes[name], array.dtype, raw, at)
-        at += steps[name] * _ALIGNMENT
-    sizes = {name: array.size for name, array in arrays.items()}
-    on_all_cores(lambda name: cut(arrays[name], slices[name], found[name]), sizes)
-    return {name: torch.from_numpy(array) for name, array in found.items()}

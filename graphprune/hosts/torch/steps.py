@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Carried, PartialRun
 from graphprune.hosts.torch.signatures import argument
 from graphprune.hosts.torch.stored import to_numpy
+from graphprune.hosts.torch.threads import on_threads
+from graphprune.hosts.trying import Rest
 from graphprune.hosts.windows import Window, transposed
 from graphprune.ir.liveness import Flow, part_of
 
@@ -41,6 +43,17 @@ def partial_run(
     later: Sequence[str],
 ) -> PartialRun:
     """A runner of the nodes between what there is and what is wanted, by node names; see ``Runnable.partial_run``."""
+    return with_tensors(program, names, have, outputs, later)(tensors)
+
+
+def with_tensors(
+    program: fx.Graph,
+    names: Mapping[fx.Node, str],
+    have: Collection[str],
+    outputs: Sequence[str],
+    later: Sequence[str] = (),
+) -> Callable[[Mapping[str, Any]], PartialRun]:
+    """What makes runners of the nodes between what there is and what is wanted, with tensors as they are given."""
     by_value: dict[str, fx.Node] = {}
     for node, name in names.items():
         by_value.setdefault(name, node)
@@ -65,24 +78,37 @@ def partial_run(
         if name not in kept:
             expiring.setdefault(i, []).append(name)
 
-    def run(values: Carried) -> tuple[dict[str, Any], dict[str, Array]]:
-        env = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    def runner(tensors: Mapping[str, Any]) -> PartialRun:
+        def run(values: Carried) -> tuple[dict[str, Any], dict[str, Array]]:
+            env = {name: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
-        def read(node: fx.Node) -> Any:
-            return tensors[str(node.target)] if node.op == "get_attr" else env[node.name]
+            def read(node: fx.Node) -> Any:
+                return tensors[str(node.target)] if node.op == "get_attr" else env[node.name]
 
-        with torch.no_grad():
-            for i, node in enumerate(order):
-                if node.op == "placeholder":
-                    raise ModelError(f"input '{node.name}' is missing; got {', '.join(values) or 'none'}")
-                args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
-                env[node.name] = node.target(*args, **kwargs)
-                for name in expiring.get(i, ()):
-                    env.pop(name, None)
-        arrays = {name: to_numpy(read(node)) for name, node in wanted.items()}
-        return {name: env[name] for name in carried}, arrays
+            with torch.no_grad():
+                for i, node in enumerate(order):
+                    if node.op == "placeholder":
+                        raise ModelError(f"input '{node.name}' is missing; got {', '.join(values) or 'none'}")
+                    args, kwargs = fx.node.map_arg((node.args, node.kwargs), read)
+                    env[node.name] = node.target(*args, **kwargs)
+                    for name in expiring.get(i, ()):
+                        env.pop(name, None)
+            arrays = {name: to_numpy(read(node)) for name, node in wanted.items()}
+            return {name: env[name] for name in carried}, arrays
 
-    return run
+        return run
+
+    return runner
+
+
+def rest(run: PartialRun, threads: int) -> Rest:
+    """A runner that gives outputs alone, with so many threads within an operator (0: as many as it takes anyway)."""
+
+    def outputs(values: Carried) -> dict[str, Array]:
+        with on_threads(threads):
+            return run(values)[1]
+
+    return outputs
 
 
 def window(node: fx.Node) -> Window | None:

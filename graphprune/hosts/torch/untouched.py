@@ -14,6 +14,7 @@ import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from operator import is_
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,6 +29,14 @@ REACH = 1 << 17
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size, np.ndarray)
 _NOT_THE_USERS = sys.stdlib_module_names | {"torch", "numpy"}
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
+_PLAIN = (OrderedDict, dict, list, set, deque)
+_SORTS: dict[str, tuple[type, ...]] = {
+    "atom": (*_ATOMS, *_OPAQUE),
+    "tensor": (torch.Tensor,),
+    "method": (types.MethodType,),
+    "fixed": (tuple, frozenset),
+    "container": (dict, list, set, deque),
+}
 
 
 class _Tensor(NamedTuple):
@@ -58,26 +67,29 @@ class Looked:
     def _walk(self, roots: Iterable[Any]) -> None:
         seen: set[int] = set()
         waiting = deque(roots)
+        sorts: dict[type, str] = {}  # asked for thousands of objects of few types
         while waiting and len(seen) < REACH:
             value = waiting.popleft()
-            if isinstance(value, (*_ATOMS, *_OPAQUE)) or id(value) in seen:
+            kind = type(value)
+            sort = sorts.get(kind) or sorts.setdefault(kind, _sort_of(kind))
+            if sort == "atom" or id(value) in seen:
                 continue
             seen.add(id(value))
-            if isinstance(value, torch.Tensor):
+            if sort == "tensor":
                 if not torch.nn.parameter.is_lazy(value):
                     grad = value.grad if value.is_leaf else None
                     self.tensors.append(_Tensor(value, value.data, grad, value.requires_grad))
-            elif isinstance(value, types.MethodType):
+            elif sort == "method":
                 waiting.append(value.__self__)
-            elif isinstance(value, tuple | frozenset):
+            elif sort == "fixed":
                 waiting.extend(value)
             else:
                 contents = _contents(value)
                 if contents is not None:
-                    self.kept.append((value, type(value), contents))
+                    self.kept.append((value, kind, contents))
                     waiting.extend(_children(contents))
-                if isinstance(value, dict | list | set | deque) and hasattr(value, "__dict__"):
-                    self.kept.append((value, type(value), _Attributes(vars(value))))
+                if sort == "container" and hasattr(value, "__dict__"):
+                    self.kept.append((value, kind, _Attributes(vars(value))))
 
     @property
     def made(self) -> bool:
@@ -200,17 +212,29 @@ class _Attributes(dict[str, Any]):
     """The attributes of an object."""
 
 
+def _sort_of(kind: type) -> str:
+    """What the walk does with objects of a type."""
+    for sort, kinds in _SORTS.items():
+        if issubclass(kind, kinds):
+            return sort
+    return "object"
+
+
 def _is_container(value: Any) -> bool:
     return isinstance(value, dict | list | set | deque)
 
 
 def _kind_of(value: Any) -> Any:
     """The plain container that an object is one of, past what its class makes of reading and writing."""
-    return next(kind for kind in (OrderedDict, dict, list, set, deque) if isinstance(value, kind))
+    kind = type(value)
+    return kind if kind in _PLAIN else next(kind for kind in _PLAIN if isinstance(value, kind))
 
 
 def _contents(value: Any) -> Any:
     """A copy of what an object holds; ``None`` for what cannot hold anything."""
+    if (kind := type(value)) in _PLAIN:  # nearly all of them are, most of them empty
+        copied = dict if kind is dict or kind is OrderedDict else set if kind is set else list
+        return copied(value) if value else copied()
     if isinstance(value, dict):
         return {key: dict.__getitem__(value, key) for key in _kind_of(value).__iter__(value)}
     if _is_container(value):
@@ -221,8 +245,10 @@ def _contents(value: Any) -> Any:
 
 
 def _now(value: Any, before: Any) -> Any:
-    """What an object holds now, read as ``before`` was."""
-    return dict(vars(value)) if isinstance(before, _Attributes) else _contents(value)
+    """What an object holds now, read as ``before`` was: itself if that reads the same."""
+    if isinstance(before, _Attributes):
+        return vars(value)
+    return value if type(value) in _PLAIN else _contents(value)
 
 
 def _children(contents: Any) -> Iterable[Any]:
@@ -233,11 +259,13 @@ def _same(now: Any, before: Any) -> bool:
     """Whether the same objects lie at the same places."""
     if len(now) != len(before):
         return False
+    if not before:
+        return True
     if isinstance(before, set):
         return {id(item) for item in now} == {id(item) for item in before}
-    if isinstance(before, dict):
-        return all(a is b and now[a] is before[b] for a, b in zip(now, before, strict=True))
-    return all(a is b for a, b in zip(now, before, strict=True))
+    if isinstance(before, dict) and not all(map(is_, now.values(), before.values())):
+        return False
+    return all(map(is_, now, before))
 
 
 def _put_back(value: Any, kind: type, before: Any) -> None:

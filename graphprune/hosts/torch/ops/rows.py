@@ -351,6 +351,18 @@ def opaque(reason: str) -> Row:
     return row
 
 
+def whole(reason: str) -> Row:
+    """Element by element, with all axes fixed."""
+
+    def row(call: Call) -> Rule:
+        rule = elementwise(call)
+        return replace(
+            rule, fixed=dict.fromkeys((f for dim in rule.operands[0] or () for f in factors_of(dim)), reason)
+        )
+
+    return row
+
+
 def meshgrid(call: Call) -> Rule:
     """``a, b -> a b, a b``."""
     lines = present(call)

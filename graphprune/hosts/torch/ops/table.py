@@ -42,6 +42,7 @@ _BINARY = """
     nextafter fill.Tensor greater.Tensor less.Tensor
 """.split()  # noqa: SIM905
 
+_ELSEWHERE = "the code holds these values outside of its module, and nothing says what they were made of"
 _RANGES = "a range or a pattern of indices is made along this axis"
 
 
@@ -117,6 +118,7 @@ ROWS: dict[str, Row | Op] = {
     **_named(["sigmoid"], Op(rows.elementwise, role="sigmoid")),
     **_named(_COPIES, Op(rows.copied, multiple="product", role="copy")),
     "aten.copy_.default": rows.elementwise,  # what a forward writes into a buffer
+    "aten.lift.default": rows.whole(_ELSEWHERE),
     "aten.eq.Tensor": rows.compared,
     "aten.ne.Tensor": rows.compared,
     "aten.type_as.default": rows.first_only,

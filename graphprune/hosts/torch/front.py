@@ -1,0 +1,51 @@
+"""From a user's module to a graph: recorded as it runs, or exported where that is asked for or recording is not sure.
+
+A recording is the example's own run, so it is exact about that run, at a fraction of the time. What it says of other
+runs hangs on the code: where sizes or branches follow from the values of inputs or weights, or values leave the graph,
+``torch.export`` has the first word.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import nn
+
+from graphprune.hosts.torch.recording.forward import Recording, record
+from graphprune.hosts.torch.trace import Example, Trace, export
+from graphprune.hosts.torch.untouched import Looked
+
+
+def traced(
+    model: nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False
+) -> Trace | Recording:
+    """A module's forward as a graph.
+
+    Args:
+        model: The module; what its code keeps is left as it is.
+        example: The call.
+        dynamic_shapes: As for ``torch.export``, which then is used.
+        training: Whether the user's own layers run in training mode.
+
+    Raises:
+        ModelError: torch.export cannot trace it.
+    """
+    if dynamic_shapes is not None:
+        return export(model, example, dynamic_shapes, training=training)
+    looked = Looked(model)
+    recording = _recorded(model, example, looked, training=training)
+    if recording is not None and not recording.doubts:
+        return recording
+    looked.restore(traced=True)
+    return export(model, example, training=training)
+
+
+def _recorded(model: nn.Module, example: Example, looked: Looked, *, training: bool) -> Recording | None:
+    """The recording; ``None`` where there is none, whose reason the exporter will tell in its own words."""
+    try:
+        return record(model, example, looked, training=training)
+    except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
+        if "HigherOrderOperator" in str(error) and "torch._dynamo" in sys.modules:
+            sys.modules["torch._dynamo"].reset()  # it has noted code that it could not compile
+        return None

@@ -1,0 +1,1 @@
+"""A forward that is recorded as it runs, instead of being exported."""
