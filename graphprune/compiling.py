@@ -13,7 +13,7 @@ from graphprune.errors import OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
-from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, Recover, meeting_latency
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.latency import Profile
@@ -32,6 +32,8 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
+        recover_data: Inputs for recovery beside the calibration data, which neither scores nor refits read.
+        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
@@ -42,6 +44,8 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
+    recover_data: Any = None
+    recover_folder: str | Path | None = None
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
     verify_each: bool = False
@@ -82,6 +86,7 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     observer = observing(running.progress)
+    require_recoverable(recipe, running, calibrated=opened.calibrated)
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -109,7 +114,9 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed))
-    state = replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer))
+    more = opened.more(running.recover_data, recipe.seed)
+    folder = None if running.recover_folder is None else Path(running.recover_folder)
+    state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
     state = run(passes[n:], state)
     if recipe.passes:
         state.require_sliced()
@@ -119,6 +126,19 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     if running.profile is None or latency_target(passes):
         return result
     return with_note(result, "no target is about latency, and the profile was not used")
+
+
+def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -> None:
+    """Refuses a recovery without inputs, and inputs without a recovery.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if recipe.recovery.recover and not calibrated:
+        raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
+    given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
+    if given and not recipe.recovery.recover:
+        raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
 
 
 def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reach:
@@ -154,10 +174,16 @@ def noted(state: State, recipe: Recipe) -> State:
 def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
     """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
     verify, seed = bool(recipe.proof.verify), recipe.seed
+    rebuild = RebuildModule(proof=verify) if state.host.exports else None
+    how, recover = recipe.recovery, None
+    if how.recover:
+        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
+        recover = Recover(*options, seed)
     passes: tuple[Pass | None, ...] = (
+        *((rebuild, recover) if recover is not None else ()),  # what follows is of trained weights
         CheckExport(seed, required=latency) if verify else None,
         MeasureLatency(seed) if latency else None,
-        RebuildModule(proof=verify) if state.host.exports else None,
+        rebuild if recover is None else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)

@@ -28,3 +28,6 @@ COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
 """Those of :data:`graphprune.compensation.METHODS` and ``NORMS``."""
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""
+
+TRAINED = ("all", "biases", "lora")
+"""Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""

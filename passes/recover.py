@@ -23,7 +23,7 @@ class Recover(Pass):
     was, nothing changes. See :mod:`graphprune.recovery.stage`.
 
     Attributes:
-        steps: How many steps; 0: 300.
+        steps: How many steps; 0: 600.
         minutes: How long it may take; 0: as long as the steps take.
         rate: The learning rate; 0: that which inputs that are held apart like best.
         weights: ``all``, ``biases`` (and norms), or ``lora`` (low-rank additions, merged).
@@ -75,7 +75,8 @@ class Recover(Pass):
             raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'recover' needs a plan; put 'allocate' and 'slice-groups' before it")
-        from graphprune.recovery.stage import Options, learner_of, recovered, sets_of
+        from graphprune.recovery.stage import Options, recovered, sets_of
+        from graphprune.recovery.student import learner_of
 
         options = Options(
             steps=self.steps, minutes=self.minutes, rate=self.rate, weights=self.weights, rank=self.rank, seed=self.seed
@@ -84,12 +85,12 @@ class Recover(Pass):
         found = recovered(
             learner,
             state.original,
-            sets_of(state.batches, state.held, state.recovery_data),
+            sets_of(state.batches, state.held, state.more),
             options,
             macs=build_cost_model(analysis).cost("macs") / samples_of(analysis.graph),
             asked=state.asked,
             observer=state.observer,
-            folder=state.recovery_folder,
+            folder=state.folder,
         )
         state = replace(state, notes=(*state.notes, str(found)), recovered=found)
         if not found.taken:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # what holds a check needs none of these
     from graphprune.ir.dims import Factor, Index
     from graphprune.planning.latency import Attempt, LatencyModel, Profile
     from graphprune.planning.plan import PruningPlan
-    from graphprune.report.data import RecoveryRow
     from graphprune.statistics.collect import Statistics
 
 
@@ -153,7 +152,7 @@ class State:
     unrefitted: tuple[Outcome, ...] = ()
     more: Batches | None = None
     folder: Path | None = None
-    recovered: RecoveryRow | None = None
+    recovered: Any = None
     attributes: tuple[Any, ...] = ()
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)

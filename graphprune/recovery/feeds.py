@@ -83,7 +83,9 @@ def mixed(inputs: Arrays, shared: Collection[str], rng: np.random.Generator) -> 
     """Each sample with one drawn among the others, by a weight of its own; inputs in ``shared`` stay what they are."""
     n = next(len(array) for name, array in inputs.items() if name not in shared)
     partner, weight = rng.permutation(n), rng.random(n)
-    return {name: array if name in shared else _between(array, array[partner], weight) for name, array in inputs.items()}
+    return {
+        name: array if name in shared else _between(array, array[partner], weight) for name, array in inputs.items()
+    }
 
 
 def _between(a: Array, b: Array, weight: Array) -> Array:

@@ -1,4 +1,4 @@
-"""One run of training: AdamW, a warm-up and a cosine, gradients clipped; the state that unseen inputs like best stays."""
+"""One run of training: AdamW, a warm-up and a cosine, clipped gradients; the state that unseen inputs like best stays."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def trained(
 
 def _clearly(ahead: Losses) -> bool:
     """Whether a mean of differences is above what chance explains: twice its standard error."""
-    return bool(ahead.mean() > 2 * ahead.std(ddof=1) / np.sqrt(len(ahead))) if len(ahead) > 1 else bool(ahead.mean() > 0)
+    return (
+        bool(ahead.mean() > 2 * ahead.std(ddof=1) / np.sqrt(len(ahead))) if len(ahead) > 1 else bool(ahead.mean() > 0)
+    )
 
 
 def _step(
@@ -160,9 +162,7 @@ def _step(
 # -- going on after a stop -------------------------------------------------------------------------------------------
 
 
-def _noted(
-    file: Path | None, student: Student, optimizer: Any, schedule: Any, course: Course, step: int
-) -> None:
+def _noted(file: Path | None, student: Student, optimizer: Any, schedule: Any, course: Course, step: int) -> None:
     """Writes where a run stands, whole or not at all."""
     if file is None:
         return

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
 from graphprune.recovery.feeds import Feeds, feeds_of, mixed
 from graphprune.recovery.run import Course, Losses, Plan, trained
-from graphprune.recovery.student import Answers, Learner, Student, learner_of, taught, training
+from graphprune.recovery.student import Answers, Learner, Student, taught, training
+from graphprune.report.data import RecoveryRow
 from graphprune.statistics.holdout import split_batches
 
-STEPS = 300
+STEPS = 600
 """Steps where nothing else is said."""
 RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates that are tried, and others beyond where the outermost is the best."""
@@ -56,7 +57,7 @@ class Options:
         steps: How many steps the last run has; 0: :data:`STEPS`.
         minutes: How long all of it may take, where there is a limit: then there are fewer steps.
         rate: The learning rate; 0: that which inputs that are held apart like best.
-        weights: One of :data:`graphprune.recovery.student.WEIGHTS`.
+        weights: One of :data:`graphprune.defaults.TRAINED`.
         rank: Of low-rank additions.
         temperature: Of distributions.
         seed: Of the samples of each step.
@@ -69,48 +70,6 @@ class Options:
     rank: int = 16
     temperature: float = 1.0
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What has come of it.
-
-    Attributes:
-        before: What the outputs lost on inputs that nothing was trained on or chosen by.
-        after: The same, with what was trained.
-        taken: Whether the trained weights were taken; if not, the module is as it was.
-        steps: How many steps were made in the last run, and after how many its best state was reached.
-        rate: The learning rate.
-        samples: Of a step.
-        data: How many samples it was trained on.
-        rates: What the inputs that a rate was chosen by lose with each that was tried.
-        held: What they lose after steps of the last run.
-        losses: The training loss of each step.
-    """
-
-    before: float
-    after: float
-    taken: bool
-    steps: tuple[int, int]
-    rate: float
-    samples: int
-    data: int
-    rates: Mapping[float, float] = field(default_factory=dict)
-    held: tuple[tuple[int, float], ...] = ()
-    losses: tuple[float, ...] = field(default=(), repr=False)
-
-    def __str__(self) -> str:
-        """A sentence for the report."""
-        how = f"{self.steps[0]} steps of {self.samples} of {self.data} samples without labels, learning rate {self.rate:.2g}"
-        if not self.taken:
-            return (
-                f"recovery was tried ({how}) and not taken: on inputs that it was not trained on the outputs lost "
-                f"{self.before:.3g} before and {self.after:.3g} after it"
-            )
-        return (
-            f"recovered by training towards the original's outputs ({how}): on inputs that nothing was trained on they "
-            f"lost {self.before:.3g} before and {self.after:.3g} after it"
-        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +126,7 @@ def recovered(
     asked: tuple[Asked, ...] = (),
     observer: Observer = SILENT,
     folder: Path | None = None,
-) -> Recovered:
+) -> RecoveryRow:
     """Trains a model towards what the original computes; it is never worse than before on inputs held apart.
 
     Args:
@@ -203,9 +162,9 @@ def recovered(
         taken = course.state is not None and math.isfinite(after) and after < before
         if not taken:
             student.load(first)
-    return Recovered(
-        before, after, taken, (len(course.losses), course.at), rate, feeds.samples, sets.train.samples, rates,
-        tuple(course.held), tuple(course.losses),
+    return RecoveryRow(
+        before, after, taken, len(course.losses), course.at, rate, feeds.samples, sets.train.samples,
+        tuple(sorted(rates.items())), tuple(course.held), tuple(course.losses),
     )  # fmt: skip
 
 
@@ -302,5 +261,8 @@ def _distance(teacher: Host, batches: Batches, asked: tuple[Asked, ...], tempera
         outputs = teacher.run(batches[i])
         for spread in spreads:
             spread.add(spread.judge.prepared(outputs))
-    scales = [(each.variance if each.judge.kind == "mse" else each.loss if len(judges) > 1 else 1.0) or 1.0 for each in spreads]
+    scales = [
+        (each.variance if each.judge.kind == "mse" else each.loss if len(judges) > 1 else 1.0) or 1.0
+        for each in spreads
+    ]
     return Distance(judges, scales, temperature)

@@ -1,4 +1,4 @@
-"""The model that is trained, as one thing whatever host it is of: arrays in by name, all output tensors out in order."""
+"""The model that is trained, as one thing whatever host it is of: arrays in by name, all output tensors in order."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
 
-WEIGHTS = ("all", "biases", "lora")
-"""Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""
 HUGE = 1e4
 """A stored tensor with a larger number, or one that is not finite, is a mask and no weight."""
 
@@ -159,7 +157,7 @@ def training(learner: Learner, weights: str = "all", rank: int = 16) -> Iterator
 
     Args:
         learner: The model; its values change.
-        weights: One of :data:`WEIGHTS`; low-rank additions are merged in the end.
+        weights: One of :data:`graphprune.defaults.TRAINED`; low-rank additions are merged in the end.
         rank: Of these.
 
     Raises:
