@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from graphprune.data.batches import set_apart
 from graphprune.early import n_leading, require_named, require_options, require_selected, with_reach
-from graphprune.errors import OptionError, TargetError
+from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
-from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, Recover, meeting_latency
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.pipeline import keys
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.latency import Profile
@@ -32,8 +34,6 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
-        recover_data: Inputs for recovery beside the calibration data, which neither scores nor refits read.
-        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
@@ -44,8 +44,6 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
-    recover_data: Any = None
-    recover_folder: str | Path | None = None
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
     verify_each: bool = False
@@ -60,6 +58,11 @@ class Running:
     def file(self) -> str:
         """The file of statistics as passes take it."""
         return "" if self.statistics is None else str(self.statistics)
+
+    @property
+    def observer(self) -> Observer:
+        """Who is told each step."""
+        return observing(self.progress)
 
     @property
     def table(self) -> Profile | None:
@@ -85,8 +88,24 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
-    observer = observing(running.progress)
-    require_recoverable(recipe, running, calibrated=opened.calibrated)
+    state, rest, run = _begun(opened, recipe, running, reach)
+    state = run(rest, state)
+    if recipe.passes:
+        state.require_sliced()
+    result = finished(noted(state, recipe), recipe, latency=running.latency)
+    if recipe.passes:
+        require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
+    if running.profile is None or latency_target(rest):
+        return result
+    return with_note(result, "no target is about latency, and the profile was not used")
+
+
+_Run = Callable[[Sequence[Pass], State], State]
+
+
+def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tuple[State, tuple[Pass, ...], _Run]:
+    """A compilation before anything is measured on data: its state, the passes to come, and what runs them."""
+    observer = running.observer
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -114,34 +133,40 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed))
-    more = opened.more(running.recover_data, recipe.seed)
-    folder = None if running.recover_folder is None else Path(running.recover_folder)
-    state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
-    state = run(passes[n:], state)
-    if recipe.passes:
-        state.require_sliced()
-    result = finished(noted(state, recipe), recipe, latency=running.latency)
-    if recipe.passes:
-        require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
-    if running.profile is None or latency_target(passes):
-        return result
-    return with_note(result, "no target is about latency, and the profile was not used")
+    return replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer)), passes[n:], run
 
 
-def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -> None:
-    """Refuses a recovery without inputs, and inputs without a recovery.
+@dataclass(frozen=True)
+class Reaching:
+    """Says that some groups are to be measured, whatever the passes to come can cut.
 
-    Raises:
-        OptionError: It is one of these.
+    Attributes:
+        names: Of the groups; ``None``: all.
     """
-    if recipe.recovery.recover and not calibrated:
-        raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
-    given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
-    if given and not recipe.recovery.recover:
-        raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
+
+    names: frozenset[str] | None
+
+    def __call__(self, state: State, passes: Sequence[Pass]) -> State:
+        """The state that says so."""
+        return state if self.names is None else replace(state, reach=self.names)
 
 
-def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reach:
+def measure_before(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
+    """Measures on data all that recipes ask for before they allocate, once for all, and keeps it.
+
+    Returns:
+        What says which groups were measured.
+    """
+    recipes = list(recipes)
+    reach = reach_of(opened, recipes, running)
+    for recipe in recipes:
+        with suppress(GraphpruneError):  # whoever carries the recipe out meets it again, and says so
+            state, rest, run = _begun(opened, recipe, running, reach)
+            run(rest[: next((i for i, each in enumerate(rest) if keys.PLAN in each.gives), 0)], state)
+    return reach
+
+
+def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
     """What says that the groups are to be measured that one of several recipes can cut, so that one walk is enough."""
     names: frozenset[str] = frozenset()
     for recipe in recipes:
@@ -149,9 +174,9 @@ def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Rea
         n = n_leading(passes)
         found = with_reach(run_pipeline(passes[:n], State(opened.host)), passes[n:]).reach
         if found is None:
-            return lambda state, passes: state
+            return Reaching(None)
         names |= found
-    return lambda state, passes: replace(state, reach=names)
+    return Reaching(names)
 
 
 def passes_of(opened: Opened, recipe: Recipe, running: Running, *, measurable: bool = False) -> tuple[Pass, ...]:
@@ -174,16 +199,10 @@ def noted(state: State, recipe: Recipe) -> State:
 def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
     """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
     verify, seed = bool(recipe.proof.verify), recipe.seed
-    rebuild = RebuildModule(proof=verify) if state.host.exports else None
-    how, recover = recipe.recovery, None
-    if how.recover:
-        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
-        recover = Recover(*options, seed)
     passes: tuple[Pass | None, ...] = (
-        *((rebuild, recover) if recover is not None else ()),  # what follows is of trained weights
         CheckExport(seed, required=latency) if verify else None,
         MeasureLatency(seed) if latency else None,
-        rebuild if recover is None else None,
+        RebuildModule(proof=verify) if state.host.exports else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)

@@ -42,6 +42,10 @@ class Measured(float):
         made.sums, made.counts, made.scale = sums, counts, scale
         return made
 
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        """What it is made of again where it is copied or sent to another process."""
+        return self.sums, self.counts, self.scale
+
     @property
     def n(self) -> int:
         """How many samples count."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any
 
 from graphprune.brief import brief
@@ -26,12 +27,14 @@ class _Held:
         layout: Where the tensors of the user's module were when it was opened.
         batches: Calibration data by the seed of their choice.
         evaluation: The metric, and the digest of the model that it has been measured on.
+        known: The digest of a model, and what the metric gives for it, where somebody else has measured that.
     """
 
     host: Host | None = None
     layout: object = None
     batches: dict[int, Batches] = field(default_factory=dict)
     evaluation: tuple[str, Evaluation] | None = None
+    known: tuple[str, Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,6 +83,21 @@ class Opened(Holder):
         self.measured.begin()
         for each in self._held.batches.values():
             each.forget_digests()
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(Opened) if each.init}
+
+    def take_over(self, measured: Measurements, evaluated: tuple[str, Mapping[str, float]] | None) -> None:
+        """Takes over what somebody else has measured on the same model.
+
+        Args:
+            measured: What was measured on data.
+            evaluated: The digest of the model, and what the metric gives for it.
+        """
+        self.measured.update(measured)
+        self._held.known = evaluated
 
     @property
     def host(self) -> Host:
@@ -161,12 +179,15 @@ class Opened(Holder):
         observer.begin("evaluate the original")
         host = self.host
         digest = self.measured.digest(host)
-        if self._held.evaluation is None:
+        held = self._held
+        if held.evaluation is None:
             found = open_evaluation(self.evaluate, host, metric=self.metric)
-        elif self._held.evaluation[0] != digest:
-            found = replace(self._held.evaluation[1], host=host)
+        elif held.evaluation[0] != digest:
+            found = replace(held.evaluation[1], host=host)
         else:
-            found = self._held.evaluation[1]
+            found = held.evaluation[1]
+        if held.known is not None and held.known[0] == digest:
+            vars(found).setdefault("before", dict(held.known[1]))
         _ = found.before  # before the work: it may raise
-        self._held.evaluation = digest, found
+        held.evaluation = digest, found
         return found

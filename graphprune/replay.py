@@ -10,9 +10,11 @@ from graphprune.compiling import Running, finished, with_note
 from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
+from graphprune.hosts.host import Runnable
 from graphprune.hosts.onnx.refits import with_refits
 from graphprune.hosts.onnx.verify import file_checks, require_graph
 from graphprune.hosts.parity import file_parity
+from graphprune.importance.judge import Asked, known_losses, parse_losses
 from graphprune.observer import observing
 from graphprune.opened import Opened
 from graphprune.passes import Compensate, Pass, RemoveBlocks, RemoveDeadNodes, SliceGroups, Verify
@@ -52,6 +54,15 @@ def _planned(state: State, plan: PruningPlan) -> State:
     return replace(state, host=folded, original=folded, analysis=analysis, kept=kept, removed=removed, plan=plan)
 
 
+def _losses(plan: PruningPlan, host: Runnable) -> tuple[tuple[Asked, ...], str]:
+    """How the plan's recipe compares outputs; what to say where this model has other ones."""
+    said = Recipe.read(plan.recipe).judge.loss if plan.recipe else ()
+    try:
+        return known_losses(parse_losses(said), host), ""
+    except OptionError as error:  # of the same model elsewhere, whose outputs have other names
+        return (), f"outputs are compared as the graph says, not as when the plan was made: {error}"
+
+
 def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, running: Running) -> Result:
     """Replays a plan, with its refit where there are data.
 
@@ -70,7 +81,8 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     assert state.plan is not None
     method = state.plan.options.get("compensation", "none")
     batches, held = set_apart(opened.batches(recipe.seed))
-    state = replace(state, batches=batches, held=held, plan=state.plan.without_refit())
+    asked, unknown = _losses(plan, state.host)
+    state = replace(state, batches=batches, held=held, plan=state.plan.without_refit(), asked=asked)
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if recipe.proof.verify:
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
@@ -80,6 +92,8 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
     result = finished(state, recipe, latency=running.latency)
+    if batches is not None and unknown:
+        result = with_note(result, unknown)
     if method == "none" or batches is not None:
         return result
     return with_note(

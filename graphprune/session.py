@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -184,6 +185,7 @@ class Session(Opened):
         recipes: Mapping[str, Recipe] | Iterable[Recipe],
         *,
         folder: str | Path | None = None,
+        executor: Executor | None = None,
         latency: bool = True,
         **keywords: Any,
     ) -> Front:
@@ -192,6 +194,7 @@ class Session(Opened):
         Args:
             recipes: The recipes, or recipes by the names of their points; without names those are the targets.
             folder: Where the pruned models and their plans are written; nothing is if absent.
+            executor: Carries the recipes out at the same time; see :func:`graphprune.sweep`.
             latency: Whether to measure latency.
             **keywords: Of :class:`graphprune.compiling.Running`.
 
@@ -204,4 +207,4 @@ class Session(Opened):
         running, rest = split_keywords({"latency": latency, **keywords})
         if unknown := next(iter(rest), None):
             raise OptionError(f"a sweep takes no '{unknown}'; give it to the recipes, as in Recipe.of({unknown}=...)")
-        return swept(self, by_name(recipes), running, folder=folder)
+        return swept(self, by_name(recipes), running, folder=folder, executor=executor)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,17 @@ from graphprune.data.batches import SAMPLES
 from graphprune.early import with_reach
 from graphprune.errors import GraphpruneError, OptionError
 from graphprune.hosts.onnx.blame import blaming_models
-from graphprune.observer import Observer, Within, observing
+from graphprune.observer import Observer, Within
 from graphprune.opened import Opened
 from graphprune.opening import Shapes
 from graphprune.planning.latency import Profile
 from graphprune.planning.target import parse_targets
+from graphprune.points import Outcome, outcome_of, paths_of, saved
 from graphprune.recipe import Recipe
 from graphprune.recipe.signature import takes_recipe
 from graphprune.report.curves import Front, FrontPoint
-from graphprune.report.metrics import sure
-from graphprune.result import Result
 from graphprune.turns import in_turn
-
-ORIGINAL = "original"
+from graphprune.workers import spread
 
 
 @blaming_models
@@ -38,6 +37,7 @@ def sweep(
     *,
     targets: Iterable[str | Mapping[str, float | str]],
     folder: str | Path | None = None,
+    executor: Executor | None = None,
     calibration: Any = None,
     samples: int = SAMPLES,
     statistics: str | Path | None = None,
@@ -62,6 +62,9 @@ def sweep(
         example_inputs: As for :func:`graphprune.prune`.
         targets: The targets, e.g. ``["macs=0.9", "macs=0.8"]``; ``"macs=0.8,params=2M"`` is one point that meets both.
         folder: Where the pruned models and their plans are written; nothing is if absent.
+        executor: Carries the points out at the same time: any ``concurrent.futures.Executor`` (a process pool, those
+            of dask and Ray). Plans, files and metrics are those of a sweep without; latency is measured afterwards,
+            here. Model, data and metric must be such that they can be pickled.
         calibration: As for :func:`graphprune.prune`.
         samples: As for :func:`graphprune.prune`.
         statistics: As for :func:`graphprune.prune`.
@@ -95,11 +98,16 @@ def sweep(
         statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
         verify_each=verify_each, progress=progress,
     )  # fmt: skip
-    return swept(opened, recipes, running, folder=folder)
+    return swept(opened, recipes, running, folder=folder, executor=executor)
 
 
 def swept(
-    opened: Opened, recipes: Mapping[str, Recipe], running: Running, *, folder: str | Path | None = None
+    opened: Opened,
+    recipes: Mapping[str, Recipe],
+    running: Running,
+    *,
+    folder: str | Path | None = None,
+    executor: Executor | None = None,
 ) -> Front:
     """Carries out recipes, each from the original; model, data and what is measured on them are shared.
 
@@ -108,6 +116,7 @@ def swept(
         recipes: By the names of the points.
         running: How they are carried out.
         folder: Where the pruned models and their plans are written; nothing is if absent.
+        executor: Whose workers carry them out, at the same time (absent: one after the other, here).
 
     Returns:
         The original and one point for each recipe; targets that cannot be met say why.
@@ -118,31 +127,44 @@ def swept(
     if not recipes:
         raise OptionError("a sweep needs targets; give some, such as macs=0.9 and macs=0.8")
     _require_apart(opened.model, recipes, folder)
-    observer = observing(running.progress)
+    observer = running.observer
     opened.start(observer)
     opened.batches(next(iter(recipes.values())).seed)
     opened.evaluation(observer)
-    reach = reach_of(opened, recipes.values(), running) if opened.calibrated else with_reach
     points: list[FrontPoint] = []
     originals: list[FrontPoint] = []
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
-    for i, (name, recipe) in enumerate(recipes.items(), start=1):
-        inside = Within(observer, f"{name} ({i} of {len(recipes)})")
-        try:
-            result = compiled(opened, recipe, replace(running, progress=inside), reach)
-        except GraphpruneError as error:
-            failure = error
-            points.append(FrontPoint(name, {}, {}, {}, {}, str(error)))
+    if executor is None:
+        outcomes = _one_by_one(opened, recipes, running, folder)
+    else:
+        outcomes = spread(opened, recipes, running, executor, folder)
+    for name, outcome in outcomes:
+        if isinstance(outcome, GraphpruneError):
+            failure = outcome
+            points.append(FrontPoint(name, {}, {}, {}, {}, str(outcome)))
             continue
-        originals.append(_point(ORIGINAL, result, "before", ()))
-        points.append(_point(name, result, "after", _saved(result, name, folder)))
-        notes.update(dict.fromkeys(result.report.notes))
-        notes.update(dict.fromkeys(f"{name}: {each}" for each in sure(result.report.metrics)))
+        originals.append(outcome.original)
+        points.append(outcome.point)
+        notes.update(dict.fromkeys(outcome.notes))
     if failure is not None and not originals:
         raise failure
     points.sort(key=lambda point: -point.costs.get("macs", -1))
     return Front((_median(originals), *points), tuple(notes))
+
+
+def _one_by_one(
+    opened: Opened, recipes: Mapping[str, Recipe], running: Running, folder: str | Path | None
+) -> Iterator[tuple[str, Outcome | GraphpruneError]]:
+    reach = reach_of(opened, recipes.values(), running) if opened.calibrated else with_reach
+    for i, (name, recipe) in enumerate(recipes.items(), start=1):
+        inside = Within(running.observer, f"{name} ({i} of {len(recipes)})")
+        try:
+            result = compiled(opened, recipe, replace(running, progress=inside), reach)
+        except GraphpruneError as error:
+            yield name, error
+            continue
+        yield name, outcome_of(result, name, saved(result, name, folder))
 
 
 def by_name(recipes: Mapping[str, Recipe] | Iterable[Recipe]) -> dict[str, Recipe]:
@@ -185,35 +207,11 @@ def points_of(targets: Iterable[str | Mapping[str, float | str]]) -> dict[str, l
     return found
 
 
-def _point(name: str, result: Result, side: str, files: tuple[str, ...]) -> FrontPoint:
-    report = result.report
-    return FrontPoint(
-        name,
-        {cost.metric: getattr(cost, side) for cost in report.costs},
-        {row.threads: getattr(row, side) for row in report.latency},
-        {row.threads: getattr(row, side) / row.before for row in report.latency},
-        {row.name: getattr(row, side) for row in report.metrics},
-        files=files,
-        intervals={
-            row.name: interval
-            for row in report.metrics
-            if (interval := row.before_interval if side == "before" else row.after_interval) is not None
-        },
-        samples={row.name: row.n for row in report.metrics if row.n is not None},
-    )
-
-
 def _median(points: list[FrontPoint]) -> FrontPoint:
     """The original, whose latency was measured in turns with each of the others."""
     first = points[0]
     latency = {n: sorted(point.latency[n] for point in points)[len(points) // 2] for n in first.latency}
     return replace(first, latency=latency)
-
-
-def _paths(name: str, folder: str | Path) -> tuple[Path, Path]:
-    """Where the model of a target and its plan go."""
-    stem = name.replace("=", "-").replace(",", "_").replace("%", "pct")
-    return Path(folder) / f"{stem}.onnx", Path(folder) / f"{stem}.plan.json"
 
 
 def _require_apart(model: Any, names: Iterable[str], folder: str | Path | None) -> None:
@@ -225,15 +223,6 @@ def _require_apart(model: Any, names: Iterable[str], folder: str | Path | None) 
     if folder is None or not isinstance(model, str | Path):
         return
     for name in names:
-        written, _ = _paths(name, folder)
+        written, _ = paths_of(name, folder)
         if written.resolve() == Path(model).resolve():
             raise OptionError(f"'{written}' is the model itself, and the result for {name}; give another folder")
-
-
-def _saved(result: Result, name: str, folder: str | Path | None) -> tuple[str, ...]:
-    if folder is None:
-        return ()
-    model, plan = _paths(name, folder)
-    result.save_onnx(model)
-    result.plan.save(plan)
-    return model.name, plan.name

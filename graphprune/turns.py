@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -19,6 +20,7 @@ class Holder:
 
 
 _turn = threading.RLock()
+_changed = threading.Condition(_turn)
 
 
 def in_turn(function: Callable[P, R]) -> Callable[P, R]:
@@ -35,6 +37,20 @@ def in_turn(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return run
+
+
+def waiting_out_of_turn(futures: Collection[Future[Any]]) -> None:
+    """Waits until all are done; meanwhile others have their turn, who may be what does them, in threads."""
+    with _changed:
+        for future in futures:
+            future.add_done_callback(_tell)
+        while not all(future.done() for future in futures):
+            _changed.wait(1.0)  # and looks again: an executor need not call back from a thread of this process
+
+
+def _tell(future: Future[Any]) -> None:
+    with _changed:
+        _changed.notify_all()
 
 
 def _is_onnx(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -26,14 +27,15 @@ class Calibrate(Pass):
     Attributes:
         products: Whether to take products of activations, which least squares need, or means and squares only.
         memory: Bytes that products may take at a time; what does not fit is collected in further walks.
-        apart: Whether one batch of four is left out, for trials of what is fitted to the others.
+        holdout: Whether one batch of four is left out, for trials of what is fitted to the others.
         file: Statistics are read from this ``.npz`` file if it is there, and written to it if it is not.
     """
 
     name: ClassVar[str] = "calibrate"
+    renamed: ClassVar[Mapping[str, str]] = {"apart": "holdout"}
     products: bool = True
     memory: int = MEMORY
-    apart: bool = False
+    holdout: bool = False
     file: str = ""
 
     @property
@@ -69,7 +71,7 @@ class Calibrate(Pass):
         if state.batches is None:
             raise OptionError("'calibrate' needs calibration data; give some (calibration=..., --calibration PATH)")
         batches = state.batches
-        numbers = split_batches(len(batches))[0] if self.apart else range(len(batches))
+        numbers = split_batches(len(batches))[0] if self.holdout else range(len(batches))
         groups = None if self.file else state.reach
         if self.file and is_there(Path(self.file)):
             origin = state.measured.origin(state.host, batches, numbers, products=self.products)
@@ -88,7 +90,7 @@ class Calibrate(Pass):
                 if self.file:
                     kept.save(self.file)
                 return replace(state, statistics=kept)
-        taken = [batches[i] for i in numbers] if self.apart else batches
+        taken = [batches[i] for i in numbers] if self.holdout else batches
         found = collect(
             state.host,
             analysis,

@@ -25,6 +25,10 @@ PRINTING = "a report is printed by modules that know all reports; they are impor
 LATE: dict[tuple[str, str], str] = {
     ("graphprune.report.data", "graphprune.report.terminal"): PRINTING,
     ("graphprune.report.curves", "graphprune.report.terminal"): PRINTING,
+    (
+        "graphprune.hosts.torch.host",
+        "graphprune.hosts.torch.module",
+    ): "a host is asked for the module that it and another make",
 }
 """Imports in functions that close a circle, with the reason."""
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cached_property
 from math import prod
 
-from graphprune.analysis.adapters import find_adapters
+from graphprune.analysis.adapters import Adapter, find_adapters
 from graphprune.analysis.branch import Block, Bypass, Unneeded
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node, Value
@@ -37,8 +37,9 @@ class Branches:
         blocks: Every block and layer, in the order of execution, a layer after its blocks.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, adapters: tuple[Adapter, ...] | None = None) -> None:
         self.graph = graph
+        self._adapters = find_adapters(graph) if adapters is None else adapters
         self._nodes = graph.nodes
         self._producer = graph.producers
         self._live = flow_of(graph).needed(graph.outputs)
@@ -175,7 +176,7 @@ class Branches:
                     break
         known = {(bypass.node, bypass.branch) for bypass in found}
         around = {bypass.branch: _chain(bypass.skip, skips) for bypass in found}
-        whole = {adapter.sum for adapter in find_adapters(self.graph)}  # one linear map, written as a sum
+        whole = {adapter.sum for adapter in self._adapters}  # one linear map, written as a sum
         for _, node in reversed(sums):  # sums inside a branch: what starts where the branch starts goes on its own
             sources = around.get(node.results[0] or "")
             if sources is None or node.name in whole or len(self._users.get(node.results[0] or "", ())) != 1:

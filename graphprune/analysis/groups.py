@@ -12,7 +12,7 @@ from functools import cached_property
 from math import lcm, prod
 
 from graphprune.analysis import adapters
-from graphprune.analysis.adapters import find_adapters
+from graphprune.analysis.adapters import Adapter, find_adapters
 from graphprune.analysis.blocks import Branches
 from graphprune.analysis.branch import Block
 from graphprune.analysis.kinds import Kinds
@@ -102,6 +102,7 @@ class Analysis:
         inside: Computed values whose elements are positions of a dimension that has their own axes in it (what a
             pooling took, counted over the whole tensor): what is removed points at what is removed.
         others: Of the same model run in other ways, in terms of the same factors and without groups of their own.
+        adapters: The low-rank adapters of the graph, where they were looked for.
     """
 
     __repr__ = brief
@@ -115,11 +116,12 @@ class Analysis:
     solver: Solver = field(repr=False)
     matches: Mapping[str, Match] = field(repr=False)
     others: tuple[Analysis, ...] = ()
+    adapters: tuple[Adapter, ...] | None = field(default=None, repr=False)
 
     @cached_property
     def branches(self) -> Branches:
         """The residual branches of the graph that can be bypassed."""
-        return Branches(self.graph)
+        return Branches(self.graph, self.adapters)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -181,7 +183,8 @@ def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> Walk:
     walk = Walk(graph, solver, layouts)
     for node in graph.nodes:
         walk.visit(node)
-    for adapter in find_adapters(graph):
+    walk.adapters = find_adapters(graph)
+    for adapter in walk.adapters:
         for dim in adapter.rank:
             solver.fix(walk.matches[adapter.node].of(dim), Reason(adapters.REASON, adapter.node))
     for name in graph.outputs:
@@ -269,7 +272,7 @@ def _collect(graph: Graph, found: Mapping[str, Layout], walk: Walk, others: tupl
     stored = {name: solver.resolve(dim) for name, dim in walk.points.items() if graph.values[name].stored}
     inside = _inside(walk, layouts)
     rest = tuple(_without_groups(other) for other in others)
-    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside, solver, walk.matches, rest)
+    return Analysis(graph, tuple(groups), layouts, fixed, stored, inside, solver, walk.matches, rest, walk.adapters)
 
 
 def _inside(walk: Walk, layouts: Mapping[str, Layout]) -> frozenset[str]:

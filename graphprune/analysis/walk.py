@@ -8,6 +8,7 @@ from math import ceil, gcd, lcm
 
 import numpy as np
 
+from graphprune.analysis.adapters import Adapter
 from graphprune.analysis.index_maps import regular
 from graphprune.analysis.solver import Reason, Solver
 from graphprune.errors import RuleError
@@ -54,6 +55,7 @@ class Walk:
         contracted: Dimensions that products of queries and keys contract.
         least: Dimensions of which so many positions must stay.
         multiples: Dimensions whose size must stay a multiple of a number.
+        adapters: The low-rank adapters of the graph, once they are looked for.
     """
 
     def __init__(self, graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> None:
@@ -65,6 +67,7 @@ class Walk:
         self.contracted: list[Dim] = []
         self.least: list[tuple[Dim, int]] = []
         self.multiples: list[tuple[Dim, int]] = []
+        self.adapters: tuple[Adapter, ...] = ()
 
     def positions_of(self, name: str) -> tuple[Dim, ...]:
         """The dimension of which a value's elements are positions, if they are."""

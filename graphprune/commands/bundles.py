@@ -62,7 +62,7 @@ class Data:
     Attributes:
         calibration: Unlabelled inputs: .npz, .npy, a folder of images, a text, package.module:loader, or random.
         samples: At most so many calibration samples.
-        batch_size: Samples of a batch, where it may have any.
+        batch_size: Samples of a batch, where it may have any; of a call, where samples see each other in the model.
         tokenizer: For texts: tokenizer.json, or a tokenizer's folder.
         preprocess: For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5,
             std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512.

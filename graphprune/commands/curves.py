@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -75,7 +78,27 @@ class Trials:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeping(Showing, Plotting):
-    """What is shown of a sweep, and what is written."""
+    """What is shown of a sweep, what is written, and on how many processes it runs.
+
+    Attributes:
+        workers: Carry out so many points at the same time, in processes of their own; latency is measured afterwards.
+    """
+
+    workers: int = option(1, metavar="N")
+
+    def __post_init__(self) -> None:
+        Plotting.__post_init__(self)
+        if self.workers < 1:
+            raise OptionError(f"--workers is {self.workers}; expected 1 or more")
+
+    @contextmanager
+    def executor(self) -> Iterator[Executor | None]:
+        """The processes; ``None`` for one after the other here."""
+        if self.workers == 1:
+            yield None
+            return
+        with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+            yield pool
 
 
 def sweep(
@@ -98,7 +121,7 @@ def sweep(
         points = tuple(recipe.changed(target=each.split(",")) for each in target)
         print_pipelines(model, points, data, opening, as_json=showing.as_json)
         return
-    with output_folder(output), progress(showing.as_json) as tell:
+    with output_folder(output), progress(showing.as_json) as tell, showing.executor() as executor:
         for path in (output / "front.json", *data.written()):
             require_writable(path)
         front = gp.sweep(
@@ -108,6 +131,7 @@ def sweep(
             **opening.keywords(),
             **running.keywords(dump),
             folder=output if showing.save_models else None,
+            executor=executor,
             calibration=inputs,
             statistics=data.statistics,
             evaluate=evaluation,

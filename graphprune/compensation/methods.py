@@ -41,6 +41,8 @@ METHODS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
 STEP, MOST_RIDGE = 10.0, 1e4
 """Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
+SILENT = 1e-2
+"""Inputs that add less than this fraction of what a typical one adds are damped as if they added as much."""
 NORMS = "bn"
 """What can be done instead: only the running statistics of batch normalisations are brought up to date."""
 
@@ -155,7 +157,9 @@ def refit(sums: Residuals, method: str, ridge: float) -> Refit:
     return refit_shared([sums], [method], ridge)
 
 
-def refit_shared(parts: Sequence[Residuals], methods: Sequence[str], ridge: float) -> Refit:
+def refit_shared(
+    parts: Sequence[Residuals], methods: Sequence[str], ridge: float, weight: Float | None = None
+) -> Refit:
     """The best change of one weight that is used several times: the normal equations of all uses are added up.
 
     Args:
@@ -163,6 +167,7 @@ def refit_shared(parts: Sequence[Residuals], methods: Sequence[str], ridge: floa
         methods: For each part one of :data:`METHODS`: ``affine`` and ``mean`` change its bias. Either all of them
             change the weight or none does.
         ridge: Damping of each input, relative to its variance.
+        weight: The weight that changes, ``[g, o, c]``: then inputs that hardly vary are damped more (:func:`floors`).
 
     Raises:
         OptionError: There is no such method.
@@ -183,23 +188,27 @@ def refit_shared(parts: Sequence[Residuals], methods: Sequence[str], ridge: floa
         if method == "affine":
             xx -= sums.x[:, :, None] * (sums.x[:, None, :] / n)
             rx -= sums.r[:, :, None] * (sums.x[:, None, :] / n)
-    weight = np.zeros_like(rx)
+    change = np.zeros_like(rx)
     after += before
     if "ols" in methods or "affine" in methods:
-        weight = regression(xx, rx, ridge)
-        after += float(np.sum((weight @ xx - 2 * rx) * weight))
+        change = regression(xx, rx, ridge, None if weight is None else floors(xx, weight))
+        after += float(np.sum((change @ xx - 2 * rx) * change))
     biases = tuple(
-        (sums.r - (weight @ sums.x[:, :, None])[:, :, 0]) / max(1, sums.count)
+        (sums.r - (change @ sums.x[:, :, None])[:, :, 0]) / max(1, sums.count)
         if method in ("mean", "affine")
         else np.zeros_like(sums.r)
         for sums, method in zip(parts, methods, strict=True)
     )
     energy = energy or 1.0
-    return Refit(weight, biases, before / energy, max(after, 0.0) / energy)
+    return Refit(change, biases, before / energy, max(after, 0.0) / energy)
 
 
 def chosen_ridge(
-    fit: Sequence[Residuals], held: Sequence[Residuals], methods: Sequence[str], ridges: Sequence[float]
+    fit: Sequence[Residuals],
+    held: Sequence[Residuals],
+    methods: Sequence[str],
+    ridges: Sequence[float],
+    weight: Float | None = None,
 ) -> float:
     """The ridge whose change, fitted to some positions, leaves the least squared residual at others.
 
@@ -208,16 +217,17 @@ def chosen_ridge(
         held: The sums over other positions.
         methods: As for :func:`refit_shared`.
         ridges: What is tried. Where the last one of several is best, larger ones are, as long as they are better.
+        weight: As for :func:`refit_shared`.
     """
     if len(ridges) == 1 or not {"ols", "affine"}.intersection(methods):
         return ridges[0]
-    errors = [_left(held, refit_shared(fit, methods, ridge)) for ridge in ridges]
+    errors = [_left(held, refit_shared(fit, methods, ridge, weight)) for ridge in ridges]
     best = int(np.argmin(errors))
     if best < len(ridges) - 1:
         return ridges[best]
     ridge, error = ridges[-1], errors[-1]
     while ridge < MOST_RIDGE:
-        more = _left(held, refit_shared(fit, methods, STEP * ridge))
+        more = _left(held, refit_shared(fit, methods, STEP * ridge, weight))
         if more >= error:
             break
         ridge, error = STEP * ridge, more
@@ -234,21 +244,40 @@ def _left(parts: Sequence[Residuals], change: Refit) -> float:
     return left
 
 
-def regression(xx: Float, rx: Float, ridge: float) -> Float:
+def floors(xx: Float, weight: Float) -> Float:
+    """The least variance by which each input is damped, ``[g, c]``.
+
+    An input that is silent on the data and speaks up on others (a unit behind a ReLU) is not told by least squares from
+    one of a small scale, and gets weights of any size. What a typical input adds to the results, with the weights as
+    they are, says the scale: a change of a weight by its own size counts as much as :data:`SILENT` of that, at least.
+
+    Args:
+        xx: Products of the inputs, ``[g, c, c]``.
+        weight: ``[g, o, c]``.
+    """
+    squares = np.einsum("goc,goc->gc", weight, weight)
+    squares = np.maximum(squares, SILENT * squares.mean(axis=1, keepdims=True))
+    typical = (squares * np.einsum("gcc->gc", xx)).mean(axis=1, keepdims=True)
+    found: Float = SILENT * typical / np.maximum(squares, np.finfo(np.float64).tiny)
+    return found
+
+
+def regression(xx: Float, rx: Float, ridge: float, least: Float | None = None) -> Float:
     """``rx (xx + λ·diag(xx))⁻¹`` for each group: ``[g, c, c]``, ``[g, o, c]`` -> ``[g, o, c]``."""
-    solved = np.linalg.solve(damped(xx, ridge), rx.transpose(0, 2, 1))
+    solved = np.linalg.solve(damped(xx, ridge, least), rx.transpose(0, 2, 1))
     return np.asarray(solved.transpose(0, 2, 1), np.float64)
 
 
-def damped(xx: Float, ridge: float) -> Float:
+def damped(xx: Float, ridge: float, least: Float | None = None) -> Float:
     """``xx + λ·diag(xx)``; columns that are always zero get a one, which leaves them alone.
 
-    Each column is damped by its own variance, so that the scale of a unit does not matter.
+    Each column is damped by its own variance, so that the scale of a unit does not matter, or by ``least`` (``[g, c]``)
+    where that is more.
     """
     found = xx.copy()
     diagonal = np.einsum("gcc->gc", found)
     floor = np.finfo(np.float64).eps * found.shape[-1] * diagonal.mean(axis=1, keepdims=True)
     dead = diagonal <= np.maximum(floor, np.finfo(np.float64).tiny)
-    diagonal *= 1 + ridge
+    diagonal += ridge * (diagonal if least is None else np.maximum(diagonal, least))
     diagonal[dead] += 1.0
     return found

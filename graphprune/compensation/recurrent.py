@@ -229,8 +229,11 @@ class _Counter:
                     else method
                 )
                 parts = [self._summed(cell, number, system, held=held) for held in (False, True)]
-                ridge = chosen_ridge(parts[:1], parts[1:], [own], ridges) if all(p.count for p in parts) else ridges[0]
-                found = refit_shared([parts[0] + parts[1]], [own], ridge)
+                read = [self._read(_weight(cell, what), dense=False)[system.pruned] for what in system.sees]
+                now, ridge = np.concatenate(read, axis=1)[None], ridges[0]
+                if all(part.count for part in parts):
+                    ridge = chosen_ridge(parts[:1], parts[1:], [own], ridges, now)
+                found = refit_shared([parts[0] + parts[1]], [own], ridge, now)
                 start = 0
                 for what in system.sees:
                     weight = self._changing(changes, _weight(cell, what))

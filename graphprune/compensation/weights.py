@@ -174,10 +174,10 @@ class _Counter:
         by_part = {_part(use): _method(use, method, len(fit)) for use in fit}
         methods = list(by_part.values())
         sums, others = ([self._summed(fit[0], (part, held)) for part in by_part] for held in (False, True))
-        ridge = ridges[0]
+        ridge, weight = ridges[0], self._weights[fit[0].weight]
         if all(each.count for each in (*sums, *others)):
-            ridge = chosen_ridge(sums, others, methods, ridges)
-        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], methods, ridge)
+            ridge = chosen_ridge(sums, others, methods, ridges, weight)
+        found = refit_shared([one + other for one, other in zip(sums, others, strict=True)], methods, ridge, weight)
         return replace(found, biases=tuple(bias / _times(fit) for bias in found.biases))
 
     def _summed(self, use: Consumer, key: tuple[str, bool]) -> Residuals:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphprune.brief import brief, written
-from graphprune.data.calls import call_of, rows_interact, whole_calls
+from graphprune.data.calls import call_of, rows_interact, too_few, whole_calls
 from graphprune.data.classes import assigned, read_labels
 from graphprune.data.preprocess import parse_preprocess
-from graphprune.data.samples import Rows, Samples, made_up
+from graphprune.data.samples import Grouping, Rows, Samples, made_up
 from graphprune.data.sources import open_source
 from graphprune.data.specs import Array, InputSpec, Model, batch_of, require_batch_size, specs_of
 from graphprune.errors import GraphpruneError, OptionError
@@ -37,7 +37,7 @@ class Inputs:
     Attributes:
         source: See :func:`open_batches`.
         samples: At most so many samples; ``None`` means as many as are used otherwise: for evaluation all.
-        batch_size: Samples of a batch, where the model takes any number.
+        batch_size: Samples of a batch, where the model takes any number; of a call, where they see each other.
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`, as options or as ``["mean=127", "std=128"]``.
         labels: For images in one folder for each class: which is which, see :func:`open_batches`.
@@ -76,25 +76,20 @@ class Batches:
         samples: Samples,
         specs: tuple[InputSpec, ...],
         rows: Rows,
-        batch_size: int,
+        grouping: Grouping,
         *,
-        random: bool = False,
-        padded: bool = False,
         spare: int = 0,
-        unit: int = 1,
-        flexible: bool = False,
     ) -> None:
-        self._data, self._specs, self._rows = samples, specs, rows
+        self._data, self._specs, self._rows, self._grouping = samples, specs, rows, grouping
         self.samples = len(rows)
-        self.batch_size = batch_size
+        self.batch_size = grouping.size
         self.source = samples.where
         self._digests: dict[int, str] = {}
-        self.random, self.flexible = random, flexible
+        self.random, self.flexible = grouping.random, grouping.flexible
         self.labels: Array | None = None if samples.labels is None else np.asarray(samples.labels[rows])
         self.classes: dict[str, int] = {}
-        self._padded = padded
         self._spare = spare
-        self.unit = unit
+        self.unit = max(1, samples.unit)
         self._parts: tuple[Batches, Batches | None] | None = None
 
     def __len__(self) -> int:
@@ -118,7 +113,7 @@ class Batches:
     def _read(self, index: int) -> dict[str, Array]:
         start = index * self.batch_size
         rows = self._rows[start : start + self.batch_size]
-        if self._padded and len(rows) < self.batch_size:
+        if self._grouping.padded and len(rows) < self.batch_size:
             rows = np.concatenate([rows, np.repeat(rows[-1:], self.batch_size - len(rows))])
         of_call = {name: calls[rows[0] // self.unit] for name, calls in self._data.of_calls.items()}
         found = {**self._data.fixed, **of_call, **self._data.read(rows)}
@@ -155,10 +150,7 @@ class Batches:
 
     def _taken(self, at: Array, size: int) -> Batches:
         """Some of the samples, by their positions, in batches of some size."""
-        data, specs, rows = self._data, self._specs, self._rows[at]
-        some = Batches(
-            data, specs, rows, size, random=self.random, padded=self._padded, unit=self.unit, flexible=self.flexible
-        )
+        some = Batches(self._data, self._specs, self._rows[at], replace(self._grouping, size=size))
         some.labels, some.classes = None if self.labels is None else self.labels[at], self.classes
         return some
 
@@ -176,7 +168,7 @@ class Batches:
         if not n:
             return None
         rows = whole_calls(spread[: n * size], self.unit)
-        return Batches(self._data, self._specs, rows, self.batch_size, unit=self.unit, flexible=self.flexible)
+        return Batches(self._data, self._specs, rows, replace(self._grouping, padded=False))
 
     def set_apart(self) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
@@ -199,7 +191,7 @@ class Batches:
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
         size = min(self.batch_size, len(rows))
-        part = Batches(self._data, self._specs, rows, size, unit=self.unit, flexible=self.flexible)
+        part = Batches(self._data, self._specs, rows, replace(self._grouping, size=size))
         part.labels = None if self.labels is None else self.labels[which]
         part.classes = self.classes
         return part
@@ -260,7 +252,8 @@ def open_batches(
             - :class:`Inputs`, which brings its own options; :class:`Batches`, which are returned as they are.
         host: The model.
         samples: At most so many are used, drawn at random from what can be indexed; ``None`` means all.
-        batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`).
+        batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`). Of a model whose
+            samples see each other, how many make a call (else an item of an iterable, or as many as the example has).
         tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
         preprocess: For images and texts: see :class:`Preprocess`.
         labels: For images in one folder for each class, the class of each folder: a mapping from names to numbers from
@@ -313,18 +306,21 @@ def open_batches(
         data = open_source(source, specs, limit, pick, tokenizer, options, unit=unit if batch_size is None else 1)
     if data.unit:
         size = unit = data.unit
+        flexible = False
+    data = replace(data, unit=unit)
     if not data.count:
         raise OptionError(f"{data.where} holds no samples; expected some for {', '.join(map(str, specs))}")
     rows = np.arange(limit if flexible else data.count) if random else pick(data.count)
     if not flexible and not padded:
         rows = rows[: len(rows) // size * size]
         if not len(rows):
-            raise OptionError(_too_few(data, size, together=together))
+            raise OptionError(too_few(data.where, data.count, size, together=together))
     spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
     spare = 0 if padded else spare
-    batches = Batches(data, specs, rows, size, random=random, padded=padded, spare=spare, unit=unit, flexible=flexible)
+    grouping = Grouping(size, random=random, padded=padded, flexible=flexible)
+    batches = Batches(data, specs, rows, grouping, spare=spare)
     outputs = {} if random else _try(host, batches)
     if data.classes:
         found = assigned(data.classes, outputs, named, batches.source, strict=padded or named is not None)
@@ -353,12 +349,6 @@ def require_inputs(inputs: Inputs) -> None:
             f"no data '{os.fspath(source)}'; expected an .npz or .npy file, a folder of images, a text file, "
             "'package.module:attribute' or 'random'"
         )
-
-
-def _too_few(data: Samples, size: int, *, together: bool) -> str:
-    takes = f"a call has {size} rows, which see each other" if together else f"the model takes batches of {size}"
-    advice = "say how many make a call (--batch-size)" if together else "make the model's first axis dynamic"
-    return f"{data.where} gives {data.count} samples, {takes}; give at least {size}, or {advice}"
 
 
 def _digest_of(batch: Mapping[str, Array]) -> str:

@@ -71,3 +71,10 @@ def whole_calls(chosen: Array, unit: int) -> Array:
     """The numbers of the rows of some calls of ``unit`` rows each."""
     found: Array = (np.asarray(chosen, np.int64)[:, None] * unit + np.arange(unit)).ravel()
     return found
+
+
+def too_few(where: str, count: int, size: int, *, together: bool) -> str:
+    """What to say of data that do not fill one batch of a size that is given, or one call."""
+    takes = f"a call has {size} rows, which see each other" if together else f"the model takes batches of {size}"
+    advice = "say how many make a call (--batch-size)" if together else "make the model's first axis dynamic"
+    return f"{where} gives {count} samples, {takes}; give at least {size}, or {advice}"

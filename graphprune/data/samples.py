@@ -38,7 +38,7 @@ class Samples:
         fixed: The inputs that are the same for every batch.
         labels: What is right for each sample, if known.
         classes: Where labels are numbers of folders: the names of these, in order.
-        unit: How many samples in a row are of one call, where the source gives calls that stay whole.
+        unit: How many samples in a row are one call that stays whole; 0 where the source does not say.
         of_calls: Inputs that have no samples and differ from call to call: ``calls ...``.
     """
 
@@ -52,6 +52,23 @@ class Samples:
     classes: tuple[str, ...] = ()
     unit: int = 0
     of_calls: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """How samples make up batches.
+
+    Attributes:
+        size: Samples of a full batch.
+        random: Whether they are made up.
+        padded: Whether a last short batch is filled up with its last sample.
+        flexible: Whether the model takes any number of samples at a time.
+    """
+
+    size: int
+    random: bool = False
+    padded: bool = False
+    flexible: bool = False
 
 
 def of_arrays(arrays: Mapping[str, Array], specs: tuple[InputSpec, ...], where: str) -> Samples:

@@ -37,6 +37,8 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
 
     Items are batches of any size, or single samples: an array, a tuple in the order of the inputs, or a mapping by
     their names. One element more at the end of a tuple, or ``labels`` in a mapping, is what is right for the samples.
+    Where inputs that have no samples, such as states, differ from item to item, items of the first one's size stay
+    whole.
 
     Args:
         source: The iterable; it is gone through once.
@@ -49,7 +51,8 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
         OptionError: An item does not fit, or there is none.
     """
     parts: dict[str, list[Array]] = {spec.name: [] for spec in specs if spec.batched}
-    fixed: dict[str, Array] = {}
+    others: dict[str, list[Array]] = {spec.name: [] for spec in specs if not spec.batched}
+    sizes: list[int] = []
     labels: list[Array] = []
     count = held = 0
     for number, item in _items(source, specs, where, samples, pick):
@@ -58,7 +61,7 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
         size = 0
         for spec in specs:
             if not spec.batched:
-                fixed.setdefault(spec.name, constant(arrays[spec.name], spec, here))
+                held += _kept(others[spec.name], constant(arrays[spec.name], spec, here))
                 continue
             array = arrays[spec.name]
             if array.ndim == len(spec.shape) - 1:
@@ -80,16 +83,54 @@ def of_iterable(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str,
         if label is not None:
             labels.append(np.atleast_1d(label))
         count += size
+        sizes.append(size)
         require_small(held, where, _ADVICE)
         if count >= samples:
             break
     if not count:
         raise OptionError(f"{where} gives no samples; expected batches for {', '.join(map(str, specs))}")
-    arrays = {name: np.concatenate(held)[:samples] for name, held in parts.items()}
-    known = np.concatenate(labels)[:samples] if labels and len({label.shape[1:] for label in labels}) == 1 else None
-    if known is not None and len(known) == min(count, samples):
+    arrays = {name: np.concatenate(held) for name, held in parts.items()}
+    known = np.concatenate(labels) if labels and len({label.shape[1:] for label in labels}) == 1 else None
+    if known is not None and len(known) >= min(count, samples):
         arrays[LABELS] = known
-    return of_arrays({**arrays, **fixed}, specs, where)
+    return _cut(arrays, others, sizes, specs, where, samples)
+
+
+def _cut(
+    arrays: dict[str, Array],
+    others: Mapping[str, Sequence[Array]],
+    sizes: Sequence[int],
+    specs: tuple[InputSpec, ...],
+    where: str,
+    samples: int,
+) -> Samples:
+    """As many samples as are wanted; whole items, with what is theirs alone, where inputs differ from item to item.
+
+    Args:
+        arrays: Of all items, ``n ...``.
+        others: The inputs without samples, of each item.
+        sizes: How many samples each item has.
+        specs: The model's inputs.
+        where: What they come from.
+        samples: How many are wanted.
+    """
+    fixed = {name: each[0] for name, each in others.items()}
+    if not any(each is not held[0] for held in others.values() for each in held):
+        return of_arrays({**{name: array[:samples] for name, array in arrays.items()}, **fixed}, specs, where)
+    whole = [number for number, size in enumerate(sizes) if size == sizes[0]][: max(1, samples // sizes[0])]
+    rows = np.flatnonzero(np.isin(np.repeat(np.arange(len(sizes)), sizes), whole))
+    calls = {name: np.stack([held[number] for number in whole]) for name, held in others.items()}
+    own = {name: array[rows] for name, array in arrays.items() if len(array) == sum(sizes)}
+    return replace(of_arrays({**own, **fixed}, specs, where), unit=sizes[0], of_calls=calls)
+
+
+def _kept(held: list[Array], array: Array) -> int:
+    """Keeps one more value of an input, the first one where it is the same; how many bytes more that takes."""
+    if held and (held[0].shape != array.shape or np.array_equal(held[0], array)):
+        held.append(held[0])
+        return 0
+    held.append(array)
+    return array.nbytes
 
 
 def of_calls(source: Iterable[Any], specs: tuple[InputSpec, ...], where: str, calls: int, unit: int) -> Samples:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from graphprune.executor.losses import Loss, by_sample, spread
+from graphprune.executor.losses import Loss, by_sample, gradients_of, spread
 from graphprune.executor.module import OnnxModule
 from graphprune.executor.tensors import array_of, tensor_of
 from graphprune.hosts.host import Array, Arrays, Gate
@@ -41,13 +41,12 @@ def gate_gradients(
         reads[at] = _after(reads[at], one) if at in reads else one
     with torch.enable_grad():
         outputs = list(module(_tensors(inputs), reads=reads).values())
-        torch.autograd.backward(loss.of(outputs))
+        found_by = gradients_of(loss.of(outputs), values)
     samples = len(outputs[loss.heads[0][0]])
     found: dict[Gate, Array] = {}
     for gate in gates:
-        value = values.get(gate)
-        gradient = None if value is None else value.grad
-        if gradient is None:  # its node lies in a branch that was not taken, or no loss depends on it
+        gradient = found_by.get(gate)
+        if gradient is None:  # its node lies in a branch that was not taken
             gradient = torch.zeros(samples, gates[gate])
         found[gate] = array_of(by_sample(gradient, samples))
     return found
@@ -64,9 +63,9 @@ def parameter_gradients(module: OnnxModule, inputs: Arrays, wanted: Sequence[str
     stored = dict(module.named_stored())
     leaves = {name: stored[name].detach().clone().requires_grad_() for name in wanted}
     with torch.enable_grad():
-        torch.autograd.backward(loss.of(list(module(_tensors(inputs), replaced=leaves).values())))
-    gradients = {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    return {name: array_of(each.float() if each.element_size() < 4 else each) for name, each in gradients.items()}
+        outputs = list(module(_tensors(inputs), replaced=leaves).values())
+        found = gradients_of(loss.of(outputs), leaves)
+    return {name: array_of(each.float() if each.element_size() < 4 else each) for name, each in found.items()}
 
 
 def _tensors(inputs: Arrays) -> dict[str, torch.Tensor]:

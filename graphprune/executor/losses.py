@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 from graphprune.hosts.host import Array
 from graphprune.importance.judge import Judge
 
+Key = TypeVar("Key", bound=Hashable)
 Head = tuple[int, Judge]
 """The position of an output, and how it is judged."""
 Targets = Sequence[torch.Tensor | None]
@@ -118,3 +119,11 @@ def by_sample(gradient: torch.Tensor, samples: int) -> torch.Tensor:
     """The gradient of a gate ``[k, d]`` for each sample, ``[n, d]``: samples may lie in one axis with positions."""
     n = samples if len(gradient) % samples == 0 else 1
     return gradient.reshape(n, -1, gradient.shape[1]).sum(1)
+
+
+def gradients_of(loss: torch.Tensor, leaves: Mapping[Key, torch.Tensor]) -> dict[Key, torch.Tensor]:
+    """Those of the leaves alone: no other tensor of the model gets one; zeros where the loss does not depend on it."""
+    if not loss.requires_grad:
+        return {key: torch.zeros_like(leaf) for key, leaf in leaves.items()}
+    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, found, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -13,9 +14,9 @@ from onnx.inliner import inline_local_functions
 from torch import nn
 
 from graphprune.errors import ModelError
-from graphprune.executor.messages import DEFAULT
 from graphprune.executor.program import Program, Reads, Step, program_of
 from graphprune.executor.tensors import array_of, tensor_of
+from graphprune.hosts.messages import DEFAULT
 
 _MOST_FOLDED = 1 << 20
 """Elements of the largest constant that is computed once."""
@@ -27,6 +28,7 @@ def key_of(name: str) -> str:
     return f"%{ord(key[0]):02X}{key[1:]}" if key and hasattr(nn.Module(), key) else key or "%"
 
 
+@cache
 def name_of(key: str) -> str:
     """The name of a stored tensor, from what :func:`key_of` made of it."""
     return "" if key == "%" else unquote(key)
@@ -37,7 +39,8 @@ class OnnxModule(nn.Module):
 
     Parameters (in ``weights``) are the stored tensors of floating-point numbers, buffers (in ``constants``) all others,
     and the statistics of batch normalisations, which have no gradients. Single numbers are parameters without
-    gradients: they are bounds, exponents and scales. All keep the element types of the file.
+    gradients unless an operator reads them as a weight or a bias: they are bounds, exponents, scales, and the small
+    numbers of normalisations, which a step of an optimiser would make negative. All keep the element types of the file.
 
     Args:
         model: The model; a function of its own is inlined.
@@ -55,22 +58,21 @@ class OnnxModule(nn.Module):
         self.program = program_of(model.graph, opsets)
         self.weights, self.constants = nn.Module(), nn.Module()
         given = tensors or {}
-        statistics = _statistics(self.program)
+        statistics, weights = _statistics(self.program), _read_as_weights(self.program)
         for entry in model.graph.initializer:
             array = given[entry.name] if entry.name in given else onnx.numpy_helper.to_array(entry)
-            self._store(entry.name, tensor_of(array, entry.name), entry.name in statistics)
+            tensor = tensor_of(array, entry.name)
+            if tensor.dtype.is_floating_point and entry.name not in statistics:
+                moves = tensor.numel() > 1 or entry.name in weights
+                self.weights.register_parameter(key_of(entry.name), nn.Parameter(tensor, requires_grad=moves))
+            else:
+                self.constants.register_buffer(key_of(entry.name), tensor)
         stored = {entry.name for entry in model.graph.initializer}
         self.input_names = tuple(value.name for value in model.graph.input if value.name not in stored)
         self.output_names = tuple(value.name for value in model.graph.output)
         self._folded: dict[str, str] = {}
         self._programs: dict[tuple[str, ...], Program] = {}
         self._fold()
-
-    def _store(self, name: str, tensor: torch.Tensor, fixed: bool) -> None:
-        if tensor.dtype.is_floating_point and not fixed:
-            self.weights.register_parameter(key_of(name), nn.Parameter(tensor, requires_grad=tensor.ndim > 0))
-        else:
-            self.constants.register_buffer(key_of(name), tensor)
 
     def _fold(self) -> None:
         """Computes once what depends on no input and no weight."""
@@ -146,6 +148,31 @@ class OnnxModule(nn.Module):
         values.update(inputs)
         found = self._programs[names].run(values, names, reads)
         return dict(found)
+
+
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "com.microsoft::FusedConv", "com.microsoft::FusedMatMul")
+_WEIGHTS: Mapping[str, range] = {
+    **dict.fromkeys(_PRODUCTS, range(3)),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), range(8)),
+    **dict.fromkeys(("PRelu", "RMSNormalization", "SimplifiedLayerNormalization"), range(2)),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "LayerNormalization"), range(3)),
+    "GroupNormalization": range(3),
+}
+"""Operators that read weights, whatever their size, and where."""
+
+
+def _read_as_weights(program: Program) -> set[str]:
+    """What operators read as weights, and what is added to a product, as biases are."""
+    found, products = set[str](), set[str]()
+    for step in program.steps:
+        found.update(step.operands[i] for i in _WEIGHTS.get(step.op, ()) if i < len(step.operands))
+        if step.op == "Add" and not products.isdisjoint(step.operands):
+            found.update(step.operands)
+        if step.op in _PRODUCTS:
+            products.update(step.results)
+        for body in step.bodies.values():
+            found |= _read_as_weights(body)
+    return found
 
 
 def _statistics(program: Program) -> set[str]:

@@ -13,10 +13,10 @@ import torch
 
 from graphprune.brief import brief
 from graphprune.errors import GraphpruneError, ModelError, first_line
-from graphprune.executor import messages
 from graphprune.executor.ops.call import Body, Call, RefusedError, Value
 from graphprune.executor.ops.table import OPERATORS, refusal
 from graphprune.executor.tensors import tensor_of
+from graphprune.hosts.messages import DEFAULT, attributes_of, nodes_of
 
 Values: TypeAlias = Mapping[str, Value]
 Reads: TypeAlias = Mapping[tuple[str, str], Callable[[torch.Tensor], torch.Tensor]]
@@ -169,11 +169,11 @@ def program_of(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> Program:
         ModelError: Some operators have no counterpart; it names all of them.
     """
     reasons: dict[str, str] = {}
-    for node in messages.all_nodes(graph):
+    for node in nodes_of(graph):
         present = tuple(bool(name) for name in node.input)
-        reason = refusal(messages.named(node), messages.attributes(node), present)
+        reason = refusal(_operator(node), attributes_of(node), present)
         if reason is not None:
-            reasons.setdefault(messages.named(node), reason)
+            reasons.setdefault(_operator(node), reason)
     if reasons:
         said = ", ".join(f"{op} ({reason})" for op, reason in reasons.items())
         raise ModelError(
@@ -183,22 +183,30 @@ def program_of(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> Program:
     return _program(graph, opsets, inner=False)
 
 
+def _operator(node: onnx.NodeProto) -> str:
+    """The operator as tables call it."""
+    return node.op_type if node.domain in DEFAULT else f"{node.domain}::{node.op_type}"
+
+
 def _program(graph: onnx.GraphProto, opsets: Mapping[str, int], *, inner: bool) -> Program:
     steps = []
     for node in graph.node:
-        bodies = {name: _program(body, opsets, inner=True) for name, body in messages.subgraphs(node).items()}
-        domain = "" if node.domain in messages.DEFAULT else node.domain
+        bodies = {
+            entry.name: _program(entry.g, opsets, inner=True)
+            for entry in node.attribute
+            if entry.type == onnx.AttributeProto.GRAPH
+        }
         results = list(node.output)
         while results and not results[-1]:
             results.pop()
         steps.append(
             Step(
                 node.name or next((name for name in node.output if name), node.op_type),
-                messages.named(node),
+                _operator(node),
                 tuple(node.input),
                 tuple(results),
-                messages.attributes(node),
-                opsets.get(domain, 1),
+                attributes_of(node),
+                opsets.get("" if node.domain in DEFAULT else node.domain, 1),
                 bodies,
             )
         )

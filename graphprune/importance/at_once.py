@@ -35,7 +35,7 @@ class AtOnce:
 
 
 def refitted_at_once(evidence: Evidence, kept: Mapping[Factor, Index]) -> AtOnce:
-    """The refit of every consumer that loses columns.
+    """The refit of every consumer that loses columns, and whose weight nothing else reads.
 
     Args:
         evidence: With products of activations, and the model as it was analysed.
@@ -50,13 +50,14 @@ def refitted_at_once(evidence: Evidence, kept: Mapping[Factor, Index]) -> AtOnce
         for reading in readings(evidence, statistics, group):
             lost = np.isin(reading.units, gone)
             node = reading.consumer.node
+            if not reading.consumer.plain:  # others read the weight as well: it is cut, which takes no copy here
+                continue
             read[node] = reading, lost | read[node][1] if node in read else lost
     weights: dict[str, NDArray[Any]] = {}
     biases: dict[str, Float] = {}
     for node, (reading, lost) in read.items():
         use = reading.consumer
-        centre = use.plain and (use.bias is None or use.bias_uses == 1)
-        weight, bias = without(reading, lost, refit=use.plain, centre=centre)
+        weight, bias = without(reading, lost, refit=True, centre=use.bias is None or use.bias_uses == 1)
         biases[node] = bias.ravel()
         if use.channel is not None:
             biases[node] = biases[node][positions(evidence.analysis.layouts[use.result][use.channel], kept)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ _MOST_PARTS = 256
 """An output of more parts is taken as one."""
 _DEEPEST = 64
 """So many nodes from the end are looked at, at most."""
+_MANY = 4
+"""A last layer with so many times more rows than inputs gives scores of classes: values would follow from each other.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ class Final:
         output: The output.
         node: The node that makes it so.
         kind: ``softmax``, ``log-softmax``, ``sigmoid``, ``unit`` (vectors of length one), ``tokens`` (as many scores as
-            the model looks tokens up in), ``scores`` (one row of a last layer for each sample), or empty: unknown.
+            the model looks tokens up in), ``many`` (many more rows of a last layer than it has inputs, at each step),
+            ``scores`` (one row of a last layer for each sample), or empty: unknown.
         axis: The axis of the output along which probabilities sum to one, or vectors lie; -1 for a sigmoid.
         part: The axis and the first and last-but-one position of the part that this is about; ``None``: all of it.
     """
@@ -89,8 +94,10 @@ def finals_of(graph: Graph, output: str) -> tuple[Final, ...]:
         shape = graph.values[output].shape
         if len(shape) >= 2 and shape[-1] in vocabularies(graph):
             found = [Final(output, "", "tokens", len(shape) - 1)]
-        elif len(shape) == 2 and shape[1] > 1 and _of_a_last_layer(graph, makers, output):
+        elif len(shape) == 2 and shape[1] > 1 and _last_layer(graph, makers, output) is not None:
             found = [Final(output, "", "scores", 1)]
+        elif len(shape) > 2 and (axis := _axis_of_many(graph, makers, output)) is not None:
+            found = [Final(output, "", "many", axis)]
     return tuple(replace(each, output=output) for each in found)
 
 
@@ -264,12 +271,31 @@ def _unit_axis(makers: Makers, node: Node) -> int | None:
     return axes[0] if len(axes) == 1 else None
 
 
-def _of_a_last_layer(graph: Graph, makers: Makers, name: str) -> bool:
-    """Whether a value is what a last layer with weights gives: a product with a stored tensor, shifted and scaled."""
+def _last_layer(graph: Graph, makers: Makers, name: str) -> Node | None:
+    """The last layer with weights that a value comes from: a product with a stored tensor, shifted and scaled."""
     for node in _back(graph, makers, name):
         if node.rule is not None and node.rule.macs:
-            return any(each is not None and _is_stored(graph, makers, each) for each in node.operands)
-    return False
+            stored = any(each is not None and _is_stored(graph, makers, each) for each in node.operands)
+            return node if stored else None
+    return None
+
+
+def _axis_of_many(graph: Graph, makers: Makers, name: str) -> int | None:
+    """The axis of an output along which a last layer's rows lie, if it has many times more of them than inputs."""
+    node = _last_layer(graph, makers, name)
+    if node is None or node.rule is None or node.rule.results[0] is None:
+        return None
+    made = {factor for dim in node.rule.results[0] for factor in factors_of(dim)}
+    for layout, operand in zip(node.rule.operands, node.operands, strict=True):
+        if layout is None or operand is None or not _is_stored(graph, makers, operand):
+            continue
+        factors = [factor for dim in layout for factor in factors_of(dim)]
+        n_rows = prod(factor.size for factor in factors if factor in made)
+        inputs = [factor.size for factor in factors if factor not in made]
+        axes = [i for i, size in enumerate(graph.values[name].shape) if size == n_rows]
+        if inputs and n_rows >= _MANY * prod(inputs) and len(axes) == 1:
+            return axes[0]
+    return None
 
 
 def _back(graph: Graph, makers: Makers, name: str) -> Iterator[Node]:

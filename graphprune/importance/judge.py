@@ -31,11 +31,20 @@ _ALONG = ("kl", "cosine")
 CHUNK = 1 << 17
 """Logits that are compared at a time: vocabularies of language models would fill the memory many times over."""
 
-_OF_KINDS = {"softmax": "kl", "log-softmax": "kl", "tokens": "kl", "scores": "kl", "sigmoid": "bce", "unit": "cosine"}
+_OF_KINDS = {
+    "softmax": "kl",
+    "log-softmax": "kl",
+    "tokens": "kl",
+    "many": "kl",
+    "scores": "kl",
+    "sigmoid": "bce",
+    "unit": "cosine",
+}
 _FOUND = {
     "softmax": "found: softmax at the end",
     "log-softmax": "found: log-softmax at the end",
     "tokens": "found: as many as tokens are looked up in",
+    "many": "found: a last layer with many more rows than inputs",
     "scores": "taken for scores: one row of a last layer for each sample",
     "sigmoid": "found: sigmoid at the end",
     "unit": "found: vectors of length one",

@@ -21,8 +21,8 @@ import onnx
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.hosts.host import Arrays
+from graphprune.hosts.messages import operands_of
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.onnx.ops.values import operands_of
 from graphprune.hosts.onnx.store import has_data
 from graphprune.ir.dims import Dim, Factor, Index, Sum, factors_of, resized, unit_of
 from graphprune.pipeline.edits import slice_edits

@@ -85,7 +85,7 @@ def measuring(criterion: str, allocation: str = "") -> Calibrate | None:
     """The pass that takes what a criterion and an allocation need, if they need statistics."""
     needs = find_criterion(criterion).needs
     if allocation and goes_by_losses(allocation):
-        return Calibrate(apart=True)
+        return Calibrate(holdout=True)
     return Calibrate(needs == "products") if needs in ("diagonal", "products") else None
 
 

@@ -43,6 +43,14 @@ class Measurements:
     def __repr__(self) -> str:
         return f"Measurements({len(self)})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without digests, which hold the models that they are of."""
+        return {**vars(self), "_digests": {}}
+
+    def update(self, other: Measurements) -> None:
+        """Takes over what another one holds."""
+        self._found.update(other._found)
+
     def begin(self) -> None:
         """Takes the digests of models anew from here on."""
         self._digests.clear()

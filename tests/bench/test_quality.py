@@ -150,3 +150,11 @@ def test_log_perplexity_is_what_a_language_model_loses():
     dense = record("dense", 1.0, 0, metric="perplexity", higher=False, values={"perplexity": 20.0})
     pruned = record("default", 0.8, 0, metric="perplexity", higher=False, values={"perplexity": 20.0 * np.exp(0.5)})
     assert tables.loss_of(pruned, dense) == pytest.approx(50)
+
+
+def test_documents_show_what_is_best_but_for_noise():
+    assert tables.markdown(RECORDS).splitlines()[2:] == [
+        "| m, top-1 (0.9 whole) | 80 % | **0.88** | **0.89** | 0.7 | - | - | - | 0.8 |",
+        "|  | 70 % | 0.6 | **0.8** | 0.5 | - | - | fails | - |",
+    ]
+    assert tables.markdown(RECORDS[1:]).splitlines()[2:] == []

@@ -125,6 +125,20 @@ def test_states_go_with_their_call():
         np.testing.assert_array_equal(CALLS[int(batch["h"][0, 0])], batch["x"])
 
 
+@pytest.mark.parametrize("samples", [None, 9, 40])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_what_differs_from_item_to_item_goes_with_its_item(rows, samples):
+    """Though samples do not see each other: a state that was recorded is that of its step and of no other."""
+    model = host(lambda x, h: np.tanh(x) + 9 + h, state=True)
+    items = [{"x": call[:rows], "h": state} for call, state in zip(CALLS, STATES, strict=True)]
+    batches = open_batches([*items, {"x": CALLS[0][:3], "h": STATES[3]}], model, samples=samples)
+    assert (batches.unit, batches.batch_size, len(batches)) == (rows, rows, min(20, max(1, (samples or 80) // rows)))
+    for batch in batches:
+        np.testing.assert_array_equal(CALLS[int(batch["h"][0, 0])][:rows], batch["x"])
+    alike = open_batches([{"x": call, "h": STATES[1]} for call in CALLS], model)
+    assert (alike.unit, alike.batch_size, alike.samples) == (1, BATCH_SIZE, 20 * LENGTH)
+
+
 def test_labels_go_with_their_rows():
     labels = np.arange(20 * LENGTH).reshape(20, LENGTH)
     batches = open_batches(list(zip(CALLS, labels, strict=True)), host(forward), samples=3)

@@ -12,11 +12,12 @@ import onnx
 import pytest
 import torch
 from test_cli import small_model
-from test_executor_module import branches
+from test_executor_module import X, branches, model_of
 from torch import nn
 
 import graphprune as gp
-from graphprune.errors import ModelError, OptionError
+from graphprune.errors import BoundError, ModelError, OptionError
+from graphprune.executor.module import OnnxModule
 from graphprune.hosts.host import Gate
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
@@ -131,6 +132,16 @@ def test_gates_of_branches_have_the_gradients_of_difference_quotients() -> None:
     assert not with_other[gates[1]].any()  # the branch is not taken
 
 
+def test_only_what_is_asked_for_gets_gradients() -> None:
+    host = OnnxHost.load(branches())
+    inputs: dict[str, Any] = {"x": X.numpy(), "go": np.ones((), np.bool_)}
+    found = host.parameter_gradients(inputs, ["w", "v"], None)
+    host.gate_gradients(inputs, [Gate("product of w", "x", 1)], None)
+    assert found["w"].any()
+    assert not found["v"].any()  # of the branch that is not taken
+    assert all(each.grad is None for each in host._run_by_torch.parameters())
+
+
 def test_halves_have_gradients_too(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     small_model(path, dtype=onnx.TensorProto.FLOAT16)
@@ -160,3 +171,28 @@ def test_without_torch_it_says_what_to_install(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("graphprune.hosts.onnx.gradients.find_spec", lambda name: None)
     with pytest.raises(OptionError, match="install graphprune\\[torch\\]"):
         host.parameter_gradients(host.example_inputs(), ["first.weight"], None)
+
+
+def test_a_file_that_takes_too_much_memory_is_not_run() -> None:
+    nodes = [
+        onnx.helper.make_node("Expand", ["x", "shape"], ["big"]),
+        onnx.helper.make_node("ReduceSum", ["big"], ["y"]),
+    ]
+    shape = onnx.numpy_helper.from_array(np.array([100_000, 1000, 3, 4]), "shape")
+    host = OnnxHost.load(model_of(nodes, [shape]))
+    with pytest.raises(BoundError):
+        host.as_module()
+
+
+def test_a_loop_that_does_not_end_is_stopped() -> None:
+    value = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["c"], ["d"]), onnx.helper.make_node("Add", ["s", "s"], ["t"])],
+        "body",
+        [value("i", 7, []), value("c", 9, []), value("s", 1, None)],
+        [value("d", 9, []), value("t", 1, None)],
+    )
+    go = onnx.numpy_helper.from_array(np.array(True), "on")  # noqa: FBT003
+    module = OnnxModule(model_of([onnx.helper.make_node("Loop", ["", "on", "x"], ["y"], body=body)], [go]))
+    with gp.bounded(seconds=1), pytest.raises(BoundError, match="more than 1 seconds"):
+        module({"x": X})

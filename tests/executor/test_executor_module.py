@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from typing import Any
+from zlib import crc32
 
 import ml_dtypes
 import numpy as np
@@ -20,12 +21,12 @@ from graphprune.executor.ops.table import OPERATORS
 from graphprune.hosts.onnx.host import OnnxHost
 
 F, INT, B = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-RNG = np.random.default_rng(0)
 NAMES = ("fc.weight", "a%2Eb", "forward", "training", "T_destination", "p/x:0@y.b", "größe 1", "%")
 
 
 def weight(name: str, *shape: int, dtype: Any = np.float32) -> onnx.TensorProto:
-    return onnx.numpy_helper.from_array(RNG.standard_normal(shape).astype(dtype), name)
+    rng = np.random.default_rng(crc32(name.encode()))
+    return onnx.numpy_helper.from_array(np.asarray(rng.standard_normal(shape)).astype(dtype), name)
 
 
 def model_of(
@@ -43,7 +44,7 @@ def linear(weight: str = "w", x: str = "x", y: str = "y") -> onnx.NodeProto:
     return h.make_node("MatMul", [x, weight], [y], f"product of {weight}")
 
 
-X = torch.from_numpy(RNG.standard_normal((3, 4)).astype(np.float32))
+X = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -100,6 +101,25 @@ def test_what_is_a_parameter() -> None:
     }  # fmt: skip
     assert {name_of(name) for name, _ in module.constants.named_buffers()} == {"mean", "variance", "shape"}
     assert all(bool(each.grad.isfinite().all()) for each in module.parameters() if each.grad is not None)
+
+
+SINGLE = {
+    "the bias of a product": ([linear(y="a"), h.make_node("Add", ["a", "one"], ["y"])], True),
+    "a slope": ([linear(y="a"), h.make_node("PRelu", ["a", "one"], ["y"])], True),
+    "a scale": ([linear(y="a"), h.make_node("Mul", ["a", "one"], ["y"])], False),
+    "a small number": (
+        [linear(y="a"), h.make_node("Mul", ["a", "a"], ["b"]), h.make_node("Add", ["b", "one"], ["y"])],
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("single", SINGLE)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_single_number_moves_where_it_is_a_weight(single: str, shape: tuple[int, ...]) -> None:
+    nodes, moves = SINGLE[single]
+    module = OnnxModule(model_of(nodes, [weight("w", 4, 1), weight("one", *shape)]))
+    assert {name: each.requires_grad for name, each in module.named_weights()} == {"w": True, "one": moves}
 
 
 def test_values_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,6 +150,18 @@ def test_gradients_of_gates_are_sums_over_weights_of_consumers_and_of_producers(
     np.testing.assert_allclose(got, producer, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_leave_the_users_module_alone(evidence):
+    module = Mlp().eval()
+    kept = torch.ones_like(module.first.weight)
+    module.first.weight.grad = kept.clone()
+    host = TorchHost.trace(module, (torch.zeros(SHAPE),))
+    batch = batches(1)[0]
+    host.parameter_gradients(batch, ["second.weight"], None)
+    host.gate_gradients(batch, gates_of(evidence, "taylor").all, None)
+    assert torch.equal(module.first.weight.grad, kept)
+    assert all(each.grad is None for name, each in module.named_parameters() if name != "first.weight")
+
+
 def test_the_oracle_is_the_same_on_both_hosts(evidence, tmp_path):
     evidence.host.save_onnx(tmp_path / "net.onnx")
     host = OnnxHost.load(tmp_path / "net.onnx").folded()

@@ -1,5 +1,7 @@
 """How outputs are compared: found on the graph, said by the user, with the same numbers in NumPy and in torch."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -17,6 +19,7 @@ from graphprune.importance.final import finals_of
 from graphprune.importance.judge import Asked, Judge, judges_for, known_losses, parse_losses
 from graphprune.importance.loss import Standard
 from graphprune.ir.graph import Graph, Node, Value
+from graphprune.planning.plan import PruningPlan
 
 SCORES, NOTHING = "taken for scores: one row of a last layer for each sample", "nothing on the graph says otherwise"
 
@@ -288,3 +291,50 @@ def test_joins_of_joins_are_followed_once() -> None:
         nodes.append(Node(f"join{i}", "Concat", (f"y{i}", f"y{i}"), (f"y{i + 1}",), role="join"))
     graph = Graph(values, tuple(nodes), ("y0",), ("y30",))
     assert [each.kind for each in finals_of(graph, "y30")] == [""]
+
+
+@pytest.mark.parametrize(
+    ("rows", "shape", "found"),
+    [
+        (24, (2, 3, 24), ("kl", 2)),  # steps of a reader of characters
+        (23, (2, 3, 23), ("mse", -1)),  # 23 values of 6 inputs may be values
+        (24, (3, 2, 24), ("kl", 2)),
+        (24, (2, 24, 3), ("kl", 1)),
+        (24, (2, 24, 24), ("mse", -1)),  # which axis is that of the classes?
+        (24, (2, 3, 4, 6), ("mse", -1)),  # taken apart
+    ],
+)
+def test_many_more_rows_than_inputs_are_scores_at_each_step(rows, shape, found):
+    steps = shape[0] * int(np.prod(shape[1:])) // rows // 2
+    turned = shape == (2, 24, 3)
+    body = "z = MatMul(x, v) " + (
+        "y = Transpose <perm = [0, 2, 1]> (z)" if turned else "a = Add(z, c) y = Reshape(a, to)"
+    )
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> net (float[2, {steps}, 6] x) => (float{list(shape)} y)
+    <float[6, {rows}] v = {{{", ".join(["0.5"] * 6 * rows)}}}, float[{rows}] c = {{{", ".join(["1"] * rows)}}},
+     int64[{len(shape)}] to = {{{", ".join(map(str, shape))}}}> {{ {body} }}"""
+    (judge,) = judges_for(OnnxHost.load(onnx.parser.parse_model(text)))
+    assert (judge.kind, judge.axis) == found
+    if found[0] == "kl":
+        assert judge.why == "found: a last layer with many more rows than inputs"
+
+
+def test_a_plan_is_applied_with_the_losses_that_it_was_made_with():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 5)).eval()
+    example, data = (torch.randn(4, 6),), [torch.randn(4, 6) for _ in range(4)]
+    made = gp.prune(net, example, target={"macs": 0.5}, calibration=data, loss={"output": "cosine"})
+    judged = "'output' by cosine distance over axis 1 (as given)"
+    for plan in (made.plan, PruningPlan.from_dict(made.plan.to_dict())):
+        again = gp.apply(net, plan, example, calibration=data)
+        assert [each.judged for each in again.report.moved.losses] == [judged]
+        assert (judged,) == again.report.losses == made.report.losses
+    recipe = {**made.plan.recipe, "judge": {"loss": ["logits=mse"]}}
+    report = gp.apply(net, replace(made.plan, recipe=recipe), example, calibration=data).report
+    assert report.losses == (
+        "'output' by KL of classes over axis 1 (taken for scores: one row of a last layer for each sample)",
+    )
+    assert [note for note in report.notes if "when the plan was made" in note] == [
+        "outputs are compared as the graph says, not as when the plan was made: the model has no output 'logits' to "
+        "give a loss for; its outputs are 'output'"
+    ]

@@ -7,6 +7,7 @@ import weakref
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from test_measured import X, chain
 
@@ -46,7 +47,7 @@ def measured(model):
     """The state before the allocation."""
     host = OnnxHost.load(model)
     passes = parse_pipeline(
-        "fold-constants,analyze,calibrate{apart=true},score{criterion=obs},measure-losses", all_passes()
+        "fold-constants,analyze,calibrate{holdout=true},score{criterion=obs},measure-losses", all_passes()
     )
     return run_pipeline(passes, State(host, batches=open_batches({"x": X}, host)))
 
@@ -273,6 +274,26 @@ def test_refits_at_once_are_those_of_trials(model):
     np.testing.assert_allclose(found.run(unseen)["y"], wanted.replaced(changes).run(unseen)["y"], atol=1e-5)
     plain = np.abs(cut(host).run(unseen)["y"] - host.run(unseen)["y"]).mean()
     assert np.abs(found.run(unseen)["y"] - host.run(unseen)["y"]).mean() < 0.7 * plain
+
+
+def test_weights_that_others_read_are_cut_and_not_copied():
+    """Such as the table of a tied head, which would be held twice over."""
+    rng = np.random.default_rng(0)
+    first, tied = (", ".join(f"{each:.3f}" for each in rng.standard_normal(n)) for n in (60, 36))
+    host = OnnxHost.load(
+        onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[4, 5] x) => (float[4, 3] y) <float[5, 12] first = {{{first}}}, float[12, 3] tied = {{{tied}}}>
+        {{ a = MatMul(x, first) b = Relu(a) c = MatMul(b, tied) d = Tanh(a) e = MatMul(d, tied) y = Add(c, e) }}""")
+    )
+    analysis, inputs = analyze_graph(host.graph()), {"x": rng.standard_normal((4, 5)).astype(np.float32)}
+    evidence = Evidence(analysis, host.read, statistics=collect(host, analysis, [inputs]), host=host)
+    (group,) = analysis.groups
+    kept = {group.factor: np.arange(7)}
+    found = refitted_at_once(evidence, kept)
+    assert (found.weights, found.biases) == ({}, {})
+    plain = host.edited(slice_edits(analysis, kept))
+    adopted = adopted_at_once(host, found, lambda dense: dense.edited(slice_edits(analysis, kept)))
+    np.testing.assert_array_equal(plain.run(inputs)["y"], adopted.run(inputs)["y"])
 
 
 def test_a_judge_holds_as_many_outputs_as_it_may(model):

@@ -63,7 +63,7 @@ def read(text):
 
 
 FULL = (
-    "select{protect-ratio=0.4},fold-constants,analyze,calibrate{apart=true},score{criterion=obs},protect-sensitive,"
+    "select{protect-ratio=0.4},fold-constants,analyze,calibrate{holdout=true},score{criterion=obs},protect-sensitive,"
     "measure-losses,allocate{macs=0.6 align=1 allocation=measured},exchange-units,slice-groups,remove-blocks,"
     "remove-dead-nodes,verify,compensate"
 )
@@ -81,7 +81,7 @@ def test_the_whole_pipeline_runs(host):
     ("absent", "message"),
     [
         ("analyze", "'calibrate' needs an analysis; put 'analyze' before it in the pipeline"),
-        ("calibrate{apart=true}", "criterion 'obs' needs statistics; put 'calibrate' before 'score' in the pipeline"),
+        ("calibrate{holdout=true}", "criterion 'obs' needs statistics; put 'calibrate' before 'score' in the pipeline"),
         ("score{criterion=obs}", "pass 'protect-sensitive' needs scores; put 'score' before it in the pipeline"),
         ("measure-losses", "allocation 'measured' shares the budget by losses on calibration data; give some (calibration=..., --calibration DATA), and put 'measure-losses' before 'allocate' in a pipeline"),
         ("allocate{macs=0.6 align=1 allocation=measured}", "'exchange-units' needs a plan; put 'allocate' before it in the pipeline"),

@@ -19,6 +19,7 @@ BENCHMARKS = {
     "latency_target": "a latency target against one of MACs",
     "memory": "resident memory at its peak, phase by phase",
     "startup": "what commands cost before and beside the work",
+    "sweeps": "two points of a sweep on two workers, beside one",
 }
 """By name: what is measured."""
 

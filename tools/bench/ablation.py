@@ -4,8 +4,8 @@
     python -m tools.bench.ablation --only small 'bert*' --repeat 3 --json ablation.jsonl
 
 A whole command runs in a process of its own, imports and writing included. Wherever it comes to such a part, the same
-work is done with the part and without it, one right after the other and in turns, so that a busy machine is as busy for
-both; what is done twice is taken off the whole. The garbage collector cannot be tried so: a second process runs without
+work is done with the part and without it, one right after the other, so that a busy machine is as busy for both; what
+is done twice is taken off the whole. The garbage collector cannot be tried so: a second process runs without
 freezing, and both count what collections take. The table shows by how many percent of the whole a user would wait
 longer without a part (medians over repetitions); one that gains less than five is not worth its lines.
 """
@@ -41,30 +41,6 @@ class Clock:
     def __init__(self) -> None:
         self.saved: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.twice = self.collecting = 0.0
-        self.calls = 0
-
-    def compared(self, function: Variant, variants: dict[str, Variant]) -> Variant:
-        """A function that does its work once more for each part that can be taken away, and gives its own result."""
-
-        def both(*given: Any, **named: Any) -> Any:
-            self.calls += 1
-            order: list[str | None] = [None, *variants]
-            turn = self.calls % len(order)
-            took: dict[str | None, float] = {}
-            result = None
-            for part in order[turn:] + order[:turn]:
-                begin = time.perf_counter()
-                found = (variants[part] if part else function)(*given, **named)
-                took[part] = time.perf_counter() - begin
-                if part is None:
-                    result = found
-                del found
-            for part in variants:
-                self.saved[part] += took[part] - took[None]
-                self.twice += took[part]
-            return result
-
-        return both
 
     def collected(self, phase: str, _: object) -> None:
         """Told by the garbage collector that it begins or ends."""
@@ -86,107 +62,22 @@ def without_frozen_collection() -> None:
     def plain() -> Iterator[None]:
         yield
 
-    collector.frozen_garbage_collection = plain
-
-
-def on_one_core(function: Variant) -> Variant:
-    """Passes over arrays on one core; what BLAS and onnxruntime do stays."""
-    import graphprune.arrays as arrays
-
-    def alone(*given: Any, **named: Any) -> Any:
-        cores, arrays.cores = arrays.cores, lambda: 1
-        try:
-            return function(*given, **named)
-        finally:
-            arrays.cores = cores
-
-    return alone
-
-
-def plain_cut(array: Any, axes: Any, out: Any = None) -> Any:
-    """An array is cut by one call of NumPy for each axis."""
-    for axis in sorted(axes):
-        array = array.take(axes[axis], axis)
-    if out is None:
-        return array
-    out[...] = array
-    return out
-
-
-def plain_marginals(weights: Any, axes: list[int], p: int) -> list[Any]:
-    """Weights are summed by one call of NumPy for each axis."""
-    import numpy as np
-
-    power = np.square(weights, dtype=np.float64) if p == 2 else np.abs(weights).astype(np.float64)
-    return [power.sum(axis=tuple(i for i in range(weights.ndim) if i != axis)) for axis in axes]
-
-
-def replacing(module: Any, name: str, other: Any, function: Variant) -> Variant:
-    """A function with another helper."""
-
-    def run(*given: Any, **named: Any) -> Any:
-        before = getattr(module, name)
-        setattr(module, name, other)
-        try:
-            return function(*given, **named)
-        finally:
-            setattr(module, name, before)
-
-    return run
-
-
-def watch_arrays(clock: Clock) -> None:
-    """Norms of weights, and digests of files."""
-    import graphprune.hosts.onnx.contents as contents
-    import graphprune.importance.magnitude as magnitude
-
-    norms = magnitude._norms
-    magnitude._norms = clock.compared(
-        norms,
-        {"threads": on_one_core(norms), "blocks": replacing(magnitude, "_marginals", plain_marginals, norms)},
-    )
-    digest = contents.digest_of_model
-    contents.digest_of_model = clock.compared(digest, {"threads": on_one_core(digest)})
+    collector.frozen_garbage_collection = collector.rare_garbage_collection = plain
 
 
 def watch_torch(clock: Clock) -> None:
-    """Cuts of tensors, digests of modules, copies of graphs."""
-    from dataclasses import replace
-
-    import numpy as np
-    import torch
-
-    import graphprune.hosts.torch.program as program
-    import graphprune.hosts.torch.slice as cutting
-    from graphprune.arrays import cut_shape, on_all_cores
+    """Copies of traced graphs."""
     from graphprune.hosts.torch.host import TorchHost
     from graphprune.hosts.torch.lazy_graph import LazyGraph
 
-    def cut_apart(arrays: Any, slices: Any) -> dict[str, Any]:
-        """Each large tensor that is cut has memory of its own."""
-        found = {name: np.empty(cut_shape(array.shape, slices[name]), array.dtype) for name, array in arrays.items()}
-        sizes = {name: array.size for name, array in arrays.items()}
-        on_all_cores(lambda name: cutting.cut(arrays[name], slices[name], found[name]), sizes)
-        return {name: torch.from_numpy(array) for name, array in found.items()}
-
-    large = cutting._cut_large
-    cutting._cut_large = clock.compared(
-        large,
-        {
-            "threads": on_one_core(large),
-            "blocks": replacing(cutting, "cut", plain_cut, large),
-            "one block": cut_apart,
-        },
-    )
-    digest = program.digest_of_graph
-    program.digest_of_graph = clock.compared(digest, {"threads": on_one_core(digest)})
+    written = LazyGraph.written.func  # type: ignore[attr-defined]
 
     def eager(method: Variant) -> Variant:
         def changed(self: Any, *given: Any) -> Any:
             new = method(self, *given)
             if new is not self:
                 begin = time.perf_counter()
-                replace(new.lazy).written  # noqa: B018  (a copy, which is thrown away)
+                written(new.lazy)  # a copy, which is thrown away
                 took = time.perf_counter() - begin
                 clock.saved["lazy graphs"] += took
                 clock.twice += took
@@ -196,7 +87,6 @@ def watch_torch(clock: Clock) -> None:
 
     for name in ("edited", "folded", "without_dead_nodes"):
         setattr(TorchHost, name, eager(getattr(TorchHost, name)))
-    written = LazyGraph.written.func  # type: ignore[attr-defined]
 
     def counted(self: Any) -> Any:
         begin = time.perf_counter()
@@ -209,9 +99,6 @@ def watch_torch(clock: Clock) -> None:
 
 PARTS = {
     FROZEN: "objects of the frameworks are left out of garbage collections",
-    "threads": "large arrays are cut, summed and hashed on all cores",
-    "blocks": "arrays are cut and summed in blocks that stay in the cache",
-    "one block": "tensors that are cut together lie in one block of memory",
     "lazy graphs": "a traced graph is copied when it is run, and not whenever it changes",
 }
 """By name: what there is only for speed."""
@@ -307,10 +194,8 @@ def watched(name: str, folder: Path, *, frozen: bool) -> Record:
     clock = Clock()
     if not frozen:
         without_frozen_collection()
-    else:
-        watch_arrays(clock)
-        if name.endswith("torch"):
-            watch_torch(clock)
+    elif name.endswith("torch"):
+        watch_torch(clock)
     gc.callbacks.append(clock.collected)
     COMMANDS[name][1](folder)
     whole = time.perf_counter() - BEGIN - clock.twice

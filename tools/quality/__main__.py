@@ -11,6 +11,7 @@ Everything runs on one thread.
     python -m tools.quality --models ddddocr plcmos --recipes default isomorphic --ratios 0.7 --batches 4
     python -m tools.quality --minutes 60 --current            an hour's worth of what this code has not measured yet
     python -m tools.quality --report                          tables and plot of what is recorded
+    python -m tools.quality --report --markdown               the table of docs/benchmarks.md
 
 A rival's own ratio is searched until it keeps what was asked for (``rivals.py``); nobody fine-tunes. Seconds of the
 first recipe of a model include its calibration, which the others share.
@@ -133,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true", help="run again what failed")
     parser.add_argument("--traceback", action="store_true", help="record nothing; stop at an error and show its origin")
     parser.add_argument("--report", action="store_true", help="run nothing; write table.txt and quality.png")
+    parser.add_argument("--markdown", action="store_true", help="with --report: print the table of documents")
     parser.add_argument("--list", action="store_true", help="measure the dense models only")
     options = parser.parse_args()
     options.cache = options.cache.resolve()
@@ -149,7 +151,7 @@ def main() -> int:
         _run(records, options)
     found = _shown(records, options)
     text = tables.report(found)
-    print(text)
+    print(tables.markdown(found) if options.markdown else text)
     (options.out / "table.txt").write_text(text)
     if options.report and found:
         tables.plot(found, options.out / "quality.png")

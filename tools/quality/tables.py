@@ -120,6 +120,55 @@ def summary_table(lines: list[Record]) -> str:
     return "loss of the default, of the best other recipe, of the best rival (hundredths)\n\n" + table(head, rows)
 
 
+HEAD = (
+    "model, measured value",
+    "kept",
+    "**default**",
+    "`isomorphic`",
+    "FLAP",
+    "Wanda-sp",
+    "LLM-Pruner",
+    "`l2`",
+    "best tool",
+)
+SHOWN = (DEFAULT, "isomorphic", "flap", "wanda-sp", "llm-pruner", "l2")
+
+
+def markdown(records: list[Record]) -> str:
+    """The records as a table of documents: a row for each model and fraction of MACs, in bold what is best or near it.
+
+    A dash: was not run; ``fails``: was, without a result.
+    """
+    lines = ["| " + " | ".join(HEAD) + " |", "|" + " --- |" * len(HEAD)]
+    for model, mine in by_model(records).items():
+        dense = next((record for record in mine if record["recipe"] == DENSE and "values" in record), None)
+        if dense is None:
+            continue
+        title = f"{model}, {dense['metric']} ({dense['values'][dense['metric']]:.3g} whole)"
+        for ratio in sorted({record["ratio"] for record in mine if record["recipe"] == DEFAULT}, reverse=True):
+            at = {record["recipe"]: record for record in mine if record["ratio"] == ratio}
+            tools = sorted((at[name] for name in RIVALS if name in at), key=lambda each: _rank(each, dense))
+            row = [*(at.get(name) for name in SHOWN), *(tools[:1] or [None])]
+            losses = [loss_of(each, dense) for each in row if each is not None and "values" in each]
+            cells = [_cell(each, dense, min(losses)) for each in row]
+            lines.append("| " + " | ".join([title, f"{ratio:.0%}".replace("%", " %"), *cells]) + " |")
+            title = ""
+    return "\n".join(lines)
+
+
+def _rank(record: Record, dense: Record) -> float:
+    return loss_of(record, dense) if "values" in record else math.inf
+
+
+def _cell(record: Record | None, dense: Record, least: float) -> str:
+    if record is None:
+        return "-"
+    if "values" not in record:
+        return "fails"
+    text = f"{record['values'][record['metric']]:.3g}"
+    return f"**{text}**" if loss_of(record, dense) <= least + noise_of(record) else text
+
+
 def report(records: list[Record]) -> str:
     """All that is kept as text."""
     sources = sorted({record["sources"] for record in records if "sources" in record})

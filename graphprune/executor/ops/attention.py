@@ -1,8 +1,9 @@
-"""Rows of attention: ONNX's own operator and those of onnxruntime's optimiser."""
+"""Rows of attention and of experts: ONNX's own operator and those of onnxruntime's optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -183,6 +184,37 @@ def grouped_query(c: Call) -> tuple[Tensor, ...]:
     return merged(attended(q, k, v, _scale(c, q), _causal(q, k))), k, v
 
 
+_EXPERT: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+    "identity": lambda x: x,
+}
+
+
+def experts(c: Call) -> Tensor:
+    """``MoE``: all experts are run, and those that a router does not choose count nothing."""
+    kind, fused = c.get("activation_type", "relu"), c.get("swiglu_fusion", 0)
+    if c.at(6) is not None or fused == 2 or (kind == "swiglu") != (fused == 1):
+        raise RefusedError("a gate that is not interleaved with what it gates")
+    x, router = c.x.reshape(-1, c.x.shape[-1]), c.need(1)
+    best, chosen = torch.topk(router, c.get("k", 1), dim=-1)
+    shares = best.softmax(-1) if c.get("normalize_routing_weights", 0) else router.softmax(-1).gather(1, chosen)
+    shares = torch.zeros_like(router).scatter(1, chosen, shares)
+    inner = torch.einsum("no,efo->nef", x, c.need(2))
+    inner = inner if c.at(3) is None else inner + c.need(3)
+    if kind == "swiglu":
+        limit = c.get("swiglu_limit", float("inf"))
+        gate, value = inner[..., 0::2].clamp(max=limit), inner[..., 1::2].clamp(-limit, limit)
+        swish = gate * torch.sigmoid(c.get("activation_alpha", 1.0) * gate)
+        inner = swish * (value + c.get("activation_beta", 0.0))
+    else:
+        inner = _EXPERT[kind](inner)
+    outer = torch.einsum("nef,eof->neo", inner, c.need(4))
+    outer = outer if c.at(5) is None else outer + c.need(5)
+    return torch.einsum("neo,ne->no", outer, shares).reshape(c.x.shape)
+
+
 ATTENTION: Mapping[str, Callable[[Call], Any]] = {
     "Attention": attention,
     "RotaryEmbedding": rotary,
@@ -190,4 +222,5 @@ ATTENTION: Mapping[str, Callable[[Call], Any]] = {
     "com.microsoft::MultiHeadAttention": multi_head,
     "com.microsoft::Attention": packed_attention,
     "com.microsoft::GroupQueryAttention": grouped_query,
+    "com.microsoft::MoE": experts,
 }

@@ -135,11 +135,6 @@ def selu(c: Call) -> Tensor:
     return gamma * functional.elu(c.x, c.get("alpha", 1.6732631921768188))
 
 
-def joined(domain: str, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """Rows with the domain before their names."""
-    return {f"{domain}::{op}": row for op, row in rows.items()}
-
-
 def first(function: Callable[[Tensor], Tensor]) -> Callable[[Call], Tensor]:
     """A row of a function of the first operand."""
     return lambda c: function(c.x)
@@ -191,6 +186,8 @@ POINTWISE: Mapping[str, Callable[[Call], Any]] = {
     "Celu": lambda c: functional.celu(c.x, c.get("alpha", 1.0)),
     "Selu": selu,
     "Gelu": gelu,
+    **{f"com.microsoft::{op}": gelu for op in ("Gelu", "BiasGelu", "FastGelu")},
+    "com.microsoft::QuickGelu": lambda c: c.x * torch.sigmoid(c.get("alpha", 1.702) * c.x),
     "Mish": first(functional.mish),
     "HardSigmoid": lambda c: (c.get("alpha", 0.2) * c.x + c.get("beta", 0.5)).clamp(0, 1),
     "HardSwish": first(functional.hardswish),

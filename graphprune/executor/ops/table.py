@@ -54,7 +54,9 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("LinearAttention", "CausalConvWithState"), "is newer than the models that are trained yet"),
 }
 """Operators that are refused on purpose, with the reason that a user reads behind their name."""
-_ANY_ROUNDED = ("QLinear", "Quantize", "Integer", "NBits", "Bnb4", "FpQ4", "QAttention", "QGemm", "QMoE")
+UNKNOWN = "is not known here"
+_FEATURES = "is one of scikit-learn's, whose weights are attributes"
+_ANY_ROUNDED = ("qlinear", "quantize", "integer", "nbits", "bnb4", "fpq4", "qattention", "qgemm", "qmoe")
 
 
 def refusal(op: str, attributes: Mapping[str, Any], present: tuple[bool, ...]) -> str | None:
@@ -66,8 +68,8 @@ def refusal(op: str, attributes: Mapping[str, Any], present: tuple[bool, ...]) -
         present: Which operands are there.
     """
     if op not in OPERATORS:
-        rounded = _ROUNDED if any(part in op for part in _ANY_ROUNDED) else "is not known here"
-        return REFUSED.get(op, rounded)
+        found = _ROUNDED if any(part in op.lower() for part in _ANY_ROUNDED) else UNKNOWN
+        return REFUSED.get(op, _FEATURES if op.startswith("ai.onnx.ml::") else found)
 
     def given(*places: int) -> bool:
         return any(i < len(present) and present[i] for i in places)

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from graphprune.hosts.onnx.ops.values import JOIN, JOIN_DOMAIN, Partial, operands_of
+from graphprune.hosts.messages import operands_of
+from graphprune.hosts.onnx.ops.values import JOIN, JOIN_DOMAIN, Partial
 
 _BRANCH = "graphprune.branch"
 _SIDES = ("then_branch", "else_branch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx
 
-from graphprune.hosts.onnx.ops.values import attributes_of
+from graphprune.hosts.messages import attributes_of
 from graphprune.hosts.recurrent import Cell, Part, Recurrent
 
 GATES = {"LSTM": "iofg", "GRU": "zrn", "RNN": "n"}

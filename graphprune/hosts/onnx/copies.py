@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.hosts.onnx.ops.values import nodes_of
+from graphprune.hosts.messages import nodes_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array
 from graphprune.ir.graph import Use
 

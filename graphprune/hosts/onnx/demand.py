@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphprune.bounds import MEMORY_PER_BYTE, present
 from graphprune.errors import BoundError
-from graphprune.hosts.onnx.ops.values import operands_of
+from graphprune.hosts.messages import operands_of
 from graphprune.hosts.onnx.shape_values import Shapes
 
 

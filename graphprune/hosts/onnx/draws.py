@@ -11,7 +11,7 @@ from zlib import crc32
 
 import onnx
 
-from graphprune.hosts.onnx.ops.values import subgraphs_of
+from graphprune.hosts.messages import subgraphs_of
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 

@@ -16,8 +16,9 @@ import onnx
 from graphprune.bounds import present
 from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.host import Array
+from graphprune.hosts.messages import subgraphs_of
 from graphprune.hosts.onnx.draws import RANDOM
-from graphprune.hosts.onnx.ops.values import Inferred, Partial, known, subgraphs_of
+from graphprune.hosts.onnx.ops.values import Inferred, Partial, known
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.shape_values import MAXIMUM_ELEMENTS as SMALL_ELEMENTS
 from graphprune.hosts.onnx.store import Store, has_data

@@ -33,11 +33,17 @@ class Gradients:
         """The graph that the analysis reads."""
         raise NotImplementedError
 
+    @cached_property
+    def _affordable(self) -> bool:
+        """True, or the error of a model that takes too much memory; asked before anything runs."""
+        raise NotImplementedError
+
     def as_module(self) -> OnnxModule:
         """The model as a PyTorch module of its own, to be trained; :meth:`replaced` takes what it has ``stored()``.
 
         Raises:
-            ModelError: Some operators cannot be run with gradients; it names all of them.
+            ModelError: Some operators cannot be run with gradients; it names all of them. Or the model takes too much
+                memory.
             OptionError: PyTorch is not installed.
         """
         if find_spec("torch") is None:
@@ -47,6 +53,7 @@ class Gradients:
             )
         from graphprune.executor.module import OnnxModule
 
+        assert self._affordable
         return OnnxModule(nested(self.proto), {name: stored.numpy() for name, stored in self.store.items()})
 
     @cached_property

@@ -12,16 +12,10 @@ import onnx_ir as ir
 
 from graphprune import ops
 from graphprune.errors import RuleError
+from graphprune.hosts.messages import attributes_of, operands_of
 from graphprune.hosts.onnx.branches import in_branches
 from graphprune.hosts.onnx.ops.table import BARRIERS, ROWS
-from graphprune.hosts.onnx.ops.values import (
-    JOIN_DOMAIN,
-    Inferred,
-    attributes_of,
-    counts,
-    operands_of,
-    uncuttable,
-)
+from graphprune.hosts.onnx.ops.values import JOIN_DOMAIN, Inferred, counts, uncuttable
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Kind, Node, Use, Value
 from graphprune.ir.rule import Rule, Shape

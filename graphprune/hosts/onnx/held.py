@@ -8,7 +8,8 @@ from math import prod
 import onnx
 import onnx_ir as ir
 
-from graphprune.hosts.onnx.ops.values import counts, nodes_of, subgraphs_of
+from graphprune.hosts.messages import nodes_of, subgraphs_of
+from graphprune.hosts.onnx.ops.values import counts
 
 
 def what_is_held(proto: onnx.ModelProto, *, inner: bool = False) -> Mapping[str, float]:

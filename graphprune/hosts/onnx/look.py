@@ -15,9 +15,10 @@ import onnx
 from graphprune.brief import brief
 from graphprune.errors import BoundError, ModelError
 from graphprune.hosts.host import Arrays
+from graphprune.hosts.messages import operands_of
 from graphprune.hosts.onnx.branches import outside_branches
 from graphprune.hosts.onnx.demand import require_affordable
-from graphprune.hosts.onnx.ops.values import Inferred, no_tensors, operands_of
+from graphprune.hosts.onnx.ops.values import Inferred, no_tensors
 from graphprune.hosts.onnx.runtime import session_of, stated
 from graphprune.hosts.onnx.shapes import Probed, doubled, infer
 from graphprune.hosts.onnx.store import Store, n_bytes

@@ -9,7 +9,7 @@ import onnx
 
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array
-from graphprune.hosts.onnx.ops.values import attributes_of
+from graphprune.hosts.messages import attributes_of
 
 _PLACES: Mapping[str, tuple[tuple[int, int | None, int, int], ...]] = {
     "DequantizeLinear": ((0, 1, 2, 1),),

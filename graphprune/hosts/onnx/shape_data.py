@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx
 
-from graphprune.hosts.onnx.ops.values import Partial, operands_of
+from graphprune.hosts.messages import operands_of
+from graphprune.hosts.onnx.ops.values import Partial
 from graphprune.hosts.onnx.shape_values import Dynamic, Shapes, evaluate_graph
 
 _SIZES: Mapping[str, frozenset[int]] = {

@@ -96,9 +96,9 @@ def constants_of(graph: onnx.GraphProto, *, weights: bool = True) -> dict[str, P
         tensor.name: known(inline_array(tensor))
         for tensor in graph.initializer
         if tensor.data_type != onnx.TensorProto.STRING
-        and prod(tensor.dims) <= MAXIMUM_ELEMENTS
+        and (n := prod(tensor.dims)) <= MAXIMUM_ELEMENTS
+        and (weights or n == 1 or not ir.DataType(tensor.data_type).is_floating_point())
         and has_data(tensor)
-        and (weights or prod(tensor.dims) == 1 or not ir.DataType(tensor.data_type).is_floating_point())
     }
 
 

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Arrays, Carried, PartialRun, bias_shape
-from graphprune.hosts.onnx.ops.values import Inferred, attributes_of, operands_of
+from graphprune.hosts.messages import attributes_of, operands_of
+from graphprune.hosts.onnx.ops.values import Inferred
 from graphprune.hosts.onnx.runtime import session_of
 from graphprune.hosts.onnx.store import Store, Stored, inline_array, inline_tensor
 from graphprune.hosts.onnx.surgery import Surgery

@@ -18,7 +18,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from graphprune.hosts.host import Array
-from graphprune.hosts.onnx.ops.values import no_tensors, nodes_of, subgraphs_of
+from graphprune.hosts.messages import nodes_of, subgraphs_of
+from graphprune.hosts.onnx.ops.values import no_tensors
 
 G_LOGGER.severity = G_LOGGER.ERROR
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import onnx
 
 from graphprune.errors import PlanError
-from graphprune.hosts.onnx.ops.values import operands_of
+from graphprune.hosts.messages import operands_of
 from graphprune.ir.graph import Graph
 from graphprune.planning.transfer import METADATA, read_origins
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.executor.losses import Loss, by_sample, spread
+from graphprune.executor.losses import Loss, by_sample, gradients_of, spread
 from graphprune.hosts.host import Gate
 from graphprune.hosts.torch.masked import Interpreter
 
@@ -59,13 +59,9 @@ def gate_gradients(
         for gate in gates
     }
     outputs = _outputs(GatedInterpreter(program, tensors, names, values), flat)
-    torch.autograd.backward(loss.of(outputs))
     samples = len(outputs[loss.heads[0][0]])
-    found = {}
-    for gate, tensor in values.items():
-        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-        found[gate] = by_sample(gradient, samples)
-    return found
+    found = gradients_of(loss.of(outputs), values)
+    return {gate: by_sample(gradient, samples) for gate, gradient in found.items()}
 
 
 def parameter_gradients(
@@ -78,8 +74,7 @@ def parameter_gradients(
     """The gradients of some stored tensors for one batch, summed over its samples."""
     leaves = {name: tensors[name].detach().clone().requires_grad_() for name in wanted}
     outputs = _outputs(Interpreter(program, {**tensors, **leaves}), flat)
-    torch.autograd.backward(loss.of(outputs))
-    return {name: leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    return gradients_of(loss.of(outputs), leaves)
 
 
 def _outputs(interpreter: Interpreter, flat: list[Any]) -> Sequence[Any]:

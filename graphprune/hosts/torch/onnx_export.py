@@ -14,12 +14,14 @@ from torch import fx
 from torch._decomp import get_decompositions
 
 from graphprune.errors import OutputError
+from graphprune.hosts.torch.lazy_graph import copied
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.sizes import name_sizes
 from graphprune.hosts.torch.trace import Example
 from graphprune.hosts.writing import EXTERNAL_BYTES, invalid, place
 from graphprune.planning.transfer import Origin
 
+_GROUPED = torch.ops.aten._grouped_mm.default
 OPSET = 20
 """The newest opset whose files every runtime of the last years loads."""
 
@@ -61,7 +63,7 @@ def save(
     try:
         with quiet(), torch.no_grad():
             program = torch.export.export(
-                _without_numbers(module), *example, dynamic_shapes=dynamic_shapes, strict=False
+                _traceable(_without_numbers(module)), *example, dynamic_shapes=dynamic_shapes, strict=False
             )
             table = _decompositions(program.graph)
             exported = torch.onnx.export(
@@ -113,6 +115,17 @@ def _without_numbers(module: fx.GraphModule) -> fx.GraphModule:
     copies: dict[fx.Node, fx.Node] = {}
     graph.graph_copy(module.graph, copies)
     graph.output(tuple(copies[item] for item in returned if isinstance(item, fx.Node)))
+    return fx.GraphModule(module, graph)
+
+
+def _traceable(module: fx.GraphModule) -> fx.GraphModule:
+    """The module without operators that run on types which their shapes are not known for."""
+    if all(node.target is not _GROUPED for node in module.graph.nodes):
+        return module
+    graph, _ = copied(module.graph)
+    for node in graph.nodes:
+        if node.target is _GROUPED:
+            node.target = _grouped_mm
     return fx.GraphModule(module, graph)
 
 

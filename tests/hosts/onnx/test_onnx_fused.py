@@ -18,14 +18,12 @@ from test_onnx_ops import Judged
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.hosts.onnx import masked as onnx_masked
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.onnx.ops.table import ROWS
 from graphprune.hosts.onnx.reference import _TABLE as REFERENCE
 from graphprune.hosts.onnx.reference import OPERATORS
 from graphprune.importance.context import Evidence
 from graphprune.importance.magnitude import l2
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
-from graphprune.rules.call import facts
 
 RNG = np.random.default_rng(0)
 Array = NDArray[Any]
@@ -241,8 +239,8 @@ def test_deduplicated_quantised_zeros_do_not_tie_layers() -> None:
 
 def test_a_removed_unit_of_a_quantised_tensor_holds_the_zero_point(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the zero points of the masked model the proof fails: it is they that make it true."""
-    known = {name: replace(facts(row), zero_point=None) for name, row in ROWS.items()}
-    monkeypatch.setattr(onnx_masked, "ROWS", known)
+    known = onnx_masked.facts_of
+    monkeypatch.setattr(onnx_masked, "facts_of", lambda name: replace(known(name), zero_point=None))
     with pytest.raises(AssertionError):
         prove(quantised_operators())
 

@@ -20,13 +20,13 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.errors import ModelError, OptionError, OutputError, PlanError, ProofError
 from graphprune.hosts.edits import Edits, SizeEdit
 from graphprune.hosts.onnx import masked as onnx_masked
+from graphprune.hosts.onnx import masked_forms as onnx_masked_forms
 from graphprune.hosts.onnx import save as onnx_save
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.opening import open_host
 from graphprune.passes.slice_groups import slice_edits
 from graphprune.passes.verify import verify
 from graphprune.proof.masks import masks
-from graphprune.rules.call import facts
 
 RNG = np.random.default_rng(0)
 FLOAT = TensorProto.FLOAT
@@ -720,8 +720,9 @@ def test_normalizers_count_kept_units_only(name: str) -> None:
 
 
 def test_a_normalizer_without_masked_form_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "MeanVarianceNormalization"
-    monkeypatch.setitem(onnx_masked.ROWS, name, replace(facts(onnx_masked.ROWS[name]), masked=""))
+    known = onnx_masked.facts_of
+    for module in (onnx_masked, onnx_masked_forms):
+        monkeypatch.setattr(module, "facts_of", lambda name: replace(known(name), masked=""))
     host = OnnxHost.load(normalized(node("MeanVarianceNormalization", "h", "n", axes=[1])))
     analysis = analyze_graph(host.graph())
     with pytest.raises(ProofError) as caught:

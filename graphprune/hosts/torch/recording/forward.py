@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -65,6 +66,8 @@ def record(model: nn.Module, example: Example, looked: Looked, *, training: bool
     leaves, in_spec = pytree.tree_flatten((args, kwargs))
     recorder = Recorder(model)
     state = _named(model)
+    if word := next((part for name in state for part in name.split(".") if iskeyword(part)), ""):
+        raise Unrecordable(f"torch.fx cannot make code of a module that is named '{word}'")
     attributes = _attributes(model)
     recorder.stored({**state, **attributes}, (each.tensor for each in looked.tensors))
     n_whole = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -133,12 +133,11 @@ def _parts(func: Any, schema: Any, *, composite: bool) -> Callable[..., Any] | N
         return None
     if composite:
         return func.decompose  # type: ignore[no-any-return]
-    return _decompositions()[func] if func in _decompositions() else None  # noqa: SIM401  (its get does not look)
+    return _decompositions().get(func)
 
 
 @cache
 def _decompositions() -> Mapping[Any, Callable[..., Any]]:
     from torch._decomp import core_aten_decompositions
 
-    found: Mapping[Any, Callable[..., Any]] = core_aten_decompositions()
-    return found
+    return dict(cast("Any", core_aten_decompositions()).items())
