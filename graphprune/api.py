@@ -102,7 +102,8 @@ def prune(
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
-        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
+        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder,
+        latency=latency, profile=profile, dump_after=dump_after, dump=dump,
         verify_each=verify_each, progress=progress,
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
-from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, Recover, meeting_latency
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
@@ -34,6 +34,8 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
+        recover_data: Inputs for recovery beside the calibration data, which neither scores nor refits read.
+        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
@@ -44,6 +46,8 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
+    recover_data: Any = None
+    recover_folder: str | Path | None = None
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
     verify_each: bool = False
@@ -106,6 +110,7 @@ _Run = Callable[[Sequence[Pass], State], State]
 def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tuple[State, tuple[Pass, ...], _Run]:
     """A compilation before anything is measured on data: its state, the passes to come, and what runs them."""
     observer = running.observer
+    require_recoverable(recipe, running, calibrated=opened.calibrated)
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -133,7 +138,10 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed))
-    return replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer)), passes[n:], run
+    more = opened.more(running.recover_data, recipe.seed)
+    folder = None if running.recover_folder is None else Path(running.recover_folder)
+    state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
+    return state, passes[n:], run
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,19 @@ def measure_before(opened: Opened, recipes: Iterable[Recipe], running: Running) 
             state, rest, run = _begun(opened, recipe, running, reach)
             run(rest[: next((i for i, each in enumerate(rest) if keys.PLAN in each.gives), 0)], state)
     return reach
+
+
+def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -> None:
+    """Refuses a recovery without inputs, and inputs without a recovery.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if recipe.recovery.recover and not calibrated:
+        raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
+    given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
+    if given and not recipe.recovery.recover:
+        raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
 
 
 def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
@@ -199,10 +220,16 @@ def noted(state: State, recipe: Recipe) -> State:
 def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
     """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
     verify, seed = bool(recipe.proof.verify), recipe.seed
+    rebuild = RebuildModule(proof=verify) if state.host.exports else None
+    how, recover = recipe.recovery, None
+    if how.recover:
+        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
+        recover = Recover(*options, seed)
     passes: tuple[Pass | None, ...] = (
+        *((rebuild, recover) if recover is not None else ()),  # what follows is of trained weights
         CheckExport(seed, required=latency) if verify else None,
         MeasureLatency(seed) if latency else None,
-        RebuildModule(proof=verify) if state.host.exports else None,
+        rebuild if recover is None else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)

@@ -96,6 +96,7 @@ class Recover(Pass):
         if not found.taken:
             return state
         host = learner.host()
+        assert state.plan is not None
         plan = _noted(state.plan, state.host, host)
         return replace(state, host=host, plan=plan)
 

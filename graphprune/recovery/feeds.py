@@ -42,8 +42,10 @@ class Feeds:
 
     def __call__(self, step: int) -> list[Arrays]:
         """The inputs of a step, run by run."""
-        rows = np.sort(_row(self.seed, self.batches.samples, step * self.samples, self.samples))
-        found = self.batches.take(rows)
+        unit = self.batches.unit
+        units = _row(self.seed, self.batches.samples // unit, step * self.samples // unit, self.samples // unit)
+        rows = (np.sort(units)[:, None] * unit + np.arange(unit)).reshape(-1)
+        found: Arrays = self.batches.take(rows)
         if self.mix:
             found = mixed(found, self.batches.shared, np.random.default_rng((self.seed, step)))
         if self.chunk == self.samples:
@@ -69,14 +71,16 @@ def feeds_of(batches: Batches, macs: float, *, seed: int = 0, stacked: bool = Fa
     wanted = ceil(wanted / chunk) * chunk
     first = batches.take(np.arange(min(batches.samples, chunk)))
     varying = [array for name, array in first.items() if name not in batches.shared]
-    return Feeds(batches, wanted, chunk, seed, mix=wanted > 1 and all(array.dtype.kind == "f" for array in varying))
+    alone = wanted > 1 and batches.unit == 1
+    return Feeds(batches, wanted, chunk, seed, mix=alone and all(array.dtype.kind == "f" for array in varying))
 
 
 def _row(seed: int, count: int, start: int, n: int) -> Array:
     """Numbers ``start`` to ``start + n`` of an endless row of permutations of ``count`` samples."""
     rounds: Sequence[int] = range(start // count, (start + n - 1) // count + 1)
     row = np.concatenate([np.random.default_rng((seed, 1, each)).permutation(count) for each in rounds])
-    return row[start - rounds[0] * count :][:n]
+    found: Array = row[start - rounds[0] * count :][:n]
+    return found
 
 
 def mixed(inputs: Arrays, shared: Collection[str], rng: np.random.Generator) -> Arrays:
@@ -90,4 +94,5 @@ def mixed(inputs: Arrays, shared: Collection[str], rng: np.random.Generator) -> 
 
 def _between(a: Array, b: Array, weight: Array) -> Array:
     w = weight.reshape(-1, *[1] * (a.ndim - 1))
-    return (w * a + (1 - w) * b).astype(a.dtype)
+    found: Array = (w * a + (1 - w) * b).astype(a.dtype)
+    return found

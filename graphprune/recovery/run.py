@@ -1,4 +1,4 @@
-"""One run of training: AdamW, a warm-up and a cosine, clipped gradients; the state that unseen inputs like best stays."""
+"""A run of training: AdamW, a warm-up and a cosine, clipped gradients; the state that unseen inputs like best stays."""
 
 from __future__ import annotations
 

@@ -28,15 +28,14 @@ Answers = Callable[[Arrays], list[Tensor]]
 
 
 class Learner(Protocol):
-    """A pruned model that can be trained.
+    """A pruned model that can be trained."""
 
-    Attributes:
-        module: Holds the parameters.
-        run: Runs it, with gradients where they are enabled.
-    """
+    @property
+    def module(self) -> nn.Module:
+        """What holds the parameters."""
 
-    module: nn.Module
-    run: Answers
+    def run(self, inputs: Arrays) -> list[Tensor]:
+        """Runs it, with gradients where they are enabled; all output tensors, in order."""
 
     def ready(self) -> AbstractContextManager[Any]:
         """Within it, the module runs as its graph was made: norms and dropouts as in evaluation."""
