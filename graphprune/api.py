@@ -68,7 +68,7 @@ def prune(
         samples: At most so many of them are used.
         statistics: A file (``.npz``) of what was measured on them: read if it is there and of this model and these
             data, else written.
-        recover_data: More inputs for recovery, beside those of ``calibration``.
+        recover_data: What recovery trains on, instead of ``calibration``: any number of unlabelled inputs.
         recover_folder: Where recovery notes where it stands; a call that was stopped goes on from there.
         evaluate: Your metric, measured before and after: a function that takes a
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name

@@ -34,7 +34,7 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
-        recover_data: Inputs for recovery beside the calibration data, which neither scores nor refits read.
+        recover_data: What recovery trains on, instead of the calibration data.
         recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
@@ -137,7 +137,7 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     state = run(passes[:n], state)
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
-    fitted, held = set_apart(opened.batches(recipe.seed))
+    fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.recover)
     more = opened.more(running.recover_data, recipe.seed)
     folder = None if running.recover_folder is None else Path(running.recover_folder)
     state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))

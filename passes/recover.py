@@ -75,17 +75,18 @@ class Recover(Pass):
             raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'recover' needs a plan; put 'allocate' and 'slice-groups' before it")
-        from graphprune.recovery.stage import Options, recovered, sets_of
+        from graphprune.recovery.stage import Options, recovered
         from graphprune.recovery.student import learner_of
 
         options = Options(
             steps=self.steps, minutes=self.minutes, rate=self.rate, weights=self.weights, rank=self.rank, seed=self.seed
         )
         learner = learner_of(state.host, state.module)
+        batches, held = (state.batches, state.held) if state.more is None else state.more.set_apart(needed=True)
         found = recovered(
             learner,
             state.original,
-            sets_of(state.batches, state.held, state.more),
+            (batches, held if held is not None else state.held),
             options,
             macs=build_cost_model(analysis).cost("macs") / samples_of(analysis.graph),
             asked=state.asked,

@@ -67,7 +67,7 @@ class Data:
         preprocess: For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5,
             std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512.
         statistics: What calibration measured: read if it is there, else written.
-        recover_data: More inputs for recovery, read as the calibration inputs are.
+        recover_data: What recovery trains on instead of the calibration inputs, read as these are.
         recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         evaluate: Your metric before and after: package.module:function, or labelled data (as --calibration, with
             labels).

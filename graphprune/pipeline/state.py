@@ -110,7 +110,7 @@ class State:
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
         held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
         unrefitted: What the outputs had lost on these before the refit.
-        more: Inputs for recovery alone, beside ``batches``.
+        more: What recovery trains on, if not ``batches``.
         folder: Where recovery notes where it stands, and goes on from after a stop.
         recovered: What has come of recovery.
     """

@@ -84,9 +84,13 @@ def _row(seed: int, count: int, start: int, n: int) -> Array:
 
 
 def mixed(inputs: Arrays, shared: Collection[str], rng: np.random.Generator) -> Arrays:
-    """Each sample with one drawn among the others, by a weight of its own; inputs in ``shared`` stay what they are."""
+    """Half of the samples, each with one drawn among all, by a weight of its own; the others stay what they are.
+
+    Inputs in ``shared`` do, too.
+    """
     n = next(len(array) for name, array in inputs.items() if name not in shared)
     partner, weight = rng.permutation(n), rng.random(n)
+    weight[rng.permutation(n)[: n // 2]] = 1.0
     return {
         name: array if name in shared else _between(array, array[partner], weight) for name, array in inputs.items()
     }

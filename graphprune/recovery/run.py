@@ -35,6 +35,21 @@ Judge = Callable[[], Losses]
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What a student learns.
+
+    Attributes:
+        answers: The teacher's outputs.
+        distance: The loss.
+        feeds: The inputs of each step.
+    """
+
+    answers: Answers
+    distance: Distance
+    feeds: Feeds
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a run does.
 
@@ -87,9 +102,7 @@ class Course:
 
 def trained(
     student: Student,
-    answers: Answers,
-    distance: Distance,
-    feeds: Feeds,
+    lesson: Lesson,
     plan: Plan,
     judge: Judge,
     start: Losses,
@@ -101,9 +114,7 @@ def trained(
 
     Args:
         student: The model.
-        answers: The teacher's outputs.
-        distance: The loss.
-        feeds: The inputs of each step.
+        lesson: What it learns.
         plan: How many steps, how fast.
         judge: What the student loses on inputs that it is not trained on.
         start: The same, before.
@@ -116,7 +127,7 @@ def trained(
     first = _resumed(file, student, optimizer, schedule, course)
     for step in range(first, plan.steps):
         count(step, plan.steps)
-        loss = _step(student, answers, distance, feeds(step), optimizer)
+        loss = _step(student, lesson, lesson.feeds(step), optimizer)
         schedule.step()
         course.losses.append(loss)
         course.diverged = not math.isfinite(loss)
@@ -141,15 +152,13 @@ def _clearly(ahead: Losses) -> bool:
     )
 
 
-def _step(
-    student: Student, answers: Answers, distance: Distance, runs: list[Arrays], optimizer: torch.optim.Optimizer
-) -> float:
+def _step(student: Student, lesson: Lesson, runs: list[Arrays], optimizer: torch.optim.Optimizer) -> float:
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
     for inputs in runs:
         with torch.no_grad():
-            wanted = answers(inputs)
-        loss = distance(student.answers(inputs), wanted) / len(runs)
+            wanted = lesson.answers(inputs)
+        loss = lesson.distance(student.answers(inputs), wanted) / len(runs)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if not math.isfinite(total):

@@ -25,9 +25,9 @@ from graphprune.importance.loss import Run, Standard
 from graphprune.importance.outcome import Spread
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
-from graphprune.recovery.feeds import Feeds, feeds_of, mixed
-from graphprune.recovery.run import Course, Losses, Plan, trained
-from graphprune.recovery.student import Answers, Learner, Student, taught, training
+from graphprune.recovery.feeds import feeds_of, mixed
+from graphprune.recovery.run import Course, Lesson, Losses, Plan, trained
+from graphprune.recovery.student import Answers, Learner, Student, arrays_of, taught, training
 from graphprune.report.data import RecoveryRow
 from graphprune.statistics.holdout import split_batches
 
@@ -87,31 +87,29 @@ class Sets:
     accept: Batches
 
 
-def sets_of(batches: Batches, held: Batches | None, more: Batches | None = None) -> Sets:
+def sets_of(batches: Batches, held: Batches | None, *, single: bool = False) -> Sets:
     """What is trained on, chosen by, and asked at the end.
 
     Args:
-        batches: Calibration data that scores and refits have read.
-        held: Samples that nothing has read.
-        more: Data for the recovery alone, which are trained on besides.
+        batches: What may be trained on.
+        held: Samples that nothing has read, if some were kept; else one of four is kept now.
+        single: Whether models take any number of samples, so that single ones may be kept; else whole batches.
 
     Raises:
         OptionError: There are too few samples to keep any apart.
     """
-    if more is not None:
-        train, spared = more.set_apart()
-        held = spared if held is None else held
-    else:
-        train = batches
+    train = batches
     if held is None:
-        if len(train) < 2:
+        n = train.samples if single else len(train)
+        if n < 2:
             raise OptionError(
                 f"{train.source} has {train.samples} samples in one batch, and recovery keeps some apart to judge by; "
                 "give more"
             )
-        fit, kept = split_batches(len(train))
-        train, held = train.part(fit), train.part(kept)
-    if held.samples < ENOUGH:
+        fit, kept = split_batches(n)
+        some = (lambda numbers: batches.some(np.array(numbers))) if single else batches.part
+        train, held = some(fit), some(kept)
+    if held.samples < ENOUGH or len(held) < 2:
         return Sets(train, held, held)
     return Sets(train, held.part(range(0, len(held), 2)), held.part(range(1, len(held), 2)))
 
@@ -119,7 +117,7 @@ def sets_of(batches: Batches, held: Batches | None, more: Batches | None = None)
 def recovered(
     learner: Learner,
     teacher: Host,
-    sets: Sets,
+    data: tuple[Batches, Batches | None],
     options: Options,
     *,
     macs: float,
@@ -132,7 +130,7 @@ def recovered(
     Args:
         learner: What is trained, which is changed.
         teacher: The original.
-        sets: The inputs.
+        data: What it is trained on, and samples that nothing has read, if there are some.
         options: How.
         macs: Of the original on one sample.
         asked: How the user wants outputs compared.
@@ -143,11 +141,15 @@ def recovered(
         OptionError: Nothing can be compared, or nothing trained.
     """
     with taught(teacher) as answers, training(learner, options.weights, options.rank) as student:
-        stacked = _stacks(student, answers, sets.train)
+        stacked = _stacks(student, answers, data[0])
+        sets = sets_of(*data, single=stacked and data[0].unit == 1)
         feeds = feeds_of(sets.train, macs, seed=options.seed, stacked=stacked)
-        chosen, accepted = (_judged(teacher, each, asked, mix=feeds.mix) for each in (sets.choose, sets.accept))
-        distance = _distance(teacher, sets.train, asked, options.temperature)
-        stage = _Stage(student, answers, distance, feeds, chosen, observer, folder)
+        chosen, accepted = (
+            _judged(teacher, answers, each, asked, mix=mix)
+            for each, mix in ((sets.choose, feeds.mix), (sets.accept, False))
+        )
+        distance = _distance(teacher, answers, sets.train, asked, options.temperature)
+        stage = _Stage(student, Lesson(answers, distance, feeds), chosen, observer, folder)
         before = float(accepted(student.run).mean())
         first = student.state()
         start = chosen(student.run)
@@ -171,9 +173,7 @@ def recovered(
 @dataclass(frozen=True)
 class _Stage:
     student: Student
-    answers: Answers
-    distance: Distance
-    feeds: Feeds
+    lesson: Lesson
     chosen: Callable[[Run], Losses]
     observer: Observer
     folder: Path | None
@@ -184,9 +184,7 @@ class _Stage:
         file = None if self.folder is None else self.folder / f"{name}-{plan.rate:.3g}-{plan.steps}.pt"
         judge = lambda: self.chosen(self.student.run)  # noqa: E731
         count = self.observer.counter(name)
-        return trained(
-            self.student, self.answers, self.distance, self.feeds, plan, judge, start, file=file, count=count
-        )
+        return trained(self.student, self.lesson, plan, judge, start, file=file, count=count)
 
     def rates(self, steps: int, first: dict[str, Tensor], start: Any, weights: str) -> dict[float, float]:
         """What short runs with several rates lose; beyond the outermost ones where these are best."""
@@ -212,7 +210,7 @@ class _Stage:
         began = time.monotonic()
         few = 3
         trained(
-            self.student, self.answers, self.distance, self.feeds, Plan(few, 0.0, 1), lambda: np.array([0.0]),
+            self.student, self.lesson, Plan(few, 0.0, 1), lambda: np.array([0.0]),
             np.array([0.0]),
         )  # fmt: skip
         each = (time.monotonic() - began) / few
@@ -242,23 +240,27 @@ def _stacks(student: Student, answers: Answers, batches: Batches) -> bool:
     return True
 
 
-def _judged(teacher: Host, batches: Batches, asked: tuple[Asked, ...], *, mix: bool) -> Callable[[Run], Losses]:
+def _judged(
+    teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...], *, mix: bool
+) -> Callable[[Run], Losses]:
     """What students lose on each of some batches; where inputs may be mixed, with mixtures of each as well."""
     n = max(1, MOST_JUDGED // max(1, batches.batch_size))
-    standards = []
+    standards, graph = [], teacher.graph()
     for i in range(min(n, len(batches))):
         rngs = [np.random.default_rng((1, i, k)) for k in range(MIXTURES if mix else 0)]
         feeds = [batches[i], *(mixed(batches[i], batches.shared, rng) for rng in rngs)]
-        standards.append(Standard(teacher.run, [(each, None) for each in feeds], teacher.graph(), asked))
+        standards.append(Standard(arrays_of(answers), [(each, None) for each in feeds], graph, asked))
     return lambda run: np.array([standard.loss(run) for standard in standards])
 
 
-def _distance(teacher: Host, batches: Batches, asked: tuple[Asked, ...], temperature: float) -> Distance:
+def _distance(
+    teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...], temperature: float
+) -> Distance:
     """The loss, each output relative to what answering always its mean would lose."""
     judges = judges_of(teacher.graph(), asked)
     spreads = [Spread(each) for each in judges]
     for i in range(min(4, len(batches))):
-        outputs = teacher.run(batches[i])
+        outputs = arrays_of(answers)(batches[i])
         for spread in spreads:
             spread.add(spread.judge.prepared(outputs))
     scales = [

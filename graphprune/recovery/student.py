@@ -122,6 +122,16 @@ def taught(teacher: Host) -> Iterator[Answers]:
         yield learner.run
 
 
+def arrays_of(answers: Answers) -> Callable[[Arrays], Arrays]:
+    """A model as a :class:`graphprune.importance.loss.Standard` runs one: arrays by position, without gradients."""
+
+    def run(inputs: Arrays) -> dict[str, Array]:
+        with torch.no_grad():
+            return {str(i): to_numpy(each.detach()) for i, each in enumerate(answers(inputs))}
+
+    return run
+
+
 @dataclass(frozen=True)
 class Student:
     """A model in training.
@@ -134,10 +144,9 @@ class Student:
     answers: Answers
     trained: Mapping[str, nn.Parameter]
 
-    def run(self, inputs: Arrays) -> dict[str, Array]:
-        """Outputs by name, without gradients; how a :class:`graphprune.importance.loss.Standard` runs a model."""
-        with torch.no_grad():
-            return {str(i): to_numpy(each.detach()) for i, each in enumerate(self.answers(inputs))}
+    def run(self, inputs: Arrays) -> Arrays:
+        """Outputs as arrays, without gradients."""
+        return arrays_of(self.answers)(inputs)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of what is trained."""
