@@ -49,6 +49,7 @@ def prune(
     dynamic_shapes: Any = None,
     trust: bool = False,
     latency: bool = False,
+    export: bool = False,
     profile: Profile | str | Path | None = None,
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
@@ -60,8 +61,8 @@ def prune(
     """Prunes a model to a budget.
 
     Args:
-        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, or the name of
-            a factory ``"package.module:factory"``.
+        model: An ``.onnx`` file, an ``onnx.ModelProto``, a ``torch.nn.Module``, an ``ExportedProgram``, the folder of
+            a checkpoint of transformers, or the name of a factory ``"package.module:factory"``.
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
         calibration: Unlabelled inputs to measure the model on: a file, a folder, an iterable, ``"random"``, or
             :class:`Inputs` with options; see :func:`graphprune.data.batches.open_batches`.
@@ -78,6 +79,8 @@ def prune(
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
         latency: Whether to measure latency in onnxruntime before and after.
+        export: Whether the ONNX file of a PyTorch model is written and proven at once, so that the report has its check
+            and :meth:`Result.save_onnx` takes it; else it is exported and proven when it is saved.
         profile: The table of latencies that :func:`profile` made, or its file; absent, a quick one is made where a
             latency target needs it. One of another machine is taken at its word: nothing is measured here.
         dump_after: Names of passes after which the graph is given to ``dump``.
@@ -102,9 +105,8 @@ def prune(
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
-        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder,
-        latency=latency, profile=profile, dump_after=dump_after, dump=dump,
-        verify_each=verify_each, progress=progress,
+        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder, latency=latency,
+        export=export, profile=profile, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress,
     )  # fmt: skip
 
 
@@ -168,6 +170,7 @@ def apply(
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
     latency: bool = False,
+    export: bool = False,
     seed: int = 0,
     progress: Progress = None,
 ) -> Result:
@@ -183,7 +186,7 @@ def apply(
         model, example_inputs, data=calibration, samples=samples, shapes=shapes, dynamic_shapes=dynamic_shapes,
         trust=trust,
     )  # fmt: skip
-    return session.apply(plan, verify=verify, latency=latency, seed=seed, progress=progress)
+    return session.apply(plan, verify=verify, latency=latency, export=export, seed=seed, progress=progress)
 
 
 @blaming_models

@@ -26,6 +26,11 @@ ALLOCATIONS = ("isomorphic", "global", "uniform", "zscore", "log-ramp", "kwon", 
 """Those of :data:`graphprune.planning.share.ALLOCATIONS`."""
 COMPENSATIONS = ("none", "mean", "ols", "affine", "bn")
 """Those of :data:`graphprune.compensation.METHODS` and ``NORMS``."""
+LAYOUT, STOCK, PER_LAYER = "free", "stock", "per-layer"
+LAYOUTS = (LAYOUT, STOCK, PER_LAYER)
+"""What may be left of a model; those of :data:`graphprune.planning.layouts.LAYOUTS`."""
+STOCK_COMPENSATION = "as-is"
+"""The refit with calibration data where a config has to say what is left: no layer gets a bias."""
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""
 

@@ -17,6 +17,7 @@ from graphprune.pipeline.passes import Pass, flattened, named
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits
 from graphprune.planning.cost import build_cost_model
+from graphprune.planning.layouts import is_bound
 from graphprune.planning.reach import within_reach
 from graphprune.planning.select import named_blocks
 from graphprune.planning.target import parse_targets, require_meant
@@ -75,7 +76,8 @@ def with_reach(state: State, passes: Sequence[Pass]) -> State:
     everything = [*flattened(passes)]
     allocating = [each for each in everything if isinstance(each, Allocate)]
     others = any(type(each) not in PASSES or isinstance(each, ProtectSensitive) for each in everything)
-    if analysis is None or state.original is None or others or not allocating:
+    bound = any(is_bound(each.layout) for each in allocating)  # what no config says is not there to meet a target with
+    if analysis is None or state.original is None or others or bound or not allocating:
         return state
     model = build_cost_model(analysis, stated=state.original.source_costs)
     chosen, asked = state.selection.groups(analysis), bool(state.selection.only)

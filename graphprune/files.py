@@ -174,6 +174,26 @@ def require_writable(path: Path) -> None:
         temporary.touch()
 
 
+def require_writable_folder(folder: Path) -> None:
+    """Refuses a folder that holds something else than an earlier checkpoint of ours, before any work is done.
+
+    Raises:
+        OutputError: It does, or its own folder is not there.
+    """
+    if not is_there(folder.parent):
+        raise OutputError(f"cannot write '{folder}': no folder '{folder.parent}'; make it first")
+    if not is_there(folder):
+        return
+    if not folder.is_dir():
+        raise OutputError(f"cannot write '{folder}': it is a file; give a folder")
+    names = {each.name for each in folder.iterdir()}
+    if names and not names.issuperset(("config.json", "plan.json")):
+        raise OutputError(
+            f"cannot write '{folder}': it holds files that are no earlier checkpoint of graphprune's; give an empty or "
+            "a new folder"
+        )
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 

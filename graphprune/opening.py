@@ -34,12 +34,13 @@ def open_host(
 
     Args:
         model: An ``.onnx`` file, an ``onnx.ModelProto``, ``"package.module:factory"``, a ``torch.nn.Module``, an
-            ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, a host that is open already, or what a plug-in opens
-            (:mod:`graphprune.hosts.plugins`).
+            ``ExportedProgram``, (with ``trust``) a ``.pt2`` file, the folder of a checkpoint of transformers, a host
+            that is open already, or what a plug-in opens (:mod:`graphprune.hosts.plugins`).
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
             For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
-        trust: Whether a ``.pt2`` file may be loaded, which can run any code that its author put into it.
+        trust: Whether a ``.pt2`` file or a checkpoint with code of its own may be loaded, which can run any code that
+            its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
 
     Raises:
@@ -66,6 +67,8 @@ def open_host(
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
         if not text.endswith(".onnx") and (kind := kind_of(model)):
             return kind.open(model, **given)
+        if Path(text).is_dir():
+            return _checkpoint_host(Path(text), example_inputs, shapes, dynamic_shapes, trust=trust)
         _require_graph(text)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
     if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
@@ -159,6 +162,24 @@ def layout_of(model: Any) -> object:
     return tuple((name, id(each), *_place(each)) for name, each in named)
 
 
+def rebound(host: Host, model: Any, before: object, now: object) -> Host | None:
+    """The host of a module that holds other tensors than it did, but of the same kinds; ``None`` if it is to be traced.
+
+    Args:
+        host: The module as it was.
+        model: The module.
+        before: Where its tensors were: :func:`layout_of`.
+        now: Where they are.
+    """
+    if not (isinstance(before, tuple) and isinstance(now, tuple)) or host.kind != "torch":
+        return None
+    if [(name, *place[1:]) for name, _, *place in before] != [(name, *place[1:]) for name, _, *place in now]:
+        return None
+    from graphprune.hosts.torch.again import rebound as bound_again
+
+    return bound_again(cast("Any", host), model)
+
+
 def _place(tensor: Any) -> tuple[Any, ...]:
     try:
         return tensor.data_ptr(), str(tensor.dtype), tuple(tensor.shape)
@@ -180,6 +201,22 @@ def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
             "(model, example_inputs), or give --shape NAME=1x3x224x224 for each argument of forward"
         )
     return TorchHost.trace(model, example_inputs, dynamic_shapes)
+
+
+def _checkpoint_host(
+    folder: Path, example_inputs: Any, shapes: Shapes | None, dynamic_shapes: Any, *, trust: bool
+) -> Host:
+    """The model of a checkpoint's folder."""
+    if not is_there(folder / "config.json"):
+        raise ModelError(
+            f"'{folder}' is a folder without a config.json; expected a checkpoint that save_pretrained of transformers "
+            "has written, or the path of an .onnx file"
+        )
+    from graphprune.hosts.torch.checkpoints.reading import example_of, read_checkpoint
+
+    model = read_checkpoint(folder, trust=trust)
+    example = example_of(model, shapes) if example_inputs is None else example_inputs
+    return _torch_host(model, example, dynamic_shapes)
 
 
 def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
+from graphprune.hosts.export import Export
 from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
-from graphprune.pipeline.state import State
+from graphprune.hosts.parity import EXPORTED_DOUBLE, NAME, file_parity
+from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
 from graphprune.proof.compare import compare, require
+from graphprune.report.card import model_card
 from graphprune.report.data import Report
 from graphprune.turns import in_turn
 
@@ -33,6 +36,8 @@ class Result:
         module: For PyTorch input, the pruned module: the user's own class with sliced parameters where the proof says
             that this is right, otherwise the pruned graph module; ``None`` for ONNX input.
         state: The compiler's state after the last pass.
+        before: The plan of all that was pruned before; ``None`` for the first time.
+        proves: Whether files of a PyTorch model are proven when they are saved; of what is not proven they are not.
     """
 
     plan: PruningPlan = field(repr=False)
@@ -40,6 +45,8 @@ class Result:
     host: Host = field(repr=False)
     state: State = field(repr=False)
     module: Any = field(default=None, repr=False)
+    proves: bool = field(default=True, repr=False)
+    before: PruningPlan | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
@@ -49,34 +56,90 @@ class Result:
         return str(self.report)
 
     @in_turn
-    def save_onnx(self, path: str | Path) -> None:
+    def save_onnx(self, path: str | Path) -> tuple[Check, ...]:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
         For PyTorch input with the weights and element types that :attr:`module` has now: train it, call ``half()``,
-        and save again. A file of another type is proven anew in onnxruntime; where that cannot run it, a
-        warning says so.
+        and save again. The file is proven in onnxruntime before it is in its place (that of an ONNX file is already);
+        where that cannot run it, a warning says so.
+
+        Returns:
+            What was proven of the file beside what the report says; nothing for ONNX input, or without a proof.
 
         Raises:
             OutputError: It cannot be written, or the module is no longer built as it was.
-            ProofError: The file of another type does not compute what the module does.
+            ProofError: The file does not compute what the module does.
         """
         if self.module is None:
             self.host.save_onnx(Path(path), metadata_of(self.plan))
-            return
+            return ()
         from graphprune.hosts.torch.now import as_it_is
 
-        host, retyped = as_it_is(cast("TorchHost", self.host), self.module)
+        host, retyped = as_it_is(cast("TorchHost", self.host), self.module, self.state.former)
+        if isinstance(self.state.export, Export) and self.state.export.host is host:
+            self.state.export.save(Path(path))
+            return tuple(check for check in self.report.proof if check.name == NAME)
+        checks: list[Check] = []
 
         def proof(file: Path) -> None:
             try:
-                require((file_parity(host, file, host.example_inputs()),))
+                checks.append(file_parity(host, file, host.example_inputs()))
+                require(tuple(checks))
             except ModelError as error:
                 reason = str(error).replace(f"'{file}'", "it")
                 checked = ", onnx's reference evaluator in float64 has" if _agrees_in_double(host, file) else ""
                 text = f"onnxruntime has not checked '{path}'{checked}: {reason}"
                 warnings.warn(text, GraphpruneWarning, stacklevel=4)
 
-        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
+        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped or self.proves else ()))
+        return tuple(checks)
+
+    @property
+    def ledger(self) -> PruningPlan:
+        """The plan of this and all that was pruned before, by the units of the model that was first."""
+        return self.plan if self.before is None else self.before.then(self.plan)
+
+    @in_turn
+    def save_pretrained(self, folder: str | Path, tokenizer: Any = None) -> tuple[Check, ...]:
+        """Writes a checkpoint that ``from_pretrained`` of the model's own class reads.
+
+        Into a folder that takes its place whole or not at all: ``config.json``, weights as safetensors, the generation
+        config, the plan, a short model card with the report, and the tokenizer's files. It is read again before: no
+        key may be missing or unexpected, outputs have to be the same to the last bit, and so do the tokens that the
+        class generates with a cache.
+
+        Args:
+            folder: The folder: new, empty, or an earlier checkpoint of graphprune's, which is replaced.
+            tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file. For models that were
+                read from a checkpoint's folder, that folder if absent.
+
+        Returns:
+            What was proven of the folder.
+
+        Raises:
+            OptionError: The model has no config: it is an ONNX file, or a class of its own.
+            OutputError: No config of its class says its shape (prune with ``layout="stock"``, or with ``"per-layer"``,
+                which lets a few lines of code go with the weights), or nothing can be written.
+            ProofError: What is read again is not the module.
+        """
+        if self.module is None:
+            raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        from graphprune.hosts.torch.checkpoints.own_code import auto_class_of
+        from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
+        from graphprune.hosts.torch.checkpoints.refusing import Refusing
+        from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN, write_checkpoint
+
+        host, kind = cast("TorchHost", self.host), type(self.module).__name__
+        refused = isinstance(vars(self.module).get("save_pretrained"), Refusing)
+        code = refused and self.plan.options.get("layout") == PER_LAYER
+        card = model_card(self.report, kind, auto_class_of(self.module) if code else "")
+        beside = {
+            PLAN: self.plan.save,
+            CARD: lambda path: path.write_text(card, encoding="utf-8"),
+        }
+        example = host.arguments(host.example_inputs())
+        tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
+        return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -25,6 +25,16 @@ from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
+from graphprune.planning.layouts import (
+    FREE,
+    Sayable,
+    asked_of,
+    blocks_said,
+    is_bound,
+    require_layout,
+    require_said,
+    sayable,
+)
 from graphprune.planning.plan import make_plan
 from graphprune.planning.problem import Fitness, Problem, needs_losses, needs_runs
 from graphprune.planning.select import block_candidates, block_kinds, how_many, named_blocks
@@ -57,6 +67,8 @@ class Allocate(Pass):
         layers: How many layers (attention and MLP together, say) are left out, likewise.
         remove: Names (or patterns of the last weights) of blocks that are left out.
         seed: Of allocations that search.
+        layout: What may be left: anything (``free``, ``per-layer``), or what a config of the module's class can say
+            (``stock``).
     """
 
     name: ClassVar[str] = "allocate"
@@ -78,6 +90,7 @@ class Allocate(Pass):
     layers: str = ""
     remove: tuple[str, ...] = ()
     seed: int = 0
+    layout: str = "free"
 
     @property
     def needs(self) -> frozenset[str]:
@@ -122,6 +135,7 @@ class Allocate(Pass):
         """Refuses an unknown allocation, limits that are none, and targets that are none or cannot be read."""
         require_allocation(self.allocation)
         Limits(self.align, self.min_units, self.max_ratio)
+        require_layout(self.layout)
         if self.targets or not (self.blocks or self.layers or self.remove):
             parse_targets(self.targets)
 
@@ -161,12 +175,16 @@ class Allocate(Pass):
             cut = {group.name for group in analysis.groups if group.factor in kept}
             chosen, asked = selection.groups(analysis), bool(selection.only)
             whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
-            state = replace(state, left_whole=whole)
+            state = replace(state, left_whole={**whole, **self._unsaid(state, analysis, whole)})
+        if is_bound(self.layout):
+            sizes = {factor: len(index) for factor, index in kept.items()}
+            require_said(asked_of(state.original), analysis, sizes, removed)
         options = {
             **({"targets": [str(target) for target in targets]} if targets else {}),
             "allocation": self.allocation,
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
+            **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
             **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
@@ -182,10 +200,29 @@ class Allocate(Pass):
                 inside = {part for block in removed.values() for part in block.parts}
                 ranked = self._ranked(state, analysis, kind)
                 count = how_many(number, len(ranked), kind)
-                chosen = [block for block in ranked if block.name not in removed.keys() | inside][:count]
-                removed.update((block.name, block) for block in chosen)
+                chosen = [block for block in ranked if block.name not in removed.keys() | inside]
+                if is_bound(self.layout):
+                    chosen = blocks_said(asked_of(state.original), analysis, tuple(removed.values()), chosen, count)
+                removed.update((block.name, block) for block in chosen[:count])
         inside = {part for block in removed.values() for part in block.parts}
-        return tuple(block for block in removed.values() if block.name not in inside)
+        gone = tuple(block for block in removed.values() if block.name not in inside)
+        if is_bound(self.layout) and gone:
+            require_said(asked_of(state.original), analysis, {}, gone)
+        return gone
+
+    def _unsaid(self, state: State, analysis: Analysis, names: Collection[str]) -> dict[str, str]:
+        """Of some groups that are whole: those that no config can say otherwise, and why."""
+        if not is_bound(self.layout):
+            return {}
+        refused = self._sayable(state, analysis).refused
+        return {name: f"layout '{self.layout}': {refused[name]}" for name in names if name in refused}
+
+    def _sayable(self, state: State, analysis: Analysis) -> Sayable:
+        """What can be cut so that a config says it, of all that may be cut."""
+        chosen = [group for group in state.selection.groups(analysis) if group.name not in state.protected]
+        # what code makes anew, of the size that it was written for, follows the config like all else
+        ties = find_ties(analysis) if state.host.keeps_code else ()
+        return sayable(asked_of(state.original), analysis, chosen, ties)
 
     def _ranked(self, state: State, analysis: Analysis, kind: str) -> list[Block]:
         """The blocks of a kind that may go, the least important ones first."""
@@ -206,23 +243,30 @@ class Allocate(Pass):
         limits = Limits(self.align, self.min_units, self.max_ratio)
         only = state.selection.only
         chosen = tuple(group for group in state.selection.groups(analysis) if group.name not in state.protected)
+        ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
+        said = Sayable()
+        if is_bound(self.layout):
+            said = self._sayable(state, analysis)
+            chosen = tuple(group for group in chosen if group.name not in said.refused)
+            limits, ties = replace(limits, levels=said.levels), said.ties
         kinds = block_kinds(only)
         gone = {block.name for block in removed}
         pool = [b for kind in kinds for b in self._ranked(state, analysis, kind) if b.name not in gone]
+        if pool and is_bound(self.layout):
+            pool = blocks_said(asked_of(state.original), analysis, removed, pool, len(pool))
         if not chosen and not pool and not removed:
             raise TargetError(
                 "no group of this model can be pruned; "
-                + ("protect_ratio keeps all of them whole" if state.protected else blockers(analysis))
+                + ("protect_ratio keeps all of them whole" if state.protected else said.reason or blockers(analysis))
             )
         if missing := [group.name for group in chosen if group.name not in state.scores]:
             raise OptionError(f"group '{missing[0]}' has no scores; put 'score' before 'allocate' in the pipeline")
         most = int(len(pool) * self.max_ratio + 1e-9)
-        ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
         tries = [
             (n, tier, tied)
             for n in range(most + 1)
             for tier in tiers(chosen, asked=bool(only)) or [frozenset()]
-            for tied in ([ties, ()] if ties else [()])
+            for tied in ([ties, ()] if ties and not is_bound(self.layout) else [ties])
         ]
         exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
         fitness = self._fitness(state, analysis, original) if METHODS.find(self.allocation).needs == "runs" else None

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from graphprune.analysis.branch import Block
-from graphprune.compensation.methods import NORMS, require_method
+from graphprune.compensation.methods import AS_IS, NORMS, require_method
 from graphprune.compensation.norms import reestimate
 from graphprune.compensation.sequential import compensate
 from graphprune.data.batches import Batches
@@ -153,7 +153,7 @@ class ChooseAllocation(Compound):
         That look leaves the gates of recurrent layers as they are, and so says nothing where there are some.
         """
         statistics, analysis = state.statistics, state.analyzed(self.name)
-        if self.method not in ("ols", "affine") or statistics is None:
+        if self.method not in ("ols", "affine", AS_IS) or statistics is None:
             return list(found)
         if not statistics.fits(analysis, full=True, groups=state.reach):
             return list(found)

@@ -30,8 +30,8 @@ class Compensate(Pass):
     the model is no longer equal to the masked original.
 
     Attributes:
-        method: ``affine`` (weights and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of
-            batch normalisations only) or ``none``.
+        method: ``affine`` (weights and biases), ``as-is`` (likewise, and layers without a bias stay so), ``ols``
+            (weights), ``mean`` (biases), ``bn`` (running statistics of batch normalisations only) or ``none``.
         ridges: Damping of the least squares, of each input, relative to its variance; of several, each consumer takes
             the one that does best on batches held apart.
     """

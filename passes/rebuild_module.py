@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from graphprune.errors import ModelError
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
+from graphprune.planning.layouts import is_bound
+
+
+def _require_said(module: Any, unsaid: Mapping[str, str], notes: Sequence[str]) -> None:
+    """Refuses a module whose config does not say what it is, where that was asked for.
+
+    Raises:
+        ModelError: It does not.
+    """
+    reason = next(iter(unsaid.values()), "")
+    if not reason and not callable(getattr(module, "save_pretrained", None)):
+        reason = " ".join(notes)
+    if reason:
+        raise ModelError(
+            f"layout 'stock' was asked for, and no config was found that says what is left: {reason}; leave the layout "
+            "out, or prune other kinds (only=...)"
+        )
 
 
 @runtime_checkable
@@ -18,7 +37,8 @@ class Rebuildable(Protocol):
         """The user's module, made as small as the host of a state is.
 
         Returns:
-            ``module`` (``None``: there is none), ``notes``, ``attributes`` that differ, ``checks`` beside its forward.
+            ``module`` (``None``: there is none), ``notes``, ``attributes`` that differ, ``checks`` beside its forward;
+            where there are any, ``unsaid`` (why a config does not say its shape) and ``former`` (names in the host).
         """
 
 
@@ -30,7 +50,8 @@ class RebuildModule(Pass):
     :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
-        proof: Whether what was proven of the module beside its forward counts among the checks.
+        proof: Whether the module is proven on random inputs beside the example, and what was proven of it beside its
+            forward counts among the checks.
     """
 
     name: ClassVar[str] = "rebuild-module"
@@ -51,13 +72,15 @@ class RebuildModule(Pass):
         state = replace(state, done=state.done | self.gives)
         if not isinstance(state.host, Rebuildable):
             return state
-        made, plan = state.host.rebuilt(state), state.plan
+        made, plan = state.host.rebuilt(replace(state, proves=self.proof)), state.plan
         assert plan is not None
+        if is_bound(plan.options.get("layout")):
+            _require_said(made.module, getattr(made, "unsaid", {}), made.notes)
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}
             plan = replace(plan, options={**plan.options, "attributes": attributes})
         checks = (*state.checks, *(made.checks if self.proof else ()))
         return replace(
             state, module=made.module, attributes=made.attributes, plan=plan, checks=checks,
-            notes=(*state.notes, *made.notes),
+            notes=(*state.notes, *made.notes), former=getattr(made, "former", str),
         )  # fmt: skip

@@ -81,7 +81,7 @@ class Recover(Pass):
         options = Options(
             steps=self.steps, minutes=self.minutes, rate=self.rate, weights=self.weights, rank=self.rank, seed=self.seed
         )
-        learner = learner_of(state.host, state.module)
+        learner = learner_of(state.host, state.module, state.former)
         batches, held = (state.batches, state.held) if state.more is None else state.more.set_apart(needed=True)
         found = recovered(
             learner,

@@ -20,10 +20,17 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="An .onnx file, package.module:factory for a Python model, or (with --trust) a .pt2 program.",
+        help="An .onnx file, package.module:factory for a Python model, a checkpoint's folder, or (with --trust) "
+        "a .pt2 program.",
     ),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="The ONNX file to write.")]
+Written = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="OUT", help="The ONNX file to write, or the folder of a checkpoint (see --to)."
+    ),
+]
 Plan = Annotated[Path, typer.Option(metavar="plan.json", help="The plan that prune --plan-out wrote.")]
 
 
@@ -163,10 +170,26 @@ class Writing:
     Attributes:
         plan_out: Write the plan.
         force: Allow -o to name MODEL itself, which is then replaced.
+        to: What -o is: an ONNX file (onnx), or a folder that from_pretrained of transformers reads (hf).
     """
 
     plan_out: Path | None = option(None, metavar="plan.json")
     force: bool = option(default=False)
+    to: str | None = option(None, metavar="onnx|hf", unset="hf for a path without suffix, if MODEL is no .onnx file")
+
+    def checkpoint(self, model: str, output: Path) -> bool:
+        """Whether a checkpoint's folder is to be written.
+
+        Raises:
+            OptionError: ``to`` is neither, or the model is a file without a config.
+        """
+        if self.to not in (None, "onnx", "hf"):
+            raise OptionError(f"--to is '{self.to}'; expected onnx or hf")
+        if self.to == "hf" and model.endswith(".onnx"):
+            raise OptionError("an ONNX file has no config, and no checkpoint can be written of it; leave --to hf out")
+        if self.to is not None:
+            return self.to == "hf"
+        return not output.suffix and not model.endswith(".onnx") and not output.is_file()
 
 
 @dataclass(frozen=True, kw_only=True)

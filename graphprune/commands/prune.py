@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.table import Table
 
 import graphprune as gp
-from graphprune.commands.bundles import Data, Model, Opening, Output, Plan, Running, Showing, Writing
+from graphprune.commands.bundles import Data, Model, Opening, Output, Plan, Running, Showing, Writing, Written
 from graphprune.commands.offered import Offers
 from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, present, print_json, progress, require_distinct
-from graphprune.files import require_writable
+from graphprune.files import require_writable, require_writable_folder
 from graphprune.recipe import Recipe
 from graphprune.report.envelope import described
 from graphprune.report.terminal import render_report
@@ -21,7 +22,7 @@ from graphprune.report.terminal import render_report
 
 def prune(
     model: Model,
-    output: Output,
+    output: Written,
     recipe: Recipe,
     data: Data,
     opening: Opening,
@@ -29,17 +30,21 @@ def prune(
     writing: Writing,
     showing: Showing,
 ) -> None:
-    """Prune MODEL to a budget and write a smaller ONNX file."""
+    """Prune MODEL to a budget and write a smaller ONNX file, or a checkpoint."""
     read = (model, recipe.source, running.profile, data.statistics, data.calibration, data.evaluate, data.tokenizer)
     require_distinct(read, writing.plan_out, model=output, force=writing.force)
     inputs, evaluation = data.opened()
     if running.print_pipeline:
         print_pipelines(model, (recipe,), data, opening, as_json=showing.as_json)
         return
-    for path in (*present(output, writing.plan_out), *data.written()):
+    checkpoint = writing.checkpoint(model, output)
+    if checkpoint:
+        require_writable_folder(output)
+        recipe = recipe if recipe.passes or recipe.allocate.layout else recipe.changed(layout="stock")
+    for path in (*present(None if checkpoint else output, writing.plan_out), *data.written()):
         require_writable(path)
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.prune(
             model,
             recipe=recipe,
@@ -51,13 +56,19 @@ def prune(
             evaluate=evaluation,
             metric=data.metric,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")
-        result.save_onnx(output)
+        if checkpoint:
+            proof = (*result.report.proof, *result.save_pretrained(output, data.tokenizer))
+            result = replace(result, report=replace(result.report, proof=proof))
+        else:
+            result.save_onnx(output)
         if writing.plan_out is not None:
             result.plan.save(writing.plan_out)
-    files |= described(output=output, plan=writing.plan_out) if showing.as_json else {}
+    written = output / "config.json" if checkpoint else output
+    files |= described(output=written, plan=writing.plan_out) if showing.as_json else {}
     _show(result, output, files, showing, time_passes=running.time_passes)
 
 
@@ -68,7 +79,7 @@ def apply(
     recipe: Annotated[Recipe, Offers(only=("seed", "verify"))],
     data: Annotated[Data, Offers(without=("statistics", "evaluate", "metric", "labels"))],
     opening: Opening,
-    writing: Annotated[Writing, Offers(without=("plan_out",))],
+    writing: Annotated[Writing, Offers(without=("plan_out", "to"))],
     showing: Showing,
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""
@@ -76,7 +87,7 @@ def apply(
     inputs, _ = data.opened()
     require_writable(output)
     files = described(model=model, plan=plan) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.apply(
             model,
             plan,
@@ -85,6 +96,7 @@ def apply(
             seed=recipe.seed,
             verify=recipe.proof.verify,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")

@@ -39,6 +39,10 @@ Float = NDArray[np.float64]
 
 METHODS = ("none", "mean", "ols", "affine")
 """From nothing to the best: each adds to the one before, ``mean`` and ``ols`` are alternatives."""
+AS_IS = "as-is"
+"""``affine`` without new biases, for layouts: a layer that has none is refitted by ``ols``."""
+ADDING = ("mean", "affine")
+"""Methods that give a layer a bias where it has none."""
 STEP, MOST_RIDGE = 10.0, 1e4
 """Larger ridges than those that were asked for are tried in such steps up to here, where weights hardly change."""
 SILENT = 1e-2
@@ -53,7 +57,7 @@ def require_method(method: str) -> None:
     Raises:
         OptionError: It is not.
     """
-    if method not in (*METHODS, NORMS):
+    if method not in (*METHODS, AS_IS, NORMS):
         raise OptionError(
             f"unknown compensation {meant(method, (*METHODS, NORMS))}; expected one of {', '.join((*METHODS, NORMS))}"
         )
@@ -256,9 +260,10 @@ def floors(xx: Float, weight: Float) -> Float:
         weight: ``[g, o, c]``.
     """
     squares = np.einsum("goc,goc->gc", weight, weight)
-    squares = np.maximum(squares, SILENT * squares.mean(axis=1, keepdims=True))
     typical = (squares * np.einsum("gcc->gc", xx)).mean(axis=1, keepdims=True)
-    found: Float = SILENT * typical / np.maximum(squares, np.finfo(np.float64).tiny)
+    usual = np.median(squares, axis=1, keepdims=True)
+    usual = SILENT * np.where(usual > 0, usual, squares.mean(axis=1, keepdims=True))  # weights of zero may grow
+    found: Float = SILENT * typical / np.maximum(np.maximum(squares, usual), np.finfo(np.float64).tiny)
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from graphprune.analysis.groups import Analysis
 from graphprune.compensation.activation_cache import MEMORY, ActivationCache
-from graphprune.compensation.methods import METHODS
+from graphprune.compensation.methods import ADDING, AS_IS, METHODS
 from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.stage import Compensated, Stage
@@ -60,6 +60,7 @@ def compensate(
         The pruned model with other weights, and what was done at each consumer, in the order of the graph.
     """
     stages, pruned = _stages(dense, pruned, analysis, kept, method)
+    method = _equation(method)
     done: list[Compensated] = []
     if not stages:
         return pruned, ()
@@ -116,12 +117,13 @@ def _stages(
         for consumer in find_consumers(dense, analysis.graph)
         if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
     }
-    if method not in METHODS or method == "none":
+    if method not in (*METHODS, AS_IS) or method == "none":
         return [], pruned
-    if method in ("mean", "affine"):
+    if method in ADDING:
         pruned, found = with_biases(pruned, cut)
     else:
         found = [each for each in find_consumers(pruned, pruned.graph()) if each.node in cut]
+    method = _equation(method)
     # the sum with a bias that is new, and still zero, has no name in the dense model: there the result is the target
     known = analysis.graph.values
     found = [each if each.target in known else replace(each, target=each.result, skip=None) for each in found]
@@ -137,6 +139,11 @@ def _stages(
         stages.extend(recurrent_stages(dense, pruned, analysis, kept))
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned
+
+
+def _equation(method: str) -> str:
+    """The regression that a method solves: ``as-is`` differs in the biases that there are, not in what is solved."""
+    return "affine" if method == AS_IS else method
 
 
 def _names(parts: Iterable[Iterable[str]]) -> list[str]:

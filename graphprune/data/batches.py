@@ -265,7 +265,7 @@ def open_batches(
         samples: At most so many are used, drawn at random from what can be indexed; ``None`` means all.
         batch_size: Samples of a batch, where the model takes any number (else :data:`BATCH_SIZE`). Of a model whose
             samples see each other, how many make a call (else an item of an iterable, or as many as the example has).
-        tokenizer: For texts: the path of a ``tokenizer.json`` or of a tokenizer's folder, or a tokenizer.
+        tokenizer: For texts: a ``tokenizer.json``, a tokenizer's folder, or a tokenizer; else that of a checkpoint.
         preprocess: For images and texts: see :class:`Preprocess`.
         labels: For images in one folder for each class, the class of each folder: a mapping from names to numbers from
             0, the names in order, or the path of a JSON file with either or of a text with one name in each line. By
@@ -292,7 +292,7 @@ def open_batches(
             padded=padded,
         )
     require_inputs(Inputs(source, samples, batch_size))
-    specs = specs_of(host)
+    specs, tokenizer = specs_of(host), tokenizer or getattr(host, "tokenizer", None)
     options, named = parse_preprocess(preprocess), read_labels(labels)
     random = source is None or (isinstance(source, str) and source == "random")
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,7 @@ class State:
         latencies: Milliseconds in onnxruntime before and after, by number of threads.
         module: The user's module, made small.
         attributes: The numbers of the module that differ from those of the user's.
+        former: From names in the module to those in the host, where layers that are gone have left no gap.
         opened: The model as it was opened, not folded: what latency is measured against.
         export: The file of the model, which is removed with the state that holds it.
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
@@ -113,6 +114,8 @@ class State:
         more: What recovery trains on, if not ``batches``.
         folder: Where recovery notes where it stands, and goes on from after a stop.
         recovered: What has come of recovery.
+        proves: Whether the module is held against the graph on random inputs beside the example.
+        answers: A host, and what the proof has seen it compute on the example.
     """
 
     __repr__ = brief
@@ -153,7 +156,10 @@ class State:
     more: Batches | None = None
     folder: Path | None = None
     recovered: Any = None
+    proves: bool = True
+    answers: tuple[Host, Mapping[str, NDArray[Any]]] | None = field(default=None, repr=False)
     attributes: tuple[Any, ...] = ()
+    former: Callable[[str], str] = field(default=str, repr=False)
     opened: Host | None = field(default=None, repr=False)
     export: Any = field(default=None, repr=False)
 

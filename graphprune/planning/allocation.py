@@ -45,12 +45,14 @@ class Limits:
         min_units: At least so many units stay in every group.
         max_ratio: At most this fraction of a group's units is removed.
         floors: By name of a group, at least so many units stay in it.
+        levels: By name of a group, the only numbers of units that may stay in it.
     """
 
     align: int = ALIGN
     min_units: int = MIN_UNITS
     max_ratio: float = MAX_RATIO
     floors: Mapping[str, int] = field(default_factory=dict)
+    levels: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.align < 1:
@@ -106,6 +108,9 @@ def levels_of(group: Group, limits: Limits) -> list[int]:
     step = step_of(group, limits.align)
     least = ceil(group.size * (1 - limits.max_ratio) - 1e-9)
     floor = max(limits.min_units, group.minimum, least, limits.floors.get(group.name, 1), 1)
+    if (only := limits.levels.get(group.name)) is not None:
+        whole = [n for n in only if floor <= n < group.size]  # of these, aligned ones where there are any
+        return [group.size, *sorted([n for n in whole if n % step == 0] or whole, reverse=True)]
     first = (group.size - 1) // step * step if group.multiple == 1 else group.size - step
     return [group.size, *range(first, max(floor, step) - 1, -step)] if floor < group.size else [group.size]
 

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from graphprune.compensation.methods import ADDING
 from graphprune.defaults import (
     ALLOCATION,
     COMPENSATION,
     CRITERION,
+    LAYOUT,
     MEASURED_ALLOCATION,
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
+    STOCK_COMPENSATION,
 )
 from graphprune.errors import OptionError
 from graphprune.importance import criterion as find_criterion
@@ -30,6 +33,7 @@ from graphprune.passes import (
     choosing,
     default_pipeline,
 )
+from graphprune.planning.layouts import is_bound
 from graphprune.planning.select import block_kinds
 from graphprune.planning.share import METHODS
 from graphprune.planning.target import parse_targets
@@ -48,7 +52,15 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         parse_targets(())
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
-    method = recipe.refit.compensation or (MEASURED_COMPENSATION if calibrated else COMPENSATION)
+    layout = sharing.layout or LAYOUT
+    bound = is_bound(layout)
+    refit = STOCK_COMPENSATION if bound else MEASURED_COMPENSATION
+    method = recipe.refit.compensation or (refit if calibrated else COMPENSATION)
+    if bound and method in ADDING:
+        raise OptionError(
+            f"compensation '{method}' gives layers biases that no config says; with layout '{layout}' take "
+            f"'{STOCK_COMPENSATION}', 'ols' or 'none'"
+        )
     calibrate = measuring(criterion, allocation)
     if statistics:
         if calibrate is None:
@@ -68,6 +80,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
             sharing.blocks or "",
             sharing.layers or "",
             sharing.remove_blocks,
+            layout=layout,
         ),
         Verify(seed, proof.unproven) if proof.verify else None,
         ProtectSensitive(seed=seed) if select.protect_ratio else None,

@@ -19,6 +19,8 @@ from graphprune.defaults import (
     COMPENSATIONS,
     CRITERIA,
     CRITERION,
+    LAYOUT,
+    LAYOUTS,
     MAX_RATIO,
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
@@ -129,6 +131,10 @@ class Allocation(Section):
         remove_blocks: Leave out the residual branches of this name or scope (``layers.3``). Names of blocks, or
             patterns of the last weights of branches (``layers.3``, also for ``model.layers.3``, if no other scope ends
             so).
+        layout: What may be left: anything (``free``), or what a config of the model's class can say (``stock``). For
+            modules of transformers: with ``stock``, alike groups of all layers keep equal parts, only what a changed
+            ``config.json`` builds is cut, whole layers go, and the result loads in ``from_pretrained``. With
+            ``per-layer``, which is as ``free``, ``save_pretrained`` of the result adds a few lines of code.
     """
 
     allocation: str | None = option(
@@ -143,15 +149,20 @@ class Allocation(Section):
     blocks: str | None = option(None, metavar="N|FRACTION")
     layers: str | None = option(None, metavar="N|FRACTION")
     remove_blocks: tuple[str, ...] = option((), name="remove-block", metavar="NAME")
+    layout: str | None = option(
+        None, metavar="NAME", choices=LAYOUTS, unset=f"{LAYOUT}, or stock where a checkpoint is written"
+    )
 
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
         from graphprune.planning.allocation import Limits
+        from graphprune.planning.layouts import require_layout
         from graphprune.planning.select import require_number
         from graphprune.planning.share import require_allocation
 
         if self.allocation is not None:
             require_allocation(self.allocation)
+        require_layout(self.layout or LAYOUT)
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:
@@ -195,8 +206,8 @@ class Refit(Section):
 
     Attributes:
         compensation: How what was lost is made good. The consumers of removed units are refitted: ``affine`` (weights
-            and biases), ``ols`` (weights), ``mean`` (biases), ``bn`` (running statistics of batch normalisations only),
-            or ``none``.
+            and biases), ``as-is`` (likewise, and layers without a bias stay so), ``ols`` (weights), ``mean`` (biases),
+            ``bn`` (running statistics of batch normalisations only), or ``none``.
     """
 
     compensation: str | None = option(

@@ -16,6 +16,7 @@ from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.now import as_it_is
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
@@ -46,10 +47,17 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class TorchLearner:
-    """The user's own module, or a graph module."""
+    """The user's own module, or a graph module.
+
+    Attributes:
+        module: The module.
+        pruned: What it was made of.
+        former: From names in the module to those in the graph, where they differ.
+    """
 
     module: nn.Module
     pruned: TorchHost
+    former: Callable[[str], str] = str
 
     def run(self, inputs: Arrays) -> list[Tensor]:
         """Calls it as the example was called."""
@@ -65,7 +73,7 @@ class TorchLearner:
 
     def host(self) -> Host:
         """The traced graph with the module's values."""
-        return self.pruned.with_values_of(self.module)
+        return as_it_is(self.pruned, self.module, self.former)[0]
 
 
 class OnnxLearner:
@@ -89,12 +97,13 @@ class OnnxLearner:
         return self.pruned.replaced({n: a for n, a in stored.items() if not np.array_equal(a, self.pruned.read(n))})
 
 
-def learner_of(host: Host, module: Any = None) -> Learner:
+def learner_of(host: Host, module: Any = None, former: Callable[[str], str] = str) -> Learner:
     """What is trained of a pruned model.
 
     Args:
         host: The model.
         module: For a PyTorch model the module that was made of it.
+        former: From names in the module to those in the host, where they differ.
 
     Raises:
         ModelError: It cannot be trained; why.
@@ -106,7 +115,7 @@ def learner_of(host: Host, module: Any = None) -> Learner:
     module = host.module if module is None else module
     if not isinstance(module, nn.Module) or host.is_meta:
         raise ModelError("weights on the meta device have no values that could be trained; give a model with weights")
-    return TorchLearner(module, host)
+    return TorchLearner(module, host, former)
 
 
 @contextmanager

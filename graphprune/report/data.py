@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief, written
@@ -170,6 +170,27 @@ def metric_row(name: str, before: float, after: float) -> Metric:
     )
 
 
+class _Later:
+    """A field of a report that is worked out when it is first read, if a function was given for it.
+
+    Made-up inputs cost several runs of both models, and most who prune a module in a program never read what comes out.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, report: Report | None, owner: type) -> Movement | None:
+        if report is None:
+            return None  # the default
+        found = vars(report)[self._name]
+        if callable(found):
+            found = vars(report)[self._name] = found()
+        return cast("Movement | None", found)
+
+    def __set__(self, report: Report, value: Movement | Callable[[], Movement | None] | None) -> None:
+        vars(report)[self._name] = value
+
+
 @dataclass(frozen=True)
 class Report:
     """What a compilation did.
@@ -191,6 +212,7 @@ class Report:
             of torch's own layers, which follow their weights, are not listed.
         inputs: The sizes of the inputs that all of this is for, and where they come from.
         moved: How far the outputs moved on the inputs at hand; ``None`` without a proof, or where a model cannot run.
+            On made-up inputs it is measured when it is first asked for; ``None`` if the weights are others then.
         widths: The sizes of every stored weight before and after.
         whole: What could have been pruned and was left whole by default, or as the user said.
         losses: How outputs were compared wherever losses were measured, and why so; none without calibration data.
@@ -209,11 +231,15 @@ class Report:
     attributes: tuple[AttributeRow, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict)
     inputs: tuple[InputRow, ...] = field(default=(), repr=False)
-    moved: Movement | None = field(default=None, repr=False)
+    moved: _Later = _Later()
     widths: tuple[WidthRow, ...] = field(default=(), repr=False)
     whole: tuple[WholeRow, ...] = field(default=(), repr=False)
     losses: tuple[str, ...] = field(default=(), repr=False)
     recovery: RecoveryRow | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields as values, so that a report can go to another process."""
+        return {**vars(self), "moved": self.moved}
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""

@@ -192,6 +192,9 @@ class OnnxHost(Gradients):
         """The digest of all that decides what the model computes; each weight is read once."""
         return self._model_digest
 
+    def stamp(self) -> None:
+        """Nothing: what is stored is never written to."""
+
     @cached_property
     def _model_digest(self) -> str:
         return digest_of_model(Contents(self.proto, self.store))
@@ -367,7 +370,10 @@ class OnnxHost(Gradients):
     def replaced(self, tensors: Arrays) -> OnnxHost:
         """A copy in which stored tensors have other values."""
         proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
-        return self._with(proto, store, self.inferred, self.graph())
+        made = self._with(proto, store, self.inferred, self.graph())
+        if "_affordable" in vars(self):  # values take what they took
+            vars(made)["_affordable"] = True
+        return made
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""

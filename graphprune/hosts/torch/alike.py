@@ -6,7 +6,8 @@ compute what they did: so tensors, ties and numbers are compared one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,10 +16,16 @@ from torch import nn
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.pairs import host_pairs
 from graphprune.hosts.torch.spots import Spot, find_spots, is_torchs
+from graphprune.hosts.torch.stored import named_tensors
 
 
 def wrong_contents(
-    module: nn.Module, source: nn.Module, original: TorchHost, pruned: TorchHost, changes: Mapping[Spot, Any]
+    module: nn.Module,
+    source: nn.Module,
+    original: TorchHost,
+    pruned: TorchHost,
+    changes: Mapping[Spot, Any],
+    old: Callable[[str], str] = str,
 ) -> str:
     """What a copy holds that it should not; empty if there is nothing.
 
@@ -28,8 +35,9 @@ def wrong_contents(
         original: The host before.
         pruned: The host after, whose tensors the copy should have bit for bit.
         changes: The numbers that were changed on purpose.
+        old: From names in the copy to those in the user's module, where they differ.
     """
-    ours, theirs = _named(module), _named(source)
+    ours, theirs = {old(name): tensor for name, tensor in named_tensors(module).items()}, named_tensors(source)
     expected = {
         alias: after.tensor(name)
         for _, after in host_pairs(original, pruned)
@@ -45,13 +53,14 @@ def wrong_contents(
         tied = first.setdefault(id(tensor), name)
         if name in ours and tied in ours and ours[name] is not ours[tied]:
             return f"its '{name}' is no longer tied to '{tied}'"
-    return _wrong_number(module, source, changes)
+    return _wrong_number(module, source, changes, old)
 
 
-def _wrong_number(module: nn.Module, source: nn.Module, changes: Mapping[Spot, Any]) -> str:
-    layers, others = (dict(each.named_modules(remove_duplicate=False)) for each in (module, source))
-    numbers = find_spots(module)
-    meant = {*changes, *(spot.common for spot in changes)}
+def _wrong_number(module: nn.Module, source: nn.Module, changes: Mapping[Spot, Any], old: Callable[[str], str]) -> str:
+    others = dict(source.named_modules(remove_duplicate=False))
+    layers = {old(path): layer for path, layer in module.named_modules(remove_duplicate=False)}
+    numbers = {_renamed(spot, old): value for spot, value in find_spots(module).items()}
+    meant = {_renamed(each, old) for spot in changes for each in (spot, spot.common)}
     for spot, value in find_spots(source).items():
         layer = layers.get(spot.path)
         if type(layer) is not type(others.get(spot.path)) or layer is None or is_torchs(layer):
@@ -59,6 +68,11 @@ def _wrong_number(module: nn.Module, source: nn.Module, changes: Mapping[Spot, A
         if numbers.get(spot, value) != value and meant.isdisjoint((spot, spot.common)):
             return f"its number '{spot}' is {numbers[spot]}, it was {value}"
     return ""
+
+
+def _renamed(spot: Spot, old: Callable[[str], str]) -> Spot:
+    first = None if spot.first is None else (old(spot.first[0]), spot.first[1])
+    return replace(spot, path=old(spot.path), first=first)
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -69,10 +83,3 @@ def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     a, b = a.detach(), b.detach().to(a.device)
     # what is equal as it is needs no copies, and weights may be as large as a vocabulary
     return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
-def _named(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }

@@ -31,7 +31,8 @@ class Bypassed(nn.Module):
 
     def __init__(self, leaves: list[Any], form: pytree.TreeSpec) -> None:
         super().__init__()
-        self.leaves, self.form = leaves, form
+        self.leaves = leaves
+        self.form = pytree.tree_unflatten(list(range(len(leaves))), form)  # with numbers of leaves, which can be copied
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros, or the first tensor among the arguments."""
@@ -44,7 +45,7 @@ class Bypassed(nn.Module):
                 return source
             return source.new_zeros([source.shape[i] if size is None else size for i, size in enumerate(leaf)])
 
-        return pytree.tree_unflatten([made(leaf) for leaf in self.leaves], self.form)
+        return pytree.tree_map(lambda i: made(self.leaves[i]), self.form)
 
     def extra_repr(self) -> str:
         """What it returns."""

@@ -57,7 +57,7 @@ def constructed_changes(source: nn.Module, module: nn.Module) -> dict[Spot, Any]
     budget = _Budget()
     cut = dict(module.named_modules(remove_duplicate=False))
     for path, layer in source.named_modules():
-        if not is_torchs(layer) and type(layer) is type(cut[path]):
+        if not is_torchs(layer) and path in cut and type(layer) is type(cut[path]):
             found.update((Spot(path, (), name), value) for name, value in _followers(layer, cut[path], budget).items())
     return found
 
@@ -149,7 +149,7 @@ def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _
     small = sum(tensor.numel() for tensor in layer.parameters()) <= _SMALL
     for device in ("meta", "cpu") if small else ("meta",):
         try:
-            with torch.device(device), _unseen():
+            with torch.device(device), unseen():
                 made = type(layer)(**copy.deepcopy(dict(arguments)))
         except Exception:  # noqa: BLE001  # the user's code refuses sizes in any way
             continue
@@ -158,7 +158,7 @@ def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _
 
 
 @contextmanager
-def _unseen() -> Iterator[None]:
+def unseen() -> Iterator[None]:
     """Leaves no trace of what a constructor prints, warns of, and draws."""
     states = random.getstate(), np.random.get_state()
     try:

@@ -82,6 +82,24 @@ class Decoding:
         return Check("cached", self.found[worst], self.accepted[worst], note)
 
 
+def prompt_of(source: nn.Module, example: Example) -> dict[str, Any] | None:
+    """What ``generate`` of transformers is called with for an example: the arguments that are no decoder's.
+
+    ``None`` where a module has no such method, or the example holds no tensor.
+    """
+    if not _generates(source):
+        return None
+    args, kwargs = example
+    names = [*_parameters(source)]
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    inputs = {
+        name: value
+        for name, value in given.items()
+        if isinstance(value, torch.Tensor) and not name.startswith(("decoder_", "labels"))
+    }
+    return inputs or None
+
+
 def decoding_of(source: nn.Module, example: Example) -> tuple[Decoding | None, str]:
     """How a decoder is decoded, as far as the user's module itself can do it; ``None`` for what is no decoder.
 

@@ -21,6 +21,8 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch import onnx_export as torch_onnx
 from graphprune.hosts.torch import runs as torch_runs
+from graphprune.hosts.torch.checkpoints.asking import Asking
+from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
 from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.runs import OtherRuns
@@ -94,7 +96,19 @@ class TorchHost(Program):
             model, host = again
             noticed = []
         runs = torch_runs.other_runs(model, example, host, caches=any(noticed))
+        if host.narrow is not None and runs.unreached:  # another way through the code may read what is cut here
+            raise host.narrow.error
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
+
+    @cached_property
+    def asking(self) -> Asking:
+        """What the configs of the user's module can say of a smaller one."""
+        return Asking.of(self.source, {name: (name, *aliases) for name, aliases in self.tied.items()})
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The folder that the user's module was read from, where it holds the files of a tokenizer."""
+        return tokenizer_of(self.source)
 
     @property
     def keeps_code(self) -> bool:
@@ -142,19 +156,15 @@ class TorchHost(Program):
         made = super().replaced(tensors)
         return replace(made, runs=self.runs.following(made.tensors))
 
-    def with_values_of(self, module: torch.nn.Module) -> TorchHost:
-        """A copy with the parameters and buffers that a module has under the same names; itself if they are the same.
+    def with_values_of(self, named: Mapping[str, torch.Tensor]) -> TorchHost:
+        """A copy with the values of parameters and buffers of the same names; itself if they are the same.
 
         Args:
-            module: The module that was made of this host, trained since, perhaps.
+            named: Those of the module that was made of this host, trained since, perhaps.
 
         Raises:
             OutputError: It has lost a parameter, or one has another shape.
         """
-        named: dict[str, torch.Tensor] = {
-            **dict(module.named_parameters(remove_duplicate=False)),
-            **dict(module.named_buffers(remove_duplicate=False)),
-        }
         changed: dict[str, Array] = {}
         for name in self.tied:
             old, new = self.tensor(name), named.get(name)
@@ -195,6 +205,7 @@ class TorchHost(Program):
         Raises:
             OutputError: It cannot be exported or written.
         """
+        self._require_broad()
         outputs, entries = self.output_names, metadata or {}
         example, shapes = self.example, self.dynamic_shapes
         torch_onnx.save(self.module, example, shapes, outputs, Path(path), lambda _: entries, proof, beside=beside)
@@ -205,9 +216,18 @@ class TorchHost(Program):
         Raises:
             OutputError: It cannot be exported or written.
         """
+        self._require_broad()
         stored = {value.name: self.tensor(value.name) for value in self.graph().stored}
 
         def metadata(model: Any) -> dict[str, str]:
             return {METADATA: write_origins(fingerprint, torch_onnx.origins(model, stored))}
 
         torch_onnx.save(self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), metadata)
+
+    def _require_broad(self) -> None:
+        """Refuses what would be a file of one of several ways that the code takes."""
+        if self.narrow is not None:
+            raise OutputError(
+                f"the model's code decides by values what it computes ({self.narrow.where}), which a file cannot; the "
+                "pruned module does, save it as a checkpoint"
+            )

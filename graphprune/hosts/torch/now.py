@@ -7,6 +7,7 @@ example of its graph with floating-point inputs of the types that the weights ha
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,15 +15,17 @@ from torch.utils import _pytree as pytree
 
 from graphprune.errors import GraphpruneError, OutputError, first_line
 from graphprune.hosts.torch.host import TorchHost
+from graphprune.hosts.torch.stored import named_tensors
 from graphprune.hosts.torch.trace import Example, inference
 
 
-def as_it_is(host: TorchHost, module: torch.nn.Module) -> tuple[TorchHost, bool]:
+def as_it_is(host: TorchHost, module: torch.nn.Module, former: Callable[[str], str] = str) -> tuple[TorchHost, bool]:
     """The graph of a module that was made of a host, with the values and types that it has now.
 
     Args:
         host: The host.
         module: The module, which may have been trained or changed its type since.
+        former: From names in the module to those in the host, where they differ.
 
     Returns:
         The host with the module's values, and whether types have changed.
@@ -30,16 +33,17 @@ def as_it_is(host: TorchHost, module: torch.nn.Module) -> tuple[TorchHost, bool]
     Raises:
         OutputError: The module was rebuilt since, or it does not run with the types that it has.
     """
-    types = _types(host, module)
+    named = {former(name): tensor for name, tensor in named_tensors(module).items()}
+    types = _types(host, named)
     if all(new == {old} for old, new in types.items()):
-        return host.with_values_of(module), False
-    host.with_values_of(module)  # says what else has changed
+        return host.with_values_of(named), False
+    host.with_values_of(named)  # says what else has changed
     reason = ""
     for example in _examples(host.example, types):
         try:
             with inference(module):
                 module(*example[0], **example[1])
-            given = _as_one(module, example)
+            given = as_one(module, example)
             return TorchHost.trace(module, given, host.dynamic_shapes).folded().without_dead_nodes(), True
         except Exception as error:  # noqa: BLE001  (operators raise what they like about types)
             reason = reason or (str(error) if isinstance(error, GraphpruneError) else first_line(error))
@@ -50,12 +54,8 @@ def as_it_is(host: TorchHost, module: torch.nn.Module) -> tuple[TorchHost, bool]
     )
 
 
-def _types(host: TorchHost, module: torch.nn.Module) -> dict[torch.dtype, set[torch.dtype]]:
+def _types(host: TorchHost, now: Mapping[str, torch.Tensor]) -> dict[torch.dtype, set[torch.dtype]]:
     """For each floating-point type of the host's tensors: what has become of it in the module."""
-    now = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
     found: dict[torch.dtype, set[torch.dtype]] = {}
     for name in host.tied:
         old, new = host.tensor(name), now.get(name)
@@ -80,7 +80,7 @@ def _cast(example: Example, types: dict[torch.dtype, torch.dtype]) -> Example:
     return args, kwargs
 
 
-def _as_one(module: torch.nn.Module, example: Example) -> tuple[Any, ...] | dict[str, Any]:
+def as_one(module: torch.nn.Module, example: Example) -> tuple[Any, ...] | dict[str, Any]:
     """Arguments as :meth:`TorchHost.trace` takes them: all by position, or all by name."""
     args, kwargs = example
     if not kwargs:

@@ -138,8 +138,12 @@ def test_exported_program_is_taken() -> None:
 
 def test_failure_to_export() -> None:
     class Branching(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x):  # a layer stays out of sight, whichever way it takes
+            return self.a(x) if x.sum() > 0 else self.b(x)
 
     with pytest.raises(ModelError) as caught:
         TorchHost.trace(Branching(), (X,))
