@@ -41,6 +41,8 @@ def prune(
     calibration: Any = None,
     samples: int = SAMPLES,
     statistics: str | Path | None = None,
+    recover_data: Any = None,
+    recover_folder: str | Path | None = None,
     evaluate: Any = None,
     metric: str | None = None,
     shapes: Shapes | None = None,
@@ -67,6 +69,8 @@ def prune(
         samples: At most so many of them are used.
         statistics: A file (``.npz``) of what was measured on them: read if it is there and of this model and these
             data, else written.
+        recover_data: What recovery trains on, instead of ``calibration``: any number of unlabelled inputs.
+        recover_folder: Where recovery notes where it stands; a call that was stopped goes on from there.
         evaluate: Your metric, measured before and after: a function that takes a
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
             (``"package.module:function"``), or labelled data.
@@ -101,8 +105,8 @@ def prune(
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
-        wanted, statistics=statistics, latency=latency, export=export, profile=profile, dump_after=dump_after,
-        dump=dump, verify_each=verify_each, progress=progress,
+        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder, latency=latency,
+        export=export, profile=profile, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
-from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, Recover, meeting_latency
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
@@ -34,6 +34,8 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
+        recover_data: What recovery trains on, instead of the calibration data.
+        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         export: Whether a file of a PyTorch model is written and proven at once, and not only by
             :meth:`graphprune.result.Result.save_onnx`, which takes it then: its check is in the report.
         dump_after: Names of passes after which the graph is given to ``dump``.
@@ -46,6 +48,8 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
+    recover_data: Any = None
+    recover_folder: str | Path | None = None
     export: bool = False
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
@@ -111,6 +115,7 @@ _Run = Callable[[Sequence[Pass], State], State]
 def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tuple[State, tuple[Pass, ...], _Run]:
     """A compilation before anything is measured on data: its state, the passes to come, and what runs them."""
     observer = running.observer
+    require_recoverable(recipe, running, calibrated=opened.calibrated)
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -137,8 +142,11 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     state = run(passes[:n], state)
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
-    fitted, held = set_apart(opened.batches(recipe.seed))
-    return replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer)), passes[n:], run
+    fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.recover)
+    more = opened.more(running.recover_data, recipe.seed)
+    folder = None if running.recover_folder is None else Path(running.recover_folder)
+    state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
+    return state, passes[n:], run
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,19 @@ def measure_before(opened: Opened, recipes: Iterable[Recipe], running: Running) 
             state, rest, run = _begun(opened, recipe, running, reach)
             run(rest[: next((i for i, each in enumerate(rest) if keys.PLAN in each.gives), 0)], state)
     return reach
+
+
+def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -> None:
+    """Refuses a recovery without inputs, and inputs without a recovery.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if recipe.recovery.recover and not calibrated:
+        raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
+    given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
+    if given and not recipe.recovery.recover:
+        raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
 
 
 def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
@@ -208,12 +229,18 @@ def finishing(state: State, recipe: Recipe, running: Running) -> tuple[Pass, ...
     does. Most who prune a module never want one.
     """
     verify, seed = bool(recipe.proof.verify), recipe.seed
-    refitted = state.plan is not None and bool(state.plan.options.get("compensated"))
+    how, recover = recipe.recovery, None
+    if how.recover:
+        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
+        recover = Recover(*options, seed)
+    refitted = recover is not None or (state.plan is not None and bool(state.plan.options.get("compensated")))
     file = running.export or running.latency or refitted or not state.host.exports
+    rebuild = RebuildModule(proof=verify) if state.host.exports else None
     passes: tuple[Pass | None, ...] = (
+        *((rebuild, recover) if recover is not None else ()),  # what follows is of trained weights
         CheckExport(seed, required=running.latency) if verify and file else None,
         MeasureLatency(seed) if running.latency else None,
-        RebuildModule(proof=verify) if state.host.exports else None,
+        rebuild if recover is None else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)

@@ -174,6 +174,14 @@ class Opened(Holder):
             found[key] = open_batches(self.data, self.host, samples=self.samples, seed=seed)
         return found[key]
 
+    def more(self, data: Any, seed: int) -> Batches | None:
+        """Other data for the model than its calibration data; all of them; ``None`` if there are none.
+
+        Raises:
+            OptionError: They cannot be read, or do not fit.
+        """
+        return None if data is None else open_batches(data, self.host, samples=None, seed=seed)
+
     def evaluation(self, observer: Observer) -> Evaluation | None:
         """The user's metric, measured on the original as it is now; ``None`` if there is none.
 

@@ -52,6 +52,7 @@ def prune(
             **running.keywords(dump),
             calibration=inputs,
             statistics=data.statistics,
+            **data.recovery(),
             evaluate=evaluation,
             metric=data.metric,
             latency=not showing.no_latency,

@@ -63,6 +63,7 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
         widths=width_rows(analysis, plan, gone),
         whole=whole_rows(analysis, state.left_whole),
         losses=() if state.batches is None else tuple(map(str, judges_for(state.original or state.host, state.asked))),
+        recovery=state.recovered,
     )
 
 

@@ -80,6 +80,48 @@ class AttributeRow:
 
 
 @dataclass(frozen=True)
+class RecoveryRow:
+    """What has come of training the pruned model towards the original's outputs.
+
+    Attributes:
+        before: What the outputs lost on inputs that were not trained on; relative to what answering always their mean
+            would lose, where there are several.
+        after: The same, with what was trained.
+        taken: Whether that was taken; if not, the weights are what they were.
+        steps: How many steps the last run had.
+        at: After how many of them the state was reached that was taken.
+        rate: The learning rate.
+        samples: Of a step.
+        data: How many samples there were to train on.
+        rates: Pairs of a rate that was tried and what was lost with it.
+        held: Pairs of a number of steps of the last run and what was lost after them.
+        losses: The training loss of each step.
+    """
+
+    before: float
+    after: float
+    taken: bool
+    steps: int
+    at: int
+    rate: float
+    samples: int
+    data: int
+    rates: tuple[tuple[float, float], ...] = ()
+    held: tuple[tuple[int, float], ...] = ()
+    losses: tuple[float, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        """A sentence for the report."""
+        how = (
+            f"{self.steps} steps of {self.samples} of {self.data} samples without labels, learning rate {self.rate:.2g}"
+        )
+        lost = f"lost {self.before:.3g} before and {self.after:.3g} after it"
+        if not self.taken:
+            return f"training ({how}) did not help and was not taken: on inputs apart from it the outputs {lost}"
+        return f"recovered by training towards the original's outputs ({how}): on inputs apart from it they {lost}"
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """Median milliseconds in onnxruntime before and after, on so many threads."""
 
@@ -174,6 +216,7 @@ class Report:
         widths: The sizes of every stored weight before and after.
         whole: What could have been pruned and was left whole by default, or as the user said.
         losses: How outputs were compared wherever losses were measured, and why so; none without calibration data.
+        recovery: What has come of training, if there was any.
     """
 
     costs: tuple[Cost, ...]
@@ -192,6 +235,7 @@ class Report:
     widths: tuple[WidthRow, ...] = field(default=(), repr=False)
     whole: tuple[WholeRow, ...] = field(default=(), repr=False)
     losses: tuple[str, ...] = field(default=(), repr=False)
+    recovery: RecoveryRow | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """All fields as values, so that a report can go to another process."""
