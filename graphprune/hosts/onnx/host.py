@@ -396,7 +396,5 @@ class OnnxHost(Gradients):
         # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
-        bound = self.bound
-        save(
-            proto, store, Path(path), metadata, sources=self.sources, original=self.original, bound=bound, beside=beside
-        )
+        sources, original, bound = self.sources, self.original, self.bound
+        save(proto, store, Path(path), metadata, sources=sources, original=original, bound=bound, beside=beside)
