@@ -142,7 +142,7 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     state = run(passes[:n], state)
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
-    fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.recover)
+    fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.on)
     more = opened.more(running.recover_data, recipe.seed)
     folder = None if running.recover_folder is None else Path(running.recover_folder)
     state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
@@ -185,10 +185,10 @@ def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -
     Raises:
         OptionError: It is one of these.
     """
-    if recipe.recovery.recover and not calibrated:
+    if recipe.recovery.on and not calibrated:
         raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
     given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
-    if given and not recipe.recovery.recover:
+    if given and not recipe.recovery.on:
         raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
 
 
@@ -230,7 +230,7 @@ def finishing(state: State, recipe: Recipe, running: Running) -> tuple[Pass, ...
     """
     verify, seed = bool(recipe.proof.verify), recipe.seed
     how, recover = recipe.recovery, None
-    if how.recover:
+    if how.on:
         options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
         recover = Recover(*options, seed)
     refitted = recover is not None or (state.plan is not None and bool(state.plan.options.get("compensated")))

@@ -62,6 +62,10 @@ class Opening:
         return {"shapes": shapes, "trust": self.trust}
 
 
+RECOVERY = ("recover_data", "recover_folder")
+"""Options of :class:`Data` for commands that train."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """What a model is measured on, and how that is read.

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 import graphprune as gp
-from graphprune.commands.bundles import AsJson, Data, Model, Opening, Running, Showing
+from graphprune.commands.bundles import RECOVERY, AsJson, Data, Model, Opening, Running, Showing
 from graphprune.commands.offered import Offers
 from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, print_json, progress, require_distinct
@@ -108,7 +108,7 @@ def sweep(
         list[str], typer.Option("--target", metavar="METRIC=VALUE", help="One point, as for prune. Repeatable.")
     ],
     recipe: Annotated[Recipe, Offers(without=("target",))],
-    data: Data,
+    data: Annotated[Data, Offers(without=RECOVERY)],
     opening: Opening,
     running: Annotated[Running, Offers(without=("time_passes",))],
     showing: Annotated[Sweeping, Offers(without=("full",))],
@@ -157,7 +157,7 @@ def sensitivity(
     ] = None,
     trials: Trials,
     recipe: Annotated[Recipe, Offers(only=("criterion", "loss", "protect", "only", "seed"), read=True)],
-    data: Annotated[Data, Offers(without=("statistics",), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
+    data: Annotated[Data, Offers(without=("statistics", *RECOVERY), unset={"samples": f"{SENSITIVITY_SAMPLES}"})],
     opening: Opening,
     plotting: Annotated[Plotting, Offers(without=("save_models",))],
     showing: AsJson,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from rich.table import Table
 
 import graphprune as gp
-from graphprune.commands.bundles import Data, Model, Opening, Output, Plan, Running, Showing, Writing, Written
+from graphprune.commands.bundles import RECOVERY, Data, Model, Opening, Output, Plan, Running, Showing, Writing, Written
 from graphprune.commands.offered import Offers
 from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, present, print_json, progress, require_distinct
@@ -77,7 +77,7 @@ def apply(
     plan: Plan,
     output: Output,
     recipe: Annotated[Recipe, Offers(only=("seed", "verify"))],
-    data: Annotated[Data, Offers(without=("statistics", "evaluate", "metric", "labels"))],
+    data: Annotated[Data, Offers(without=("statistics", "evaluate", "metric", "labels", *RECOVERY))],
     opening: Opening,
     writing: Annotated[Writing, Offers(without=("plan_out", "to"))],
     showing: Showing,

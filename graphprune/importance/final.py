@@ -286,7 +286,7 @@ def _axis_of_many(graph: Graph, makers: Makers, name: str) -> int | None:
     if node is None or node.rule is None or node.rule.results[0] is None:
         return None
     made = {factor for dim in node.rule.results[0] for factor in factors_of(dim)}
-    for layout, operand in zip(node.rule.operands, node.operands, strict=True):
+    for layout, operand in zip(node.rule.operands, node.operands, strict=False):
         if layout is None or operand is None or not _is_stored(graph, makers, operand):
             continue
         factors = [factor for dim in layout for factor in factors_of(dim)]

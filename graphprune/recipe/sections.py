@@ -230,7 +230,7 @@ class Recovery(Section):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. On the calibration inputs, without labels; a
+        recover: Train the pruned model to answer as the original does. Each of the options below asks for it, too. On the calibration inputs, without labels; a
             rate and a state are chosen by inputs that are kept apart, and what does not help on these is not taken.
         recover_steps: Steps of training; 0 for 600.
         recover_minutes: Train at most so long; 0 for as long as the steps take.
@@ -252,11 +252,7 @@ class Recovery(Section):
     recover_rank: int = option(16)
 
     def require(self) -> None:
-        """Refuses numbers that mean nothing, and options of a recovery that there is not.
-
-        Raises:
-            OptionError: One does not.
-        """
+        """Refuses numbers that mean nothing."""
         if not isinstance(self.recover, bool):
             raise OptionError(f"recover is {self.recover!r:.60}; expected True or False")
         if self.recover_weights not in TRAINED:
@@ -266,9 +262,11 @@ class Recovery(Section):
                 raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if self.recover_rank < 1:
             raise OptionError(f"recover_rank is {self.recover_rank}; expected 1 or more")
-        if not self.recover:
-            given = next(iter(self.differing()))
-            raise OptionError(f"'{given}' says how the model is recovered, and it is not; give 'recover' too")
+
+    @property
+    def on(self) -> bool:
+        """Whether it is trained: where that is asked for, or anything of how it is."""
+        return bool(self.differing())
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

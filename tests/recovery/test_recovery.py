@@ -237,7 +237,7 @@ def test_low_rank_additions_are_merged() -> None:
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no data": ({"recover": True}, "recovery needs inputs"),
-    "steps alone": ({"recover_steps": 5}, "give 'recover' too"),
+    "steps and no data": ({"recover_steps": 5}, "recovery needs inputs"),
     "weights": ({"recover": True, "recover_weights": "al"}, "unknown recover_weights 'al'"),
     "rate": ({"recover": True, "recover_rate": -1.0}, "expected 0 or more"),
     "data alone": ({"recover_data": np.zeros((4, WIDTH), np.float32)}, "give 'recover' too"),
