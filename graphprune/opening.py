@@ -67,7 +67,7 @@ def open_host(
             return _torch_host(built, example_inputs if example_inputs is not None else inputs, dynamic_shapes)
         if not text.endswith(".onnx") and (kind := kind_of(model)):
             return kind.open(model, **given)
-        if Path(text).is_dir():
+        if is_there(Path(text)) and Path(text).is_dir():
             return _checkpoint_host(Path(text), example_inputs, shapes, dynamic_shapes, trust=trust)
         _require_graph(text)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))

@@ -230,8 +230,9 @@ class Recovery(Section):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. Each of the options below asks for it, too. On the calibration inputs, without labels; a
-            rate and a state are chosen by inputs that are kept apart, and what does not help on these is not taken.
+        recover: Train the pruned model to answer as the original does. Each of the options below asks for it, too. On the
+            calibration inputs, without labels; a rate and a state are chosen by inputs that are kept apart, and what does
+            not help on these is not taken.
         recover_steps: Steps of training; 0 for 600.
         recover_minutes: Train at most so long; 0 for as long as the steps take.
         recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
