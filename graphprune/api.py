@@ -41,12 +41,15 @@ def prune(
     calibration: Any = None,
     samples: int = SAMPLES,
     statistics: str | Path | None = None,
+    recover_data: Any = None,
+    recover_folder: str | Path | None = None,
     evaluate: Any = None,
     metric: str | None = None,
     shapes: Shapes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     latency: bool = False,
+    export: bool = False,
     profile: Profile | str | Path | None = None,
     dump_after: Iterable[str] = (),
     dump: Callable[[str], None] = lambda text: None,
@@ -66,6 +69,8 @@ def prune(
         samples: At most so many of them are used.
         statistics: A file (``.npz``) of what was measured on them: read if it is there and of this model and these
             data, else written.
+        recover_data: What recovery trains on, instead of ``calibration``: any number of unlabelled inputs.
+        recover_folder: Where recovery notes where it stands; a call that was stopped goes on from there.
         evaluate: Your metric, measured before and after: a function that takes a
             :class:`graphprune.evaluation.Runner` and returns a number or a mapping of numbers, its name
             (``"package.module:function"``), or labelled data.
@@ -74,6 +79,8 @@ def prune(
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
         latency: Whether to measure latency in onnxruntime before and after.
+        export: Whether the ONNX file of a PyTorch model is written and proven at once, so that the report has its check
+            and :meth:`Result.save_onnx` takes it; else it is exported and proven when it is saved.
         profile: The table of latencies that :func:`profile` made, or its file; absent, a quick one is made where a
             latency target needs it. One of another machine is taken at its word: nothing is measured here.
         dump_after: Names of passes after which the graph is given to ``dump``.
@@ -98,8 +105,8 @@ def prune(
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
-        wanted, statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,
-        verify_each=verify_each, progress=progress,
+        wanted, statistics=statistics, recover_data=recover_data, recover_folder=recover_folder, latency=latency,
+        export=export, profile=profile, dump_after=dump_after, dump=dump, verify_each=verify_each, progress=progress,
     )  # fmt: skip
 
 
@@ -163,6 +170,7 @@ def apply(
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
     latency: bool = False,
+    export: bool = False,
     seed: int = 0,
     progress: Progress = None,
 ) -> Result:
@@ -178,7 +186,7 @@ def apply(
         model, example_inputs, data=calibration, samples=samples, shapes=shapes, dynamic_shapes=dynamic_shapes,
         trust=trust,
     )  # fmt: skip
-    return session.apply(plan, verify=verify, latency=latency, seed=seed, progress=progress)
+    return session.apply(plan, verify=verify, latency=latency, export=export, seed=seed, progress=progress)
 
 
 @blaming_models

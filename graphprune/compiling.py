@@ -14,7 +14,7 @@ from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
-from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, meeting_latency
+from graphprune.passes import CheckExport, Evaluate, MeasureLatency, Pass, RebuildModule, Recover, meeting_latency
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import named, run_pipeline
 from graphprune.pipeline.state import State
@@ -34,6 +34,10 @@ class Running:
         statistics: A file (``.npz``) of what is measured on the data: read if it is there, else written.
         profile: The table of latencies that :meth:`graphprune.Session.profile` made, or its file.
         latency: Whether to measure latency in onnxruntime before and after.
+        recover_data: What recovery trains on, instead of the calibration data.
+        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
+        export: Whether a file of a PyTorch model is written and proven at once, and not only by
+            :meth:`graphprune.result.Result.save_onnx`, which takes it then: its check is in the report.
         dump_after: Names of passes after which the graph is given to ``dump``.
         dump: Takes the text of a graph.
         verify_each: Whether to check the model after every pass.
@@ -44,6 +48,9 @@ class Running:
     statistics: str | Path | None = None
     profile: Profile | str | Path | None = None
     latency: bool = False
+    recover_data: Any = None
+    recover_folder: str | Path | None = None
+    export: bool = False
     dump_after: Iterable[str] = ()
     dump: Callable[[str], None] = field(default=lambda text: None, repr=False)
     verify_each: bool = False
@@ -89,10 +96,12 @@ def compiled(opened: Opened, recipe: Recipe, running: Running, reach: Reach = wi
         GraphpruneError: One of its kinds, with a message that says what to do.
     """
     state, rest, run = _begun(opened, recipe, running, reach)
+    behind = finishing(state, recipe, running)
+    running.observer.expected([each.name for each in (*rest, *behind)])
     state = run(rest, state)
     if recipe.passes:
         state.require_sliced()
-    result = finished(noted(state, recipe), recipe, latency=running.latency)
+    result = replace(finished(noted(state, recipe), recipe, running), before=opened.before)
     if recipe.passes:
         require_met(result, parse_targets(recipe.targets) if recipe.targets else ())
     if running.profile is None or latency_target(rest):
@@ -106,6 +115,7 @@ _Run = Callable[[Sequence[Pass], State], State]
 def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tuple[State, tuple[Pass, ...], _Run]:
     """A compilation before anything is measured on data: its state, the passes to come, and what runs them."""
     observer = running.observer
+    require_recoverable(recipe, running, calibrated=opened.calibrated)
     if recipe.passes and running.statistics is not None:
         raise OptionError(
             "'statistics' has no effect beside a pipeline; give it to the pass that takes it, as in "
@@ -132,8 +142,11 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     state = run(passes[:n], state)
     require_selected(state, passes)  # before any data are read
     state = reach(state, passes[n:])
-    fitted, held = set_apart(opened.batches(recipe.seed))
-    return replace(state, batches=fitted, held=held, evaluation=opened.evaluation(observer)), passes[n:], run
+    fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.recover)
+    more = opened.more(running.recover_data, recipe.seed)
+    folder = None if running.recover_folder is None else Path(running.recover_folder)
+    state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
+    return state, passes[n:], run
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,19 @@ def measure_before(opened: Opened, recipes: Iterable[Recipe], running: Running) 
     return reach
 
 
+def require_recoverable(recipe: Recipe, running: Running, *, calibrated: bool) -> None:
+    """Refuses a recovery without inputs, and inputs without a recovery.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if recipe.recovery.recover and not calibrated:
+        raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
+    given = next((n for n in ("recover_data", "recover_folder") if getattr(running, n) is not None), None)
+    if given and not recipe.recovery.recover:
+        raise OptionError(f"'{given}' is about recovery, and the model is not recovered; give 'recover' too")
+
+
 def reach_of(opened: Opened, recipes: Iterable[Recipe], running: Running) -> Reaching:
     """What says that the groups are to be measured that one of several recipes can cut, so that one walk is enough."""
     names: frozenset[str] = frozenset()
@@ -196,34 +222,46 @@ def noted(state: State, recipe: Recipe) -> State:
     return replace(state, plan=replace(state.plan, recipe=recipe.to_dict()))
 
 
-def finishing(state: State, recipe: Recipe, *, latency: bool) -> tuple[Pass, ...]:
-    """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric."""
+def finishing(state: State, recipe: Recipe, running: Running) -> tuple[Pass, ...]:
+    """What is done with a model that is cut and refitted: its file, its latency, the user's module, their metric.
+
+    The file of a PyTorch model is written where somebody looks at it now: a plan that notes what a refit has made of it
+    does. Most who prune a module never want one.
+    """
     verify, seed = bool(recipe.proof.verify), recipe.seed
+    how, recover = recipe.recovery, None
+    if how.recover:
+        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
+        recover = Recover(*options, seed)
+    refitted = recover is not None or (state.plan is not None and bool(state.plan.options.get("compensated")))
+    file = running.export or running.latency or refitted or not state.host.exports
+    rebuild = RebuildModule(proof=verify) if state.host.exports else None
     passes: tuple[Pass | None, ...] = (
-        CheckExport(seed, required=latency) if verify else None,
-        MeasureLatency(seed) if latency else None,
-        RebuildModule(proof=verify) if state.host.exports else None,
+        *((rebuild, recover) if recover is not None else ()),  # what follows is of trained weights
+        CheckExport(seed, required=running.latency) if verify and file else None,
+        MeasureLatency(seed) if running.latency else None,
+        rebuild if recover is None else None,
         Evaluate() if state.evaluation is not None else None,
     )
     return tuple(each for each in passes if each is not None and not each.gives <= state.done)
 
 
-def finished(state: State, recipe: Recipe, *, latency: bool) -> Result:
+def finished(state: State, recipe: Recipe, running: Running) -> Result:
     """The result of a state with a plan and a model that is what the plan says.
 
     Args:
         state: The state.
         recipe: Whether to prove the result, and by which seed.
-        latency: Whether to measure latency.
+        running: Whether to measure latency, and whether to write a file now.
     """
-    state = run_pipeline(finishing(state, recipe, latency=latency), state)
-    if state.export is not None:
+    state = run_pipeline(finishing(state, recipe, running), state)
+    if state.export is not None and not state.host.exports:  # of what is a file already, another is soon written
         state.export.close()
         state = replace(state, export=None)
-    plan = state.plan
+    plan, verify = state.plan, bool(recipe.proof.verify)
     assert plan is not None
-    report = report_of(state, moved=bool(recipe.proof.verify), seed=recipe.seed)
-    return Result(plan, report, state.host, state, state.module)
+    report = report_of(state, moved=verify, seed=recipe.seed)
+    return Result(plan, report, state.host, state, state.module, proves=verify)
 
 
 def with_note(result: Result, note: str) -> Result:

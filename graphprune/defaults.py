@@ -33,3 +33,6 @@ STOCK_COMPENSATION = "as-is"
 """The refit with calibration data where a config has to say what is left: no layer gets a bias."""
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""
+
+TRAINED = ("all", "biases", "lora")
+"""Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""

@@ -7,7 +7,7 @@ does not know for whom it works, is given a :data:`Count` and tells how much of 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,9 @@ class Observer:
     def finished(self, name: str, seconds: float, state: Any) -> None:
         """Told the name of a pass that has run, how long it took, and the compiler's state after it."""
 
+    def expected(self, names: Sequence[str]) -> None:
+        """Told the names of the steps that are to come, in order, as far as they are known: again where more are."""
+
     def begin(self, name: str) -> None:
         """Tells that a step begins that is not counted."""
         self.step(Step(name))
@@ -95,13 +98,25 @@ class Several(Observer):
         for each in self.observers:
             each.finished(name, seconds, state)
 
+    def expected(self, names: Sequence[str]) -> None:
+        """Tells all."""
+        for each in self.observers:
+            each.expected(names)
+
 
 @dataclass(frozen=True)
 class Within(Observer):
-    """Steps that are parts of something larger: ``macs=0.8 (2 of 5)``."""
+    """Steps that are parts of something larger: ``macs=0.8 (2 of 5)``.
+
+    Attributes:
+        observer: Is told of them.
+        what: What they are parts of.
+        behind: How many such parts come after this one, of steps like its own.
+    """
 
     observer: Observer
     what: str
+    behind: int = 0
 
     def step(self, step: Step) -> None:
         """Tells the step as a part of it."""
@@ -110,6 +125,10 @@ class Within(Observer):
     def finished(self, name: str, seconds: float, state: Any) -> None:
         """Hands it on."""
         self.observer.finished(name, seconds, state)
+
+    def expected(self, names: Sequence[str]) -> None:
+        """Hands it on, with the same steps once more for each part that comes behind."""
+        self.observer.expected([*names] * (1 + self.behind))
 
 
 class Logged(Observer):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from graphprune.brief import brief
 from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches, require_inputs
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.hosts.host import Host
 from graphprune.observer import Observer
-from graphprune.opening import Shapes, layout_of, open_host, require_samples
+from graphprune.opening import Shapes, layout_of, open_host, rebound, require_samples
 from graphprune.pipeline.state import State
+from graphprune.planning.plan import PruningPlan
 from graphprune.statistics.measurements import Measurements
 from graphprune.turns import Holder
 
@@ -51,6 +52,7 @@ class Opened(Holder):
         shapes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        before: What has been made of another model to get this one; see :meth:`graphprune.Session.of`.
         measured: What was measured, by digests of what it was measured on.
 
     Raises:
@@ -69,6 +71,7 @@ class Opened(Holder):
     shapes: Shapes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
+    before: PruningPlan | None = field(default=None, kw_only=True, repr=False)
     measured: Measurements = field(default_factory=Measurements, init=False, repr=False)
     _held: _Held = field(default_factory=_Held, init=False, repr=False)
 
@@ -77,6 +80,11 @@ class Opened(Holder):
         require_evaluation(self.evaluate, self.metric)
         given = self.data if isinstance(self.data, Inputs) else Inputs(self.data, self.samples)
         require_inputs(given)
+
+    def holding(self, host: Host) -> Self:
+        """This, with its model opened already."""
+        self._held.host, self._held.layout = host, layout_of(self.model)
+        return self
 
     def begin(self) -> None:
         """Begins something: weights and data may have changed in place since the last thing that was done."""
@@ -101,12 +109,18 @@ class Opened(Holder):
 
     @property
     def host(self) -> Host:
-        """The model, opened now if need be: also where a module holds other tensors than it did, or of other types.
+        """The model, opened now if need be: also where a module holds tensors of other types or sizes than it did.
+
+        Others of the same kinds, as a checkpoint brings them, take the places of those that were there.
 
         Raises:
             GraphpruneError: It cannot be opened; see :func:`graphprune.opening.open_host`.
         """
         held, layout = self._held, layout_of(self.model)
+        if held.host is not None and held.layout != layout:
+            held.host = rebound(held.host, self.model, held.layout, layout)
+            if held.host is not None:
+                held.layout = layout
         if held.host is None or held.layout != layout:
             held.host = open_host(
                 self.model,
@@ -159,6 +173,14 @@ class Opened(Holder):
         if key not in found:
             found[key] = open_batches(self.data, self.host, samples=self.samples, seed=seed)
         return found[key]
+
+    def more(self, data: Any, seed: int) -> Batches | None:
+        """Other data for the model than its calibration data; all of them; ``None`` if there are none.
+
+        Raises:
+            OptionError: They cannot be read, or do not fit.
+        """
+        return None if data is None else open_batches(data, self.host, samples=None, seed=seed)
 
     def evaluation(self, observer: Observer) -> Evaluation | None:
         """The user's metric, measured on the original as it is now; ``None`` if there is none.

@@ -162,6 +162,24 @@ def layout_of(model: Any) -> object:
     return tuple((name, id(each), *_place(each)) for name, each in named)
 
 
+def rebound(host: Host, model: Any, before: object, now: object) -> Host | None:
+    """The host of a module that holds other tensors than it did, but of the same kinds; ``None`` if it is to be traced.
+
+    Args:
+        host: The module as it was.
+        model: The module.
+        before: Where its tensors were: :func:`layout_of`.
+        now: Where they are.
+    """
+    if not (isinstance(before, tuple) and isinstance(now, tuple)) or host.kind != "torch":
+        return None
+    if [(name, *place[1:]) for name, _, *place in before] != [(name, *place[1:]) for name, _, *place in now]:
+        return None
+    from graphprune.hosts.torch.again import rebound as bound_again
+
+    return bound_again(cast("Any", host), model)
+
+
 def _place(tensor: Any) -> tuple[Any, ...]:
     try:
         return tensor.data_ptr(), str(tensor.dtype), tuple(tensor.shape)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from graphprune.analysis.groups import analyze_graph
-from graphprune.compiling import Running, finished, with_note
+from graphprune.compiling import Running, finished, finishing, with_note
 from graphprune.data.batches import set_apart
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
@@ -88,10 +88,12 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
     if batches is not None and method != "none":
         passes.append(Compensate(method))
+    behind = finishing(state, recipe, running)
+    observer.expected([each.name for each in (*passes, *behind)])
     state = run_pipeline(
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
-    result = finished(state, recipe, latency=running.latency)
+    result = replace(finished(state, recipe, running), before=opened.before)
     if batches is not None and unknown:
         result = with_note(result, unknown)
     if method == "none" or batches is not None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
+from graphprune.hosts.export import Export
 from graphprune.hosts.host import Host
 from graphprune.hosts.onnx.host import OnnxHost
-from graphprune.hosts.parity import EXPORTED_DOUBLE, file_parity
+from graphprune.hosts.parity import EXPORTED_DOUBLE, NAME, file_parity
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
@@ -35,6 +36,8 @@ class Result:
         module: For PyTorch input, the pruned module: the user's own class with sliced parameters where the proof says
             that this is right, otherwise the pruned graph module; ``None`` for ONNX input.
         state: The compiler's state after the last pass.
+        before: The plan of all that was pruned before; ``None`` for the first time.
+        proves: Whether files of a PyTorch model are proven when they are saved; of what is not proven they are not.
     """
 
     plan: PruningPlan = field(repr=False)
@@ -42,6 +45,8 @@ class Result:
     host: Host = field(repr=False)
     state: State = field(repr=False)
     module: Any = field(default=None, repr=False)
+    proves: bool = field(default=True, repr=False)
+    before: PruningPlan | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         return f"Result({self.report!r}, host={self.host.kind}, module={type(self.module).__name__})"
@@ -51,34 +56,48 @@ class Result:
         return str(self.report)
 
     @in_turn
-    def save_onnx(self, path: str | Path) -> None:
+    def save_onnx(self, path: str | Path) -> tuple[Check, ...]:
         """Writes the pruned model as a checked ONNX file, whole or not at all.
 
         For PyTorch input with the weights and element types that :attr:`module` has now: train it, call ``half()``,
-        and save again. A file of another type is proven anew in onnxruntime; where that cannot run it, a
-        warning says so.
+        and save again. The file is proven in onnxruntime before it is in its place (that of an ONNX file is already);
+        where that cannot run it, a warning says so.
+
+        Returns:
+            What was proven of the file beside what the report says; nothing for ONNX input, or without a proof.
 
         Raises:
             OutputError: It cannot be written, or the module is no longer built as it was.
-            ProofError: The file of another type does not compute what the module does.
+            ProofError: The file does not compute what the module does.
         """
         if self.module is None:
             self.host.save_onnx(Path(path), metadata_of(self.plan))
-            return
+            return ()
         from graphprune.hosts.torch.now import as_it_is
 
         host, retyped = as_it_is(cast("TorchHost", self.host), self.module, self.state.former)
+        if isinstance(self.state.export, Export) and self.state.export.host is host:
+            self.state.export.save(Path(path))
+            return tuple(check for check in self.report.proof if check.name == NAME)
+        checks: list[Check] = []
 
         def proof(file: Path) -> None:
             try:
-                require((file_parity(host, file, host.example_inputs()),))
+                checks.append(file_parity(host, file, host.example_inputs()))
+                require(tuple(checks))
             except ModelError as error:
                 reason = str(error).replace(f"'{file}'", "it")
                 checked = ", onnx's reference evaluator in float64 has" if _agrees_in_double(host, file) else ""
                 text = f"onnxruntime has not checked '{path}'{checked}: {reason}"
                 warnings.warn(text, GraphpruneWarning, stacklevel=4)
 
-        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped else ()))
+        host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped or self.proves else ()))
+        return tuple(checks)
+
+    @property
+    def ledger(self) -> PruningPlan:
+        """The plan of this and all that was pruned before, by the units of the model that was first."""
+        return self.plan if self.before is None else self.before.then(self.plan)
 
     @in_turn
     def save_pretrained(self, folder: str | Path, tokenizer: Any = None) -> tuple[Check, ...]:

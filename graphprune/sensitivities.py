@@ -149,6 +149,7 @@ def tried(
     groups = chosen_groups(analysis, selection.only, selection.protect)
     if not groups:
         raise OptionError("no group of this model can be pruned, so there is nothing to try; see 'graphprune inspect'")
+    observer.expected(["measure the original", "group"])
     observer.begin("measure the original")
     judged = _judged(opened, state, samples)
     path = None if folder is None else Path(folder) / PARTIAL

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from graphprune.analysis.groups import Analysis
 from graphprune.collector import frozen_garbage_collection
@@ -37,6 +37,9 @@ from graphprune.result import Result
 from graphprune.sensitivities import tried
 from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
+
+if TYPE_CHECKING:
+    from graphprune.hosts.torch.host import TorchHost
 
 F = TypeVar("F", bound=Callable[..., Any])
 Progress = Observer | Callable[[str], None] | None
@@ -62,6 +65,9 @@ class Session(Opened):
     the data and of the part of them that was used. Weights of a PyTorch module that change between two calls, and data
     that change in place, are other weights and other data.
 
+    A module is traced once: training it, loading a checkpoint or moving its parameters needs no new trace, and what was
+    pruned goes on in a session of its own (:meth:`Session.of`).
+
     Methods take the keywords of the functions of the same names. Threads wait for each other.
 
     Args:
@@ -81,6 +87,33 @@ class Session(Opened):
     """
 
     _lock: AbstractContextManager[Any] = field(default_factory=threading.RLock, init=False, repr=False)
+
+    @classmethod
+    def of(cls, result: Result, **keywords: Any) -> Session:
+        """A session on what was pruned, which goes on from there: train ``result.module``, and prune it again.
+
+        The pruned module is not traced where it is of the user's class: its graph is known. ``ledger`` of the results
+        is about the units of the model that was first.
+
+        Args:
+            result: The pruned model.
+            **keywords: ``data``, ``samples``, ``evaluate`` and ``metric``, as for a new session.
+
+        Raises:
+            OptionError: One of them is wrong.
+            PlanError: The plans of all rounds are not one plan.
+        """
+        ledger = result.ledger
+        if result.module is None:
+            return cls(result.host, before=ledger, **keywords).holding(result.host)
+        from graphprune.hosts.torch.again import of_pruned
+        from graphprune.hosts.torch.now import as_one
+
+        pruned = cast("TorchHost", result.host)
+        given, shapes = as_one(result.module, pruned.example), pruned.dynamic_shapes
+        session = cls(result.module, given, dynamic_shapes=shapes, before=ledger, **keywords)
+        host = of_pruned(pruned, result.module)
+        return session if host is None else session.holding(host)
 
     @_one_at_a_time
     def analyze(self, protect: str | Sequence[str] = ()) -> Analysis:
@@ -109,6 +142,7 @@ class Session(Opened):
         *,
         verify: bool | Literal["accept-unproven"] = True,
         latency: bool = False,
+        export: bool = False,
         seed: int = 0,
         progress: Progress = None,
     ) -> Result:
@@ -118,13 +152,15 @@ class Session(Opened):
             plan: The plan, or its file.
             verify: Whether to prove the result.
             latency: Whether to measure latency.
+            export: Whether a file is written and proven at once; see :class:`graphprune.compiling.Running`.
             seed: Of the choice of samples, and of the proof's inputs.
             progress: Told each step before it begins.
 
         Raises:
             PlanError: The plan belongs to another model.
         """
-        return applied(self, plan, Recipe.of(verify=verify, seed=seed), Running(latency=latency, progress=progress))
+        running = Running(latency=latency, export=export, progress=progress)
+        return applied(self, plan, Recipe.of(verify=verify, seed=seed), running)
 
     @_one_at_a_time
     def verify(

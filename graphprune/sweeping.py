@@ -135,6 +135,7 @@ def swept(
     originals: list[FrontPoint] = []
     notes: dict[str, None] = {}
     failure: GraphpruneError | None = None
+    running = replace(running, export=running.export or folder is not None)
     if executor is None:
         outcomes = _one_by_one(opened, recipes, running, folder)
     else:
@@ -158,7 +159,7 @@ def _one_by_one(
 ) -> Iterator[tuple[str, Outcome | GraphpruneError]]:
     reach = reach_of(opened, recipes.values(), running) if opened.calibrated else with_reach
     for i, (name, recipe) in enumerate(recipes.items(), start=1):
-        inside = Within(running.observer, f"{name} ({i} of {len(recipes)})")
+        inside = Within(running.observer, f"{name} ({i} of {len(recipes)})", len(recipes) - i)
         try:
             result = compiled(opened, recipe, replace(running, progress=inside), reach)
         except GraphpruneError as error:

@@ -27,6 +27,7 @@ from graphprune.passes.measure_losses import MeasureLosses
 from graphprune.passes.meet_latency import MeetLatency, meeting_latency
 from graphprune.passes.protect_sensitive import ProtectSensitive
 from graphprune.passes.rebuild_module import RebuildModule
+from graphprune.passes.recover import Recover
 from graphprune.passes.remove_blocks import RemoveBlocks
 from graphprune.passes.remove_dead_nodes import RemoveDeadNodes
 from graphprune.passes.score import Score
@@ -58,6 +59,7 @@ __all__ = [
     "Pass",
     "ProtectSensitive",
     "RebuildModule",
+    "Recover",
     "RemoveBlocks",
     "RemoveDeadNodes",
     "Score",
@@ -91,6 +93,7 @@ PASSES: tuple[type[Pass], ...] = (
     CheckExport,
     MeasureLatency,
     RebuildModule,
+    Recover,
     Evaluate,
 )
 """The built-in passes."""

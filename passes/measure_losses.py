@@ -16,8 +16,8 @@ from graphprune.files import is_there
 from graphprune.importance import Evidence
 from graphprune.importance.context import Float, Scores
 from graphprune.importance.judge import judges_of
-from graphprune.importance.trial_runs import PRECISE
-from graphprune.importance.trials import SMOOTH, loss_curves, plan_trials
+from graphprune.importance.trial_runs import USUAL
+from graphprune.importance.trials import loss_curves, plan_trials
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -30,6 +30,9 @@ from graphprune.statistics.losses import Losses, add_losses, read_losses
 
 PIECES = 16
 """Inputs that are held apart are run in up to so many batches, of which a trial takes no more than it needs."""
+MANY = 1000
+"""Where a model gives so many numbers for a sample (maps, boxes, sequences); what is lost of a few scores differs too
+much from sample to sample to be told by few of them, and batches stay as they are."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class MeasureLosses(Pass):
         allowed = next(iter(tiers(chosen, asked=bool(state.selection.only))), frozenset())
         groups = [group for group in chosen if group.name in allowed]
         _, held = split_batches(len(state.batches))
-        pieces = state.batches.in_pieces(held, PIECES)
-        n_widths, n_batches = self._planned(state, pieces, len(groups))
         judges = judges_of(analysis.graph, state.asked)
+        numbers = sum(analysis.graph.values[each].n_elements for each in {judge.output for judge in judges})
+        many = numbers >= MANY * samples_of(analysis.graph)
+        pieces = state.batches.in_pieces(held, PIECES) if many else state.batches.part(held)
+        n_widths, n_batches = self._planned(state, pieces, len(groups))
         of = self._of(state, held, allowed, (n_widths, n_batches, pieces.batch_size))
         key = _digest(of, state.scores) if of else ""
         found, notes = state.measured.find(self.name, key), list[str]()
@@ -105,7 +110,7 @@ class MeasureLosses(Pass):
                 groups,
                 [pieces[i] for i in range(n_batches)],
                 n_widths,
-                smooth=SMOOTH,
+                sparing=USUAL,
                 progress=state.observer.counter(self.name),
             )
             if of and self.file:
@@ -144,7 +149,7 @@ class MeasureLosses(Pass):
             "split": f"{judged.split}, {fitted.split}",
             "loss": "; ".join(str(each) for each in judges_of(graph, state.asked)),
             "groups": hashlib.sha256("\n".join(sorted(allowed)).encode()).hexdigest(),
-            "trials": repr((*planned, PRECISE, SMOOTH, fitted.products)),
+            "trials": repr((*planned, USUAL, fitted.products)),
         }
 
     def _read(self, of: Mapping[str, str], state: State) -> tuple[dict[str, Float] | None, list[str]]:

@@ -50,7 +50,8 @@ class RebuildModule(Pass):
     :mod:`graphprune.hosts.torch.module`.
 
     Attributes:
-        proof: Whether what was proven of the module beside its forward counts among the checks.
+        proof: Whether the module is proven on random inputs beside the example, and what was proven of it beside its
+            forward counts among the checks.
     """
 
     name: ClassVar[str] = "rebuild-module"
@@ -71,7 +72,7 @@ class RebuildModule(Pass):
         state = replace(state, done=state.done | self.gives)
         if not isinstance(state.host, Rebuildable):
             return state
-        made, plan = state.host.rebuilt(state), state.plan
+        made, plan = state.host.rebuilt(replace(state, proves=self.proof)), state.plan
         assert plan is not None
         if is_bound(plan.options.get("layout")):
             _require_said(made.module, getattr(made, "unsaid", {}), made.notes)

@@ -74,6 +74,8 @@ class Data:
         preprocess: For images: fit=crop|stretch|pad, resize=256, resample=bicubic, scale=1/255, mean=0.5,0.5,0.5,
             std=0.5,0.5,0.5, color=rgb|bgr, layout=nchw|nhwc; for texts: length=512.
         statistics: What calibration measured: read if it is there, else written.
+        recover_data: What recovery trains on instead of the calibration inputs, read as these are.
+        recover_folder: Where recovery notes where it stands, and goes on from after a stop.
         evaluate: Your metric before and after: package.module:function, or labelled data (as --calibration, with
             labels).
         metric: Of labelled data: accuracy, mse, perplexity.
@@ -86,6 +88,8 @@ class Data:
     tokenizer: str | None = option(None, metavar="PATH")
     preprocess: tuple[str, ...] = option((), metavar="KEY=VALUE")
     statistics: Path | None = option(None, metavar="statistics.npz")
+    recover_data: str | None = option(None, metavar="DATA")
+    recover_folder: Path | None = option(None, metavar="FOLDER")
     evaluate: str | None = option(None, name="eval", metavar="METRIC")
     metric: str | None = option(None)
     labels: Path | None = option(None, metavar="FILE", unset="by number or name")
@@ -123,6 +127,12 @@ class Data:
         source, labels = self.calibration, None if read else self.labels
         inputs = None if source is None else gp.Inputs(source, self.samples, *how, labels)
         return inputs, gp.Inputs(self.evaluate, None, *how, self.labels) if read else self.evaluate
+
+    def recovery(self) -> dict[str, Any]:
+        """What recovery takes beside the options of a recipe, as Python does."""
+        how = (self.batch_size, self.tokenizer, list(self.preprocess) or None)
+        data = None if self.recover_data is None else gp.Inputs(self.recover_data, None, *how)
+        return {"recover_data": data, "recover_folder": self.recover_folder}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ def prune(
     for path in (*present(None if checkpoint else output, writing.plan_out), *data.written()):
         require_writable(path)
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.prune(
             model,
             recipe=recipe,
@@ -52,9 +52,11 @@ def prune(
             **running.keywords(dump),
             calibration=inputs,
             statistics=data.statistics,
+            **data.recovery(),
             evaluate=evaluation,
             metric=data.metric,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")
@@ -85,7 +87,7 @@ def apply(
     inputs, _ = data.opened()
     require_writable(output)
     files = described(model=model, plan=plan) if showing.as_json else {}
-    with progress(showing.as_json) as tell:
+    with progress(showing.as_json, after=("write",)) as tell:
         result = gp.apply(
             model,
             plan,
@@ -94,6 +96,7 @@ def apply(
             seed=recipe.seed,
             verify=recipe.proof.verify,
             latency=not showing.no_latency,
+            export=True,
             progress=tell,
         )
         tell.begin("write")

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,9 +89,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return shown(guarded, (*inspect.signature(run).parameters.values(), *more))
 
 
-def progress(quiet: bool = False) -> AbstractContextManager[Observer]:
-    """The present step, on stderr so that stdout can be piped."""
-    return progress_bar(err, quiet=quiet)
+def progress(quiet: bool = False, after: Sequence[str] = ()) -> AbstractContextManager[Observer]:
+    """The present step and the time that is left, on stderr so that stdout can be piped.
+
+    Args:
+        quiet: Show nothing.
+        after: Names of the steps that the command takes behind those of the Python interface.
+    """
+    return progress_bar(err, quiet=quiet, after=after)
 
 
 def dump(text: str) -> None:

@@ -260,9 +260,10 @@ def floors(xx: Float, weight: Float) -> Float:
         weight: ``[g, o, c]``.
     """
     squares = np.einsum("goc,goc->gc", weight, weight)
-    squares = np.maximum(squares, SILENT * squares.mean(axis=1, keepdims=True))
     typical = (squares * np.einsum("gcc->gc", xx)).mean(axis=1, keepdims=True)
-    found: Float = SILENT * typical / np.maximum(squares, np.finfo(np.float64).tiny)
+    usual = np.median(squares, axis=1, keepdims=True)
+    usual = SILENT * np.where(usual > 0, usual, squares.mean(axis=1, keepdims=True))  # weights of zero may grow
+    found: Float = SILENT * typical / np.maximum(np.maximum(squares, usual), np.finfo(np.float64).tiny)
     return found
 
 

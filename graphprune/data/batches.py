@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Batches:
         self.classes: dict[str, int] = {}
         self._spare = spare
         self.unit = max(1, samples.unit)
-        self._parts: tuple[Batches, Batches | None] | None = None
+        self._parts: dict[bool, tuple[Batches, Batches | None]] = {}
 
     def __len__(self) -> int:
         return -(-self.samples // self.batch_size)
@@ -148,6 +149,10 @@ class Batches:
         size = min(self.batch_size, max(1, part.samples // most))
         return part._taken(np.arange(part.samples), size) if self.flexible and self.unit == 1 else part
 
+    def some(self, at: Array) -> Batches:
+        """Some of the samples, by number from 0, rising, where the model takes any number of them."""
+        return self._taken(at, min(self.batch_size, len(at)))
+
     def _taken(self, at: Array, size: int) -> Batches:
         """Some of the samples, by their positions, in batches of some size."""
         some = Batches(self._data, self._specs, self._rows[at], replace(self._grouping, size=size))
@@ -170,23 +175,29 @@ class Batches:
         rows = whole_calls(spread[: n * size], self.unit)
         return Batches(self._data, self._specs, rows, replace(self._grouping, padded=False))
 
-    def set_apart(self) -> tuple[Batches, Batches | None]:
+    def set_apart(self, *, needed: bool = False) -> tuple[Batches, Batches | None]:
         """Batches to fit to, and others to judge the finished model by, which nothing else reads.
 
         The others are samples of the source that were not drawn, where it has some; else one in eight of these, unless
         as many were asked for as there are; ``None`` where there are too few. The same two at every call.
+
+        Args:
+            needed: Whether some have to be kept: then one batch in eight is, at least one, where there are two.
         """
-        if self._parts is None:
+        if needed not in self._parts:
             others = self.unseen(max(EIGHTH, JUDGED // self.batch_size))
-            if self._spare and others is None and not self.random:
+            spare = self._spare
+            if needed and not spare and len(self) > 1:
+                spare = max(1, len(self) // EIGHTH) * self.batch_size // self.unit
+            if spare and others is None and not self.random:
                 held = np.zeros(self.samples // self.unit, np.bool_)
-                step = len(held) // self._spare
+                step = len(held) // spare
                 held[step - 1 :: step] = True
-                held[np.flatnonzero(held)[self._spare :]] = False
-                self._parts = self._part(np.repeat(~held, self.unit)), self._part(np.repeat(held, self.unit))
+                held[np.flatnonzero(held)[spare:]] = False
+                self._parts[needed] = self._part(np.repeat(~held, self.unit)), self._part(np.repeat(held, self.unit))
             else:
-                self._parts = self, others
-        return self._parts
+                self._parts[needed] = self, others
+        return self._parts[needed]
 
     def _part(self, which: Array) -> Batches:
         rows = self._rows[which]
@@ -208,7 +219,7 @@ class Batches:
     def forget_digests(self) -> None:
         """Takes digests anew: arrays of the user's may have changed in place since they were read."""
         self._digests.clear()
-        for part in self._parts or ():
+        for part in chain.from_iterable(self._parts.values()):
             if part is not None and part is not self:
                 part.forget_digests()
 
@@ -218,9 +229,9 @@ class Batches:
         return self.digest(range(len(self)))
 
 
-def set_apart(batches: Batches | None) -> tuple[Batches | None, Batches | None]:
+def set_apart(batches: Batches | None, *, needed: bool = False) -> tuple[Batches | None, Batches | None]:
     """:meth:`Batches.set_apart` of what may not be there."""
-    return (None, None) if batches is None else batches.set_apart()
+    return (None, None) if batches is None else batches.set_apart(needed=needed)
 
 
 def open_batches(

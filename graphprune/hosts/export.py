@@ -12,6 +12,7 @@ from graphprune.collector import give_back
 from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.onnx.refits import exported_digests
+from graphprune.hosts.writing import copied
 from graphprune.pipeline.passes import large
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
@@ -31,6 +32,14 @@ class Export:
         self.host = host
         self.path = Path(folder) / "after.onnx"
         self._removed = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+
+    def save(self, path: Path) -> None:
+        """Writes the file elsewhere, whole or not at all, with external data beside it above 2 GB.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        copied(self.path, path)
 
     def close(self) -> None:
         """Removes the file."""

@@ -8,7 +8,7 @@ be refitted :class:`Refittable`. A :class:`Host` is what a whole compilation ask
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
@@ -87,6 +87,9 @@ class Model(Protocol):
         """The digest of all that decides what the model computes: operators, attributes, connections and the values of
         every stored tensor as they are at the moment. Names and texts that only describe the model do not count.
         """
+
+    def stamp(self) -> Hashable:
+        """What is another one once a stored tensor has been written to in a way that can be noticed; takes no time."""
 
     def edited(self, edits: Edits) -> Self:
         """A copy with the edits made."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import onnx
 
+from graphprune.errors import OutputError
 from graphprune.files import require_plain, temporary_folder
 
 EXTERNAL_BYTES = (1 << 31) - (1 << 27)
@@ -37,6 +38,26 @@ def place(path: Path, write: Callable[[Path], None], judge: Callable[[Path], Non
         for file in sorted(folder.iterdir(), key=lambda file: file.name == path.name):
             require_plain(path.parent / file.name)
             file.replace(path.parent / file.name)  # the model comes last: until then the old one is whole
+
+
+def copied(source: Path, path: Path) -> None:
+    """Writes a model that was checked to another place, as any other: what lay beside it comes into it if it fits.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+
+    def write(at: Path) -> None:
+        model = onnx.load(source)
+        size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        beside = size >= EXTERNAL_BYTES
+        onnx.save(model, at, save_as_external_data=beside, location=data_of(at).name if beside else None)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place(path, write, lambda at: None)
+    except OSError as error:
+        raise OutputError(f"cannot write '{path}': {error}") from error
 
 
 def invalid(model: Path | onnx.ModelProto) -> Exception | None:

@@ -133,6 +133,8 @@ class Standard:
         graph: The model's, on which it is found how outputs are compared; without, the first one's values are.
         asked: How the user wants them compared.
         shelf: Where what is wanted waits.
+        pooled: Whether squared errors are relative to the variance over all of the data: that of a batch of few samples
+            is not known, and small by chance.
 
     Raises:
         OptionError: There is no floating-point output.
@@ -145,6 +147,8 @@ class Standard:
         graph: Graph | None = None,
         asked: Sequence[Asked] = (),
         shelf: Shelf | None = None,
+        *,
+        pooled: bool = False,
     ) -> None:
         self._shelf = shelf or Shelf()
         self._judges = None if graph is None else judges_of(graph, asked)
@@ -171,8 +175,26 @@ class Standard:
             wanted = [self._shelf.put(each) for each in (own if labels is None else [labels])]
             self._data.append((batch, list(zip(wanted, variances, strict=True))))
             del outputs, own  # before the next ones are made: they may be of a vocabulary
+        if pooled:
+            self._pool()
         scales = [(1.0 if each.judge.kind == "mse" else each.loss) or 1.0 for each in spreads] or [1.0]
         self._scales = averaged(np.array(scales))
+
+    def _pool(self) -> None:
+        """Puts the variance over all of the data in place of those of batches."""
+        for at, judge in enumerate(self._judges or ()):
+            if judge.kind != "mse" or self._labelled:
+                continue
+            sums = np.zeros(3)
+            for _, wanted in self._data:
+                array = wanted[at][0]().astype(np.float64)
+                sums += array.size, array.sum(), 0.0
+            mean = sums[1] / max(1.0, sums[0])
+            for _, wanted in self._data:
+                sums[2] += float(np.square(wanted[at][0]() - mean, dtype=np.float64).sum())
+            variance = float(sums[2] / max(1.0, sums[0])) or 1.0
+            for _, wanted in self._data:
+                wanted[at] = wanted[at][0], variance
 
     def loss(self, run: Run) -> float:
         """The mean loss of a model over the data."""

@@ -23,9 +23,7 @@ from graphprune.ir.graph import Graph
 from graphprune.statistics.distributed import alone
 
 Result = TypeVar("Result")
-PRECISE = 0.4
-"""A trial has seen enough batches when the standard error of its mean loss is below this fraction of it."""
-FEWEST = 2
+FEWEST = 3
 """So many batches are run in any case, where there are so many."""
 COPIES = 2
 """A prepared model holds each weight that it needs so many times at the most: as it is, and laid out to run fast."""
@@ -38,6 +36,27 @@ def cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(allowed, int(asked)) if asked.isdecimal() and int(asked) else allowed
+
+
+@dataclass(frozen=True)
+class Sparing:
+    """What trials leave out where more would tell little: nothing unless it is said.
+
+    Attributes:
+        smooth: Where the logarithm of the loss grows by what that of the scores does, up to this, between two widths
+            that are far apart, no others are tried; 0: all are.
+        precise: A trial has seen enough batches when the standard error of its mean loss is below this fraction of it.
+        pooled: Whether batches are of so few samples that squared errors are relative to the variance of all of them.
+    """
+
+    smooth: float = 0.0
+    precise: float = 0.0
+    pooled: bool = False
+
+
+NOTHING = Sparing()
+USUAL = Sparing(0.5, 0.4, pooled=True)
+"""Curves that follow the scores up to a factor of 1.6, and errors that are small beside what tells groups apart."""
 
 
 class Start(NamedTuple):
@@ -63,12 +82,14 @@ class Runs:
         outputs: Names of what is compared.
         standard: What outputs are compared with.
         threads: Threads within an operator; 0: all cores.
+        precise: As for :class:`Sparing`.
     """
 
     host: Host
     outputs: Sequence[str]
     standard: Standard
     threads: int = 0
+    precise: float = 0.0
 
     def of(self, start: Start, changing: Iterable[str]) -> Callable[[Arrays], float]:
         """A function from values of some stored tensors, always the same ones, to the loss."""
@@ -86,17 +107,17 @@ class Runs:
         found: list[float] = []
         for i in range(start.n_batches):
             found.append(self.standard.loss_on(i, rest(start.values(i))))
-            if enough(found):
+            if enough(found, self.precise):
                 break
         return float(np.mean(found))
 
 
-def enough(losses: Sequence[float]) -> bool:
+def enough(losses: Sequence[float], precise: float) -> bool:
     """Whether the mean of losses on some batches is known well enough that more would change no order."""
-    if len(losses) < FEWEST or not np.isfinite(losses).all():
+    if not precise or len(losses) < FEWEST or not np.isfinite(losses).all():
         return False
     mean, error = float(np.mean(losses)), float(np.std(losses, ddof=1)) / len(losses) ** 0.5
-    return bool(error <= PRECISE * mean)
+    return bool(error <= precise * mean)
 
 
 def beside(graph: Graph, memory: int, rows: int) -> int:

@@ -28,7 +28,7 @@ from graphprune.importance.gates import gate_readings, refitted_gates
 from graphprune.importance.loss import Standard
 from graphprune.importance.masking import entry_of, taken_out
 from graphprune.importance.obs import RIDGE
-from graphprune.importance.trial_runs import Runs, Start, beside, cores, in_order
+from graphprune.importance.trial_runs import NOTHING, Runs, Sparing, Start, beside, cores, in_order
 from graphprune.observer import Count, uncounted
 from graphprune.statistics.collect import Statistics
 from graphprune.statistics.consumers import Consumer, with_biases
@@ -39,8 +39,6 @@ Points: TypeAlias = tuple[Sequence[int], Sequence[float]]
 
 WIDTHS = {1: (0.3,), 2: (0.2, 0.5), 3: (0.125, 0.3, 0.6), 4: (0.1, 0.25, 0.5, 0.75)}
 """Fractions of a group's units that are removed on trial, by how many trials there are."""
-SMOOTH = 0.5
-"""How far a loss may be from following the scores where no more widths are tried: a factor of 1.6."""
 WORK = 2e12
 """Multiply-accumulates that trials may take in all; or one walk over the data, where that is more."""
 LEAST = 1e-9
@@ -68,7 +66,7 @@ def loss_curves(
     batches: Sequence[Arrays],
     n_widths: int,
     *,
-    smooth: float = 0.0,
+    sparing: Sparing = NOTHING,
     memory: int = MEMORY,
     progress: Count = uncounted,
 ) -> dict[str, Float]:
@@ -80,8 +78,7 @@ def loss_curves(
         groups: The groups that are tried; curves of others are brought to the same scale.
         batches: What the outputs are compared on.
         n_widths: How many widths are tried, a key of :data:`WIDTHS`.
-        smooth: Where the logarithm of the loss grows by what that of the scores does, up to this, between two widths
-            that are far apart, no others are tried; 0: all are.
+        sparing: What is left out where more would tell little.
         memory: Bytes of activations that are held in memory; others wait on disk.
         progress: Told how many groups of how many are done.
 
@@ -97,10 +94,12 @@ def loss_curves(
     found = [(group, entry) for group in groups if (entry := entries[group.name]) is not None]
     tried = sorted(found, key=lambda each: each[1].at)
     outputs = list(host.graph().outputs)
-    standard = Standard(host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked)
+    standard = Standard(
+        host.run, ((batch, None) for batch in batches), host.graph(), evidence.asked, pooled=sparing.pooled
+    )
     n_beside = beside(host.graph(), memory, _rows(batches))
-    runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside))
-    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths], smooth)
+    runs = Runs(host, outputs, standard, 0 if n_beside == 1 < cores() else max(1, cores() // n_beside), sparing.precise)
+    trial = Tried(evidence, statistics, runs, consumers, scores, WIDTHS[n_widths], sparing.smooth)
 
     def tasks(spool: ActivationCache) -> Iterator[Callable[[], Points]]:
         for n, (group, entry) in enumerate(tried):
@@ -134,7 +133,7 @@ class Tried:
         consumers: Its consumers by node, from :func:`read_with_biases`.
         scores: Of all groups.
         widths: Fractions of a group's units that are removed.
-        smooth: As for :func:`loss_curves`.
+        smooth: As for :class:`graphprune.importance.trial_runs.Sparing`.
     """
 
     evidence: Evidence

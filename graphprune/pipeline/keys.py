@@ -19,6 +19,7 @@ SLICED = "sliced"
 SHALLOWER = "shallower"
 PROOF = "proof"
 REFIT = "refit"
+RECOVERY = "recovery"
 EXPORT = "export"
 LATENCY = "latency"
 MODULE = "module"
@@ -60,6 +61,7 @@ KEYS: dict[str, Key] = {
     PROFILE: Key("a profile", advice="prune with graphprune.prune, or give State.latency"),
     PROOF: Key("a proof", "verify"),
     REFIT: Key("refitted weights", "compensate"),
+    RECOVERY: Key("recovered weights", "recover"),
     EXPORT: Key("a checked file", "check-export"),
     LATENCY: Key("latencies", "measure-latency"),
     MODULE: Key("a module", "rebuild-module"),

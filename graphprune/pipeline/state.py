@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,6 +111,11 @@ class State:
         asked: How the user wants outputs compared (``--loss``); the graph says for those that are not named.
         held: Inputs that nothing is fitted to and nothing is chosen by; what has become of the outputs is told by them.
         unrefitted: What the outputs had lost on these before the refit.
+        more: What recovery trains on, if not ``batches``.
+        folder: Where recovery notes where it stands, and goes on from after a stop.
+        recovered: What has come of recovery.
+        proves: Whether the module is held against the graph on random inputs beside the example.
+        answers: A host, and what the proof has seen it compute on the example.
     """
 
     __repr__ = brief
@@ -147,6 +153,11 @@ class State:
     asked: tuple[Asked, ...] = ()
     held: Batches | None = None
     unrefitted: tuple[Outcome, ...] = ()
+    more: Batches | None = None
+    folder: Path | None = None
+    recovered: Any = None
+    proves: bool = True
+    answers: tuple[Host, Mapping[str, NDArray[Any]]] | None = field(default=None, repr=False)
     attributes: tuple[Any, ...] = ()
     former: Callable[[str], str] = field(default=str, repr=False)
     opened: Host | None = field(default=None, repr=False)

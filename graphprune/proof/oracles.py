@@ -29,6 +29,7 @@ from graphprune.proof.compare import (
     place,
     worse,
 )
+from graphprune.proof.corner import Example
 from graphprune.proof.findings import Findings, Pair
 from graphprune.proof.masks import masks
 from graphprune.proof.redraw import redrawn
@@ -53,9 +54,23 @@ def precision_of(analysis: Analysis) -> int:
 
 
 def masked(
-    pair: Pair, inputs: Arrays, precision: int, *, note: str, noise: Arrays | None = None
+    pair: Pair,
+    inputs: Arrays,
+    precision: int,
+    *,
+    note: str,
+    noise: Arrays | None = None,
+    answers: dict[str, Array] | None = None,
 ) -> tuple[Check, frozenset[Factor]]:
     """Compares a pruned model with the masked original; in doubt, in float64.
+
+    Args:
+        pair: Both models.
+        inputs: By name.
+        precision: Bytes of a number.
+        note: What is compared, for the reader.
+        noise: By output, differences that are rounding for sure.
+        answers: Takes the outputs of the pruned model, if it is run in its own precision.
 
     Returns:
         The check, and the groups that some value inside cannot tell apart.
@@ -66,7 +81,7 @@ def masked(
     first: Findings | None = None
     if precision > 2:
         rounding = (SINGLE, SINGLE_INSIDE) if precision == 4 else (double_rounding(8), double_rounding(8))
-        first = _run(pair, inputs, rounding, note, noise)
+        first = _run(pair, inputs, rounding, note, noise, answers)
         if first.passed:
             return first.as_check(), first.blind
     try:
@@ -87,16 +102,27 @@ def double_rounding(precision: int) -> Rounding:
     )
 
 
-def _run(pair: Pair, inputs: Arrays, rounding: tuple[Rounding, Rounding], note: str, noise: Arrays | None) -> Findings:
+def _run(
+    pair: Pair,
+    inputs: Arrays,
+    rounding: tuple[Rounding, Rounding],
+    note: str,
+    noise: Arrays | None,
+    answers: dict[str, Array] | None = None,
+) -> Findings:
     names = [each.name for each in pair.watched]
-    return _compared(
-        pair,
-        rounding,
-        note,
-        noise,
-        pair.original.shown(inputs, names, pair.masks),
-        pair.pruned.shown(inputs, names),
-    )
+    got = pair.pruned.shown(inputs, names)
+    if answers is not None:
+        got = _noted(got, answers)
+    return _compared(pair, rounding, note, noise, pair.original.shown(inputs, names, pair.masks), got)
+
+
+def _noted(run: Iterator[tuple[str, Array]], answers: dict[str, Array]) -> Iterator[tuple[str, Array]]:
+    """A run whose outputs are kept as well."""
+    for name, value in run:
+        if name.startswith(">"):
+            answers[name[1:]] = value
+        yield name, value
 
 
 def _run_double(pair: Pair, inputs: Arrays, precision: int, note: str) -> Findings:
@@ -191,7 +217,7 @@ def prove(
     kept: Mapping[Factor, Index],
     removed: Iterable[Block] = (),
     *,
-    seed: int = 0,
+    example: Example | None = None,
 ) -> tuple[Check, ...]:
     """Runs both oracles and returns what they found, good or bad.
 
@@ -203,23 +229,25 @@ def prove(
         analysis: The analysis of the original.
         kept: The units that stay, by group.
         removed: Branches that are left out.
-        seed: Of the inputs.
+        example: What they run on; absent: the user's own.
 
     Raises:
         ModelError: A model cannot be run.
         ProofError: There is no masked form of a node.
     """
-    inputs, removed = original.example_inputs(seed), tuple(removed)
+    example, removed = example or Example(), tuple(removed)
+    inputs = original.example_inputs(example.seed) if example.inputs is None else example.inputs
+    answers = example.answers if example.inputs is None else None
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
     pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
-    check, blind = masked(pair, inputs, precision, note=note, noise=noise)
+    check, blind = masked(pair, inputs, precision, note=note, noise=noise, answers=answers)
     if check.difference <= check.tolerance and (wrong := wrong_tensor(pair, analysis, kept)):
         check = replace(check, difference=float("inf"), where=wrong)
     if check.difference <= check.tolerance:
-        check = _at_two_sizes(check, pair, analysis, kept, removed, seed, precision)
+        check = _at_two_sizes(check, pair, analysis, kept, removed, example.seed, precision)
     if check.difference <= check.tolerance and blind:
         check, blind = _with_other_weights(check, pair, analysis, kept, inputs, precision, blind)
     return _concluded(check, blind, inside, analysis, kept), replace(permutation, informative=True)

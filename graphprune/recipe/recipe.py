@@ -13,7 +13,7 @@ from graphprune.errors import OptionError
 from graphprune.recipe import text
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option, checked, option, options_in
-from graphprune.recipe.sections import Allocation, Judging, Proof, Refit, Scoring, Section, Selection
+from graphprune.recipe.sections import Allocation, Judging, Proof, Recovery, Refit, Scoring, Section, Selection
 from graphprune.suggest import meant
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Recipe:
         allocate: How the budget is shared, and which blocks go as a whole.
         judge: How outputs are compared.
         refit: How what was lost is made good.
+        recovery: Whether and how the pruned model is trained.
         proof: Whether the result is proven.
         passes: Passes to run instead of the default ones, as text. In Python also as objects.
         seed: Of random scores and of the proof's inputs.
@@ -60,6 +61,7 @@ class Recipe:
     allocate: Allocation = field(default=Allocation())
     judge: Judging = field(default=Judging())
     refit: Refit = field(default=Refit())
+    recovery: Recovery = field(default=Recovery())
     proof: Proof = field(default=Proof())
     passes: tuple[Pass, ...] = option((), keyword="pipeline")
     seed: int = option(0)
@@ -78,7 +80,7 @@ class Recipe:
     def _require_none_beside(self) -> None:
         """Refuses options of passes beside a pipeline of the user's, where they do nothing."""
         for each in recipe_options():
-            if each.section not in ("", "judge", "proof") and self._value(each) != each.default:
+            if each.section not in ("", "judge", "recovery", "proof") and self._value(each) != each.default:
                 raise OptionError(
                     f"'{each.keyword}' has no effect beside a pipeline; give it to the pass that takes it, as in "
                     "'allocate{macs=0.5 align=16}'"

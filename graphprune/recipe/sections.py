@@ -25,6 +25,7 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
+    TRAINED,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
@@ -222,6 +223,52 @@ class Refit(Section):
 
         if self.compensation is not None:
             require_method(self.compensation)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Recovery(Section):
+    """Whether and how the pruned model is trained.
+
+    Attributes:
+        recover: Train the pruned model to answer as the original does. On the calibration inputs, without labels; a
+            rate and a state are chosen by inputs that are kept apart, and what does not help on these is not taken.
+        recover_steps: Steps of training; 0 for 600.
+        recover_minutes: Train at most so long; 0 for as long as the steps take.
+        recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
+        recover_weights: Which weights are trained: ``all``, ``biases`` (and norms), or ``lora``. Low-rank additions to
+            linear layers (``lora``) are merged in the end.
+        recover_rank: The rank of low-rank additions.
+    """
+
+    recover: bool = option(
+        default=False,
+        about="recovery",
+        flags={"recover": (True, "Train the pruned model to answer as the original does, on calibration inputs.")},
+    )
+    recover_steps: int = option(0)
+    recover_minutes: float = option(0.0)
+    recover_rate: float = option(0.0)
+    recover_weights: str = option("all", metavar="WHICH")
+    recover_rank: int = option(16)
+
+    def require(self) -> None:
+        """Refuses numbers that mean nothing, and options of a recovery that there is not.
+
+        Raises:
+            OptionError: One does not.
+        """
+        if not isinstance(self.recover, bool):
+            raise OptionError(f"recover is {self.recover!r:.60}; expected True or False")
+        if self.recover_weights not in TRAINED:
+            raise OptionError(f"unknown recover_weights '{self.recover_weights}'; expected one of {', '.join(TRAINED)}")
+        for name in ("recover_steps", "recover_minutes", "recover_rate"):
+            if not 0 <= getattr(self, name) < 1e9:
+                raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if self.recover_rank < 1:
+            raise OptionError(f"recover_rank is {self.recover_rank}; expected 1 or more")
+        if not self.recover:
+            given = next(iter(self.differing()))
+            raise OptionError(f"'{given}' says how the model is recovered, and it is not; give 'recover' too")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

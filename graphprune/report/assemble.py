@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.host import Host
 from graphprune.importance.judge import judges_for
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
@@ -22,6 +23,7 @@ from graphprune.report.notes import already_met
 from graphprune.report.titles import group_title
 from graphprune.report.widths import whole_rows, width_rows
 from graphprune.statistics.readers import readers_text
+from graphprune.turns import in_turn
 
 
 def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
@@ -61,6 +63,7 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
         widths=width_rows(analysis, plan, gone),
         whole=whole_rows(analysis, state.left_whole),
         losses=() if state.batches is None else tuple(map(str, judges_for(state.original or state.host, state.asked))),
+        recovery=state.recovered,
     )
 
 
@@ -87,19 +90,32 @@ def added_costs(state: State) -> dict[str, float]:
     return _added(state, state.analysis, _planned(state, state.analysis))
 
 
-def _moved(state: State, macs: float, seed: int) -> Movement | None:
-    """How far the outputs have moved, on inputs that nothing has been fitted to where there are some."""
+def _moved(state: State, macs: float, seed: int) -> Movement | Callable[[], Movement | None] | None:
+    """How far the outputs have moved, on inputs that nothing has been fitted to where there are some.
+
+    Without any, what would say so when somebody asks.
+    """
     options = state.plan.options if state.plan is not None else {}
     tried = options.get("allocation") == MEASURED or "candidates" in options  # then one batch of four is set apart
     held = tried and not state.compensated
     original = state.original or state.host
-    kept = (state.held, state.unrefitted)
-    return movement(original, state.host, state.batches, held=held, macs=macs, seed=seed, asked=state.asked, kept=kept)
+    kept, host = (state.held, state.unrefitted), state.host
+    if state.batches is not None:
+        return movement(original, host, state.batches, held=held, macs=macs, seed=seed, asked=state.asked, kept=kept)
+    stamp, asked = original.stamp(), state.asked
+
+    @in_turn
+    def measured(original: Host) -> Movement | None:
+        if original.stamp() != stamp:  # the user has trained on
+            return None
+        return movement(original, host, None, held=held, macs=macs, seed=seed, asked=asked)
+
+    return lambda: measured(original)
 
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
-    if state.original is not None and state.original.pinned:
+    if state.original is not None and state.original.pinned and getattr(state.original, "narrow", None) is None:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(
             f"sizes or branches of the model follow from the values of {names}, and were traced as in the example; "

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief, written
@@ -80,6 +80,48 @@ class AttributeRow:
 
 
 @dataclass(frozen=True)
+class RecoveryRow:
+    """What has come of training the pruned model towards the original's outputs.
+
+    Attributes:
+        before: What the outputs lost on inputs that were not trained on; relative to what answering always their mean
+            would lose, where there are several.
+        after: The same, with what was trained.
+        taken: Whether that was taken; if not, the weights are what they were.
+        steps: How many steps the last run had.
+        at: After how many of them the state was reached that was taken.
+        rate: The learning rate.
+        samples: Of a step.
+        data: How many samples there were to train on.
+        rates: Pairs of a rate that was tried and what was lost with it.
+        held: Pairs of a number of steps of the last run and what was lost after them.
+        losses: The training loss of each step.
+    """
+
+    before: float
+    after: float
+    taken: bool
+    steps: int
+    at: int
+    rate: float
+    samples: int
+    data: int
+    rates: tuple[tuple[float, float], ...] = ()
+    held: tuple[tuple[int, float], ...] = ()
+    losses: tuple[float, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        """A sentence for the report."""
+        how = (
+            f"{self.steps} steps of {self.samples} of {self.data} samples without labels, learning rate {self.rate:.2g}"
+        )
+        lost = f"lost {self.before:.3g} before and {self.after:.3g} after it"
+        if not self.taken:
+            return f"training ({how}) did not help and was not taken: on inputs apart from it the outputs {lost}"
+        return f"recovered by training towards the original's outputs ({how}): on inputs apart from it they {lost}"
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """Median milliseconds in onnxruntime before and after, on so many threads."""
 
@@ -128,6 +170,27 @@ def metric_row(name: str, before: float, after: float) -> Metric:
     )
 
 
+class _Later:
+    """A field of a report that is worked out when it is first read, if a function was given for it.
+
+    Made-up inputs cost several runs of both models, and most who prune a module in a program never read what comes out.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, report: Report | None, owner: type) -> Movement | None:
+        if report is None:
+            return None  # the default
+        found = vars(report)[self._name]
+        if callable(found):
+            found = vars(report)[self._name] = found()
+        return cast("Movement | None", found)
+
+    def __set__(self, report: Report, value: Movement | Callable[[], Movement | None] | None) -> None:
+        vars(report)[self._name] = value
+
+
 @dataclass(frozen=True)
 class Report:
     """What a compilation did.
@@ -149,9 +212,11 @@ class Report:
             of torch's own layers, which follow their weights, are not listed.
         inputs: The sizes of the inputs that all of this is for, and where they come from.
         moved: How far the outputs moved on the inputs at hand; ``None`` without a proof, or where a model cannot run.
+            On made-up inputs it is measured when it is first asked for; ``None`` if the weights are others then.
         widths: The sizes of every stored weight before and after.
         whole: What could have been pruned and was left whole by default, or as the user said.
         losses: How outputs were compared wherever losses were measured, and why so; none without calibration data.
+        recovery: What has come of training, if there was any.
     """
 
     costs: tuple[Cost, ...]
@@ -166,10 +231,15 @@ class Report:
     attributes: tuple[AttributeRow, ...] = ()
     classes: Mapping[str, int] = field(default_factory=dict)
     inputs: tuple[InputRow, ...] = field(default=(), repr=False)
-    moved: Movement | None = field(default=None, repr=False)
+    moved: _Later = _Later()
     widths: tuple[WidthRow, ...] = field(default=(), repr=False)
     whole: tuple[WholeRow, ...] = field(default=(), repr=False)
     losses: tuple[str, ...] = field(default=(), repr=False)
+    recovery: RecoveryRow | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All fields as values, so that a report can go to another process."""
+        return {**vars(self), "moved": self.moved}
 
     def cost(self, metric: str) -> Cost:
         """The row of a metric (``macs``, ``params``, ``bytes``; ``latency`` where a target was about it)."""

@@ -68,10 +68,25 @@ def test_rows_see_each_other_where_their_outputs_change(name):
         assert expected == rows_interact(model, specs_of(model))
 
 
-@pytest.mark.parametrize(("op", "expected"), [("DynamicQuantizeLinear", False), ("LSTM", True)])
-def test_a_scale_of_the_batch_is_no_sight(op, expected):
+@pytest.mark.parametrize(
+    ("op", "dtype", "expected"),
+    [("DynamicQuantizeLinear", "float32", False), ("LSTM", "float16", False), ("LSTM", "bfloat16", False),
+     ("LSTM", "float32", True)],
+)  # fmt: skip
+def test_a_scale_of_the_batch_and_few_digits_are_no_sight(op, dtype, expected):
     model = host(lambda x: x + 0.02 * np.abs(x).mean(), op=op)
+    graph = model.graph()
+    values = {**graph.values, "inner": Value("inner", (1,), dtype, "computed", 2)}
+    model.graph = lambda: Graph(values, graph.nodes, graph.inputs, ())
     assert expected == rows_interact(model, specs_of(model))
+
+
+def test_random_numbers_are_no_sight():
+    rng = np.random.default_rng(0)
+    model = host(lambda x: x + rng.standard_normal(x.shape))
+    assert rows_interact(model, specs_of(model))
+    model.drawing = ("RandomNormal",)
+    assert not rows_interact(model, specs_of(model))
 
 
 def forms(tmp_path):

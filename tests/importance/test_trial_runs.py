@@ -23,8 +23,10 @@ from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.trying import Asked, trials
 from graphprune.importance import Evidence, trial_runs
 from graphprune.importance import trials as trials_module
-from graphprune.importance.trial_runs import Runs, Start, beside, enough, in_order
-from graphprune.importance.trials import SMOOTH, follows, loss_curves
+from graphprune.importance.judge import parse_losses
+from graphprune.importance.loss import Standard
+from graphprune.importance.trial_runs import USUAL, Runs, Sparing, Start, beside, enough, in_order
+from graphprune.importance.trials import follows, loss_curves
 from graphprune.runtime import watchdog
 from graphprune.statistics.collect import collect
 
@@ -123,6 +125,17 @@ def test_a_model_that_draws_is_prepared_anew_for_each_trial():
     np.testing.assert_array_equal(first, second)
 
 
+def test_what_a_model_takes_is_asked_once_for_all_values_of_its_weights(monkeypatch):
+    asked = []
+    monkeypatch.setattr("graphprune.hosts.onnx.host.require_affordable", lambda *args: asked.append(1))
+    host = hosts()["onnx"]
+    changed = host.replaced({"w1": host.read("w1") * 2})
+    changed.run(DATA[0])
+    assert len(asked) == 1  # nobody has asked before
+    changed.replaced({"w1": host.read("w1")}).run(DATA[0])
+    assert len(asked) == 1
+
+
 # -- beside each other ------------------------------------------------------------------------------------------------
 
 
@@ -199,37 +212,40 @@ def test_seconds_of_runs_beside_each_other_are_shared():
     ("losses", "expected"),
     [
         ([1.0], False),
-        ([1.0, 1.1], True),
-        ([1.0, 4.0], False),
+        ([1.0, 1.1], False),
+        ([1.0, 1.1, 1.2], True),
+        ([1.0, 9.0, 0.1], False),
         ([1.0, 4.0, 2.0, 2.5, 2.0, 1.5], True),
-        ([0.0, 0.0], True),
-        ([1.0, float("nan")], False),
+        ([0.0, 0.0, 0.0], True),
+        ([1.0, float("nan"), 1.0], False),
     ],
 )
 def test_losses_on_enough_batches(losses, expected):
-    assert enough(losses) is expected
+    assert enough(losses, USUAL.precise) is expected
+    assert not enough(losses, 0.0)
 
 
 def test_a_trial_ends_when_its_loss_is_known():
     standard = SimpleNamespace(loss_on=lambda i, outputs: outputs)
-    runs = Runs(None, ["y"], standard)
+    runs = Runs(None, ["y"], standard, precise=USUAL.precise)
     seen = []
 
     def rest(losses):
         return lambda i: seen.append(i) or losses[i]
 
-    assert runs._loss(rest([1.0, 1.0, 9.0]), Start([], 3, lambda i: i)) == 1.0
-    assert seen == [0, 1]
-    assert runs._loss(rest([1.0, 9.0, 5.0]), Start([], 3, lambda i: i)) == 5.0
+    assert runs._loss(rest([1.0, 1.0, 1.0, 9.0]), Start([], 4, lambda i: i)) == 1.0
+    assert seen == [0, 1, 2]
+    assert runs._loss(rest([1.0, 9.0, 0.5, 5.5]), Start([], 4, lambda i: i)) == 4.0
+    assert replace(runs, precise=0.0)._loss(rest([1.0, 1.0, 1.0, 9.0]), Start([], 4, lambda i: i)) == 3.0
 
 
 @pytest.mark.parametrize(("power", "expected"), [(1.0, True), (1.2, True), (3.0, False), (0.2, False)])
 def test_a_loss_follows_the_scores_where_it_grows_as_they_do(power, expected):
     scores = RNG.uniform(0.5, 2, 40)
     sums = np.cumsum(np.sort(scores))
-    assert follows(scores, (10, 30), 0.1 * sums[[9, 29]] ** power, SMOOTH) is expected
-    assert not follows(scores, (10, 30), (0.0, 1.0), SMOOTH)
-    assert not follows(scores, (10,), (1.0,), SMOOTH)
+    assert follows(scores, (10, 30), 0.1 * sums[[9, 29]] ** power, USUAL.smooth) is expected
+    assert not follows(scores, (10, 30), (0.0, 1.0), USUAL.smooth)
+    assert not follows(scores, (10,), (1.0,), USUAL.smooth)
 
 
 @pytest.mark.parametrize(("smooth", "each"), [(1e9, 2), (0.0, 4)])
@@ -237,7 +253,7 @@ def test_more_widths_are_tried_where_two_do_not_tell(smooth, each, monkeypatch):
     tried = []
     loss = Runs._loss
     monkeypatch.setattr(Runs, "_loss", lambda self, *given: tried.append(1) or loss(self, *given))
-    curves = measured(HOSTS["torch"], smooth=smooth)
+    curves = measured(HOSTS["torch"], sparing=Sparing(smooth))
     assert len(tried) == each * len(curves)
 
 
@@ -253,6 +269,23 @@ def test_samples_come_in_pieces_where_the_model_takes_any_number():
     assert batches.in_pieces([1, 3], 1).batch_size == 8
     whole = open_batches(rows, fixed).in_pieces([1, 3], 8)
     assert (len(whole), whole.batch_size) == (2, 8)
+
+
+@pytest.mark.parametrize("kind", ["mse", "cosine"])
+def test_squared_errors_of_a_few_samples_are_relative_to_the_variance_of_all(kind):
+    """One sample's own numbers may be nearly equal: its error would count a thousand times what it should."""
+    host = HOSTS["onnx"]
+    rows = [{"x": DATA[0]["x"][i : i + 1] * scale} for i, scale in enumerate((1.0, 1e-3, 2.0, 1.0))]
+    changed = host.replaced({"w3": host.read("w3") * 1.1})
+    asked = parse_losses(kind)
+    whole = {"x": np.concatenate([row["x"] for row in rows])}
+    expected = Standard(host.run, [(whole, None)], host.graph(), asked).loss(changed.run)
+    pooled = Standard(host.run, [(row, None) for row in rows], host.graph(), asked, pooled=True)
+    assert pooled.loss(changed.run) == pytest.approx(expected, rel=1e-6)
+    assert np.mean([pooled.loss_on(i, changed.run(row)) for i, row in enumerate(rows)]) == pytest.approx(expected)
+    if kind == "mse":
+        plain = Standard(host.run, [(row, None) for row in rows], host.graph(), asked).loss(changed.run)
+        assert plain != pytest.approx(expected, rel=0.02)
 
 
 def test_onnx_types_that_numpy_has_not_are_not_handed_in():

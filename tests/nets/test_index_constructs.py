@@ -377,7 +377,7 @@ def test_checks_that_all_is_true_are_exported() -> None:
         return torch.where(fine, m.b(y), 0.0)
 
     net = Net(forward, a=lambda: nn.Linear(12, 8), b=lambda: nn.Linear(8, 4))
-    proof = gp.prune(net, SEQUENCE, target="macs=0.8", align=1).report.proof
+    proof = gp.prune(net, SEQUENCE, target="macs=0.8", align=1, export=True).report.proof
     assert {check.name for check in proof if check.passed} == {"masked", "permutation", "onnxruntime"}
 
 
@@ -390,7 +390,7 @@ def test_grouped_product_in_terms_of_known_operators() -> None:
 def test_grouped_experts_become_a_file_and_a_module() -> None:
     """The experts of transformers as they come: sorted, counted, multiplied group by group."""
     model = language_model("Mixtral", num_local_experts=4, num_experts_per_tok=2)
-    result = gp.prune(model, TOKENS, target="params=0.9", only=["expert"], align=1)
+    result = gp.prune(model, TOKENS, target="params=0.9", only=["expert"], align=1, export=True)
     assert type(result.module) is type(model)
     assert {(row.kind, row.size) for row in result.report.groups if row.kept < row.size} == {("expert", 4)}
     assert {check.name for check in result.report.proof if check.passed} == {

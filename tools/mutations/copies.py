@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -138,21 +137,23 @@ MODULES: Mapping[str, Altered] = {
 def planted_in_module(case: Case, name: str, seed: int) -> Iterator[list[str]]:
     """While this is open, every copy of the case's module with other tensors comes with a fault; the list says which.
 
-    Those are the copies for which ``deepcopy`` is told what stands in the place of some objects; the copies that a
+    Those are the copies for which ``copied`` is told what stands in the place of some objects; the copies that a
     proof makes of the original itself are left right.
     """
-    texts: list[str] = []
-    right = copy.deepcopy
+    from graphprune.hosts.torch import own
 
-    def wrong(value: Any, memo: Any = None, *rest: Any) -> Any:
-        sliced = value is not None and value is case.source and any(id(new) != old for old, new in (memo or {}).items())
-        copied = right(value, memo, *rest)
+    texts: list[str] = []
+    right = own.copied
+
+    def wrong(value: Any, memo: dict[int, Any]) -> Any:
+        sliced = value is not None and value is case.source and any(id(new) != old for old, new in memo.items())
+        copied = right(value, memo)
         if sliced:
             text = MODULES[name](copied, case.source, dice_of(case.name, name, seed))
             texts.extend([text] if text else [])
         return copied
 
-    with patch.object(copy, "deepcopy", wrong):
+    with patch.object(own, "copied", wrong):
         yield texts
 
 

@@ -16,6 +16,8 @@ DEFAULT = "default"
 RECIPES: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "isomorphic": {"allocation": "isomorphic"},
+    "recovered": {"recover": True},
+    "isomorphic-recovered": {"allocation": "isomorphic", "recover": True},
     **{name: dict(gp.RECIPES[name]) for name in ("flap", "wanda-sp", "llm-pruner")},
     "l2": dict(gp.RECIPES["magnitude"]),
     "dp": {"allocation": "dp"},

@@ -122,8 +122,8 @@ class OnnxHost(Gradients):
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
         assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
-        own = loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
-        return OnnxHost(proto, store, bound.shapes, loaded.files, proto, given or {}, *own)
+        own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
+        return OnnxHost(proto, store, bound.shapes, *own)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -191,6 +191,9 @@ class OnnxHost(Gradients):
     def model_digest(self) -> str:
         """The digest of all that decides what the model computes; each weight is read once."""
         return self._model_digest
+
+    def stamp(self) -> None:
+        """Nothing: what is stored is never written to."""
 
     @cached_property
     def _model_digest(self) -> str:
@@ -324,8 +327,6 @@ class OnnxHost(Gradients):
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
 
-    # -- step by step ------------------------------------------------------------------------------------------------
-
     def partial_run(
         self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
     ) -> PartialRun:
@@ -367,7 +368,10 @@ class OnnxHost(Gradients):
     def replaced(self, tensors: Arrays) -> OnnxHost:
         """A copy in which stored tensors have other values."""
         proto, store = onnx_steps.replaced(self.proto, self.store, tensors)
-        return self._with(proto, store, self.inferred, self.graph())
+        made = self._with(proto, store, self.inferred, self.graph())
+        if "_affordable" in vars(self):  # values take what they took
+            vars(made)["_affordable"] = True
+        return made
 
     def biased(self, biases: Mapping[str, int | None]) -> OnnxHost:
         """A copy in which the results of some nodes get a bias of zeros."""
@@ -392,5 +396,5 @@ class OnnxHost(Gradients):
         # an input that is a default for some of its uses alone, since the others are cut, would be one for the wrong
         apart = {use.tensor for name, use in self.uses.items() if name != use.tensor and name in stored}
         proto = with_defaults(proto, [value for value in self.defaults if value.name not in apart])
-        original, bound = self.original, self.bound
-        save(proto, store, Path(path), metadata, sources=self.sources, original=original, bound=bound, beside=beside)
+        sources, original, bound = self.sources, self.original, self.bound
+        save(proto, store, Path(path), metadata, sources=sources, original=original, bound=bound, beside=beside)

@@ -123,7 +123,9 @@ class Candidates:
         return all_ways
 
 
-def fit(module: nn.Module, candidates: Candidates, uses: Sequence[Use], base: Changes) -> tuple[Changes, str]:
+def fit(
+    module: nn.Module, candidates: Candidates, uses: Sequence[Use], base: Changes, known: str | None = None
+) -> tuple[Changes, str]:
     """Changes the numbers of a sliced copy so that it serves its uses; the fewest that do.
 
     Args:
@@ -131,13 +133,14 @@ def fit(module: nn.Module, candidates: Candidates, uses: Sequence[Use], base: Ch
         candidates: What its numbers may become.
         uses: In order; each is served without losing those before it.
         base: The changes that are made already; the other numbers are those of the user's module.
+        known: Why the copy as it is does not serve the first use, empty if it does; ``None`` where that has to be seen.
 
     Returns:
         All changes, and why the copy does not serve (empty if it does).
     """
     changes = dict(base)
     for n, use in enumerate(uses):
-        reason = use.judge(module)
+        reason = use.judge(module) if n or known is None else known
         if not reason:
             continue
         served = uses[: n + 1]

@@ -24,6 +24,7 @@ from graphprune.hosts.host import Array
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import Example, inference
+from graphprune.hosts.torch.writes import watching
 from graphprune.pipeline.edits import smaller
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import fingerprint
@@ -87,7 +88,7 @@ def wrong_in_batches(module: nn.Module, original: TorchHost, pruned: TorchHost) 
 
 
 def _called(module: nn.Module, arguments: Example) -> dict[int, Array]:
-    with inference(module), torch.random.fork_rng(devices=[]):
+    with watching(), inference(module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         leaves = pytree.tree_leaves(module(*arguments[0], **arguments[1]))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]

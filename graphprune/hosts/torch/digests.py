@@ -36,3 +36,9 @@ def _target(target: Any) -> str:
     """What a node calls, without the address of a function."""
     name = getattr(target, "__qualname__", None)
     return f"{target.__module__}.{name}" if name is not None else str(target)
+
+
+def versions_of(tensors: Mapping[str, Any]) -> tuple[int, ...]:
+    """The version counters of tensors, which in-place operators count up; those of inference have none."""
+    stored = (tensor for tensor in tensors.values() if isinstance(tensor, torch.Tensor))
+    return tuple(tensor._version for tensor in stored if not tensor.is_inference())

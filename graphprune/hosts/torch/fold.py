@@ -12,6 +12,7 @@ from torch import fx
 
 from graphprune.hosts.torch.graph import Folding
 from graphprune.hosts.torch.normal_form import run_of
+from graphprune.hosts.torch.recording.operators import READS
 from graphprune.hosts.torch.specs import SPEC, Spec
 
 FOLD_BUDGET = 1 << 26
@@ -55,7 +56,9 @@ def dead_nodes(graph: fx.Graph, folding: Folding) -> frozenset[fx.Node]:
             if user not in dead and user not in constants and (user not in slices or user.args[0] is node):
                 break
         else:
-            if not node.is_impure(impure_random=False):  # attention counts as random, since it may have dropout
+            if node.target not in READS and not node.is_impure(
+                impure_random=False
+            ):  # attention counts as random, since it may have dropout
                 dead.add(node)
     return frozenset(dead)
 

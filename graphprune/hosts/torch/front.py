@@ -8,11 +8,13 @@ runs hangs on the code: where sizes or branches follow from the values of inputs
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from graphprune.hosts.torch.recording.forward import Recording, record
+from graphprune.errors import ModelError
+from graphprune.hosts.torch.recording.forward import Narrow, Recording, record
 from graphprune.hosts.torch.trace import Example, Trace, export
 from graphprune.hosts.torch.untouched import Looked
 
@@ -21,6 +23,9 @@ def traced(
     model: nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False
 ) -> Trace | Recording:
     """A module's forward as a graph.
+
+    Where values decide what the code does and the exporter cannot follow it, the recording holds for what it does on
+    the example, and for nothing else.
 
     Args:
         model: The module; what its code keeps is left as it is.
@@ -38,7 +43,12 @@ def traced(
     if recording is not None and not recording.doubts:
         return recording
     looked.restore(traced=True)
-    return export(model, example, training=training)
+    try:
+        return export(model, example, training=training)
+    except ModelError as error:
+        if recording is None or training or any(leaf.is_meta for leaf in recording.state.values()):
+            raise
+        return replace(recording, narrow=Narrow(error, recording.doubts[0]))
 
 
 def _recorded(model: nn.Module, example: Example, looked: Looked, *, training: bool) -> Recording | None:

@@ -11,6 +11,9 @@ from torch import fx
 from graphprune.executor.losses import Loss, by_sample, gradients_of, spread
 from graphprune.hosts.host import Gate
 from graphprune.hosts.torch.masked import Interpreter
+from graphprune.importance.final import floating
+from graphprune.importance.judge import Judge
+from graphprune.ir.graph import Graph
 
 
 class GatedInterpreter(Interpreter):
@@ -82,3 +85,10 @@ def _outputs(interpreter: Interpreter, flat: list[Any]) -> Sequence[Any]:
     with torch.enable_grad():
         outputs = interpreter.run(*flat, enable_io_processing=False)
     return outputs if isinstance(outputs, list | tuple) else (outputs,)
+
+
+def first_judge(graph: Graph, *, categorical: bool) -> Judge:
+    """How the first output is compared that is floating-point."""
+    outputs = list(graph.outputs)
+    first = outputs.index(floating(graph)[0])
+    return Judge(outputs[first], first, "kl" if categorical else "mse")

@@ -96,6 +96,8 @@ class TorchHost(Program):
             model, host = again
             noticed = []
         runs = torch_runs.other_runs(model, example, host, caches=any(noticed))
+        if host.narrow is not None and runs.unreached:  # another way through the code may read what is cut here
+            raise host.narrow.error
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)
 
     @cached_property
@@ -203,6 +205,7 @@ class TorchHost(Program):
         Raises:
             OutputError: It cannot be exported or written.
         """
+        self._require_broad()
         outputs, entries = self.output_names, metadata or {}
         example, shapes = self.example, self.dynamic_shapes
         torch_onnx.save(self.module, example, shapes, outputs, Path(path), lambda _: entries, proof, beside=beside)
@@ -213,9 +216,18 @@ class TorchHost(Program):
         Raises:
             OutputError: It cannot be exported or written.
         """
+        self._require_broad()
         stored = {value.name: self.tensor(value.name) for value in self.graph().stored}
 
         def metadata(model: Any) -> dict[str, str]:
             return {METADATA: write_origins(fingerprint, torch_onnx.origins(model, stored))}
 
         torch_onnx.save(self.module, self.example, self.dynamic_shapes, self.output_names, Path(path), metadata)
+
+    def _require_broad(self) -> None:
+        """Refuses what would be a file of one of several ways that the code takes."""
+        if self.narrow is not None:
+            raise OutputError(
+                f"the model's code decides by values what it computes ({self.narrow.where}), which a file cannot; the "
+                "pruned module does, save it as a checkpoint"
+            )

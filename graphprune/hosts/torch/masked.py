@@ -54,18 +54,40 @@ class Interpreter(fx.Interpreter):
         Args:
             state: Of the random numbers, where a run goes on.
         """
-        default = torch.get_default_dtype()
+        default, before = torch.get_default_dtype(), torch.get_rng_state()
         try:
             if self._double:
                 torch.set_default_dtype(torch.float64)
-            with torch.random.fork_rng(devices=[]):
-                if state is None:
-                    torch.manual_seed(0)
-                else:
-                    torch.set_rng_state(state)
-                yield
+            if state is not None:
+                torch.set_rng_state(state)
+            elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.manual_seed(0)
+            else:
+                torch.default_generator.manual_seed(0)
+            yield
         finally:
-            torch.set_default_dtype(default)
+            torch.set_rng_state(before)
+            if self._double:
+                torch.set_default_dtype(default)
+
+    def run(self, *args: Any, **_: Any) -> Any:
+        """Runs the graph on flat inputs, and returns its outputs as they are."""
+        self.env, self.args_iter = {}, iter(args)
+        result = None
+        for node in self.graph.nodes:
+            result = self.env[node] = self.run_node(node)
+            for done in self.user_to_last_uses.get(node, ()):
+                del self.env[done]
+        return result
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's result, without what fx notes of every node while it runs: that takes longer than small ones."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """The arguments of a node."""
+        return fx.map_arg(n.args, self.env.__getitem__), fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
 
     def steps(self, inputs: Sequence[Any], wanted: Collection[fx.Node]) -> Iterator[tuple[fx.Node, Any]]:
         """Runs the graph, and stops after each wanted node and after the last one, which holds the outputs.
@@ -192,11 +214,12 @@ class MaskedInterpreter(Interpreter):
 
 def apply(tensor: torch.Tensor, masks: Mapping[int, NDArray[np.bool_]]) -> torch.Tensor:
     """``tensor`` with zeros where a mask of one of its axes says so (even where it was not a number)."""
+    if masks:
+        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
     for axis, mask in masks.items():
         shape = [1] * tensor.dim()
         shape[axis] = -1
-        kept = torch.from_numpy(mask).to(tensor.device).reshape(shape)
-        tensor = torch.where(kept, tensor, torch.zeros((), dtype=tensor.dtype, device=tensor.device))
+        tensor = torch.where(torch.from_numpy(mask).to(tensor.device).view(shape), tensor, zero)
     return tensor
 
 

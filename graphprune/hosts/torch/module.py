@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from graphprune.compensation.activation_cache import HELD, ActivationCache
 from graphprune.errors import ModelError, first_line
+from graphprune.hosts.host import Arrays
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
 from graphprune.hosts.torch.attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
@@ -38,7 +39,8 @@ from graphprune.hosts.torch.own import foreign_reads, sliced_copy
 from graphprune.hosts.torch.resizes import resize_forwards
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
-from graphprune.hosts.torch.untouched import untouched
+from graphprune.hosts.torch.untouched import Looked, guarded, untouched
+from graphprune.hosts.torch.writes import Memory, watching
 from graphprune.pipeline.state import Check, State
 from graphprune.proof.differences import off_slices
 from graphprune.report.data import AttributeRow
@@ -47,6 +49,8 @@ TOLERANCE = 1e-5
 """Largest accepted difference to the pruned graph, relative to the largest output of each slice."""
 
 _WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
+
+_ONE_WAY = "what was cut is proven for the way that the example takes, in which all parameters are used"
 
 _EXAMPLES = 2
 _NOISE = 8
@@ -87,8 +91,8 @@ def pruned_module(state: State) -> Made:
     pruned, original = state.host, state.original
     if not isinstance(pruned, TorchHost) or not isinstance(original, TorchHost):
         return Made(None)
-    looked = nullcontext() if pruned.source is None else untouched(pruned.source, runs=True)
-    with torch.inference_mode(mode=False), looked:  # tensors that are made in this mode cannot be trained
+    guard = nullcontext() if pruned.source is None else guarded(pruned.source)
+    with torch.inference_mode(mode=False), guard:  # tensors that are made in this mode cannot be trained
         return _pruned_module(state, original, pruned)
 
 
@@ -101,19 +105,33 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made
         sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
         reason = ""
         for source in filter(None, (pruned.source, pruned.runs.warm)):
-            made = sliced_module(source, original, pruned, sums)
+            known = state.answers[1] if state.answers is not None and state.answers[0] is pruned else None
+            made = sliced_module(source, original, pruned, sums, proof=state.proves, known=known)
             if made.module is not None:
                 held = (_WARM,) if source is pruned.runs.warm else ()
+                if pruned.narrow is not None:
+                    held = (*held, f"the code decides by values what it computes ({pruned.narrow.where}): {_ONE_WAY}")
                 return replace(
                     made, notes=(*made.notes, *held, *other_ways_notes(state, original, pruned, made.module))
                 )
             reason = reason or " ".join(made.notes)
+    if pruned.narrow is not None:
+        raise ModelError(
+            f"the code decides by values what it computes ({pruned.narrow.where}), so that only your class may come "
+            f"back, but {reason}; {pruned.narrow.error}"
+        )
     graph, note = graph_module(state, original, pruned, reason)
     return Made(_detached(graph), (note,))
 
 
 def sliced_module(
-    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str] = frozenset()
+    source: nn.Module,
+    original: TorchHost,
+    pruned: TorchHost,
+    sums: AbstractSet[str] = frozenset(),
+    *,
+    proof: bool = True,
+    known: Arrays | None = None,
 ) -> Made:
     """A copy of ``source`` that computes what ``pruned`` computes.
 
@@ -122,26 +140,29 @@ def sliced_module(
         original: The graph of ``source``.
         pruned: The pruned graph.
         sums: Names of the sums that lost a branch.
+        proof: Whether it is tried on random inputs beside the example.
+        known: What ``pruned`` computes on the example, if it was run.
 
     Returns:
         The module and notes, or the reason why there is none.
     """
     with ActivationCache([{}] * _EXAMPLES, HELD) as expected:
-        return _sliced_module(source, original, pruned, sums, expected)
+        return _sliced_module(source, original, pruned, sums, _Forward(pruned, expected, proof=proof, known=known))
 
 
 def _sliced_module(
-    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], expected: ActivationCache
+    source: nn.Module, original: TorchHost, pruned: TorchHost, sums: AbstractSet[str], called: _Forward
 ) -> Made:
     try:
         module, notes = _cut_copy(source, original, pruned, sums)
     except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
         return Made(None, (f"the module of class '{type(source).__name__}' cannot be copied: {error}",))
     example = original.arguments(original.example_inputs())
-    decoding, note = decoding_of(source, example)
+    with watching():
+        decoding, note = decoding_of(source, example)
     more = (note,) if note else ()
-    forward = _forward(pruned, expected)
-    uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
+    forward = Use("forward", called.run, called.judge)
+    uses = _uses(forward, decoding)
     checks = () if decoding is None else (decoding,)
     sizes = [pair for changed in resized_sizes(original, pruned).values() for pair in changed]
     adopted = adopt(module, source, sizes)
@@ -169,7 +190,7 @@ def _sliced_module(
         reason, notes = ("", (*notes, told)) if told else (reason, notes)
     for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
         changes, _ = fit(module, candidates, (*uses, use), changes)
-    reason = foreign_reads(module, source, pruned, forward.run) or reason
+    reason = foreign_reads(module, source, pruned, forward.run, called.seen_at_once) or reason
     reason = reason or wrong_contents(module, source, original, pruned, changes)
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
@@ -202,14 +223,14 @@ def _wrongly_adopted(
     names = adopted.renumbering.old
     return (
         reason
-        or foreign_reads(module, source, pruned, uses[0].run, names)
+        or foreign_reads(module, source, pruned, uses[0].run, old=names)
         or wrong_contents(module, source, original, pruned, adopted.changes, names)
     )
 
 
 def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:
     """Changes the numbers of a sliced copy: those that it fails without, and those that constructors tie to sizes."""
-    uses = (forward,) if decoding is None else (forward, Use("cached", decoding.run, decoding.judge))
+    uses = _uses(forward, decoding)
     needed, reason = fit(module, candidates, (forward,), {})
     if reason:
         return needed, reason
@@ -217,11 +238,27 @@ def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: D
     if tied != needed:
         apply_changes(module, candidates, needed, tied)
         if not forward.judge(module):
-            changes, reason = fit(module, candidates, uses, tied)
+            changes, reason = fit(module, candidates, uses, tied, known="")
             if not reason:
                 return changes, reason
         apply_changes(module, candidates, tied, needed)
-    return fit(module, candidates, uses, needed)
+    return fit(module, candidates, uses, needed, known="")
+
+
+def _uses(forward: Use, decoding: Decoding | None) -> tuple[Use, ...]:
+    """What a copy must serve, in order."""
+    if decoding is None:
+        return (forward,)
+
+    def run(module: nn.Module) -> None:
+        with watching():
+            decoding.run(module)
+
+    def judge(module: nn.Module) -> str:
+        with watching():
+            return decoding.judge(module)
+
+    return forward, Use("cached", run, judge)
 
 
 def _with_resizes(
@@ -278,62 +315,73 @@ def _detached(pruned: TorchHost) -> nn.Module:
 # -- the proof -------------------------------------------------------------------------------------------------------
 
 
-def _forward(pruned: TorchHost, expected: ActivationCache) -> Use:
+class _Forward:
     """The use that the graph was traced from: one call in evaluation mode, on the example and on random inputs.
 
     Args:
         pruned: The graph.
         expected: Takes what it computes.
+        proof: Whether random inputs are tried as well.
+        known: What it computes on the example, if it was run.
     """
-    examples = [pruned.example_inputs(0)]
-    expected[0] = pruned.run(examples[0])
-    try:
-        other = pruned.example_inputs(1)
-        expected[1] = pruned.run(other)
-        examples.append(other)
-    except ModelError:  # random values that the model does not take
-        pass
 
-    def run(module: nn.Module) -> Any:
-        args, kwargs = pruned.arguments(examples[0])
-        with inference(module), torch.random.fork_rng(devices=[]):
+    def __init__(self, pruned: TorchHost, expected: ActivationCache, *, proof: bool, known: Arrays | None) -> None:
+        self.pruned, self.expected = pruned, expected
+        self.examples = [pruned.example_inputs(0)]
+        expected[0] = dict(known) if known is not None else pruned.run(self.examples[0])
+        self._judged, self._seen, self._right = 0, set[Memory](), False
+        if not proof:
+            return
+        try:
+            other = pruned.example_inputs(1)
+            expected[1] = pruned.run(other)
+            self.examples.append(other)
+        except ModelError:  # random values that the model does not take
+            pass
+
+    def run(self, module: nn.Module) -> Any:
+        """Calls a module on the example."""
+        args, kwargs = self.pruned.arguments(self.examples[0])
+        with watching(), inference(module), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # as the graph is run
             return module(*args, **kwargs)
 
-    return Use("forward", run, lambda module: _difference(module, pruned, examples, expected))
+    def judge(self, module: nn.Module) -> str:
+        """Why a module does not compute what the graph does; empty if it does."""
+        self._judged, self._seen = self._judged + 1, set()
+        # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
+        looked = Looked(module)
+        found = (self._difference(module, i, looked) for i in range(len(self.examples)))
+        reason = next(filter(None, found), "")
+        self._right = not reason
+        return reason
 
+    @property
+    def seen_at_once(self) -> set[Memory] | None:
+        """What a module has read that was right as it came; ``None`` where others were tried or something changed."""
+        return self._seen if self._judged == 1 and self._right else None
 
-def _difference(
-    module: nn.Module, pruned: TorchHost, examples: Sequence[Mapping[str, Any]], expected: ActivationCache
-) -> str:
-    """Why the module does not compute what the pruned graph does; empty if it does."""
-    # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
-    found = (_difference_on(module, pruned, inputs, expected, i) for i, inputs in enumerate(examples))
-    return next(filter(None, found), "")
-
-
-def _difference_on(
-    module: nn.Module, pruned: TorchHost, inputs: Mapping[str, Any], expected: ActivationCache, number: int
-) -> str:
-    """As :func:`_difference`, on one example."""
-    args, kwargs = pruned.arguments(inputs)
-    try:
-        with untouched(module, runs=True), inference(module):
-            torch.manual_seed(0)  # as the graph is run
-            output = module(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
-        return f"it fails with '{first_line(error)}'"
-    want = list(expected[number].values())
-    got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-    if len(got) != len(want):
-        return f"it returns {len(got)} tensors instead of {len(want)}"
-    for ours, theirs in zip(got, want, strict=True):
-        if tuple(ours.shape) != theirs.shape:
-            return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
-        off = _off(ours, theirs)
-        if not off <= TOLERANCE:
-            return f"its outputs differ by {off:.2g} of the largest value"
-    return ""
+    def _difference(self, module: nn.Module, number: int, looked: Looked) -> str:
+        """As :meth:`judge`, on one example."""
+        args, kwargs = self.pruned.arguments(self.examples[number])
+        try:
+            seen = None if number else self._seen
+            with untouched(module, runs=True, seen=seen, looked=looked), inference(module):
+                torch.manual_seed(0)  # as the graph is run
+                output = module(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
+            return f"it fails with '{first_line(error)}'"
+        want = list(self.expected[number].values())
+        got = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if len(got) != len(want):
+            return f"it returns {len(got)} tensors instead of {len(want)}"
+        for ours, theirs in zip(got, want, strict=True):
+            if tuple(ours.shape) != theirs.shape:
+                return f"an output has shape {list(ours.shape)} instead of {list(theirs.shape)}"
+            off = _off(ours, theirs)
+            if not off <= TOLERANCE:
+                return f"its outputs differ by {off:.2g} of the largest value"
+        return ""
 
 
 def _off(ours: torch.Tensor, theirs: Any) -> float:

@@ -43,7 +43,7 @@ def as_it_is(host: TorchHost, module: torch.nn.Module, former: Callable[[str], s
         try:
             with inference(module):
                 module(*example[0], **example[1])
-            given = _as_one(module, example)
+            given = as_one(module, example)
             return TorchHost.trace(module, given, host.dynamic_shapes).folded().without_dead_nodes(), True
         except Exception as error:  # noqa: BLE001  (operators raise what they like about types)
             reason = reason or (str(error) if isinstance(error, GraphpruneError) else first_line(error))
@@ -80,7 +80,7 @@ def _cast(example: Example, types: dict[torch.dtype, torch.dtype]) -> Example:
     return args, kwargs
 
 
-def _as_one(module: torch.nn.Module, example: Example) -> tuple[Any, ...] | dict[str, Any]:
+def as_one(module: torch.nn.Module, example: Example) -> tuple[Any, ...] | dict[str, Any]:
     """Arguments as :meth:`TorchHost.trace` takes them: all by position, or all by name."""
     args, kwargs = example
     if not kwargs:

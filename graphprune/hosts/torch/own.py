@@ -9,22 +9,25 @@ are held against the memory of the original's tensors, which is exact whatever a
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.pairs import replaced_tensors
+from graphprune.hosts.torch.scripts import give_scripts
 from graphprune.hosts.torch.untouched import untouched
+from graphprune.hosts.torch.writes import Memory, memory_of
 
 _MOST_OBJECTS = 200_000
 """Objects that are looked at in search of functions: a module may hold a data set."""
+_UNCHANGING = frozenset({str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size})
 
 
 def sliced_copy(source: nn.Module, pruned: TorchHost, original: TorchHost | None = None) -> nn.Module:
@@ -46,6 +49,7 @@ def sliced_copy(source: nn.Module, pruned: TorchHost, original: TorchHost | None
         for tensor in old:
             memo.setdefault(id(tensor), fresh)
     module = _replicated(source, memo)
+    give_scripts(module, pruned)
     for name, tensor in pruned.tensors.items():
         if name not in tensors and isinstance(tensor, torch.Tensor):
             add_bias(module, name, tensor)
@@ -76,6 +80,7 @@ def foreign_reads(
     source: nn.Module,
     pruned: TorchHost,
     run: Callable[[nn.Module], object],
+    seen: set[Memory] | None = None,
     old: Callable[[str], str] = str,
 ) -> str:
     """Why a copy does not compute with its own tensors and with all that the pruned graph uses; empty if it does.
@@ -85,20 +90,23 @@ def foreign_reads(
         source: The user's module.
         pruned: The graph that the copy computes.
         run: Calls a module on the example.
+        seen: The memory of all that was read when the copy, as it is now, computed what it should; absent: it is run.
         old: From names in the copy to those in the user's module, where they differ.
     """
-    theirs = {_memory(tensor): name for name, tensor in _named(source) if tensor.numel()}
-    mode, failed = _Reads(), False
-    try:
-        with untouched(module, runs=True), mode:
-            run(module)
-    except Exception:  # noqa: BLE001  # sizes do not fit, perhaps since layers of the original are among those used
-        failed = True
-    if shared := sorted({theirs[place] for place in mode.seen & theirs.keys()}):
+    theirs = {memory_of(tensor): name for name, tensor in _named(source) if tensor.numel()}
+    failed = False
+    if seen is None:
+        seen = set()
+        try:
+            with untouched(module, runs=True, seen=seen):
+                run(module)
+        except Exception:  # noqa: BLE001  # sizes do not fit, perhaps since layers of the original are among those used
+            failed = True
+    if shared := sorted({theirs[place] for place in seen & theirs.keys()}):
         return f"it computes with {_listed(shared)} of your own module, which its code reaches past the copy"
     ours = {} if failed else {old(name): tensor for name, tensor in _named(module)}
     used = (name for name in pruned.without_dead_nodes().tensors if name in ours)
-    if unread := sorted(name for name in used if ours[name].numel() and _memory(ours[name]) not in mode.seen):
+    if unread := sorted(name for name in used if ours[name].numel() and memory_of(ours[name]) not in seen):
         return f"it does not compute with its own {_listed(unread)}, but with something that was made of the original's"
     return ""
 
@@ -106,26 +114,6 @@ def foreign_reads(
 def _listed(names: list[str]) -> str:
     shown = ", ".join(f"'{name}'" for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
-
-
-class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes the memory of all operands."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.seen: set[tuple[str, int]] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        self.seen.update(_memory(leaf) for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
-        return func(*args, **(kwargs or {}))
-
-
-def _memory(tensor: torch.Tensor) -> tuple[str, int]:
-    if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer) or tensor.layout is not torch.strided:
-        return "", id(tensor)
-    return str(tensor.device), tensor.untyped_storage().data_ptr()
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -143,11 +131,10 @@ def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
 
 def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy by a memo in which functions that hold the module's layers or tensors hold those of the copy."""
-    objects = list(_reached([source]))
     own = {id(layer) for layer in source.modules()} | {id(tensor) for _, tensor in _named(source)}
     functions = [
         item
-        for item in objects
+        for item in _reached([source])
         if isinstance(item, types.FunctionType) and any(id(each) in own for each in _reached(_held(item)))
     ]
     cells: dict[int, tuple[types.CellType, types.CellType]] = {}
@@ -159,7 +146,7 @@ def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
         new.__dict__.update(function.__dict__)
         new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
         memo[id(function)] = new
-    module = copy.deepcopy(source, memo)
+    module = cast("nn.Module", copied(source, memo))
 
     def own_copy(item: Any) -> Any:
         return copy.deepcopy(item, memo) if any(id(each) in own for each in _reached([item])) else item
@@ -180,6 +167,37 @@ def _replicated(source: nn.Module, memo: dict[int, Any]) -> nn.Module:
     return module
 
 
+def copied(item: Any, memo: dict[int, Any]) -> Any:
+    """As ``copy.deepcopy``, which looks up for every attribute of every layer how it is copied."""
+    kind: Any = type(item)
+    if kind in _UNCHANGING:
+        return item
+    if (known := memo.get(id(item))) is not None:
+        return known
+    if kind is dict or kind is OrderedDict:
+        made = memo[id(item)] = kind()
+        for key, value in item.items():
+            made[key if type(key) is str else copy.deepcopy(key, memo)] = copied(value, memo)
+        return made
+    if isinstance(item, nn.Module) and _is_plain(kind):
+        fresh = memo[id(item)] = kind.__new__(kind)
+        for name, value in vars(item).items():
+            vars(fresh)[name] = copied(value, memo)
+        return fresh
+    return copy.deepcopy(item, memo)
+
+
+@functools.cache
+def _is_plain(kind: Any) -> bool:
+    """Whether a class of modules says nothing of its own about copies, and keeps all that it has in attributes."""
+    names = ("__copy__", "__reduce__", "__reduce_ex__", "__getstate__", "__new__")
+    if any(getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in names):
+        return False
+    slots = any(each.__dict__.get("__slots__") for each in kind.__mro__)
+    restores = kind.__setstate__ not in (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)  # of old files
+    return not (restores or slots or kind in copyreg.dispatch_table or hasattr(kind, "__deepcopy__"))
+
+
 def _rebind(module: nn.Module, functions: Mapping[Callable[..., Any], types.FunctionType]) -> None:
     """Makes methods of the new functions, where a copy has bound the old ones to its own layers."""
     for item in list(_reached([module])):
@@ -195,6 +213,8 @@ def _rebind(module: nn.Module, functions: Mapping[Callable[..., Any], types.Func
 
 def _held(item: Any) -> Iterable[Any]:
     """What an object holds."""
+    if isinstance(item, nn.Module):
+        return list(vars(item).values())
     match item:
         case types.FunctionType():
             found = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
@@ -230,4 +250,4 @@ def _reached(roots: Iterable[Any]) -> Iterator[Any]:
             continue
         seen.add(id(item))
         yield item
-        stack.extend(_held(item))
+        stack.extend(each for each in _held(item) if type(each) not in _UNCHANGING)

@@ -22,24 +22,23 @@ from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.recurrent import Recurrent
 from graphprune.hosts.torch import gates as torch_gates
 from graphprune.hosts.torch import masked as torch_masked
-from graphprune.hosts.torch import running, steps
+from graphprune.hosts.torch import running, steps, stored
 from graphprune.hosts.torch.biases import biased
 from graphprune.hosts.torch.calls import Signature, example_of, signature_of
 from graphprune.hosts.torch.cells import GATES, cells
 from graphprune.hosts.torch.cuts import cut_tensors, require_there
-from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor
+from graphprune.hosts.torch.digests import digest_of_graph, digest_of_tensor, versions_of
 from graphprune.hosts.torch.fold import dead_nodes, fold, used_tensors
 from graphprune.hosts.torch.gains import adjusted
 from graphprune.hosts.torch.graph import build_graph
 from graphprune.hosts.torch.lazy_graph import LazyGraph
 from graphprune.hosts.torch.normal_form import normal_form
-from graphprune.hosts.torch.recording.forward import Recording
+from graphprune.hosts.torch.recording.forward import Narrow, Recording
 from graphprune.hosts.torch.stored import module_of, owners, shared_names, tied_names, to_numpy, with_values
 from graphprune.hosts.torch.trace import Example, Trace, draws
 from graphprune.hosts.trying import Asked, Trial
 from graphprune.hosts.windows import Window
 from graphprune.importance.differentiable import Target
-from graphprune.importance.final import floating
 from graphprune.importance.judge import Judge
 from graphprune.ir.graph import Graph
 
@@ -67,6 +66,7 @@ class Program:
             one name only where the user has tied two.
         decisive: Tensors of the example whose values decided sizes and branches of the trace.
         known: What was read off the same graph with other values of the tensors.
+        narrow: Where the graph is no more than what the user's code does on the example: what decides about it.
     """
 
     __repr__ = brief
@@ -79,6 +79,7 @@ class Program:
     shared: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     decisive: tuple[torch.Tensor, ...] = field(default=(), repr=False)
     known: _Known | None = field(default=None, repr=False)
+    narrow: Narrow | None = field(default=None, repr=False)
 
     kind = "torch"
     exports = True
@@ -89,12 +90,14 @@ class Program:
     def of(cls, trace: Trace | Recording) -> Self:
         """The program of a trace."""
         if isinstance(trace, Recording):
-            shared = shared_names(trace.tensors, trace.state)
-            return cls(LazyGraph(trace.graph), trace.tensors, trace.example, trace.in_spec, trace.out_spec, shared)
-        spec, example = trace.program.call_spec, (trace.example[0], dict(trace.example[1]))
-        graph, tensors = normal_form(trace.program, example)
-        shared = shared_names(tensors, trace.program.state_dict)
-        return cls(LazyGraph(graph), tensors, example, spec.in_spec, spec.out_spec, shared, trace.pinned)
+            graph, tensors, example, narrow = trace.graph, trace.tensors, trace.example, trace.narrow
+            specs, state = (trace.in_spec, trace.out_spec), trace.state
+        else:
+            spec, example, narrow = trace.program.call_spec, (trace.example[0], dict(trace.example[1])), None
+            graph, tensors = normal_form(trace.program, example)
+            specs, state = (spec.in_spec, spec.out_spec), trace.program.state_dict
+        shared = shared_names(tensors, state)
+        return cls(LazyGraph(graph), tensors, example, *specs, shared, trace.pinned, narrow=narrow)
 
     @property
     def program(self) -> fx.Graph:
@@ -142,17 +145,11 @@ class Program:
 
     def read(self, tensor: str) -> Array:
         """The values of a stored tensor; bfloat16 and 8-bit floats come as float32."""
-        stored = self.tensor(tensor)
-        if stored.is_meta:
-            self._valued()
-        return to_numpy(stored)
+        return to_numpy(stored.valued(self.tensor(tensor)))
 
     def digest(self, tensor: str) -> str:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        stored = self.tensor(tensor)
-        if stored.is_meta:
-            self._valued()
-        return digest_of_tensor(stored)
+        return digest_of_tensor(stored.valued(self.tensor(tensor)))
 
     def model_digest(self) -> str:
         """The digest of all that decides what the model computes, taken anew each time.
@@ -165,6 +162,10 @@ class Program:
         self._valued()
         return digest_of_graph(self.program, self.tensors)
 
+    def stamp(self) -> tuple[int, ...]:
+        """The version counters of the tensors."""
+        return versions_of(self.tensors)
+
     @cached_property
     def is_meta(self) -> bool:
         """Whether weights have no values."""
@@ -172,10 +173,7 @@ class Program:
 
     def _valued(self) -> None:
         if self.is_meta:
-            raise ModelError(
-                "the model is on the meta device, where weights have no values to read or to run with; load its "
-                "weights, or make a plan by criterion='random' with verify=False"
-            )
+            raise ModelError(stored.WITHOUT_VALUES)
 
     @cached_property
     def tied(self) -> Mapping[str, tuple[str, ...]]:
@@ -208,10 +206,11 @@ class Program:
         """
         _, graph, names = self._read
         require_there(edits, {node.name for node in graph.nodes}, self.tied, set(names.values()))
-        program = self.program if self.lazy.edited else self.lazy.base
-        tensors = cut_tensors(program, self.tensors, self.tied, edits)
-        base = LazyGraph(self.program) if self.lazy.edited else self.lazy
-        return replace(self, lazy=replace(base, edits=edits, names=names), tensors=tensors)
+        lazy = LazyGraph(self.program) if self.lazy.edited else self.lazy
+        tensors = cut_tensors(lazy.base, self.tensors, self.tied, edits)
+        if not (edits.sizes or edits.pins or edits.shapes or edits.bypasses):  # units only change places
+            return self.with_tensors(tensors)
+        return replace(self, lazy=replace(lazy, edits=edits, names=names), tensors=tensors)
 
     def folded(self) -> Self:
         """A copy in which tables that depend on no input, parameter or buffer are constants."""
@@ -226,9 +225,8 @@ class Program:
         dead = dead_nodes(lazy.base, lazy.folding)
         if dead == lazy.folding.dead:
             return self
-        folding = replace(lazy.folding, dead=dead)
-        lazy = replace(lazy, folding=folding)
-        return replace(self, lazy=lazy, tensors=used_tensors(lazy.base, folding, self.tensors))
+        lazy = replace(lazy, folding=replace(lazy.folding, dead=dead))
+        return replace(self, lazy=lazy, tensors=used_tensors(lazy.base, lazy.folding, self.tensors))
 
     def replaced(self, tensors: Arrays) -> Self:
         """A copy in which stored tensors have other values."""
@@ -303,16 +301,17 @@ class Program:
         self._valued()
         if masks is None:
             return torch_masked.Interpreter(self.program, self.tensors, double=double)
-        given = self.program, self.tensors, self.graph(), self._names, masks
-        return torch_masked.MaskedInterpreter(*given, double=double)
+        return torch_masked.MaskedInterpreter(
+            self.program, self.tensors, self.graph(), self._names, masks, double=double
+        )
 
     def partial_run(
         self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
     ) -> PartialRun:
         """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         inputs = [node.name for node in self.program.nodes if node.op == "placeholder"]
-        given = inputs if have is None else have
-        run = steps.partial_run(self.program, self.tensors, self._names, given, outputs, later)
+        graph = self.program, self.tensors, self._names
+        run = steps.partial_run(*graph, inputs if have is None else have, outputs, later)
         if have is not None:
             return run
         return lambda values: run(dict(zip(inputs, self.signature.flat(values), strict=True)))
@@ -374,9 +373,7 @@ class Program:
 
     def _loss(self, target: Target, categorical: bool, judges: Sequence[Judge], seed: int) -> Loss:
         """The loss of the judged outputs; without judges of the first one that is floating-point."""
-        outputs = list(self.graph().outputs)
-        first = outputs.index(floating(self.graph())[0])
-        judges = judges or (Judge(outputs[first], first, "kl" if categorical else "mse"),)
+        judges = judges or (torch_gates.first_judge(self.graph(), categorical=categorical),)
         tensors = [at for at, name in enumerate(self.signature.outputs) if name is not None]
         return Loss([(tensors[judge.at], judge) for judge in judges], target, seed)
 

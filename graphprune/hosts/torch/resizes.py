@@ -209,6 +209,8 @@ def _watched(module: nn.Module, expected: Known, found: _Found) -> Iterator[None
 
     with ExitStack() as stack:
         for path, layer in module.named_modules():
+            if isinstance(layer, torch.jit.ScriptModule):  # it takes no hooks
+                continue
             stack.callback(layer.register_forward_pre_hook(enter(path)).remove)
             stack.callback(layer.register_forward_hook(leave, always_call=True).remove)
         stack.enter_context(_Shapes(shape))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from graphprune.errors import ModelError
 from graphprune.hosts.host import Array, Arrays
 from graphprune.hosts.torch.specs import storage_key
 
@@ -16,6 +17,10 @@ _AS_FLOAT32 = frozenset(
     getattr(torch, name)
     for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu")
     if hasattr(torch, name)
+)
+WITHOUT_VALUES = (
+    "the model is on the meta device, where weights have no values to read or to run with; load its weights, or make a "
+    "plan by criterion='random' with verify=False"
 )
 
 
@@ -105,3 +110,14 @@ def _assign(module: torch.nn.Module, name: str, tensor: Any) -> None:
         owner._parameters[last] = tensor  # a plain setattr refuses to change a buffer
     else:
         owner._buffers[last] = tensor
+
+
+def valued(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that has values.
+
+    Raises:
+        ModelError: It is on the meta device.
+    """
+    if tensor.is_meta:
+        raise ModelError(WITHOUT_VALUES)
+    return tensor

@@ -13,7 +13,7 @@ import sys
 import types
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from operator import is_
 from typing import Any, NamedTuple, cast
 
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.hosts.torch.writes import Memory, Writes, guards, storage_of
 
 REACH = 1 << 17
 """Objects that are followed from a module, the nearest first: what lies beyond is no state of a model."""
@@ -133,24 +134,57 @@ def noticing(module: nn.Module, looked: Looked) -> Iterator[list[bool]]:
 
 
 @contextmanager
-def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
+def untouched(
+    module: nn.Module, *, runs: bool = False, seen: set[Memory] | None = None, looked: Looked | None = None
+) -> Iterator[Looked]:
     """Whatever happens to a module inside is undone; random numbers are drawn after as if nothing had been drawn.
 
     Args:
         module: The module.
         runs: Whether it is run on real tensors (else it is traced), so that elements of its tensors may change.
+        seen: Takes the memory of all operands of what is run.
+        looked: What was noted of the module as it is, if that was done.
+    """
+    looked = looked or Looked(module)
+    with _as_before(looked, traced=not runs):
+        if not runs:
+            yield looked
+            return
+        writes = Writes((old.tensor for old in looked.tensors), seen)
+        try:
+            with writes:
+                yield looked
+        finally:
+            writes.undo()
+
+
+@contextmanager
+def guarded(module: nn.Module) -> Iterator[None]:
+    """As :func:`untouched` of a module that is run, for long: elements are watched only while somebody's code runs.
+
+    That is inside of :func:`watching`, and of :func:`untouched` of another module. Watching everything costs as much as
+    computing something small.
     """
     looked = Looked(module)
+    with _as_before(looked, traced=False):
+        guard = Writes(old.tensor for old in looked.tensors)
+        guards.append(guard)
+        try:
+            yield
+        finally:
+            guards.remove(guard)
+            guard.undo()
+
+
+@contextmanager
+def _as_before(looked: Looked, *, traced: bool) -> Iterator[None]:
+    """Puts back a module and the states of random generators."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if cast("Any", torch.cuda).is_initialized() else None
-    writes = _Writes(old.tensor for old in looked.tensors) if runs else None
     try:
-        with writes or nullcontext():
-            yield looked
+        yield
     finally:
-        if writes is not None:
-            writes.undo()
-        looked.restore(traced=not runs)
+        looked.restore(traced=traced)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
@@ -158,42 +192,8 @@ def untouched(module: nn.Module, *, runs: bool = False) -> Iterator[Looked]:
             torch.cuda.set_rng_state_all(cuda)
 
 
-class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Copies the memory of some tensors before it is written to."""
-
-    def __init__(self, tensors: Iterable[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.watched = {storage._cdata for storage in map(_storage, tensors) if storage is not None}
-        self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
-        kwargs = kwargs or {}
-        schema = func._schema
-        if schema.is_mutable or "batch_norm" in schema.name:  # older ones write statistics without saying so
-            for tensor in pytree.tree_leaves((args, kwargs)):
-                storage = _storage(tensor) if isinstance(tensor, torch.Tensor) else None
-                if storage is not None and storage._cdata in self.watched and storage._cdata not in self.saved:
-                    self.saved[storage._cdata] = storage, cast("Any", storage).clone()
-        return func(*args, **kwargs)
-
-    def undo(self) -> None:
-        """Writes back what was there."""
-        for storage, before in self.saved.values():
-            if storage.nbytes() != before.nbytes():
-                storage.resize_(before.nbytes())
-            storage.copy_(before)
-
-
-def _storage(tensor: torch.Tensor) -> torch.UntypedStorage | None:
-    try:
-        return tensor.untyped_storage() if not tensor.is_meta else None
-    except (RuntimeError, NotImplementedError):
-        return None
-
-
 def _same_memory(a: torch.Tensor, b: torch.Tensor) -> bool:
-    one, other = _storage(a), _storage(b)
+    one, other = storage_of(a), storage_of(b)
     if one is None or other is None:
         return a.shape == b.shape and a.dtype == b.dtype
     return (one._cdata, a.storage_offset(), a.shape, a.stride(), a.dtype) == (

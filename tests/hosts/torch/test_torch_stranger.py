@@ -100,7 +100,7 @@ def test_bags_of_embeddings() -> None:
             return self.out(self.table(words, offsets))
 
     example = (torch.tensor([1, 9, 2, 9, 3]), torch.tensor([0, 2]))
-    result = gp.prune(Bags(), example, target={"params": 0.6}, align=1)
+    result = gp.prune(Bags(), example, target={"params": 0.6}, align=1, export=True)
     assert isinstance(result.module, Bags)
     assert result.module.table.embedding_dim < 16
     assert [check.name for check in result.report.proof] == ["masked", "permutation", "onnxruntime"]
@@ -156,7 +156,7 @@ def test_a_model_that_draws_random_numbers() -> None:
             h = F.relu(self.a(x))
             return self.out(self.mean(h) + self.spread(h).exp() * torch.randn(x.shape[0], 6))
 
-    result = gp.prune(Sampler(), X, target={"macs": 0.5}, align=1)
+    result = gp.prune(Sampler(), X, target={"macs": 0.5}, align=1, export=True)
     assert isinstance(result.module, Sampler)
     assert [check.name for check in result.report.proof] == ["masked", "permutation"]
     assert result.report.notes == (
@@ -167,7 +167,7 @@ def test_a_model_that_draws_random_numbers() -> None:
 
 def test_a_float64_model_whose_operators_onnxruntime_lacks() -> None:
     model = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4)).double()
-    result = gp.prune(model, X.double(), target={"macs": 0.5})
+    result = gp.prune(model, X.double(), target={"macs": 0.5}, export=True)
     assert result.module[0].weight.dtype == torch.float64
     assert [check.name for check in result.report.proof] == ["masked", "permutation"]
     (note,) = result.report.notes
@@ -198,7 +198,7 @@ def test_the_report_counts_the_biases_that_refits_add() -> None:
 
 def test_reports_print_as_tables() -> None:
     model, x = _net(), torch.randn(4, 2, 12)
-    result = gp.prune(model, x, target={"macs": 0.5})
+    result = gp.prune(model, x, target={"macs": 0.5}, export=True)
     text = str(result.report)
     assert str(result) == text
     assert " MACs       │ 30.5 k │ 9.09 k │ 29.8% │   50.0%" in text.splitlines()
@@ -326,7 +326,7 @@ def test_distances_and_outputs_that_are_no_tensors_reach_onnx() -> None:
         def forward(self, x, scale=1.0):
             return {"distance": torch.cdist(self.encode(x), self.prototypes), "scale": scale, "none": None}
 
-    result = gp.prune(Prototypes(), {"x": X, "scale": 2.0}, target="macs=0.5")
+    result = gp.prune(Prototypes(), {"x": X, "scale": 2.0}, target="macs=0.5", export=True)
     assert [check.name for check in result.report.proof] == ["masked", "permutation", "onnxruntime"]
     assert isinstance(result.module, Prototypes)
 

@@ -272,9 +272,13 @@ def test_a_run_is_undone_to_the_last_element() -> None:
 
 def test_what_the_exporter_prints_stays_off_the_terminal(capfd: Any) -> None:
     class Branching(Base):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Parameter(torch.ones(N)), nn.Parameter(torch.ones(N))
+
         def scale(self, x):
             sys.stderr.write("from forward")
-            return 1.0 if x.sum() > 0 else 2.0
+            return self.one if x.sum() > 0 else self.two
 
     with pytest.raises(ModelError) as caught:
         gp.analyze(Branching(), (torch.randn(3, 8),))

@@ -14,14 +14,30 @@ from torch import fx, nn
 from torch.fx.graph import _PyTreeCodeGen, _PyTreeInfo
 from torch.utils import _pytree as pytree
 
+from graphprune.errors import ModelError
 from graphprune.hosts.torch.normal_form import normalized
 from graphprune.hosts.torch.quiet import quiet
-from graphprune.hosts.torch.recording.operators import Unrecordable
+from graphprune.hosts.torch.recording.known import VARYING
+from graphprune.hosts.torch.recording.operators import READS, Unrecordable
 from graphprune.hosts.torch.recording.places import called
-from graphprune.hosts.torch.recording.recorder import VARYING, Recorder, watching
+from graphprune.hosts.torch.recording.recorder import Recorder
+from graphprune.hosts.torch.recording.ways_past import watching
 from graphprune.hosts.torch.specs import SPEC
 from graphprune.hosts.torch.trace import Example, inference
 from graphprune.hosts.torch.untouched import Looked
+
+
+@dataclass(frozen=True, eq=False)
+class Narrow:
+    """What is known of code of which a recording is one of several ways.
+
+    Attributes:
+        error: Why the exporter cannot follow it.
+        where: What decides, and where: ``'aten.is_nonzero.default' reads values at model.py line 41``.
+    """
+
+    error: ModelError
+    where: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +52,8 @@ class Recording:
         out_spec: How the graph's outputs make up what the module returned.
         state: The module's parameters and buffers by all their names.
         doubts: Why the recording may be no more than one of several ways that the code takes.
+        decisive: Tensors of the example whose values the code has read, or what follows from them.
+        narrow: What is known of other ways, where it is in doubt and the exporter cannot take it instead.
     """
 
     graph: fx.Graph
@@ -45,6 +63,13 @@ class Recording:
     out_spec: Any
     state: Mapping[str, torch.Tensor] = field(repr=False)
     doubts: tuple[str, ...] = ()
+    decisive: tuple[torch.Tensor, ...] = ()
+    narrow: Narrow | None = None
+
+    @property
+    def pinned(self) -> tuple[torch.Tensor, ...]:
+        """Tensors of the example that must keep their values, as far as the recording holds for no others."""
+        return () if self.narrow is None else self.decisive
 
 
 def record(model: nn.Module, example: Example, looked: Looked, *, training: bool = False) -> Recording:
@@ -70,12 +95,13 @@ def record(model: nn.Module, example: Example, looked: Looked, *, training: bool
         raise Unrecordable(f"torch.fx cannot make code of a module that is named '{word}'")
     attributes = _attributes(model)
     recorder.stored({**state, **attributes}, (each.tensor for each in looked.tensors))
-    n_whole = 0
+    origins: list[tuple[torch.Tensor, int]] = []
     for name, leaf in zip(_input_names(model, example), leaves, strict=True):
         origin = VARYING
-        if isinstance(leaf, torch.Tensor) and not leaf.is_floating_point():
-            n_whole += 1
-            origin = VARYING << n_whole
+        if isinstance(leaf, torch.Tensor):
+            if not leaf.is_floating_point():
+                origin = VARYING << 1 + len(origins)
+            origins.append((leaf, origin))
         recorder.placeholder(name, leaf, origin)
     buffers = dict(model.named_buffers())
     try:
@@ -100,7 +126,17 @@ def record(model: nn.Module, example: Example, looked: Looked, *, training: bool
     recorder.graph.set_codegen(_PyTreeCodeGen(_PyTreeInfo(_argument_names(model, example), in_spec, out_spec)))
     graph = _ordered(recorder, [*state, *attributes])
     tensors = normalized(graph, recorder.tensors)
-    return Recording(graph, tensors, example, in_spec, out_spec, state, tuple(dict.fromkeys(recorder.doubts)))
+    decided = recorder.decided
+    return Recording(
+        graph,
+        tensors,
+        example,
+        in_spec,
+        out_spec,
+        state,
+        tuple(dict.fromkeys(recorder.doubts)),
+        tuple(leaf for leaf, origin in origins if decided & (origin | VARYING)),
+    )
 
 
 def _output(recorder: Recorder, value: Any) -> Any:
@@ -146,9 +182,9 @@ def _ordered(recorder: Recorder, names: Iterable[str]) -> fx.Graph:
 
 def _matters(node: fx.Node) -> bool:
     """Whether a node does something beside what it returns."""
-    return node.target is torch.ops.aten.copy_.default or (
-        node.op == "call_function" and node.is_impure(impure_random=False)
-    )
+    if node.target is torch.ops.aten.copy_.default or node.target in READS:
+        return True
+    return node.op == "call_function" and node.is_impure(impure_random=False)
 
 
 def _input_names(model: nn.Module, example: Example) -> Iterator[str]:

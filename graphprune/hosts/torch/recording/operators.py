@@ -44,6 +44,10 @@ class Facts:
     norm: bool = False
 
 
+READS = frozenset(
+    (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default, torch.ops.aten.is_nonzero.default)
+)
+"""Operators that hand one number to Python."""
 _PASSES = frozenset(("detach", "detach_", "lift_fresh", "alias", "resolve_conj", "resolve_neg", "lift"))
 _FILLED = frozenset(f"{fill}_like" for fill in ("zeros", "ones", "full", "empty")) | frozenset(
     f"new_{fill}" for fill in ("zeros", "ones", "full", "empty", "empty_strided")
@@ -129,11 +133,28 @@ def _parts(func: Any, schema: Any, *, composite: bool) -> Callable[..., Any] | N
         return None
     if str(func) in ROWS or torch.Tag.nondeterministic_seeded in func.tags:
         return None
+    if func in _COMPARED:
+        return _COMPARED[func]
+    if composite:
+        return None if func in READS else func.decompose
     if any("Tensor" not in str(each.type) for each in schema.returns):
         return None
-    if composite:
-        return func.decompose  # type: ignore[no-any-return]
     return _decompositions().get(func)
+
+
+def _close(x: torch.Tensor, y: torch.Tensor, *tolerances: Any, **named: Any) -> bool:
+    return bool(torch.isclose(x, y, *tolerances, **named).all())
+
+
+def _equal(x: torch.Tensor, y: torch.Tensor) -> bool:
+    return x.shape == y.shape and bool((x == y).all())
+
+
+_COMPARED: Mapping[Any, Callable[..., Any]] = {
+    torch.ops.aten.allclose.default: _close,
+    torch.ops.aten.equal.default: _equal,
+}
+"""Operators that compare two tensors and hand the answer to Python, as those that hand over one number."""
 
 
 @cache

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch.recording.aliases import OPAQUE, Alias, Store, View, current, sizes_of_parts, write
+from graphprune.hosts.torch.recording.known import VARYING, Known
 from graphprune.hosts.torch.recording.operators import (
+    READS,
     Facts,
     Unrecordable,
     facts_of,
     in_training,
     named_arguments,
 )
-from graphprune.hosts.torch.recording.places import Places
-from graphprune.hosts.torch.specs import LOCATION, SPEC, Spec
-
-VARYING = 1
-"""The origin of what follows from a parameter or from an input of real numbers."""
+from graphprune.hosts.torch.recording.tensors import PLAIN, PROMOTED, holds_node, promoted_type, spec_of
+from graphprune.hosts.torch.specs import SPEC
 
 _ATEN = torch.ops.aten
-_PLAIN = (torch.Tensor, nn.Parameter, nn.Buffer)
 _GETITEM = operator.getitem
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(Known, TorchDispatchMode):
     """Records operators as nodes of a graph without writes.
 
     Args:
@@ -38,143 +35,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.graph = fx.Graph()
-        self.places = Places(model)
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.named: dict[str, Alias] = {}
-        self.inputs: list[Alias] = []
-        self.owned: dict[int, str] = {}
-        self.owners: list[torch.Tensor] = []
-        self.reached: set[int] = set()
-        self.aliases: dict[int, Alias] = {}
-        self.pointers: set[int] = set()
-        self.saved: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
-        self.leaked = False
-        self.doubts: list[str] = []
-        self.refused = ""
-
-    # -- what is there before ----------------------------------------------------------------------------------------
-
-    def stored(self, named: Mapping[str, torch.Tensor], reached: Iterable[torch.Tensor]) -> None:
-        """Makes tensors of the module known.
-
-        Args:
-            named: Parameters, buffers and attributes; of several names of one tensor, the last counts.
-            reached: All tensors that lie in the module or beside it, in tables of its code.
-        """
-        self.reached = {id(tensor) for tensor in reached}
-        plain = {name: tensor for name, tensor in named.items() if type(tensor) in _PLAIN and not tensor.is_sparse}
-        keys = {name: _key(tensor) if tensor.numel() else id(tensor) for name, tensor in plain.items()}
-        last = {key: name for name, key in keys.items()}
-        self.owned = {id(tensor): last[keys[name]] for name, tensor in plain.items()}
-        self.owners.extend(plain.values())
-
-    def placeholder(self, name: str, leaf: Any, origin: int) -> None:
-        """An input."""
-        node = self.graph.placeholder(name)
-        node.meta = {SPEC: None}
-        if isinstance(leaf, torch.Tensor):
-            node.meta[SPEC] = spec_of(leaf)
-            alias = self.aliases[id(leaf)] = Alias(leaf, node, Store(origin=origin, first=node, known=leaf))
-            self.inputs.append(alias)
-            self.owners.append(leaf)
-
-    def written_back(self, reassigned: Mapping[str, torch.Tensor]) -> None:
-        """Puts what was written to stored tensors and inputs at the end of the graph.
-
-        Args:
-            reassigned: Buffers that are other tensors now.
-        """
-        for alias in (*self.named.values(), *self.inputs):
-            store = alias.store
-            if store.version and store.first is not None:
-                self.emit(_ATEN.copy_.default, (store.first, current(alias, self.emit)), {}, alias.like)
-        for name, tensor in reassigned.items():
-            old = self.tensors.get(name)
-            if old is not None and old.shape == tensor.shape and old.dtype == tensor.dtype:
-                value = self.value(tensor)
-                self.emit(_ATEN.copy_.default, (self.named[name].store.first, value), {}, (old.shape, old.dtype))
-
-    # -- tensors -----------------------------------------------------------------------------------------------------
-
-    def value(self, tensor: torch.Tensor) -> fx.Node:
-        """The value that a tensor has now."""
-        return current(self.alias(tensor), self.emit)
-
-    def alias(self, tensor: torch.Tensor) -> Alias:
-        """What is known of a tensor."""
-        found = self.aliases.get(id(tensor))
-        if found is None or found.ref() is not tensor:
-            found = self.aliases[id(tensor)] = self._new(tensor)
-        return found
-
-    def _new(self, tensor: torch.Tensor) -> Alias:
-        """A tensor that no recorded operator made: one of the module's, a view behind our back, or a constant."""
-        if type(tensor) not in _PLAIN or tensor.layout is not torch.strided or tensor.is_quantized:
-            raise Unrecordable(f"a tensor of class '{type(tensor).__name__}' is no plain one")
-        name = self.owned.get(id(tensor))
-        if name is not None:
-            return self._attribute(tensor, name)
-        storage = tensor.untyped_storage()._cdata
-        for other in list(self.aliases.values()):
-            known = other.ref()
-            if known is None or known is tensor or known.untyped_storage()._cdata != storage:
-                continue
-            if (known.storage_offset(), known.shape, known.stride(), known.dtype) == (
-                tensor.storage_offset(),
-                tensor.shape,
-                tensor.stride(),
-                tensor.dtype,
-            ):
-                return Alias(tensor, current(other, self.emit), other.store, View(other, None))
-        for known in self.owners:
-            if type(known) in _PLAIN and tensor.numel() and known.numel() and _key(known) == _key(tensor):
-                other = self.alias(known)
-                return Alias(tensor, current(other, self.emit), other.store, View(other, None))
-        if tensor.numel() and not tensor.is_meta and tensor.untyped_storage().data_ptr() in self.pointers:
-            raise Unrecordable("a tensor shares memory with one that was computed, behind the back of the dispatcher")
-        return self._constant(tensor, explained=id(tensor) in self.reached)
-
-    def _attribute(self, tensor: torch.Tensor, name: str) -> Alias:
-        known = self.named.get(name)
-        if known is None:
-            node = self._get_attr(name, tensor)
-            origin = VARYING if isinstance(tensor, nn.Parameter) else 0
-            known = self.named[name] = Alias(tensor, node, Store(origin=origin, first=node, known=tensor))
-            return known
-        return Alias(tensor, current(known, self.emit), known.store, View(known, None))
-
-    def _get_attr(self, name: str, tensor: torch.Tensor) -> fx.Node:
-        node = self.graph.create_node("get_attr", name, name=name.replace(".", "_"))
-        node.meta = {SPEC: spec_of(tensor)}
-        self.tensors[name] = tensor
-        return node
-
-    def _constant(self, tensor: torch.Tensor, *, explained: bool) -> Alias:
-        """A tensor that lies nowhere in the module; its axes stay whole unless its origin is known."""
-        n = sum(name.startswith(_LIFTED) for name in self.tensors)
-        node = self._get_attr(f"{_LIFTED}{n}", tensor)
-        store = Store(first=None, known=tensor)
-        if not explained:
-            node = self.emit(_ATEN.lift.default, (node,), {}, (tensor.shape, tensor.dtype))
-        return Alias(tensor, node, store)
+        TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
+        Known.__init__(self, model)
 
     # -- operators ---------------------------------------------------------------------------------------------------
-
-    def emit(self, func: Any, args: Any, kwargs: Any, like: Any) -> fx.Node:
-        """A node for a call with one result."""
-        node = self._node(func, args, kwargs)
-        shape, dtype = like
-        node.meta[SPEC] = Spec(tuple(shape), _named(dtype), dtype.itemsize)
-        return node
-
-    def _node(self, func: Any, args: Any, kwargs: Any) -> fx.Node:
-        name = func._overloadpacket.__name__
-        node = self.graph.create_node("call_function", func, tuple(args), kwargs, name=name)
-        place = self.places.now
-        node.meta = {SPEC: None, "nn_module_stack": place.stack, LOCATION: self.places.line()}
-        return node
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator and records it."""
@@ -215,7 +79,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif made is None:
             self._node(func, nodes, named)
         elif operands:
-            self._read(str(func), operands)
+            self._handed_over(func, operands, nodes, named)
         if facts.selects is not None:
             self._sized(func, facts, args, kwargs)
         return made
@@ -301,7 +165,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, made: torch.Tensor, node: fx.Node, facts: Facts, operands: list[torch.Tensor], call: tuple[Any, ...]
     ) -> None:
         """Says what a result is: new, or a view of an operand."""
-        if type(made) not in _PLAIN:
+        if type(made) not in PLAIN:
             self._refuse(f"a tensor of class '{type(made).__name__}' is no plain one")
         if facts.views:
             storage = made.untyped_storage()._cdata
@@ -316,7 +180,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _view(self, made: torch.Tensor, node: fx.Node, parent: Alias, of: torch.Tensor, call: tuple[Any, ...]) -> Alias:
         func, args, nodes, named, at = call
-        simple = args and args[0] is of and not any(_holds_node(each) for each in (*nodes[1:], *named.values()))
+        simple = args and args[0] is of and not any(holds_node(each) for each in (*nodes[1:], *named.values()))
         view = View(parent, func if simple else OPAQUE, tuple(nodes[1:]), named, at)
         return Alias(made, node, parent.store, view)
 
@@ -329,13 +193,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._refuse("a sparse tensor is written to")
         self._save(alias)
         dtypes = {each.dtype for each in operands[1:] if each.dim()} - {target.dtype, torch.bool}
-        promoted = bool(dtypes) and facts.sibling._overloadpacket.__name__ in _PROMOTED
+        promoted = bool(dtypes) and facts.sibling._overloadpacket.__name__ in PROMOTED
         if facts.sibling is _ATEN.zeros_like.default:
             nodes, named = nodes[:1], {}
         made = func(*args, **kwargs)
         try:
             if promoted:
-                wide = _result_type(target.dtype, dtypes)
+                wide = promoted_type(target.dtype, dtypes)
                 node = self.emit(facts.sibling, nodes, named, (target.shape, wide))
                 if wide is not target.dtype:
                     node = self.emit(_ATEN._to_copy.default, (node,), {"dtype": target.dtype}, alias.like)
@@ -349,34 +213,22 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.aliases[id(made)] = Alias(made, alias.node, alias.store, View(alias, None))
         return made
 
-    def _save(self, alias: Alias) -> None:
-        """Keeps the memory of an input or a stored tensor, which is put back after."""
-        known = alias.store.known
-        if known is None or known.is_meta:
-            return
-        storage = known.untyped_storage()
-        if storage._cdata in self.saved:
-            return
-        same = (each for each in self.owners if each.untyped_storage()._cdata == storage._cdata)
-        if any(_key(each) != _key(known) for each in same):
-            self._refuse("memory is written to that several tensors see in different ways")
-        self.saved[storage._cdata] = storage, cast("Any", storage).clone()
-        for name, tensor in self.tensors.items():
-            if tensor is known and name.startswith(_LIFTED):
-                self.tensors[name] = tensor.clone()
-
-    def undo(self) -> None:
-        """Writes back what was there."""
-        for storage, before in self.saved.values():
-            storage.copy_(before)
-
     # -- values that leave the graph ---------------------------------------------------------------------------------
+
+    def _handed_over(self, func: Any, operands: list[torch.Tensor], nodes: Any, named: Any) -> None:
+        """Notes an operator that gives no tensor; one number, which the graph needs if it is no constant."""
+        self._read(str(func), operands)
+        if self._origin(operands):
+            if func not in READS:
+                self._refuse(f"'{func}' reads more than one number")
+            self._node(func, nodes, named)
 
     def _read(self, what: str, operands: list[torch.Tensor]) -> None:
         """The user's code gets to know values."""
         origin = self._origin(operands)
         if origin:
-            self.doubts.append(f"'{what}' reads values")
+            self.decided |= origin
+            self.doubts.append(f"'{what}' reads values at {self.places.line()}")
 
     def _sized(self, func: Any, facts: Facts, args: Any, kwargs: Any) -> None:
         """The size of a result depends on values."""
@@ -400,79 +252,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             constant = not found.store.origin
         if not constant:
             self.leaked = True
-            self.doubts.append("values leave the graph")
-
-    def _refuse(self, reason: str) -> Any:
-        self.refused = self.refused or reason
-        raise Unrecordable(reason)
+            self.decided |= VARYING
+            self.doubts.append(f"values leave the graph at {self.places.line()}")
 
 
 _COUNTS = True
 """A norm counts its own statistics."""
 _NEW = Facts()
-_LIFTED = "lifted_tensor_"
-
-
-def spec_of(tensor: torch.Tensor) -> Spec:
-    """The spec of a tensor of known sizes."""
-    dtype = tensor.dtype
-    return Spec(tuple(tensor.shape), _named(dtype), dtype.itemsize)
-
-
-_NAMES: dict[torch.dtype, str] = {}
-
-
-def _named(dtype: torch.dtype) -> str:
-    found = _NAMES.get(dtype)
-    if found is None:
-        found = _NAMES[dtype] = str(dtype).removeprefix("torch.")
-    return found
-
-
-def _key(tensor: torch.Tensor) -> tuple[Any, ...]:
-    return (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
-
-
-def _holds_node(value: Any) -> bool:
-    return isinstance(value, fx.Node) or (isinstance(value, list | tuple) and any(map(_holds_node, value)))
-
-
-_PROMOTED = frozenset(
-    (
-        "add", "sub", "mul", "div", "pow", "atan2", "fmod", "remainder", "true_divide", "floor_divide", "addcmul",
-        "addcdiv", "lerp", "hypot", "copysign", "bitwise_and", "bitwise_or", "bitwise_xor", "multiply", "subtract",
-        "divide", "logical_and", "logical_or", "logical_xor",
-    )
-)  # fmt: skip
-
-
-def _result_type(first: torch.dtype, others: set[torch.dtype]) -> torch.dtype:
-    found = first
-    for each in others:
-        found = torch.promote_types(found, each)
-    return found
-
-
-@contextmanager
-def watching(recorder: Recorder) -> Iterator[None]:
-    """Says of every ``numpy()`` and ``tolist()`` that it takes values out of sight."""
-    kept = {name: getattr(torch.Tensor, name) for name in ("numpy", "tolist", "__dlpack__")}
-
-    def watched(function: Any) -> Any:
-        def run(tensor: Any, *args: Any, **kwargs: Any) -> Any:
-            recorder.leaks(tensor)
-            return function(tensor, *args, **kwargs)
-
-        return run
-
-    own = {name: name in vars(torch.Tensor) for name in kept}
-    try:
-        for name, function in kept.items():
-            setattr(torch.Tensor, name, watched(function))
-        yield
-    finally:
-        for name, function in kept.items():
-            if own[name]:
-                setattr(torch.Tensor, name, function)
-            else:
-                delattr(torch.Tensor, name)
