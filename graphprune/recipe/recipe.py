@@ -175,7 +175,8 @@ class Recipe:
         data: dict[str, Any] = {"version": VERSION}
         for each in recipe_options():
             value = self._value(each)
-            if value is None or value == () or (self.passes and value == each.default):
+            idle = self.passes or (each.section == "recovery" and not self.recovery.on)
+            if value is None or value == () or (idle and value == each.default):
                 continue
             held = data.setdefault(each.section, {}) if each.section else data
             held[_written(each)] = text.plain_value(value)

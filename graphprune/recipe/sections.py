@@ -230,14 +230,14 @@ class Recovery(Section):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. Each of the options below asks for it, too. On the
-            calibration inputs, without labels; a rate and a state are chosen by inputs that are kept apart, and what does
-            not help on these is not taken.
+        recover: Train the pruned model to answer as the original does. Each option below asks for it, too. It is
+            trained on the calibration inputs, without labels; a rate and a state are chosen by inputs that are kept
+            apart, and what does not help on these is not taken.
         recover_steps: Steps of training; 0 for 600.
         recover_minutes: Train at most so long; 0 for as long as the steps take.
         recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
-        recover_weights: Which weights are trained: ``all``, ``biases`` (and norms), or ``lora``. Low-rank additions to
-            linear layers (``lora``) are merged in the end.
+        recover_weights: Which weights are trained. ``biases`` are those of norms, too; low-rank additions to linear
+            layers (``lora``) are merged in the end.
         recover_rank: The rank of low-rank additions.
     """
 
@@ -249,7 +249,7 @@ class Recovery(Section):
     recover_steps: int = option(0)
     recover_minutes: float = option(0.0)
     recover_rate: float = option(0.0)
-    recover_weights: str = option("all", metavar="WHICH")
+    recover_weights: str = option("all", metavar="WHICH", choices=TRAINED)
     recover_rank: int = option(16)
 
     def require(self) -> None:

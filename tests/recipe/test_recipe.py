@@ -40,6 +40,11 @@ VALUES = {
     "max_ratio": st.floats(0, 1, exclude_min=True),
     "protect_ratio": st.floats(0, 1, exclude_max=True),
     "seed": st.integers(0, 2**40),
+    "recover": st.booleans(),
+    "recover_steps": st.integers(0, 10**6),
+    "recover_minutes": st.floats(0, 10**6),
+    "recover_rate": st.floats(0, 1),
+    "recover_rank": st.integers(1, 10**4),
 }
 
 

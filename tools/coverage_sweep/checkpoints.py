@@ -11,7 +11,6 @@ LoRA of peft. Records are kept as they come; the table in docs/checkpoints.md is
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import tempfile
@@ -26,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tools.bench.records import Record, Records
+from tools.bench.runner import parser_of
 
 RECORDS = Path("checkpoints.jsonl")
 TARGET, STEPS = 0.6, 3
@@ -109,7 +109,7 @@ PASSED = ("stock", "generate", "trainer", "peft")
 
 def main() -> None:
     """Runs all rows that have no record yet, and writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="patterns of names")
     parser.add_argument("--json", type=Path, default=RECORDS, help="where records are kept")
     parser.add_argument("--table", type=Path, help="where the table is written")
