@@ -33,6 +33,7 @@ SHARES: Mapping[str, float] = {
     "check-export": 0.8,
     "measure-latency": 1.5,
     "rebuild-module": 0.5,
+    "recover": 20.0,
     "evaluate": 1.0,
     "write": 0.3,
 }

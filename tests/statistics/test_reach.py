@@ -204,7 +204,7 @@ def test_a_module_that_is_wrong_on_one_example_is_refused(monkeypatch):
     host = TorchHost.trace(model, (example,))
     for wrong in range(torch_module._EXAMPLES):
         with ActivationCache([{}] * torch_module._EXAMPLES, 0) as expected:
-            use = torch_module._forward(host, expected)
+            use = torch_module._Forward(host, expected, proof=True, known=None)
             assert use.judge(model) == ""
             expected[wrong] = {name: array + 0.1 for name, array in expected[wrong].items()}
             assert "its outputs differ" in use.judge(model)

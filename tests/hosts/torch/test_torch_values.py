@@ -100,7 +100,7 @@ def _filled(net, x, n):
         lambda net, x, n: net.linear.weight.sum() > 0,
         lambda net, x, n: (n + x.sum().long()).item() > 3,
         lambda net, x, n: n[x[:3, 0] > 0].sum() > 3,
-        lambda net, x, n: len(x[:, 0].nonzero()) > 3,
+        lambda net, x, n: len(x[:, 0].nonzero()) < 3,  # the way without the layer: with it, its class may be pruned
         _written,
         _filled,
     ],
