@@ -11,7 +11,7 @@ from torch import nn
 from graphprune.hosts.torch.checkpoints.asking import Asking, elements_without
 from graphprune.hosts.torch.checkpoints.leaves import changed, depth_moves
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
-from graphprune.hosts.torch.checkpoints.search import Base, Wanted, find_statement, pairs_of
+from graphprune.hosts.torch.checkpoints.search import Base, Wanted, find_statement, pairs_of, torn
 from graphprune.hosts.torch.checkpoints.twins import Shapes, configured_roots, shapes_of
 
 LLAMA = {
@@ -157,3 +157,22 @@ def test_lists_by_layer_and_places_of_layers() -> None:
     assert {("first",): 1} in moves
     assert Config(layers=2).kinds == ["relu", "silu"]
     assert isinstance(net(), Net)
+
+
+def test_layers_that_no_number_says_apart_take_no_search() -> None:
+    """Widths are counted against the numbers of the config that they depend on; equal ones, and few, are sought."""
+    tf = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes, num_hidden_layers=5))
+    base, _ = Base.of(model)
+    assert base is not None
+    old = base.shapes
+    up = ("mlp.up_proj.weight", "mlp.gate_proj.weight")
+
+    def with_widths(*widths: int) -> dict[str, tuple[int, ...]]:
+        by_layer = {f"model.layers.{i}.{name}": width for i, width in enumerate(widths) for name in up}
+        return {name: (by_layer.get(name, shape[0]), *shape[1:]) for name, shape in old.items()}
+
+    assert "which no number of its config says apart" in torn(base, old, with_widths(64, 56, 48, 40, 32))
+    assert torn(base, old, with_widths(48, 48, 48, 48, 48)) == ""
+    assert torn(base, old, with_widths(48, 56, 48, 48, 48)) == ""

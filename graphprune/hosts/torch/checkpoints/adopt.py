@@ -16,7 +16,7 @@ from torch import nn
 
 from graphprune.hosts.torch.checkpoints.implied import IMPLIED
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering, close_gaps, placeholders_in
-from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of
+from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of, torn
 from graphprune.hosts.torch.checkpoints.twins import configured_roots, is_config, is_plain, passing_shapes, shapes_of
 from graphprune.hosts.torch.spots import Spot, is_torchs, own_attributes
 from graphprune.report.data import AttributeRow
@@ -66,7 +66,7 @@ def adopt(module: nn.Module, source: nn.Module, pairs: Iterable[tuple[int, int]]
         renamed = {below.new(name): shape for name, shape in old.items() if not below.is_gone(name)}
         base, reason = Base.of(root)
         statement = None
-        if base is not None:
+        if base is not None and not (reason := torn(base, renamed, shapes)):
             statement, reason = find_statement(base, Wanted(shapes, pairs_of(renamed, shapes, pairs), below))
         if statement is None or (reason := _remade(statement, mine, below)):
             reasons[path] = reason

@@ -9,6 +9,7 @@ parts.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ MOST_BUILDS = 600
 """Configs that are tried for one module."""
 _FAR = 4
 """What counts as much as so many axes of other sizes: a tensor too many, a constant or table that is computed anew."""
+_TORN = 4
+"""So many widths in alike places are counted against the numbers that could say them."""
 _MOST_PAIRS = 24
 """Moves that are tried two at once."""
 
@@ -132,6 +135,39 @@ class Base:
             if other is not None and other.shapes != shapes and stated is not None and stated.shapes == shapes:
                 data, twin = {**data, key: value}, stated  # the class reads it, and it stays what it is
         return cls(source, data, twin, shapes, common_keys(config)), ""
+
+
+def torn(base: Base, old: Shapes, new: Shapes) -> str:
+    """Why no config can say some shapes, where counting tells; else empty.
+
+    Tensors in alike places (``layers.*.mlp.up.weight``) that were equal and have more widths now than there are numbers
+    in the config on which these widths depend, as trying each of them shows.
+
+    Args:
+        base: The module before.
+        old: The shapes before, under the names that their tensors have now.
+        new: Those that are wanted.
+    """
+    alike: dict[tuple[str, int, int], dict[int, str]] = {}
+    for name, shape in old.items():
+        for axis, (a, b) in enumerate(zip(shape, new.get(name, ()), strict=False)):
+            alike.setdefault((re.sub(r"\d+", "*", name), axis, a), {}).setdefault(b, name)
+    if not alike:
+        return ""
+    (pattern, axis, size), widths = max(alike.items(), key=lambda item: len(item[1]))
+    if len(widths) < _TORN:
+        return ""
+    depends = 0
+    for leaf, value in leaves(base.data):
+        if type(value) is int and value > 1 and (size % value == 0 or value % size == 0):
+            twin = Twin.of(type(base.source), changed(base.data, {leaf: 2 * value}), vars(base.source)["config"])
+            shapes = {} if twin is None else twin.shapes
+            same = any(re.sub(r"\d+", "*", name) == pattern and shape[axis] == size for name, shape in shapes.items())
+            depends += not same
+    if len(widths) <= depends:
+        return ""
+    (b, one), (c, other), *_ = widths.items()
+    return f"'{one}' and '{other}' had {size} units and have {b} and {c}, which no number of its config says apart"
 
 
 def find_statement(

@@ -70,7 +70,7 @@ class Twin:
             data: The config as a dictionary.
             like: A config of its class, whose ways to compute (``_attn_implementation``) are taken over.
         """
-        with unseen(), _silent(), torch.no_grad():
+        with unseen(), _silent(), _unfilled(), torch.no_grad():
             try:
                 config = read_config(data, like)
                 with torch.device("meta"):
@@ -132,6 +132,23 @@ def is_plain(value: Any) -> bool:
 
 def _sized(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
+
+
+@contextmanager
+def _unfilled() -> Iterator[None]:
+    """Tensors without memory are not given values to start with."""
+    ways = {name: way for name, way in vars(nn.init).items() if name.endswith("_") and callable(way)}
+
+    def same(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return tensor
+
+    try:
+        for name in ways:
+            setattr(nn.init, name, same)
+        yield
+    finally:
+        for name, way in ways.items():
+            setattr(nn.init, name, way)
 
 
 @contextmanager
