@@ -11,6 +11,7 @@ from typing import Any
 from graphprune.data.batches import set_apart
 from graphprune.early import n_leading, require_named, require_options, require_selected, with_reach
 from graphprune.errors import GraphpruneError, OptionError, TargetError
+from graphprune.files import made_folder
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
@@ -144,7 +145,7 @@ def _begun(opened: Opened, recipe: Recipe, running: Running, reach: Reach) -> tu
     state = reach(state, passes[n:])
     fitted, held = set_apart(opened.batches(recipe.seed), needed=recipe.recovery.on)
     more = opened.more(running.recover_data, recipe.seed)
-    folder = None if running.recover_folder is None else Path(running.recover_folder)
+    folder = None if running.recover_folder is None else made_folder(Path(running.recover_folder), "--recover-folder")
     state = replace(state, batches=fitted, held=held, more=more, folder=folder, evaluation=opened.evaluation(observer))
     return state, passes[n:], run
 

@@ -94,6 +94,8 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
         passes, state, dump_after=running.dump_after, dump=running.dump, verify_each=running.verify_each
     )
     result = replace(finished(state, recipe, running), before=opened.before)
+    if plan.options.get("recovered"):
+        result = with_note(result, "the plan was made with recovery, which is not repeated: nothing is trained here")
     if batches is not None and unknown:
         result = with_note(result, unknown)
     if method == "none" or batches is not None:

@@ -141,7 +141,7 @@ class PruningPlan:
 
     def without_refit(self) -> PruningPlan:
         """The plan of the cuts alone, without what compensation has noted."""
-        notes = ("compensation", "compensated", "digests", "exported")
+        notes = ("compensation", "compensated", "digests", "exported", "recovered")
         return replace(self, options={key: value for key, value in self.options.items() if key not in notes})
 
     def kept_of(self, analysis: Analysis) -> dict[Factor, Index]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from graphprune.executor.losses import prepared
 from graphprune.importance.judge import Judge
 
 _LEAST = -1e4
@@ -26,12 +27,10 @@ class Distance:
     Attributes:
         judges: How outputs are compared.
         scales: What each of their losses is divided by, so that one output does not hide the others.
-        temperature: Of the distributions that ``kl`` compares (Hinton et al. 2015, arXiv 1503.02531).
     """
 
     judges: Sequence[Judge]
     scales: Sequence[float]
-    temperature: float = 1.0
 
     def __call__(self, outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         """The mean over the judged outputs.
@@ -41,37 +40,20 @@ class Distance:
             wanted: All of the teacher's.
         """
         losses = [
-            self._of(judge, _prepared(outputs[judge.at], judge), _prepared(wanted[judge.at], judge)) / scale
+            self._of(judge, prepared(outputs[judge.at], judge), prepared(wanted[judge.at], judge)) / scale
             for judge, scale in zip(self.judges, self.scales, strict=True)
         ]
         return torch.stack(losses).mean()
 
     def _of(self, judge: Judge, found: Tensor, wanted: Tensor) -> Tensor:
         if judge.kind == "kl":
-            t = self.temperature
             rows, goals = (
-                (each.reshape(-1, each.shape[-1]).clamp_min(_LEAST) / t).log_softmax(-1) for each in (found, wanted)
+                each.reshape(-1, each.shape[-1]).clamp_min(_LEAST).log_softmax(-1) for each in (found, wanted)
             )
-            return functional.kl_div(rows, goals, reduction="batchmean", log_target=True) * t * t
+            return functional.kl_div(rows, goals, reduction="batchmean", log_target=True)
         if judge.kind == "bce":
             entropy = functional.binary_cross_entropy_with_logits(wanted, wanted.sigmoid())
             return functional.binary_cross_entropy_with_logits(found, wanted.sigmoid()) - entropy
         if judge.kind == "cosine":
             return (1 - functional.cosine_similarity(found, wanted, dim=-1)).mean()
         return functional.mse_loss(found, wanted)
-
-
-def _prepared(output: Tensor, judge: Judge) -> Tensor:
-    """What is compared of an output, as :meth:`Judge.prepared` of arrays: logits with classes last, or values."""
-    output = output.float() if output.element_size() < 4 else output
-    if judge.part is not None:
-        axis, start, end = judge.part
-        output = output.narrow(axis, start, end - start)
-    final, limits = judge.final, torch.finfo(output.dtype)
-    if final is not None and final.kind == "softmax":
-        return output.clamp_min(limits.tiny).log().movedim(final.axis, -1)
-    if final is not None and final.kind == "sigmoid":
-        return output.clamp_min(limits.tiny).log() - (1 - output).clamp_min(limits.eps / 2).log()
-    if final is not None:
-        return output.movedim(final.axis, -1)
-    return output.movedim(judge.axis, -1) if judge.kind in ("kl", "cosine") else output

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graphprune.errors import OptionError
+from graphprune.files import replaced
 from graphprune.hosts.host import Arrays
 from graphprune.observer import Count, uncounted
 from graphprune.recovery.distance import Distance
@@ -187,18 +186,8 @@ def _noted(file: Path | None, student: Student, optimizer: Any, schedule: Any, c
         "losses": course.losses,
         "held": course.held,
     }
-    with _replacing(file) as beside:
+    with replaced(file) as beside:
         torch.save(data, beside)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    beside = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        yield beside
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _resumed(file: Path | None, student: Student, optimizer: Any, schedule: Any, course: Course) -> int:

@@ -59,7 +59,6 @@ class Options:
         rate: The learning rate; 0: that which inputs that are held apart like best.
         weights: One of :data:`graphprune.defaults.TRAINED`.
         rank: Of low-rank additions.
-        temperature: Of distributions.
         seed: Of the samples of each step.
     """
 
@@ -68,7 +67,6 @@ class Options:
     rate: float = 0.0
     weights: str = "all"
     rank: int = 16
-    temperature: float = 1.0
     seed: int = 0
 
 
@@ -148,7 +146,7 @@ def recovered(
             _judged(teacher, answers, each, asked, mix=mix)
             for each, mix in ((sets.choose, feeds.mix), (sets.accept, False))
         )
-        distance = _distance(teacher, answers, sets.train, asked, options.temperature)
+        distance = _distance(teacher, answers, sets.train, asked)
         stage = _Stage(student, Lesson(answers, distance, feeds), chosen, observer, folder)
         before = float(accepted(student.run).mean())
         first = student.state()
@@ -253,9 +251,7 @@ def _judged(
     return lambda run: np.array([standard.loss(run) for standard in standards])
 
 
-def _distance(
-    teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...], temperature: float
-) -> Distance:
+def _distance(teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...]) -> Distance:
     """The loss, each output relative to what answering always its mean would lose."""
     judges = judges_of(teacher.graph(), asked)
     spreads = [Spread(each) for each in judges]
@@ -267,4 +263,4 @@ def _distance(
         (each.variance if each.judge.kind == "mse" else each.loss if len(judges) > 1 else 1.0) or 1.0
         for each in spreads
     ]
-    return Distance(judges, scales, temperature)
+    return Distance(judges, scales)

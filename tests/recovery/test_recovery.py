@@ -138,6 +138,23 @@ def test_the_file_is_what_was_trained(tmp_path: Path) -> None:
     assert not all(check.passed for check in checks)
 
 
+def test_a_plan_that_is_applied_says_that_nothing_is_trained() -> None:
+    plan = recovered(net(), inputs()).plan
+    assert plan.options["recovered"]
+    for data in (None, inputs()):
+        result = gp.apply(net(), plan, torch.from_numpy(inputs()[:4]), calibration=data)
+        assert any("recovery, which is not repeated" in note for note in result.report.notes)
+        assert "recovered" not in result.plan.options
+
+
+def test_a_folder_is_made_or_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(gp.OutputError, match="cannot make folder"):
+        recovered(net(), inputs(), recover_folder=tmp_path / "file")
+    recovered(net(), inputs(), recover_folder=tmp_path / "new" / "folder")
+    assert [each.suffix for each in (tmp_path / "new" / "folder").iterdir()] == [".pt"]
+
+
 def test_a_file_gets_better(tmp_path: Path) -> None:
     gp.export_onnx(net(), torch.from_numpy(inputs()[:4]), tmp_path / "dense.onnx")
     result = gp.prune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from configured_nets import Config, Net, net
 from torch import nn
 
@@ -12,7 +13,7 @@ from graphprune.hosts.torch.checkpoints.asking import Asking, elements_without
 from graphprune.hosts.torch.checkpoints.leaves import changed, depth_moves
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
 from graphprune.hosts.torch.checkpoints.search import Base, Wanted, find_statement, pairs_of, torn
-from graphprune.hosts.torch.checkpoints.twins import Shapes, configured_roots, shapes_of
+from graphprune.hosts.torch.checkpoints.twins import Shapes, Twin, configured_roots, shapes_of
 
 LLAMA = {
     "vocab_size": 32, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -176,3 +177,18 @@ def test_layers_that_no_number_says_apart_take_no_search() -> None:
     assert "which no number of its config says apart" in torn(base, old, with_widths(64, 56, 48, 40, 32))
     assert torn(base, old, with_widths(48, 48, 48, 48, 48)) == ""
     assert torn(base, old, with_widths(48, 56, 48, 48, 48)) == ""
+
+
+def test_models_that_another_thread_makes_get_their_values() -> None:
+    """Only tensors without memory go without: ways to fill tensors are those of the whole process."""
+    weights = []
+
+    class Watched(Net):
+        def __init__(self, config: Config) -> None:
+            super().__init__(config)
+            weights.append(nn.init.constant_(torch.zeros(2, device="cpu"), 3.0))
+
+    source = net()
+    assert Twin.of(Watched, source.config.to_dict(), source.config) is not None
+    (weight,) = weights
+    assert weight.tolist() == [3.0, 3.0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -136,15 +136,15 @@ def _sized(value: Any) -> bool:
 
 @contextmanager
 def _unfilled() -> Iterator[None]:
-    """Tensors without memory are not given values to start with."""
+    """Tensors without memory are not given values to start with; others, which a thread may make meanwhile, are."""
     ways = {name: way for name, way in vars(nn.init).items() if name.endswith("_") and callable(way)}
 
-    def same(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return tensor
+    def filled(way: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else way(tensor, *args, **kwargs)
 
     try:
-        for name in ways:
-            setattr(nn.init, name, same)
+        for name, way in ways.items():
+            setattr(nn.init, name, filled(way))
         yield
     finally:
         for name, way in ways.items():
