@@ -157,8 +157,9 @@ def recovered(
         rates = {} if options.rate else stage.rates(max(8, steps // TRIAL), first, start, options.weights)
         rate = options.rate or min(rates, key=lambda each: rates[each])
         course = stage.run(Plan(steps, rate), first, start)
-        student.load(course.state or first)
-        after = float(accepted(student.run).mean()) if course.state else before
+        if course.state is not None:
+            student.load(course.state)
+        after = math.inf if course.diverged and course.state is None else float(accepted(student.run).mean())
         taken = course.state is not None and math.isfinite(after) and after < before
         if not taken:
             student.load(first)

@@ -268,6 +268,10 @@ class Report:
             row.update({side: finite(row[side]) for side in ("before", "after")})
         for row in (data["moved"] or {}).get("losses", ()):
             row.update({key: None if row[key] is None else finite(row[key]) for key in ("before", "after")})
+        if (row := data["recovery"]) is not None:
+            row.update({side: finite(row[side]) for side in ("before", "after")})
+            row["losses"] = [finite(each) for each in row["losses"]]
+            row.update({key: [[x, finite(y)] for x, y in row[key]] for key in ("rates", "held")})
         if self.moved is not None:
             data["moved"]["ruined"] = self.moved.ruined
         data["seconds"] = [{"step": step, "seconds": seconds} for step, seconds in self.seconds]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,8 @@ def test_a_rate_far_too_high_harms_nothing(rate: float) -> None:
     want = plain.module.state_dict()
     assert all(torch.equal(each, want[name]) for name, each in result.module.state_dict().items())
     assert any("not taken" in note for note in result.report.notes)
+    assert row.after > row.before
+    json.dumps(result.report.to_dict(), allow_nan=False)
 
 
 def test_a_rate_is_found() -> None:
