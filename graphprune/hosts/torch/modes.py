@@ -65,7 +65,8 @@ def differs_in_training(model: nn.Module, example: Example, known: Calls | None 
         below = nullcontext() if known is None else cast("Any", torch._C)._AutoDispatchBelowAutograd()
         try:
             with (
-                untouched(model, runs=True), quiet(), inference(model, training=training), below, WithoutDropout(), noted
+                untouched(model, runs=True), quiet(), inference(model, training=training), below, WithoutDropout(),
+                noted,
             ):  # fmt: skip
                 noted.calls.note_outputs(model(*args, **kwargs))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)

@@ -9,7 +9,7 @@ apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -66,7 +66,7 @@ def _alike(old: Shapes, new: Shapes) -> dict[tuple[str, int, int], dict[str, int
     return found
 
 
-def _numbers(root: nn.Module, data: Mapping[str, Any], common: Iterable[str], sizes: set[int]) -> dict[Leaf, int]:
+def _numbers(root: nn.Module, data: Mapping[str, Any], common: Collection[Any], sizes: set[int]) -> dict[Leaf, int]:
     """Whole numbers of a config that sizes may be made of, the smallest first, so that what divides goes on dividing.
 
     How often something is repeated is none of them, nor are the numbers of tokens.

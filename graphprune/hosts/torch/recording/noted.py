@@ -63,7 +63,7 @@ class Calls:
                     noted.asked = True
                 return bool(own["training"])
 
-            def __set__(self, module: nn.Module, value: bool) -> None:  # noqa: FBT001  (of a descriptor)
+            def __set__(self, module: nn.Module, value: bool) -> None:
                 vars(module)["training"] = value
 
         nn.Module.training = Mode()  # type: ignore[assignment]
