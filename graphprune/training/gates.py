@@ -4,7 +4,8 @@ A gate multiplies the columns of the weights that read its unit, which is the sa
 before each reader: no hook and no change of a forward. Between two steps of the optimiser the parameters hold
 ``W · m``; for the step itself they hold ``W``, so that the optimiser moves weights whose gates are closed too.
 
-``∂L/∂m(u) = Σ W · ∂L/∂(W m)`` over the columns of ``u``, and ``∂L/∂W = m · ∂L/∂(W m)`` (docs/methods.md, Gates).
+``∂L/∂m(u) = Σ W · ∂L/∂(W m)`` over the columns of ``u``, and ``∂L/∂W = m · ∂L/∂(W m)``: docs/methods.md, Pruning
+while training.
 """
 
 from __future__ import annotations

@@ -18,5 +18,5 @@ from graphprune.training.methods.soft import Soft
 _BUILTIN: dict[str, type[Method]] = {
     each.name: each for each in (Iterative, Soft, GroupNorm, Growing, Slimming, Dhspg, Hesso, Movement, L0, Imp)
 }
-METHODS: Registry[type[Method]] = Registry("method", _BUILTIN, group="graphprune.methods", ordered=True)
+METHODS: Registry[type[Method]] = Registry("method", _BUILTIN, ordered=True)
 """The methods by name; :meth:`graphprune.registry.Registry.register` adds one of yours."""
