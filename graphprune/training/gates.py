@@ -54,7 +54,8 @@ class Gates:
     def gradient(self) -> Tensor:
         """``∂L/∂m``, ``[n]``, from the gradients that the parameters have; zero where they have none."""
         with torch.no_grad():
-            return self.units.sums(self.units.gated, self._element, alike=False)
+            found = self.units.sums(self.units.gated, self._element, alike=False)
+            return found.nan_to_num_(0.0, 0.0, 0.0)  # of a step that a scaler of gradients leaves out
 
     def release(self) -> None:
         """Puts ``W`` back, and makes the gradients those of ``W``."""
