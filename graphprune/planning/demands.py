@@ -107,6 +107,8 @@ def _text(option: str, name: Any, units: Any) -> str:
     """A demand in its written form: indices rise, runs of them are ranges."""
     if not isinstance(name, str) or not name:
         raise OptionError(f"{option} names {name!r:.60}; expected the name of a module, a group or a kind")
+    if name.startswith("@"):  # no file
+        name = f"name:{name}"
     if isinstance(units, str):
         return written(option, f"{name}={units}")[0]
     if isinstance(units, Integral) and not isinstance(units, bool):

@@ -91,7 +91,7 @@ class Selection(Section):
         from graphprune.planning.demands import written
 
         for name in ("keep", "remove"):
-            if given := getattr(self, name):
+            if (given := getattr(self, name)) != ():
                 object.__setattr__(self, name, written(name, given))
         super().__post_init__()
 
