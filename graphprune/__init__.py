@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from graphprune.sensitivities import sensitivity
     from graphprune.session import Session
     from graphprune.sweeping import sweep
+    from graphprune.training.pruner import Pruner
 
 __all__ = [
     "RECIPES",
@@ -64,6 +65,7 @@ __all__ = [
     "Preprocess",
     "Profile",
     "ProofError",
+    "Pruner",
     "PruningPlan",
     "Recipe",
     "Report",
@@ -114,6 +116,7 @@ _HOMES = {
     "sensitivities": ("sensitivity",),
     "session": ("Session",),
     "sweeping": ("sweep",),
+    "training.pruner": ("Pruner",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}

@@ -11,12 +11,12 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
 from graphprune.recovery.noting import with_weights_noted
-from graphprune.recovery.options import Training
+from graphprune.recovery.options import Recovering
 from graphprune.statistics.holdout import samples_of
 
 
 @dataclass(frozen=True)
-class Recover(Training, Pass):
+class Recover(Recovering, Pass):
     """Trains the weights that are left towards the original's outputs, on calibration inputs, without labels.
 
     A rate and a state are chosen by inputs that it does not train on; where the result is not better on these than it

@@ -28,7 +28,7 @@ from graphprune.defaults import (
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
-from graphprune.recovery.options import Training
+from graphprune.recovery.options import Recovering
 
 ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
@@ -73,17 +73,38 @@ class Selection(Section):
             units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and ``name:head`` say which, and a
             note says where a word alone could mean two. Residual branches as a whole are left out to meet a target
             only where ``block`` or ``layer`` is named here, as few as need be and after all other kinds that are named.
+        keep: Units that stay, and no others of their group: ``layers.3.self_attn=0,5``, ``head=count:6``, ``@FILE``.
+            Names are those of modules (patterns), groups or kinds, with a kind before them where it is not clear
+            (``head:layers.3=0-3``); numbers are indices of units from 0, or ``count:6`` where importance chooses. In
+            Python also a mapping, ``{"layers.3.self_attn": [0, 5], "head": 6}``. ``@FILE`` is a JSON file of names and
+            lists, of which ``@FILE:48`` takes the first 48 each. Targets are met by other groups.
+        remove: Units that go, and no others of their group, written as for ``keep``.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
     protect_ratio: float = option(0.0)
     only: tuple[str, ...] = option((), metavar="KIND")
+    keep: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+    remove: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+
+    def __post_init__(self) -> None:
+        from graphprune.planning.demands import written
+
+        for name in ("keep", "remove"):
+            if (given := getattr(self, name)) != ():
+                object.__setattr__(self, name, written(name, given))
+        super().__post_init__()
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio).check()
+        selection.Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove).check()
+
+    @property
+    def demands(self) -> bool:
+        """Whether units stay or go whatever the targets say."""
+        return bool(self.keep or self.remove)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -226,7 +247,7 @@ class Refit(Section):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Recovery(Section, Training):
+class Recovery(Section, Recovering):
     """Whether and how the pruned model is trained.
 
     Attributes:

@@ -17,7 +17,7 @@ def _one_of(default: str, choices: tuple[str, ...], metavar: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Recovering:
     """How a pruned model is trained.
 
     Attributes:
@@ -61,4 +61,4 @@ class Training:
 
     def training(self) -> dict[str, Any]:
         """The options by name, for another dataclass that has them."""
-        return {each.name: getattr(self, each.name) for each in fields(Training)}
+        return {each.name: getattr(self, each.name) for each in fields(Recovering)}

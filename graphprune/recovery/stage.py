@@ -28,7 +28,7 @@ from graphprune.importance.outcome import Spread
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
 from graphprune.recovery.feeds import Fed, feeds_of, mixed
-from graphprune.recovery.options import Training
+from graphprune.recovery.options import Recovering
 from graphprune.recovery.run import Course, Lesson, Losses, Plan, trained
 from graphprune.recovery.student import Learner, Student, arrays_of, taught, training
 from graphprune.recovery.teacher import Answers, Remembered
@@ -124,7 +124,7 @@ def sets_of(batches: Batches, held: Batches | None, *, single: bool = False) -> 
 
 def recovered(
     task: Task,
-    how: Training,
+    how: Recovering,
     *,
     seed: int = 0,
     observer: Observer = SILENT,
@@ -209,7 +209,7 @@ class _Stage:
             lost(beyond)
         return found
 
-    def steps(self, how: Training, first: dict[str, Tensor]) -> int:
+    def steps(self, how: Recovering, first: dict[str, Tensor]) -> int:
         """How many steps the last run has; a run that goes on has as many as the one that was stopped."""
         if not how.minutes:
             return how.steps or STEPS
@@ -223,7 +223,7 @@ class _Stage:
                 beside.write_text(json.dumps(found), encoding="utf-8")
         return found
 
-    def _affordable(self, how: Training, first: dict[str, Tensor]) -> int:
+    def _affordable(self, how: Recovering, first: dict[str, Tensor]) -> int:
         """How many steps the time is enough for, rates and looks included, by the time of a few."""
         few, nothing = 3, np.array([0.0])
         began = time.monotonic()

@@ -21,7 +21,7 @@ from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
 from graphprune.recovery.checkpointing import checkpointed
-from graphprune.recovery.options import Training
+from graphprune.recovery.options import Recovering
 from graphprune.recovery.teacher import Answers
 
 HUGE = 1e4
@@ -174,7 +174,7 @@ class Student:
 
 
 @contextmanager
-def training(learner: Learner, how: Training) -> Iterator[Student]:
+def training(learner: Learner, how: Recovering) -> Iterator[Student]:
     """A model in training. What it required gradients of before, and its modes, are put back after.
 
     Args:

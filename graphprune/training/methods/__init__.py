@@ -1,0 +1,13 @@
+"""The methods, one a file, each with its source, its formula and the test that proves it."""
+
+from __future__ import annotations
+
+from graphprune.registry import Registry
+from graphprune.training.method import Method
+from graphprune.training.methods.group_norm import GroupNorm
+from graphprune.training.methods.iterative import Iterative
+from graphprune.training.methods.soft import Soft
+
+_BUILTIN: dict[str, type[Method]] = {each.name: each for each in (Iterative, Soft, GroupNorm)}
+METHODS: Registry[type[Method]] = Registry("method", _BUILTIN, group="graphprune.methods", ordered=True)
+"""The methods by name; :meth:`graphprune.registry.Registry.register` adds one of yours."""
