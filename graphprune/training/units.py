@@ -35,6 +35,7 @@ class Place:
         group: The position of the group among :attr:`Units.groups`.
         index: For each position of the axis its unit, ``[axis size]``; ``n`` where it is none of the group's.
         reads: Whether units are only read here (columns of what consumes them), not made or carried.
+        carries: Whether units are carried on here, element by element: scales of norms, filters of depthwise layers.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Place:
     group: int
     index: Tensor
     reads: bool
+    carries: bool = False
 
 
 class Units:
@@ -71,7 +73,7 @@ class Units:
         self.others: tuple[Group, ...] = tuple(g for g, own in zip(analysis.groups, held, strict=True) if not own)
         self.offsets = np.cumsum([0, *(group.size for group in self.groups)])
         self.n = int(self.offsets[-1])
-        read, leaks = _readings(analysis)
+        read, carried, leaks = _readings(analysis)
         self.ends = tuple(group.factor not in leaks for group in self.groups)
         self.places = tuple(
             Place(
@@ -81,6 +83,7 @@ class Units:
                 i,
                 _index(site.dim, group, int(self.offsets[i]), self.n),
                 (site.tensor, site.axis, group.factor) in read,
+                (site.tensor, site.axis, group.factor) in carried,
             )
             for i, group in enumerate(self.groups)
             for site in group.sites
@@ -138,20 +141,23 @@ class Units:
 
     # -- from parameters to units ------------------------------------------------------------------------------------
 
-    def sums(self, places: Sequence[Place], elements: Callable[[Place], Tensor | None]) -> Tensor:
+    def sums(
+        self, places: Sequence[Place], elements: Callable[[Place], Tensor | None], *, alike: bool = True
+    ) -> Tensor:
         """For each unit the sum of some numbers over all its elements.
 
         Args:
             places: Where to look.
             elements: Gives numbers of the shape of the parameter at a place; ``None`` for nothing there.
+            alike: Whether they are the same for all groups along one axis.
 
         Returns:
             ``[n]``.
         """
         rows, where = [], []
-        made: dict[tuple[str, int], Tensor] = {}
-        for place in places:
-            key = place.name, place.axis  # an axis of heads and of their parts is looked at once
+        made: dict[tuple[str, int, int], Tensor] = {}
+        for place in places:  # an axis of heads and of their parts is looked at once
+            key = place.name, place.axis, -1 if alike else place.group
             if key not in made:
                 found = elements(place)
                 if found is None:
@@ -248,37 +254,47 @@ def _index(dim: Any, group: Group, start: int, n: int) -> Tensor:
     return torch.from_numpy(np.where(units < 0, n, units + start))
 
 
-def _readings(analysis: Analysis) -> tuple[set[tuple[str, int, Factor]], set[Factor]]:
-    """Where units are read by a weighted sum: its weight and axis. And the factors that end in another way as well.
+_Where = set[tuple[str, int, Factor]]
+
+
+def _readings(analysis: Analysis) -> tuple[_Where, _Where, set[Factor]]:
+    """Where units are read by a weighted sum: its weight and axis; where they are carried on; and the factors that end
+    in another way than through weights as well.
 
     A unit ends at a node if it is in an operand of the node's rule and not in its results.
     """
     graph, wanted = analysis.graph, analysis.group_of
-    read: set[tuple[str, int, Factor]] = set()
-    made: set[tuple[str, int, Factor]] = set()
+    read: _Where = set()
+    made: _Where = set()
+    carried: _Where = set()
     leaks: set[Factor] = set()
     for node in graph.nodes:
         if node.rule is None or (node.role in _MOVES and _origin(graph, node.operands[0] or "") is not None):
             continue
         going = {factor for layout in node.rule.results for dim in layout or () for factor in factors_of(dim)}
+        operands = [
+            (name, layout, _origin(graph, name))
+            for name, layout in zip(node.operands, node.rule.operands, strict=False)
+            if name is not None and layout is not None
+        ]
+        coming = {f for _, layout, stored in operands if stored is None for dim in layout for f in factors_of(dim)}
         by_weight: dict[Factor, bool] = {}
-        for name, layout in zip(node.operands, node.rule.operands, strict=False):
-            if name is None or layout is None:
-                continue
-            stored = _origin(graph, name)
+        for _, layout, stored in operands:
             for axis, dim in enumerate(layout):
                 for each in factors_of(dim):
                     found = wanted.keys() & factors_of(analysis.resolve(node, each))
                     if stored is not None:
                         where = read if each not in going else made
                         where.update((stored[0], stored[1][axis], factor) for factor in found)
+                        if each in going and each in coming:
+                            carried.update((stored[0], stored[1][axis], factor) for factor in found)
                     for factor in found if each not in going else ():
                         by_weight[factor] = by_weight.get(factor, False) or stored is not None
         leaks.update(factor for factor, weighed in by_weight.items() if not weighed)
     both = read & made  # tied tables: looked up in one place, read in another
     leaks.update(factor for _, _, factor in both)
     leaks.update(wanted.keys() - {factor for _, _, factor in read - both})
-    return read - both, leaks
+    return read - both, carried - read, leaks
 
 
 def _origin(graph: Graph, name: str) -> tuple[str, Sequence[int]] | None:

@@ -35,9 +35,11 @@ class Attention(nn.Module):
         super().__init__()
         self.norm, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
         self.q, self.k, self.v, self.o = (nn.Linear(16, 16) for _ in range(4))
+        self.embed = nn.Linear(6, 16)
         self.up, self.down, self.head = nn.Linear(16, 40), nn.Linear(40, 16), nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
         h = self.norm(x)
         q, k, v = (layer(h).view(*h.shape[:2], 4, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
         y = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(h.shape)
@@ -45,7 +47,7 @@ class Attention(nn.Module):
         return self.head((x + self.down(functional.gelu(self.up(self.norm2(x))))).mean(1))
 
 
-EXAMPLES: dict[type[nn.Module], tuple[int, ...]] = {Residual: (3, 6, 6), Attention: (7, 16)}
+EXAMPLES: dict[type[nn.Module], tuple[int, ...]] = {Residual: (3, 6, 6), Attention: (7, 6)}
 
 
 def made(cls: type[nn.Module], seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor]:

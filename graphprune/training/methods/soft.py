@@ -1,8 +1,8 @@
 """Soft filter pruning (He et al. 2018, arXiv 1808.06866): units are set to zero and may come back until the end.
 
-At each time of the schedule the units with the lowest scores are chosen anew, and what makes them (rows, biases,
-scales and shifts) is set to zero once; what reads them stays, so that their gradients are not zero and they grow again.
-What is chosen at the end of the schedule goes for good.
+At each time of the schedule the units with the lowest scores are chosen anew, and the filters (rows of weights) that
+make them are set to zero once; what carries and reads them stays, so that gradients reach the filters and they grow
+again. What is chosen at the end of the schedule goes for good.
 
 Proof: a unit that was set to zero and is useful stays in the end (tests/training).
 """
@@ -36,4 +36,5 @@ class Soft(Method):
             return
         fraction = loop.chooser.fraction if self.whole else None
         alive = loop.choose(self.scores(loop), fraction, anew=True)
-        loop.units.multiply_(loop.units.making, alive.to(loop.units.dtype))
+        filters = [place for place in loop.units.making if not place.carries and place.parameter.ndim > 1]
+        loop.units.multiply_(filters, alive.to(loop.units.dtype))
