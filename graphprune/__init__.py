@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import apply, export_onnx, profile, prune, restore, verify
+    from graphprune.api import apply, export_onnx, profile, prune, recover, restore, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -84,6 +84,7 @@ __all__ = [
     "open_batches",
     "profile",
     "prune",
+    "recover",
     "restore",
     "sensitivity",
     "sweep",
@@ -93,7 +94,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "api": ("apply", "export_onnx", "profile", "prune", "recover", "restore", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),

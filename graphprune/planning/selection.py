@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.errors import OptionError
+from graphprune.planning.demanded import Held, demanded
+from graphprune.planning.demands import Demand, read_demand
 from graphprune.planning.select import chosen_groups
 from graphprune.planning.selectors import doubts, read_selector
 
@@ -18,11 +20,21 @@ class Selection:
         only: Selectors of what may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
         protect: Patterns of tensors, kinds and groups that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
+        keep: Units that stay, and no others of their groups (:mod:`graphprune.planning.demands`).
+        remove: Units that go, and no others of their groups.
     """
 
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     protect_ratio: float = 0.0
+    keep: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+    @property
+    def demands(self) -> tuple[Demand, ...]:
+        """What the user wants of single groups, whatever the targets are."""
+        keep = (read_demand("keep", text) for text in self.keep)
+        return (*keep, *(read_demand("remove", text) for text in self.remove))
 
     def check(self) -> None:
         """Refuses what cannot be read.
@@ -33,14 +45,27 @@ class Selection:
         for selector in (*self.only, *self.protect):
             read_selector(selector)
         require_ratio(self.protect_ratio)
+        _ = self.demands
 
     def groups(self, analysis: Analysis) -> tuple[Group, ...]:
-        """The groups that may be pruned.
+        """The groups that may be pruned to meet a target: not those of which the user says what stays.
 
         Raises:
             OptionError: A selector names no group.
         """
-        return chosen_groups(analysis, self.only, self.protect)
+        held = {each.group.name for each in self.held(analysis)}
+        return tuple(group for group in chosen_groups(analysis, self.only, self.protect) if group.name not in held)
+
+    def held(self, analysis: Analysis) -> tuple[Held, ...]:
+        """The groups of which the user says what stays.
+
+        Raises:
+            OptionError: A demand means nothing in this model, contradicts another one, or cannot be met.
+        """
+        if not (self.keep or self.remove):
+            return ()
+        free = {group.name for group in chosen_groups(analysis, (), self.protect)}
+        return demanded(analysis, self.demands, [g.name for g in analysis.groups if g.name not in free])
 
     def doubts(self, analysis: Analysis) -> tuple[str, ...]:
         """A sentence for each word that means more than one thing in this model."""

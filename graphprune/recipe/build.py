@@ -48,7 +48,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
     if recipe.passes:
         return tuple(targeted(each, recipe.targets) for each in recipe.passes)
     select, sharing, proof, seed = recipe.select, recipe.allocate, recipe.proof, recipe.seed
-    if not (recipe.targets or sharing.whole):
+    if not (recipe.targets or sharing.whole or select.demands):
         parse_targets(())
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
@@ -87,7 +87,9 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         calibrate,
         Compensate(method) if method != "none" else None,
         MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
-        Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
+        Select(select.only, select.protect, select.protect_ratio, select.keep, select.remove)
+        if select != Selection()
+        else None,
     )
     if allocation != MEASURED_ALLOCATION or sharing.allocation:
         return passes

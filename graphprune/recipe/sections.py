@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graphprune.brief import brief
 from graphprune.defaults import (
@@ -25,10 +25,10 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
-    TRAINED,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
+from graphprune.recovery.options import Recovering
 
 ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
@@ -73,17 +73,38 @@ class Selection(Section):
             units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and ``name:head`` say which, and a
             note says where a word alone could mean two. Residual branches as a whole are left out to meet a target
             only where ``block`` or ``layer`` is named here, as few as need be and after all other kinds that are named.
+        keep: Units that stay, and no others of their group: ``layers.3.self_attn=0,5``, ``head=count:6``, ``@FILE``.
+            Names are those of modules (patterns), groups or kinds, with a kind before them where it is not clear
+            (``head:layers.3=0-3``); numbers are indices of units from 0, or ``count:6`` where importance chooses. In
+            Python also a mapping, ``{"layers.3.self_attn": [0, 5], "head": 6}``. ``@FILE`` is a JSON file of names and
+            lists, of which ``@FILE:48`` takes the first 48 each. Targets are met by other groups.
+        remove: Units that go, and no others of their group, written as for ``keep``.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
     protect_ratio: float = option(0.0)
     only: tuple[str, ...] = option((), metavar="KIND")
+    keep: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+    remove: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+
+    def __post_init__(self) -> None:
+        from graphprune.planning.demands import written
+
+        for name in ("keep", "remove"):
+            if (given := getattr(self, name)) != ():
+                object.__setattr__(self, name, written(name, given))
+        super().__post_init__()
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio).check()
+        selection.Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove).check()
+
+    @property
+    def demands(self) -> bool:
+        """Whether units stay or go whatever the targets say."""
+        return bool(self.keep or self.remove)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -226,43 +247,28 @@ class Refit(Section):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Recovery(Section):
+class Recovery(Section, Recovering):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. Each option below asks for it, too. It is
+        recover: Train the pruned model to answer as the original does. Each option of how asks for it, too. It is
             trained on the calibration inputs, without labels; a rate and a state are chosen by inputs that are kept
             apart, and what does not help on these is not taken.
-        recover_steps: Steps of training; 0 for 600.
-        recover_minutes: Train at most so long; 0 for as long as the steps take.
-        recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
-        recover_weights: Which weights are trained. ``biases`` are those of norms, too; low-rank additions to linear
-            layers (``lora``) are merged in the end.
-        recover_rank: The rank of low-rank additions.
     """
+
+    prefix: ClassVar[str] = "recover_"
 
     recover: bool = option(
         default=False,
         about="recovery",
         flags={"recover": (True, "Train the pruned model to answer as the original does, on calibration inputs.")},
     )
-    recover_steps: int = option(0)
-    recover_minutes: float = option(0.0)
-    recover_rate: float = option(0.0)
-    recover_weights: str = option("all", metavar="WHICH", choices=TRAINED)
-    recover_rank: int = option(16)
 
     def require(self) -> None:
         """Refuses numbers that mean nothing."""
         if not isinstance(self.recover, bool):
             raise OptionError(f"recover is {self.recover!r:.60}; expected True or False")
-        if self.recover_weights not in TRAINED:
-            raise OptionError(f"unknown recover_weights '{self.recover_weights}'; expected one of {', '.join(TRAINED)}")
-        for name in ("recover_steps", "recover_minutes", "recover_rate"):
-            if not 0 <= getattr(self, name) < 1e9:
-                raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.recover_rank < 1:
-            raise OptionError(f"recover_rank is {self.recover_rank}; expected 1 or more")
+        self.require_meaningful(self.prefix)
 
     @property
     def on(self) -> bool:

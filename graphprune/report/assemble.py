@@ -43,11 +43,12 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
     targets = plan.options.get("targets")
     met = already_met(parse_targets(targets), costs) if targets and not (plan.groups or state.removed) else None
     gone = analysis.branches.unneeded(state.removed).tensors if state.removed else frozenset()
+    asked = {each.group.name: ", ".join(each.by) for each in state.selection.held(analysis)}
     return Report(
         costs,
         tuple(
-            GroupRow(group.name, group.kind, group.size, int(n), group.exact, group_title(analysis, group))
-            for group, n in zip(model.groups, _counts(state, model), strict=True)
+            GroupRow(g.name, g.kind, g.size, int(n), g.exact, group_title(analysis, g), asked.get(g.name, ""))
+            for g, n in zip(model.groups, _counts(state, model), strict=True)
         ),
         state.inexact,
         state.checks,
@@ -115,6 +116,10 @@ def _moved(state: State, macs: float, seed: int) -> Movement | Callable[[], Move
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
+    if state.analysis is not None and (held := state.selection.held(state.analysis)):
+        said = ", ".join(f"'{each}'" for each in dict.fromkeys(by for each in held for by in each.by))
+        groups = f"{len(held)} groups keep" if len(held) > 1 else "a group keeps"
+        notes.append(f"{groups} the units that were asked for, whatever the target: {said}")
     if state.original is not None and state.original.pinned and getattr(state.original, "narrow", None) is None:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(
