@@ -65,8 +65,8 @@ def test_what_one_build_tells(source: nn.Module, widths: tuple[int, ...], torn: 
         return
     one, other = torn
     assert reason == (
-        f"'layers.{one}.up.weight' and 'layers.{other}.up.weight' had 24 units and have {widths[one]} and "
-        f"{widths[other]}, which no number of its config says apart"
+        f"no config of '{type(source).__name__}' was found that says its shape: 'layers.{one}.up.weight' and 'layers.{other}.up.weight' "
+        f"had 24 units and have {widths[one]} and {widths[other]}, which no number of its config says apart"
     )
 
 

@@ -50,8 +50,8 @@ def inseparable(root: nn.Module, old: Shapes, new: Shapes) -> str:
             other = first.setdefault(shape[axis], name)
             if (b := widths[other]) != width:
                 return (
-                    f"'{other}' and '{name}' had {size} units and have {b} and {width}, which no number of its config "
-                    "says apart"
+                    f"no config of '{type(root).__name__}' was found that says its shape: '{other}' and '{name}' had "
+                    f"{size} units and have {b} and {width}, which no number of its config says apart"
                 )
     return ""
 
