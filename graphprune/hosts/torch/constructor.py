@@ -11,7 +11,7 @@ import copy
 import inspect
 import random
 import warnings
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from io import StringIO
@@ -171,7 +171,7 @@ def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _
     small = sum(tensor.numel() for tensor in layer.parameters()) <= _SMALL
     for device in ("meta", "cpu") if small else ("meta",):
         try:
-            with torch.device(device), unseen():
+            with torch.device(device), unfilled(), unseen():
                 made = type(layer)(**budget.copied(arguments))
         except Exception:  # noqa: BLE001  # the user's code refuses sizes in any way
             continue
@@ -190,6 +190,23 @@ def unseen() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Tensors without memory are not given values to start with; others, which a thread may make meanwhile, are."""
+    ways = {name: way for name, way in vars(nn.init).items() if name.endswith("_") and callable(way)}
+
+    def filled(way: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else way(tensor, *args, **kwargs)
+
+    try:
+        for name, way in ways.items():
+            setattr(nn.init, name, filled(way))
+        yield
+    finally:
+        for name, way in ways.items():
+            setattr(nn.init, name, way)
 
 
 def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any], budget: _Budget) -> dict[str, Any] | None:
