@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from graphprune.hosts.host import Host, Masks
+from graphprune.hosts.host import Array, Arrays, Host, Masks
 from graphprune.ir.dims import Factor
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import (
@@ -39,6 +40,7 @@ class Findings:
         inside: The largest deviation of a value inside relative to what is accepted, and where.
         blind: The groups whose units cannot be told apart in some value that reads them.
         seen: How many values inside were compared.
+        wanted: The outputs of the original.
     """
 
     check: Check
@@ -46,6 +48,7 @@ class Findings:
     where: str = ""
     blind: frozenset[Factor] = frozenset()
     seen: int = 0
+    wanted: Arrays = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -58,3 +61,21 @@ class Findings:
         if not self.seen or difference <= self.check.difference:
             return self.check
         return replace(self.check, difference=difference, where=self.where)
+
+
+def in_step(*runs: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, tuple[Array | None, ...]]]:
+    """The values of several runs side by side, as soon as all have them; what one alone has comes last."""
+    held: list[dict[str, Array]] = [{} for _ in runs]
+    open_runs = dict(enumerate(runs))
+    while open_runs:
+        for i, run in list(open_runs.items()):
+            item = next(run, None)
+            if item is None:
+                del open_runs[i]
+                continue
+            name, value = item
+            held[i][name] = value
+            if all(name in each for each in held):
+                yield name, tuple(each.pop(name) for each in held)
+    for name in dict.fromkeys(name for each in held for name in each):
+        yield name, tuple(each.get(name) for each in held)

@@ -30,7 +30,7 @@ from graphprune.proof.compare import (
     worse,
 )
 from graphprune.proof.corner import Example
-from graphprune.proof.findings import Findings, Pair
+from graphprune.proof.findings import Findings, Pair, in_step
 from graphprune.proof.masks import masks
 from graphprune.proof.redraw import redrawn
 from graphprune.proof.watch import Watched, watched
@@ -85,7 +85,7 @@ def masked(
         if first.passed:
             return first.as_check(), first.blind
     try:
-        second = _run_double(pair, inputs, precision, note)
+        second = _run_double(pair, inputs, precision, note, first)
     except ModelError:  # the host has no float64 executor for this model
         loose = UNDECIDED[min(4, precision)]
         first = _run(pair, inputs, (loose, loose), note, noise)
@@ -125,18 +125,22 @@ def _noted(run: Iterator[tuple[str, Array]], answers: dict[str, Array]) -> Itera
         yield name, value
 
 
-def _run_double(pair: Pair, inputs: Arrays, precision: int, note: str) -> Findings:
-    names = [each.name for each in pair.watched]
+def _run_double(pair: Pair, inputs: Arrays, precision: int, note: str, first: Findings | None) -> Findings:
+    """As :func:`_run`, in float64: of the outputs alone where the first run has found all values inside alike."""
+    alike = first if first is not None and first.inside.excess <= 1 else None
+    names = [each.name for each in pair.watched] if alike is None else []
+    own: Iterator[tuple[str, Array]] | None = None
+    if alike is not None and precision < 8:
+        own = ((f">{name}", value) for name, value in alike.wanted.items())
+    elif precision < 8:
+        own = pair.original.shown(inputs, names, pair.masks)
     rounding = double_rounding(precision)
-    return _compared(
-        pair,
-        (rounding, rounding),
-        note,
-        None,
-        pair.original.shown(inputs, names, pair.masks, double=True),
-        pair.pruned.shown(inputs, names, double=True),
-        pair.original.shown(inputs, names, pair.masks) if precision < 8 else None,
-    )
+    wanted = pair.original.shown(inputs, names, pair.masks, double=True)
+    got = pair.pruned.shown(inputs, names, double=True)
+    found = _compared(pair, (rounding, rounding), note, None, wanted, got, own)
+    if alike is not None:
+        found.seen, found.blind = alike.seen, alike.blind
+    return found
 
 
 def _compared(
@@ -153,7 +157,7 @@ def _compared(
     findings = Findings(Check("masked", 0.0, rounding[0].tolerance, note))
     outputs: tuple[dict[str, Array], ...] = ({}, {}, {})
     blind: set[Factor] = set()
-    for name, values in _in_step(*(each for each in (wanted, got, own) if each is not None)):
+    for name, values in in_step(*(each for each in (wanted, got, own) if each is not None)):
         if name.startswith(">"):
             for found, value in zip(outputs, values, strict=False):
                 if value is not None:
@@ -178,7 +182,7 @@ def _compared(
     if outputs[2]:
         noise = noise_of(outputs[0], outputs[2])
     findings.check = compare("masked", outputs[0], outputs[1], note=note, rounding=rounding[0], noise=noise)
-    findings.blind = frozenset(blind)
+    findings.blind, findings.wanted = frozenset(blind), outputs[0]
     return findings
 
 
@@ -186,24 +190,6 @@ def _difference(a: Array, b: Array) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         found: Array = np.abs(a - b.astype(a.dtype))
     return found
-
-
-def _in_step(*runs: Iterator[tuple[str, Array]]) -> Iterator[tuple[str, tuple[Array | None, ...]]]:
-    """The values of several runs side by side, as soon as all have them; what one alone has comes last."""
-    held: list[dict[str, Array]] = [{} for _ in runs]
-    open_runs = dict(enumerate(runs))
-    while open_runs:
-        for i, run in list(open_runs.items()):
-            item = next(run, None)
-            if item is None:
-                del open_runs[i]
-                continue
-            name, value = item
-            held[i][name] = value
-            if all(name in each for each in held):
-                yield name, tuple(each.pop(name) for each in held)
-    for name in dict.fromkeys(name for each in held for name in each):
-        yield name, tuple(each.get(name) for each in held)
 
 
 # -- the proof of a pruned model -------------------------------------------------------------------------------------

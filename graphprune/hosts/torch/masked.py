@@ -214,12 +214,12 @@ class MaskedInterpreter(Interpreter):
 
 def apply(tensor: torch.Tensor, masks: Mapping[int, NDArray[np.bool_]]) -> torch.Tensor:
     """``tensor`` with zeros where a mask of one of its axes says so (even where it was not a number)."""
-    if masks:
-        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+    fresh = False
     for axis, mask in masks.items():
-        shape = [1] * tensor.dim()
-        shape[axis] = -1
-        tensor = torch.where(torch.from_numpy(mask).to(tensor.device).view(shape), tensor, zero)
+        gone = torch.from_numpy(np.flatnonzero(~mask)).to(tensor.device)
+        # a copy once, in which only what goes is written: a choice by a mask of every element takes three times as long
+        tensor = tensor.index_fill_(axis, gone, 0) if fresh else tensor.index_fill(axis, gone, 0)
+        fresh = True
     return tensor
 
 

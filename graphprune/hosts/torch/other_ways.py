@@ -31,7 +31,7 @@ _NAMED = 4
 def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, module: nn.Module) -> Iterator[str]:
     """Sentences on what people should know of the module in other ways than the one that was proven.
 
-    Without a proof, the module is not run in these ways.
+    Without a proof, no training step is tried.
 
     Args:
         state: The state after the last pass.
@@ -42,7 +42,7 @@ def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, modul
     runs, analysis = original.runs, state.analysis
     if analysis is None:
         return
-    for run, other in zip(runs.runs if state.proves else (), analysis.others, strict=False):
+    for run, other in zip(runs.runs, analysis.others, strict=False):
         if run.training and (reason := _failing(state, run, other, module)):
             yield f"{run.label}, the module {reason}; what proves it is the run in evaluation mode alone"
     for run in runs.runs:
