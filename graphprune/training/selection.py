@@ -161,7 +161,8 @@ class Chooser:
 
     def _grown(self, kept: Tensor, within: Tensor, scores: Scores, targets: Sequence[Target]) -> Tensor:
         """More units of those that are there, as long as the targets hold: the allocation wanted some that are gone."""
-        groups = [group for group in self.units.groups if group.name not in self._state.protected]
+        allowed = {group.name for group in self._state.selection.groups(self.analysis)}
+        groups = [group for group in self.units.groups if group.name in allowed - {*self._state.protected}]
         at = {group.name: i for i, group in enumerate(self.analysis.groups)}
         start = {group.name: int(offset) for group, offset in zip(self.units.groups, self.units.offsets, strict=False)}
         limits = Limits(self._allocate.align, self._allocate.min_units, self._allocate.max_ratio)

@@ -218,6 +218,18 @@ def test_units_that_have_gone_do_not_come_back():
     assert pruner.remains() <= 0.3
 
 
+def test_units_that_are_named_stay_and_go_as_they_are_named():
+    model, example = made(Residual)
+    pruner = gp.Pruner(
+        model, (example,), target="macs=0.6", steps=10, align=1, keep="a=0,1,2,3,7", allocation="uniform"
+    )
+    chooser, within = pruner._chooser, torch.ones(pruner._loop.units.n, dtype=torch.bool)
+    within[:3] = False  # of the other group, so that more of it may be wanted than there are
+    kept = chooser.choose(None, 0.6, within)
+    assert torch.nonzero(kept[12:]).flatten().tolist() == [0, 1, 2, 3, 7]
+    assert not bool(kept[:3].any())
+
+
 def test_what_an_allocation_wants_back_is_made_up_by_others():
     model, example = made(Residual)
     pruner = gp.Pruner(model, (example,), target="macs=0.5", steps=STEPS, align=1, allocation="uniform")
