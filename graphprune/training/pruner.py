@@ -155,6 +155,7 @@ class Pruner:
         if self._teacher is not None:
             self._teacher.close()
         self.method.finish(self._loop)
+        self._loop.hold()  # weights of an earlier step, or means over steps, may have been loaded
         noted = {"criterion": self._chooser.recipe.score.criterion, "training": self.method.name}
         plan = self._chooser.plan(self._loop.alive, {**noted, "steps": self._loop.step})
         result = self._session.apply(plan, verify=verify)

@@ -54,8 +54,9 @@ def test_a_method_ends_in_a_dense_model_of_the_target_that_computes_what_was_tra
     assert result.plan.options["training"] == method
 
 
-@pytest.mark.parametrize("stop", [8, 15])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "stop"), [*((method, 8) for method in METHODS), ("iterative", 15), ("movement", 15)]
+)
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(method, stop):
     more: dict[str, Any] = {"target": {"macs": 0.5}, "align": 1, "steps": STEPS, "method": method, "distill": 0.5}
     states = []
@@ -79,6 +80,23 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(method, stop):
         states.append(pruner.finish().module.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_weights_that_are_loaded_before_the_end_are_cut_too():
+    model, pruner, _ = run(Residual, "iterative")
+    model.load_state_dict(made(Residual, seed=5)[0].state_dict())
+    result = pruner.finish()
+    assert all(check.passed for check in result.report.proof)
+    kept = torch.nonzero(pruner.alive["a.weight[0]"]).flatten()
+    assert torch.equal(result.module.a_bn.weight, model.a_bn.weight[kept])
+
+
+def test_a_module_with_units_that_are_not_zero_fails_the_check(monkeypatch):
+    model, pruner, _ = run(Residual, "iterative")
+    model.load_state_dict(made(Residual, seed=5)[0].state_dict())
+    monkeypatch.setattr(type(pruner._loop), "hold", lambda loop: None)
+    with pytest.raises(gp.ProofError, match=f"the proof '{NAME}' failed"):
+        pruner.finish()
 
 
 # -- what stays as it is -------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ OURS: dict[str, dict[str, Any]] = {
     "iterative-taylor": {"method": "iterative", "options": {"gradients": True}},
     "iterative-distill": {"method": "iterative", "distill": 1.0},
     "iterative-taylor-distill": {"method": "iterative", "options": {"gradients": True}, "distill": 1.0},
+    "iterative-early-distill": {"method": "iterative", "begin": 0.0, "end": 0.4, "distill": 4.0},
     "growing-distill": {"method": "growing", "distill": 1.0},
     "once-distill": {"method": "iterative", "schedule": "once", "begin": 0.0, "end": 0.0, "distill": 1.0},
     "once": {"method": "iterative", "schedule": "once", "begin": 0.0, "end": 0.0},
