@@ -264,6 +264,27 @@ def test_what_an_allocation_wants_back_is_made_up_by_others():
         assert chooser.remains(fuller, "macs") > 0.6
 
 
+@pytest.mark.parametrize("refit", ["", "ols"])
+def test_a_refit_makes_good_what_goes(refit):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for each in (model[0].weight, model[0].bias):
+            each[4:] = each[:4]  # twins: what one of them gave, the other can give
+    data = torch.randn(200, 6)
+    want = model(data).detach()
+    pruner = gp.Pruner(
+        model, (data[:2],), target="macs=0.5", steps=4, begin=0.0, end=0.0, align=1, criterion="obs", refit=refit,
+        calibration=data.numpy(),
+    )  # fmt: skip
+    pruner.before_step()
+    pruner.step()
+    assert pruner.over
+    lost = float((model(data).detach() - want).square().mean() / want.var())
+    assert lost < 1e-3 if refit else lost > 0.05
+    assert pruner.finish().module[0].out_features == 4
+
+
 # -- the teacher ---------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +325,8 @@ def test_the_teacher_adds_the_gradient_of_the_distance():
         ({"target": "macs=0.5", "layers": "1"}, "'layers' is not for training"),
         ({"target": "macs=0.5", "recover": True}, "leave 'recover' out"),
         ({}, "no target given"),
+        ({"target": "macs=0.5", "refit": "affine"}, "refit is 'affine'; expected one of as-is, ols, bn"),
+        ({"target": "macs=0.5", "refit": "ols"}, "a refit looks at what layers read"),
         ({"target": "macs=0.5", "distill": -1.0}, "distill is -1"),
         ({"recipe": {"training": {"step": 3}}, "target": "macs=0.5"}, "training has no option 'step'"),
     ],
