@@ -25,7 +25,6 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
-    STOCK,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
@@ -197,10 +196,6 @@ class Allocation(Section):
         if self.allocation is not None:
             require_allocation(self.allocation)
         require_layout(self.layout or LAYOUT)
-        if self.shape_target and (self.layout or STOCK) != STOCK:
-            raise OptionError(
-                f"a shape target is what a config says, and layout '{self.layout}' leaves more than that; take 'stock'"
-            )
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:

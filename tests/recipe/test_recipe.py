@@ -32,10 +32,12 @@ UNITS = st.lists(st.integers(0, 2**20), min_size=1, max_size=4, unique=True) | s
 DEMANDS = st.dictionaries(st.text(LETTERS, min_size=1), UNITS, max_size=3) | st.sampled_from(
     ["a.b=0-3,7", ["c=count:2"]]
 )
+SHAPES = st.dictionaries(st.sampled_from(["hidden_size", "text_config.num_layers"]), st.integers(1, 2**20))
 VALUES = {
+    "shape_target": SHAPES | st.sampled_from(["a=3,b.c=4", ["a=1"]]),
     "keep": DEMANDS,
     "remove": DEMANDS,
-    "target": st.lists(TARGETS, max_size=3),
+    "target": st.lists(TARGETS, max_size=3) | st.just("zeros"),
     "block_criterion": st.sampled_from(["l2", "random", "bi", "ablation"]),
     "blocks": st.sampled_from(["2", "25%", "0.25", 3, 0.5]),
     "layers": st.sampled_from(["1", "50%", 0.125]),
