@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graphprune.brief import brief
 from graphprune.defaults import (
@@ -25,10 +25,10 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
-    TRAINED,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
+from graphprune.recovery.options import Recovering
 
 ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
@@ -259,43 +259,28 @@ class Refit(Section):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Recovery(Section):
+class Recovery(Section, Recovering):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. Each option below asks for it, too. It is
+        recover: Train the pruned model to answer as the original does. Each option of how asks for it, too. It is
             trained on the calibration inputs, without labels; a rate and a state are chosen by inputs that are kept
             apart, and what does not help on these is not taken.
-        recover_steps: Steps of training; 0 for 600.
-        recover_minutes: Train at most so long; 0 for as long as the steps take.
-        recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
-        recover_weights: Which weights are trained. ``biases`` are those of norms, too; low-rank additions to linear
-            layers (``lora``) are merged in the end.
-        recover_rank: The rank of low-rank additions.
     """
+
+    prefix: ClassVar[str] = "recover_"
 
     recover: bool = option(
         default=False,
         about="recovery",
         flags={"recover": (True, "Train the pruned model to answer as the original does, on calibration inputs.")},
     )
-    recover_steps: int = option(0)
-    recover_minutes: float = option(0.0)
-    recover_rate: float = option(0.0)
-    recover_weights: str = option("all", metavar="WHICH", choices=TRAINED)
-    recover_rank: int = option(16)
 
     def require(self) -> None:
         """Refuses numbers that mean nothing."""
         if not isinstance(self.recover, bool):
             raise OptionError(f"recover is {self.recover!r:.60}; expected True or False")
-        if self.recover_weights not in TRAINED:
-            raise OptionError(f"unknown recover_weights '{self.recover_weights}'; expected one of {', '.join(TRAINED)}")
-        for name in ("recover_steps", "recover_minutes", "recover_rate"):
-            if not 0 <= getattr(self, name) < 1e9:
-                raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.recover_rank < 1:
-            raise OptionError(f"recover_rank is {self.recover_rank}; expected 1 or more")
+        self.require_meaningful(self.prefix)
 
     @property
     def on(self) -> bool:
