@@ -37,7 +37,9 @@ class Recipe:
         targets: What remains: ``macs=0.5``, ``params=2M``, ``bytes=50%``, ``latency=5ms``. Fractions of the original
             (at most 1) or absolute numbers of ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as
             measured in onnxruntime: the result is measured, and allocation is repeated where it is above the target, or
-            more than 5 % below); in Python also as a mapping, ``{"macs": 0.5}``. ``zeros`` removes exactly the units
+            more than 5 % below); in Python also as a mapping, ``{"macs": 0.5}``. Of models that have
+            them also ``active_params`` (experts: what a token reads) and ``kv_cache`` (bytes for each token of a causal
+            attention's keys and values). ``zeros`` removes exactly the units
             that are dead already, and proves that nothing changes. May be absent where ``blocks``,
             ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline that names none
             takes it, and what any other makes has to meet it.

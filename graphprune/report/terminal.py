@@ -20,7 +20,14 @@ from graphprune.report.data import Inspection, Report
 from graphprune.report.metrics import sure
 from graphprune.report.titles import named
 
-_UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
+_UNITS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "bytes": "bytes",
+    "flops": "FLOPs",
+    "active_params": "active parameters",
+    "kv_cache": "bytes of cache for a token",
+}
 _MOST_GROUPS = 40
 _WIDTH = 120
 """Columns of tables that are not printed in a terminal."""

@@ -37,7 +37,7 @@ VALUES = {
     "shape_target": SHAPES | st.sampled_from(["a=3,b.c=4", ["a=1"]]),
     "keep": DEMANDS,
     "remove": DEMANDS,
-    "target": st.lists(TARGETS, max_size=3) | st.just("zeros"),
+    "target": st.lists(TARGETS, max_size=3),
     "block_criterion": st.sampled_from(["l2", "random", "bi", "ablation"]),
     "blocks": st.sampled_from(["2", "25%", "0.25", 3, 0.5]),
     "layers": st.sampled_from(["1", "50%", 0.125]),
