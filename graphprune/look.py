@@ -9,7 +9,7 @@ from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.collector import frozen_garbage_collection
 from graphprune.hosts.host import Model
 from graphprune.hosts.onnx.blame import blaming_models
-from graphprune.opening import Shapes, open_host
+from graphprune.opening import Shapes, Sizes, open_host
 from graphprune.planning.select import protected_axes
 from graphprune.turns import in_turn
 
@@ -23,6 +23,7 @@ def analyze(
     *,
     protect: str | Sequence[str] = (),
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
 ) -> Analysis:
@@ -30,7 +31,7 @@ def analyze(
 
     Args and Raises as for :func:`graphprune.prune`.
     """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    host = open_host(model, example_inputs, shapes=shapes, sizes=sizes, trust=trust, dynamic_shapes=dynamic_shapes)
     return looked(host, protect)
 
 

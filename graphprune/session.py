@@ -79,6 +79,7 @@ class Session(Opened):
         evaluate: Your metric, as for :func:`graphprune.prune`.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
 

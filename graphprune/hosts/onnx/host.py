@@ -20,6 +20,7 @@ from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.onnx import gates as onnx_gates
 from graphprune.hosts.onnx import steps as onnx_steps
 from graphprune.hosts.onnx.branches import decided, flat
+from graphprune.hosts.onnx.caches import find_caches, relations, with_widths
 from graphprune.hosts.onnx.cells import cells
 from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
@@ -103,6 +104,7 @@ class OnnxHost(Gradients):
         source: str | Path | onnx.ModelProto,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: Arrays | None = None,
+        named: Mapping[str, int] | None = None,
     ) -> OnnxHost:
         """Opens a model.
 
@@ -110,10 +112,11 @@ class OnnxHost(Gradients):
             source: A ``.onnx`` file, or a model in memory.
             shapes: Shapes of inputs, where dynamic axes should not have the sizes that :func:`bind` assumes.
             given: Example inputs by name; those that are missing are random.
+            named: Sizes of symbols in the shapes of inputs.
 
         Raises:
             ModelError: The model is malformed, unsafe or of an unsupported version.
-            OptionError: ``shapes`` names an unknown input or does not fit.
+            OptionError: ``shapes`` names an unknown input or does not fit, or ``named`` an unknown symbol.
         """
         loaded = load_model(source)
         proto, store = flat(loaded.proto), loaded.store
@@ -121,7 +124,13 @@ class OnnxHost(Gradients):
             if value.name in loaded.foreign:
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
+        caches = find_caches(proto)
+        proto = with_widths(proto, caches)
+        assumed = left_open(proto, sizes)
+        bound = bind(
+            proto, sizes, given or (), named=named, caches={name: cache.axis for name, cache in caches.items()},
+            relations=relations(proto, caches.values()),
+        )  # fmt: skip
         own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
         return OnnxHost(proto, store, bound.shapes, *own)
 
