@@ -102,8 +102,8 @@ def prune(
     """
     wanted = Recipe.read(recipe, **keywords)
     session = Session(
-        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes, sizes=sizes,
-        dynamic_shapes=dynamic_shapes, trust=trust,
+        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
+        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
@@ -188,8 +188,8 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     session = Session(
-        model, example_inputs, data=calibration, samples=samples, shapes=shapes, sizes=sizes, dynamic_shapes=dynamic_shapes,
-        trust=trust,
+        model, example_inputs, data=calibration, samples=samples, shapes=shapes, sizes=sizes,
+        dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     return session.apply(plan, verify=verify, latency=latency, export=export, seed=seed, progress=progress)
 
@@ -278,7 +278,6 @@ def export_onnx(
     path: str | Path,
     *,
     shapes: Shapes | None = None,
-    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
 ) -> None:
@@ -298,7 +297,7 @@ def export_onnx(
         OptionError: The model is an ONNX file already.
         OutputError: It cannot be exported or written.
     """
-    host = open_host(model, example_inputs, shapes=shapes, sizes=sizes, trust=trust, dynamic_shapes=dynamic_shapes)
+    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
     if isinstance(host, OnnxHost):
         raise OptionError("the model is an ONNX file already; export takes a PyTorch model")
     from graphprune.hosts.torch.host import TorchHost

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -21,6 +21,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named, Running, compiled, split_keywords
 from graphprune.errors import OptionError
+from graphprune.hosts.cuts import cuts_of
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.look import looked
 from graphprune.observer import Observer, observing
@@ -39,6 +40,7 @@ from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
+    from graphprune.hosts.onnx.host import OnnxHost
     from graphprune.hosts.torch.host import TorchHost
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +108,10 @@ class Session(Opened):
         """
         ledger = result.ledger
         if result.module is None:
-            return cls(result.host, before=ledger, **keywords).holding(result.host)
+            own = result.host
+            if cuts_of(own):  # the interface that it has now is its own
+                own = replace(cast("OnnxHost", own), cuts={})
+            return cls(own, before=ledger, **keywords).holding(own)
         from graphprune.hosts.torch.again import of_pruned
         from graphprune.hosts.torch.now import as_one
 

@@ -72,6 +72,7 @@ def sweep(
         evaluate: As for :func:`graphprune.prune`; the original is measured once.
         metric: As for :func:`graphprune.prune`.
         shapes: As for :func:`graphprune.prune`.
+        sizes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
         latency: Whether to measure latency.
@@ -92,8 +93,8 @@ def sweep(
     base = Recipe.read(recipe, **keywords)
     recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
     opened = Opened(
-        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes, sizes=sizes,
-        dynamic_shapes=dynamic_shapes, trust=trust,
+        model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
+        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     running = Running(
         statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,

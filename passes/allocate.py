@@ -186,6 +186,7 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
+            **({"resize_io": list(selection.resize_io)} if selection.resize_io else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
             **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }

@@ -19,12 +19,14 @@ class Select(Pass):
         only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
         protect: Patterns of stored tensors, kinds and groups that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that ``protect-sensitive`` finds.
+        resize_io: Patterns of inputs and outputs of an ONNX file whose axes may be cut.
     """
 
     name: ClassVar[str] = "select"
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     protect_ratio: float = 0.0
+    resize_io: tuple[str, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -53,7 +55,7 @@ class Select(Pass):
     @property
     def selection(self) -> Selection:
         """What may be pruned."""
-        return Selection(self.only, self.protect, self.protect_ratio)
+        return Selection(self.only, self.protect, self.protect_ratio, self.resize_io)
 
     def run(self, state: State) -> State:
         """The state with the selection."""

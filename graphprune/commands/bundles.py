@@ -61,13 +61,13 @@ class Opening:
                 shapes[name] = tuple(int(size) for size in sizes.split("x"))
             except ValueError:
                 raise OptionError(f"cannot read --shape '{text}'; expected one like 'image=1x3x224x224'") from None
-        sizes = {}
+        named: dict[str, int] = {}
         for text in self.size:
             name, _, number = text.rpartition("=")
             if not (name and number.isascii() and number.isdigit()):
                 raise OptionError(f"cannot read --size '{text}'; expected one like 'past=5'")
-            sizes[name] = int(number)
-        return {"shapes": shapes, "sizes": sizes, "trust": self.trust}
+            named[name] = int(number)
+        return {"shapes": shapes, "sizes": named, "trust": self.trust}
 
 
 RECOVERY = ("recover_data", "recover_folder")

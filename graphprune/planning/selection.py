@@ -18,11 +18,13 @@ class Selection:
         only: Selectors of what may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
         protect: Patterns of tensors, kinds and groups that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
+        resize_io: Patterns of inputs and outputs whose axes may be cut.
     """
 
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     protect_ratio: float = 0.0
+    resize_io: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuses what cannot be read.

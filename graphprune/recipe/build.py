@@ -87,7 +87,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         calibrate,
         Compensate(method) if method != "none" else None,
         MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
-        Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
+        Select(select.only, select.protect, select.protect_ratio, select.resize_io) if select != Selection() else None,
     )
     if allocation != MEASURED_ALLOCATION or sharing.allocation:
         return passes

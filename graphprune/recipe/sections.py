@@ -73,17 +73,21 @@ class Selection(Section):
             units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and ``name:head`` say which, and a
             note says where a word alone could mean two. Residual branches as a whole are left out to meet a target
             only where ``block`` or ``layer`` is named here, as few as need be and after all other kinds that are named.
+        resize_io: Inputs and outputs of an ONNX file that may shrink: ``*.key`` (all axes), ``present.*[1]`` (one).
+            Else the interface stays what it is. A cache of keys and values has to be named on both sides, in and out;
+            the report lists what has shrunk.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
     protect_ratio: float = option(0.0)
     only: tuple[str, ...] = option((), metavar="KIND")
+    resize_io: tuple[str, ...] = option((), metavar="PATTERN")
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio).check()
+        selection.Selection(self.only, self.protect, self.protect_ratio, self.resize_io).check()
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

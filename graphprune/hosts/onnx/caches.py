@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import onnx
 
 from graphprune.hosts.messages import attributes_of
 from graphprune.hosts.onnx.shapes import walked
-from graphprune.hosts.onnx.sizes import bind, input_sizes
+from graphprune.hosts.onnx.sizes import Binding, bind, input_sizes
 from graphprune.hosts.onnx.symbols import Relations, Size, symbols_in
 
 _FUSED: Mapping[tuple[str, str], tuple[Mapping[int, int], str, str]] = {
@@ -93,6 +94,33 @@ def find_caches(proto: onnx.ModelProto) -> dict[str, Cache]:
     return found
 
 
+def sized(
+    proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], examples: Collection[str], named: Mapping[str, int]
+) -> tuple[onnx.ModelProto, Binding]:
+    """Chooses the sizes of all inputs; see :func:`graphprune.hosts.onnx.sizes.bind`.
+
+    Returns:
+        The model, in which caches declare how many heads they have and how wide these are, and the sizes.
+
+    Raises:
+        OptionError: An input or a symbol is unknown, or sizes do not fit.
+    """
+    caches = find_caches(proto)
+    proto = with_widths(proto, caches)
+    axes = {name: cache.axis for name, cache in caches.items()}
+    return proto, bind(proto, shapes, examples, named=named, caches=axes, relations=relations(proto, caches.values()))
+
+
+def bytes_of_caches(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """How many bytes all caches hold for each token of a sequence, at these shapes of the inputs."""
+    kinds = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    total = 0
+    for name, cache in find_caches(proto).items():
+        sizes = [size for axis, size in enumerate(shapes[name]) if axis not in (0, cache.axis)]
+        total += prod(sizes) * onnx.helper.tensor_dtype_to_np_dtype(kinds[name]).itemsize
+    return total
+
+
 def with_widths(proto: onnx.ModelProto, caches: Mapping[str, Cache]) -> onnx.ModelProto:
     """The model in which caches declare how many heads they have and how wide these are, where the file leaves it open.
 
@@ -117,9 +145,7 @@ def with_widths(proto: onnx.ModelProto, caches: Mapping[str, Cache]) -> onnx.Mod
     return result
 
 
-def _widths(
-    proto: onnx.ModelProto, cache: Cache, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[int | None, ...]:
+def _widths(proto: onnx.ModelProto, cache: Cache, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int | None, ...]:
     """The sizes of the axes of a cache, as far as what reads it says them."""
     node = proto.graph.node[cache.node]
     if node.op_type == "Concat":
@@ -177,17 +203,21 @@ def relations(proto: onnx.ModelProto, caches: Collection[Cache]) -> Relations:
     roles = {role: tie[0] for role, tie in (("past", past), ("sequence", new), ("batch", batch)) if tie}
     if "sequence" in roles:
         roles["seq"] = roles["sequence"]
+    readers = {proto.graph.node[cache.node].op_type for cache in caches}
+    alone = 1 if "GroupQueryAttention" in readers else None  # its kernels take several only token by token
     if not past or length is None:
-        return Relations({}, (past, new, batch), roles)
+        return Relations({}, (past, new, batch), roles, alone)
     taken = {size for name in declared if name not in masks for size in declared[name]}
     totals = [declared[name][-1] for name in masks if declared[name][-1] not in taken]
     made = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.output}
     for cache in caches:
-        totals.extend(made[name][cache.axis].dim_param for name in cache.present if len(made.get(name, ())) > cache.axis)
+        totals.extend(
+            made[name][cache.axis].dim_param for name in cache.present if len(made.get(name, ())) > cache.axis
+        )
     whole = _symbols(totals, symbols - {*past, *new, *batch})
     if whole:
         roles["total"] = whole[0]
-    return Relations({symbol: (past[0], length) for symbol in whole}, (past, new, batch), roles)
+    return Relations(dict.fromkeys(whole, (past[0], length)), (past, new, batch), roles, alone)
 
 
 def _symbols(sizes: Iterator[Size] | list[Size], symbols: Collection[str]) -> tuple[str, ...]:

@@ -10,38 +10,37 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from graphprune.brief import brief
 from graphprune.errors import ModelError
+from graphprune.hosts.cuts import Cuts, joined, left_of
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.onnx import gates as onnx_gates
 from graphprune.hosts.onnx import steps as onnx_steps
 from graphprune.hosts.onnx.branches import decided, flat
-from graphprune.hosts.onnx.caches import find_caches, relations, with_widths
+from graphprune.hosts.onnx.caches import bytes_of_caches, sized
 from graphprune.hosts.onnx.cells import cells
-from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
+from graphprune.hosts.onnx.decoding import Decoder, decoder_of
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
-from graphprune.hosts.onnx.gradients import Gradients
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.held import what_is_held
 from graphprune.hosts.onnx.load import load_model
 from graphprune.hosts.onnx.look import Known, look, tensors_of
 from graphprune.hosts.onnx.masked import mask_stored, masked_model
 from graphprune.hosts.onnx.ops.values import Inferred
-from graphprune.hosts.onnx.quantized import dequantized
+from graphprune.hosts.onnx.reading import Reading
 from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
 from graphprune.hosts.onnx.shapes import other_sizes, unfit
-from graphprune.hosts.onnx.sizes import bind, left_open
-from graphprune.hosts.onnx.store import Store, inline_array, n_bytes
+from graphprune.hosts.onnx.sizes import left_open
+from graphprune.hosts.onnx.store import Store, n_bytes
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
@@ -59,7 +58,7 @@ MAXIMUM_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class OnnxHost(Gradients):
+class OnnxHost(Reading):
     """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
 
     Attributes:
@@ -75,6 +74,8 @@ class OnnxHost(Gradients):
         uses: The tensors that the file stores once for several uses, and their copies.
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
         size_sources: For each axis of an input where its size in ``bound`` comes from.
+        cuts: What is left of inputs and outputs that have become smaller. Runs take the original's inputs, too.
+        source: The file that it was loaded from.
         known: What is known of the same graph already.
     """
 
@@ -91,6 +92,8 @@ class OnnxHost(Gradients):
     uses: Uses = field(default_factory=dict, repr=False)
     held: Mapping[str, float] | None = field(default=None, repr=False)
     size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    cuts: Cuts = field(default_factory=dict, repr=False)
+    source: Path | None = None
     known: Known | None = field(default=None, repr=False, compare=False)
 
     kind = "onnx"
@@ -124,15 +127,11 @@ class OnnxHost(Gradients):
             if value.name in loaded.foreign:
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        caches = find_caches(proto)
-        proto = with_widths(proto, caches)
+        proto, bound = sized(proto, sizes, given or (), named or {})
         assumed = left_open(proto, sizes)
-        bound = bind(
-            proto, sizes, given or (), named=named, caches={name: cache.axis for name, cache in caches.items()},
-            relations=relations(proto, caches.values()),
-        )  # fmt: skip
         own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
-        return OnnxHost(proto, store, bound.shapes, *own)
+        path = None if isinstance(source, onnx.ModelProto) else Path(source)
+        return OnnxHost(proto, store, bound.shapes, *own, source=path)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -174,44 +173,13 @@ class OnnxHost(Gradients):
         """The graph that the analysis reads."""
         return self._graph
 
-    def read(self, tensor: str) -> Array:
-        """The values of a stored tensor; narrow floats come as float32, quantised weights as the numbers they mean."""
-        array = self._stored(tensor)
-        if array.dtype in (np.int8, np.uint8) and array.ndim > 1:
-            return dequantized(self.proto.graph, tensor, array, self._stored)
-        return array if array.dtype.kind in "fiub" else array.astype(np.float32)
-
-    @cached_property
-    def _headers(self) -> Mapping[str, onnx.TensorProto]:
-        return {entry.name: entry for entry in self.proto.graph.initializer}
-
-    def _stored(self, tensor: str) -> Array:
-        if tensor in self.store:
-            return self.store[tensor].numpy()
-        header = self._headers.get(tensor)
-        if header is None:
-            raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
-        return inline_array(header)
-
-    def digest(self, tensor: str) -> str:
-        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        return digest(Contents(self.proto, self.store).named(tensor))
-
-    def model_digest(self) -> str:
-        """The digest of all that decides what the model computes; each weight is read once."""
-        return self._model_digest
-
-    def stamp(self) -> None:
-        """Nothing: what is stored is never written to."""
-
-    @cached_property
-    def _model_digest(self) -> str:
-        return digest_of_model(Contents(self.proto, self.store))
-
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
-        return replace(self, proto=proto, store=store, held=None)
+        bound = {name: edits.shapes.get(name, shape) for name, shape in self.bound.items()}
+        given = left_of(edits.interface, self.given)
+        cuts = joined(self.cuts, edits.interface)
+        return replace(self, proto=proto, store=store, bound=bound, given=given, cuts=cuts, held=None)
 
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants; each time the same one."""
@@ -272,8 +240,12 @@ class OnnxHost(Gradients):
         for bound in other_sizes(self.proto, self.bound):
             with suppress(ModelError):
                 run_session(self._session, self._inputs(bound, 0))
-                return replace(self, bound=bound)
+                return self.resized(bound)
         return None
+
+    def resized(self, bound: Mapping[str, tuple[int, ...]]) -> OnnxHost:
+        """The model with other example sizes."""
+        return replace(self, bound=bound)
 
     def _inputs(self, bound: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
         random = random_inputs(self.proto, bound, seed)
@@ -298,6 +270,7 @@ class OnnxHost(Gradients):
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""
+        inputs = left_of(self.cuts, inputs)
         if double:
             return run_double(self.proto, self.store, inputs)
         session = self._session
@@ -314,7 +287,7 @@ class OnnxHost(Gradients):
 
     def run_integer(self, inputs: Arrays) -> dict[str, Array]:
         """Runs the model as onnxruntime does by default: quantised operators in integer kernels."""
-        return run_session(session_of(self.proto, self.store, integer=True), inputs)
+        return run_session(session_of(self.proto, self.store, integer=True), left_of(self.cuts, inputs))
 
     @cached_property
     def quantised(self) -> bool:
@@ -327,11 +300,26 @@ class OnnxHost(Gradients):
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
 
+    def masked(self, masks: Masks) -> OnnxHost:
+        """The model that computes what :meth:`run_masked` does, to be run more than once."""
+        proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        return replace(self, proto=proto, store=store, known=None)
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """The model as a decoder with caches, if it is one."""
+        return decoder_of(self.proto)
+
+    @property
+    def cache_bytes(self) -> int:
+        """How much the caches hold for each token of a sequence; 0 without caches."""
+        return bytes_of_caches(self.proto, self.bound)
+
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
     ) -> Iterator[tuple[str, Array]]:
         """A run that shows values on the way; see :class:`graphprune.hosts.host.Host`."""
-        proto, store = self.proto, self.store
+        proto, store, inputs = self.proto, self.store, left_of(self.cuts, inputs)
         if masks is not None:
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
@@ -342,7 +330,8 @@ class OnnxHost(Gradients):
         """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
-        return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
+        run = onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
+        return (lambda values: run(left_of(self.cuts, values))) if self.cuts and have is None else run
 
     def trials(self, asked: Asked) -> Trial | None:
         """A runner of the rest that takes some stored tensors; none where it draws: only sessions begin at the seed."""

@@ -85,7 +85,8 @@ def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[i
     """Further bindings to try a model on, if something is dynamic.
 
     First a first axis one longer and the others doubled, then all doubled; before these, where an axis is large, a
-    first axis one longer and the large ones halved.
+    first axis one longer and the large ones halved. At last all doubled but a first axis of one, where operators may
+    take no other.
     """
     twice = doubled(proto, bound)
     if twice is None:
@@ -100,7 +101,8 @@ def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[i
         }
         for small in (False, True)
     )
-    return [*([halved] if halved != mixed else []), mixed, twice]
+    alone = {name: (old[0], *new[1:]) if (old := bound[name])[:1] == (1,) else new for name, new in twice.items()}
+    return [*([halved] if halved != mixed else []), mixed, twice, *([alone] if alone != twice else [])]
 
 
 def infer(

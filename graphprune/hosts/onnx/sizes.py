@@ -7,13 +7,13 @@ classifiers write ``imgsz = [320, 320]`` there), then what works for most models
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from graphprune.errors import OptionError
-from graphprune.hosts.onnx.symbols import Known, Relations, named_symbol, names_in, settle, symbols_in, value_of
+from graphprune.hosts.onnx.symbols import Known, Relations, Size, named_symbol, names_in, settle, symbols_in, value_of
 from graphprune.suggest import meant
 
 BATCH = 2
@@ -156,19 +156,7 @@ def bind(
     _require_fitting(proto, declared, given)
     asked = {name: EXAMPLE if name in set(examples) else GIVEN for name in given}
     symbols = symbols_in(declared)
-    known: Known = {}
-    equations: list[tuple[str, int, str]] = []
-    for name, shape in given.items():
-        for want, size in zip(declared.get(name, ()), shape, strict=False):
-            if not isinstance(want, str):
-                continue
-            if want not in symbols:
-                equations.append((want, size, asked[name]))
-            elif known.setdefault(want, (size, asked[name]))[0] != size:
-                raise OptionError(
-                    f"the size '{want}' of input '{name}' is {size} here and {known[want][0]} elsewhere; "
-                    "give one size"
-                )
+    known, equations = _told(declared, given, asked, symbols)
     for word, size in (named or {}).items():
         symbol = named_symbol(word, symbols, relations.roles)
         if known.setdefault(symbol, (size, NAMED))[0] != size:
@@ -178,9 +166,13 @@ def bind(
 
     def assumed(name: str, axis: int) -> tuple[int, str]:
         sizes = declared[name]
+        if axis == 0 and relations.batch:
+            return relations.batch, ASSUMED
         if caches and axis and name not in pictures:
             size = PAST if axis == caches.get(name) else LENGTH
-            total = [known[whole][0] for whole, parts in relations.sums.items() if whole in known and sizes[axis] in parts]
+            total = [
+                known[whole][0] for whole, parts in relations.sums.items() if whole in known and sizes[axis] in parts
+            ]
             return (size if not total or size < total[0] else max(1, total[0] // 2)), ASSUMED
         return _default(axis, sizes, says, image=name in pictures)
 
@@ -188,9 +180,9 @@ def bind(
     places = [(name, axis) for name, sizes in declared.items() for axis in range(len(sizes))]
     late = [(name, axis) for name, axis in places if declared[name][axis] in relations.sums]
     for name, axis in (*(each for each in places if each not in late), *late):
-        symbol = declared[name][axis]
-        if isinstance(symbol, str) and symbol in symbols and symbol not in known:
-            known[symbol] = assumed(name, axis)
+        text = declared[name][axis]
+        if isinstance(text, str) and text in symbols and text not in known:
+            known[text] = assumed(name, axis)
             settle(known, equations, relations)
     values = {symbol: size for symbol, (size, _) in known.items()}
 
@@ -211,6 +203,32 @@ def bind(
         {name: tuple(size for size, _ in axes) for name, axes in found.items()},
         {name: tuple(source for _, source in axes) for name, axes in found.items()},
     )
+
+
+def _told(
+    declared: Mapping[str, Sequence[Size]],
+    given: Mapping[str, tuple[int, ...]],
+    asked: Mapping[str, str],
+    symbols: Sequence[str],
+) -> tuple[Known, list[tuple[str, int, str]]]:
+    """What given shapes say of symbols, and of expressions of them.
+
+    Raises:
+        OptionError: They say two things of one.
+    """
+    known: Known = {}
+    equations: list[tuple[str, int, str]] = []
+    for name, shape in given.items():
+        for want, size in zip(declared.get(name, ()), shape, strict=False):
+            if not isinstance(want, str):
+                continue
+            if want not in symbols:
+                equations.append((want, size, asked[name]))
+            elif known.setdefault(want, (size, asked[name]))[0] != size:
+                raise OptionError(
+                    f"the size '{want}' of input '{name}' is {size} here and {known[want][0]} elsewhere; give one size"
+                )
+    return known, equations
 
 
 def _computed(name: str, text: str, sizes: Mapping[str, int]) -> int:

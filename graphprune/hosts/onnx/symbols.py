@@ -94,12 +94,14 @@ class Relations:
     Attributes:
         sums: By symbol, the sizes that it is the sum of.
         ties: Symbols that are always one size.
+        batch: The only size that operators take for the batch where something new follows a past.
         roles: What a symbol may be called, whatever the file calls it: ``past``, ``sequence``, ``batch``, ``total``.
     """
 
     sums: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     ties: tuple[tuple[str, ...], ...] = ()
     roles: Mapping[str, str] = field(default_factory=dict)
+    batch: int | None = None
 
 
 def named_symbol(name: str, symbols: Collection[str], roles: Mapping[str, str]) -> str:
