@@ -122,9 +122,9 @@ class Session(Opened):
         return session if host is None else session.holding(host)
 
     @_one_at_a_time
-    def analyze(self, protect: str | Sequence[str] = ()) -> Analysis:
+    def analyze(self, protect: str | Sequence[str] = (), resize_io: str | Sequence[str] = ()) -> Analysis:
         """Finds what can be pruned; see :func:`graphprune.analyze`."""
-        return looked(self.host, protect)
+        return looked(self.host, protect, resize_io)
 
     @_one_at_a_time
     def prune(self, recipe: Named = None, **keywords: Any) -> Result:

@@ -33,9 +33,9 @@ def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int]) -> None:
         path: Where.
         widths: From widths of the residual stream to what is left of them.
     """
-    if host.source is None or not (host.source.parent / CONFIG).is_file():
+    if host.file is None or not (host.file.parent / CONFIG).is_file():
         return
-    folder = host.source.parent
+    folder = host.file.parent
     if folder.resolve() == path.parent.resolve():
         _warn(
             f"'{folder / CONFIG}' is of the original and stays as it is; write '{path.name}' into a folder of its own"

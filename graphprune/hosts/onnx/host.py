@@ -75,7 +75,7 @@ class OnnxHost(Reading):
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
         size_sources: For each axis of an input where its size in ``bound`` comes from.
         cuts: What is left of inputs and outputs that have become smaller. Runs take the original's inputs, too.
-        source: The file that it was loaded from.
+        file: That it was loaded from.
         known: What is known of the same graph already.
     """
 
@@ -93,7 +93,7 @@ class OnnxHost(Reading):
     held: Mapping[str, float] | None = field(default=None, repr=False)
     size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     cuts: Cuts = field(default_factory=dict, repr=False)
-    source: Path | None = None
+    file: Path | None = None
     known: Known | None = field(default=None, repr=False, compare=False)
 
     kind = "onnx"
@@ -131,7 +131,7 @@ class OnnxHost(Reading):
         assumed = left_open(proto, sizes)
         own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
         path = None if isinstance(source, onnx.ModelProto) else Path(source)
-        return OnnxHost(proto, store, bound.shapes, *own, source=path)
+        return OnnxHost(proto, store, bound.shapes, *own, file=path)
 
     @property
     def metadata(self) -> Mapping[str, str]:

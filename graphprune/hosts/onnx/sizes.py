@@ -170,10 +170,11 @@ def bind(
             return relations.batch, ASSUMED
         if caches and axis and name not in pictures:
             size = PAST if axis == caches.get(name) else LENGTH
-            total = [
+            most = [
                 known[whole][0] for whole, parts in relations.sums.items() if whole in known and sizes[axis] in parts
             ]
-            return (size if not total or size < total[0] else max(1, total[0] // 2)), ASSUMED
+            most.extend(value for text, value, _ in equations if sizes[axis] in names_in(text))
+            return min(size, *(max(1, each // 2) for each in most if each <= size), size), ASSUMED
         return _default(axis, sizes, says, image=name in pictures)
 
     settle(known, equations, relations)
