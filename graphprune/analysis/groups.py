@@ -149,6 +149,7 @@ def analyze_graph(
     graph: Graph,
     protect: Iterable[tuple[str, int | None, str]] = (),
     resizable: Iterable[tuple[str, int]] = (),
+    pointing: Mapping[str, int] | None = None,
 ) -> Analysis:
     """Finds the groups of a graph.
 
@@ -156,6 +157,8 @@ def analyze_graph(
         graph: The graph, with a rule (or none) at each node.
         protect: ``(tensor, axis, reason)`` of dimensions that the user keeps whole; axis ``None`` means all axes.
         resizable: Axes of inputs and outputs that may be cut, since the user says so.
+        pointing: Inputs whose elements are numbered anew when what they point at is cut, since the user says so, and
+            how many positions there are.
 
     Returns:
         The analysis. Every group of the result can be pruned at will, independently of all others.
@@ -179,7 +182,7 @@ def analyze_graph(
         for i, dim in enumerate(layouts[name]):
             if axis is None or i == axis:
                 solver.fix(dim, Reason(reason, kind="user"))
-    walk = _walked(graph, solver, layouts, free)
+    walk = _walked(graph, solver, layouts, free, pointing or {})
     walk.finish()
     others = tuple(_walk_other(other, walk) for other in graph.others)
     if others:
@@ -187,9 +190,16 @@ def analyze_graph(
     return replace(_collect(graph, layouts, walk, others), resizable=free)
 
 
-def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout], free: Collection[tuple[str, int]] = ()) -> Walk:
+def _walked(
+    graph: Graph,
+    solver: Solver,
+    layouts: dict[str, Layout],
+    free: Collection[tuple[str, int]] = (),
+    pointing: Mapping[str, int] | None = None,
+) -> Walk:
     """Visits all nodes of a graph, and fixes what adapters and outputs keep whole."""
     walk = Walk(graph, solver, layouts)
+    walk.points.update((name, Factor(f"{name}:positions", n)) for name, n in (pointing or {}).items())
     for node in graph.nodes:
         walk.visit(node)
     walk.adapters = find_adapters(graph)

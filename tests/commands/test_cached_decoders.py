@@ -3,9 +3,8 @@
 import json
 
 import onnx
+from cached_decoders import decoder
 from test_cli import error_of, run
-
-from tests.cached_decoders import decoder
 
 
 def test_one_command_halves_the_heads_of_a_decoder(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from cached_decoders import HEADS, KINDS, SHARED, SIZE, decoder, greedy
 from onnx import numpy_helper
 
 import graphprune as gp
@@ -19,7 +20,6 @@ from graphprune.hosts.onnx.symbols import symbols_in
 from graphprune.opening import open_host
 from graphprune.planning.select import resizable_axes
 from graphprune.proof.decoding import decoded
-from tests.cached_decoders import HEADS, KINDS, SHARED, SIZE, decoder, greedy
 
 IO = ("*.key[1]", "*.value[1]")
 CACHE = "past_key_values.0.key"
@@ -126,7 +126,12 @@ def pruned(request, tmp_path_factory):
     onnx.save(whole, folder / "whole.onnx")
     only, left = ("head", 0.6) if request.param == "mha" else ("kv-group", 0.8)
     result = gp.prune(
-        str(folder / "whole.onnx"), only=only, resize_io=IO, target={"params": left}, allocation="uniform", max_ratio=0.5
+        str(folder / "whole.onnx"),
+        only=only,
+        resize_io=IO,
+        target={"params": left},
+        allocation="uniform",
+        max_ratio=0.5,
     )
     return whole, result, folder
 
