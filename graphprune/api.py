@@ -278,6 +278,7 @@ def export_onnx(
     path: str | Path,
     *,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
 ) -> None:
@@ -290,6 +291,7 @@ def export_onnx(
         example_inputs: As for :func:`prune`; may be ``None`` where the model brings its own.
         path: The file; written whole or not at all.
         shapes: As for :func:`prune`.
+        sizes: Of ONNX files alone.
         dynamic_shapes: As for :func:`prune`; plans must then be made with the same.
         trust: As for :func:`prune`.
 
@@ -297,7 +299,7 @@ def export_onnx(
         OptionError: The model is an ONNX file already.
         OutputError: It cannot be exported or written.
     """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    host = open_host(model, example_inputs, shapes=shapes, sizes=sizes, trust=trust, dynamic_shapes=dynamic_shapes)
     if isinstance(host, OnnxHost):
         raise OptionError("the model is an ONNX file already; export takes a PyTorch model")
     from graphprune.hosts.torch.host import TorchHost

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class Tokens:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise OptionError(
-                f"a tokenizer of kind '{self.kind}' cannot be cut; expected a tokenizer.json of one of {', '.join(KINDS)}"
+                f"a tokenizer of kind '{self.kind}' cannot be cut; expected a tokenizer.json of {', '.join(KINDS)}"
             )
 
     @property
@@ -87,7 +88,7 @@ class Tokens:
     def merges(self) -> Sequence[tuple[str, str]]:
         """The merges of byte pairs, the first ones first."""
         found = self._model.get("merges") or ()
-        return [tuple(each.split(" ", 1)) if isinstance(each, str) else tuple(each) for each in found]
+        return [(left, right) for left, right in (e.split(" ", 1) if isinstance(e, str) else e for e in found)]
 
     @cached_property
     def _rank(self) -> Mapping[tuple[str, str], int]:
@@ -101,7 +102,9 @@ class Tokens:
     def byte_level(self) -> bool:
         """Whether texts are split into bytes that are written as characters."""
         return any(
-            each.get("type") == "ByteLevel" for part in ("pre_tokenizer", "decoder") for each in _nested(self.data.get(part))
+            each.get("type") == "ByteLevel"
+            for part in ("pre_tokenizer", "decoder")
+            for each in _nested(self.data.get(part))
         )
 
     @cached_property
@@ -111,7 +114,7 @@ class Tokens:
         named = [self._model.get("unk_token"), *(pair[0] for pair in _pairs(self.data.get("post_processor")))]
         padding = self.data.get("padding")
         named.append(padding.get("pad_token") if isinstance(padding, Mapping) else None)
-        found.update(self.own[token] for token in named if token in self.own)
+        found.update(self.own[str(token)] for token in named if token in self.own)
         found.update(int(i) for i in _template_ids(self.data.get("post_processor")))
         if self._model.get("unk_id") is not None:
             found.add(int(self._model["unk_id"]))
@@ -144,7 +147,7 @@ class Tokens:
         pieces, found = self._begin(token), {i}
         while len(pieces) > 1:
             found.update(self.own[piece] for piece in pieces if piece in self.own)
-            ranks = [self._rank.get(pair, -1) for pair in zip(pieces, pieces[1:], strict=False)]
+            ranks = [self._rank.get(pair, -1) for pair in pairwise(pieces)]
             known = [rank for rank in ranks if rank >= 0]
             if not known:
                 break
@@ -181,8 +184,8 @@ class Tokens:
         found = set(self.closed(wanted))
         if len(found) > count:
             raise OptionError(
-                f"{count} tokens are too few: {len(found)} are needed (special tokens, the alphabet, what texts use and "
-                "what that is merged from); give a larger number"
+                f"{count} tokens are too few: {len(found)} are needed (special tokens, the alphabet, what texts use "
+                "and what that is merged from); give a larger number"
             )
         for i in sorted(self.token_of):
             if len(found) == count:

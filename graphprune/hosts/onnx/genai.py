@@ -19,10 +19,22 @@ _BESIDE = (".json", ".txt", ".jinja", ".model", ".tiktoken")
 """How the files of tokenizers and templates end, which go with a config."""
 _LARGEST = 1 << 26
 """Bytes of the largest of them."""
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "sep_token_id")
 _QUERY_HEADS = ("num_heads", "q_num_heads")
 
 
-def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int]) -> None:
+def genai_ids(file: Path | None, size: int) -> frozenset[int]:
+    """The ids of tokens that the config beside a file names."""
+    try:
+        model = json.loads((file.parent / CONFIG).read_text(encoding="utf-8"))["model"] if file is not None else {}
+    except (OSError, ValueError, KeyError):
+        return frozenset()
+    given = [model.get(key) for key in _IDS]
+    found = [i for each in given for i in (each if isinstance(each, list) else [each]) if isinstance(i, int)]
+    return frozenset(i for i in found if 0 <= i < size)
+
+
+def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int], ids: Mapping[int, int] | None = None) -> None:
     """Writes the config that lies beside the original, and what else lies there of a tokenizer, beside a smaller file.
 
     A config that cannot say the sizes of the file is not written, and a warning says why. Nothing is written into the
@@ -32,6 +44,7 @@ def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int]) -> None:
         host: The smaller model, as it was saved.
         path: Where.
         widths: From widths of the residual stream to what is left of them.
+        ids: New ids of tokens by former ones; the tokenizer's files are written by others then.
     """
     if host.file is None or not (host.file.parent / CONFIG).is_file():
         return
@@ -47,7 +60,12 @@ def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int]) -> None:
     except (ValueError, KeyError, TypeError, OSError) as error:
         _warn(f"'{folder / CONFIG}' could not be rewritten for '{path}': {error}; write one by hand")
         return
-    for each in sorted(folder.iterdir()):
+    for key in _IDS if ids is not None else ():
+        given = made["model"].get(key)
+        made["model"][key] = (
+            [(ids or {}).get(i, i) for i in given] if isinstance(given, list) else (ids or {}).get(given, given)
+        )
+    for each in sorted(folder.iterdir()) if ids is None else ():
         there = path.parent / each.name
         if each.suffix in _BESIDE and each.is_file() and each.stat().st_size <= _LARGEST and not there.exists():
             shutil.copyfile(each, there)
