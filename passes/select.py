@@ -19,6 +19,8 @@ class Select(Pass):
         only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
         protect: Patterns of stored tensors, kinds and groups that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that ``protect-sensitive`` finds.
+        keep: Units that stay, and no others of their groups: ``layers.3.mlp=0,5`` (:mod:`graphprune.planning.demands`).
+        remove: Units that go, and no others of their groups.
         resize_io: Patterns of inputs and outputs of an ONNX file whose axes may be cut.
     """
 
@@ -26,6 +28,8 @@ class Select(Pass):
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     protect_ratio: float = 0.0
+    keep: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
     resize_io: tuple[str, ...] = ()
 
     @property
@@ -35,8 +39,8 @@ class Select(Pass):
 
     @property
     def gives(self) -> frozenset[str]:
-        """The selection."""
-        return frozenset({keys.SELECTION})
+        """The selection, and what the user wants of single groups."""
+        return frozenset({keys.SELECTION, *([keys.DEMANDS] if self.keep or self.remove else [])})
 
     @property
     def asks(self) -> frozenset[str]:
@@ -55,7 +59,7 @@ class Select(Pass):
     @property
     def selection(self) -> Selection:
         """What may be pruned."""
-        return Selection(self.only, self.protect, self.protect_ratio, self.resize_io)
+        return Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove, resize_io=self.resize_io)
 
     def run(self, state: State) -> State:
         """The state with the selection."""
