@@ -295,7 +295,7 @@ def recover(
     recipe = Recipe.of(**{"recover": True, **keywords})
     given = original, plan, example_inputs
     if not isinstance(pruned, Result):
-        opening = {"shapes": shapes, "dynamic_shapes": dynamic_shapes, "trust": trust}
+        opening = {"shapes": shapes, "sizes": sizes, "dynamic_shapes": dynamic_shapes, "trust": trust}
         pruned = opened_result(pruned, *given, opening)
     elif any(each is not None for each in given):
         raise OptionError("a result knows its original and its plan; leave 'original', 'plan' and 'example_inputs' out")

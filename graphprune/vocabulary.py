@@ -203,7 +203,8 @@ def prune_vocabulary(
     result, check = opened.cut(_Cutting(kept, _streams(encoded, kept, seed), before.size))
     checks = (*((alike,) if alike else ()), check)
     require(checks)
-    report = replace(result.report, proof=(*checks, *result.report.proof))
+    # both models are fed other ids than each other, and nothing moves
+    report = replace(result.report, proof=(*checks, *result.report.proof), moved=None)
     return PrunedVocabulary(kept, before.size, tokens, replace(result, report=report), checks, source, tuple(texts))
 
 
@@ -269,6 +270,10 @@ class _Cutting:
         state = opened.start(SILENT)
         host = state.host.folded()
         vocabulary = vocabulary_of(host.graph(), self.least)
+        if isinstance(host, OnnxHost):  # an example that both models take
+            example = host.example_inputs()
+            tokens = {name: example[name] % len(self.kept) for name in vocabulary.inputs}
+            host = replace(host, given={**host.given, **tokens})
         index = np.asarray(self.kept[self.kept < vocabulary.size])
         cut = {group.factor: index for group in vocabulary.groups}
         plan = make_plan(vocabulary.analysis, cut, {"vocabulary": list(vocabulary.inputs)})

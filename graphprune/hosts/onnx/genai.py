@@ -61,10 +61,9 @@ def write_genai(host: OnnxHost, path: Path, widths: Mapping[int, int], ids: Mapp
         _warn(f"'{folder / CONFIG}' could not be rewritten for '{path}': {error}; write one by hand")
         return
     for key in _IDS if ids is not None else ():
-        given = made["model"].get(key)
-        made["model"][key] = (
-            [(ids or {}).get(i, i) for i in given] if isinstance(given, list) else (ids or {}).get(given, given)
-        )
+        if (given := made["model"].get(key)) is not None:
+            listed = [(ids or {}).get(i, i) for i in (given if isinstance(given, list) else [given])]
+            made["model"][key] = listed if isinstance(given, list) else listed[0]
     for each in sorted(folder.iterdir()) if ids is None else ():
         there = path.parent / each.name
         if each.suffix in _BESIDE and each.is_file() and each.stat().st_size <= _LARGEST and not there.exists():
