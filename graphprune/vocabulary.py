@@ -195,7 +195,7 @@ def prune_vocabulary(
     if unknown := next((i for i in wanted if i not in before.token_of), None):
         raise OptionError(f"the tokenizer has no token {unknown}; it has ids up to {before.size - 1}")
     opened = _opened(model, example_inputs, shapes, sizes, trust=trust)
-    wanted.extend(i for i in opened.named(before.size) if i in before.token_of)
+    wanted.extend(opened.named(before.size))
     kept = np.array(sorted(before.first(count, wanted) if count else before.closed(wanted)), dtype=np.int64)
     tokens = before.cut(kept.tolist())
     new = {int(old): i for i, old in enumerate(kept)}
@@ -324,10 +324,19 @@ class _Module:
         self._module, self._example, self._shapes = module, example, shapes
 
     def named(self, size: int) -> frozenset[int]:
-        """The ids that configs name."""
-        from graphprune.hosts.torch.checkpoints.token_ids import needed_ids
+        """The ids that configs name; also of rows that no token has.
 
-        return needed_ids(self._module, size)
+        Raises:
+            ModelError: The model has fewer rows than the tokenizer has tokens.
+        """
+        from graphprune.hosts.torch.checkpoints.token_ids import n_rows, needed_ids
+
+        rows = n_rows(self._module)
+        if rows is not None and rows < size:
+            raise ModelError(
+                f"the tokenizer has {size} tokens, and the table of the model {rows} rows; give the model's own"
+            )
+        return needed_ids(self._module, rows or size)
 
     def cut(self, cutting: _Cutting) -> tuple[Result, Check]:
         """The smaller module, and what its scores were compared with."""

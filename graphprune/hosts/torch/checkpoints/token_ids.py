@@ -56,6 +56,15 @@ def outputs_of(model: nn.Module, example: Mapping[str, Any], tokens: Mapping[str
     return {str(i): each.detach().float().cpu().numpy() for i, each in enumerate(floats)}
 
 
+def n_rows(model: nn.Module) -> int | None:
+    """How many rows the table of tokens of a model of transformers has; ``None`` where the class does not say."""
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):
+        return None
+    return int(table.num_embeddings) if isinstance(table, nn.Embedding) else None
+
+
 def renumber(model: nn.Module, new: Mapping[int, int]) -> None:
     """Writes new ids into the configs of a model, and into its embeddings, which know the row that pads."""
     for config in _configs(model):
