@@ -16,6 +16,7 @@ from graphprune.hosts.host import Arrays, Host
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import Rounding, compare, worse
+from graphprune.proof.masks import bypassed
 from graphprune.proof.oracles import SINGLE, UNDECIDED, double_rounding, precision_of
 from graphprune.proof.other_sizes import masks_at
 
@@ -54,7 +55,8 @@ def decoded(
     there = masks_at(single, kept, analysis, removed)
     if there is None:
         return ()
-    reference = single.masked(there)
+    whole = bypassed(single, removed)
+    reference = whole.masked(there)
     cuts, precision = cuts_of(pruned), precision_of(analysis)
 
     def steps(rounding: Rounding, *, double: bool = False) -> Check:

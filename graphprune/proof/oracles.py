@@ -32,7 +32,7 @@ from graphprune.proof.compare import (
 )
 from graphprune.proof.corner import Example
 from graphprune.proof.findings import Findings, Pair
-from graphprune.proof.masks import masks
+from graphprune.proof.masks import bypassed, masks
 from graphprune.proof.other_sizes import at_other_sizes
 from graphprune.proof.redraw import redrawn
 from graphprune.proof.watch import Watched, watched
@@ -244,7 +244,7 @@ def prove(
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
     noise = noise and {name: each for name, each in noise.items() if name not in cuts_of(pruned)}
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
-    pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
+    pair = Pair(bypassed(original, removed), pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
     check, blind = masked(pair, inputs, precision, note=note, noise=noise, answers=answers)
     if check.difference <= check.tolerance and (wrong := wrong_tensor(pair, analysis, kept)):

@@ -8,7 +8,7 @@ from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis, analyze_graph
 from graphprune.hosts.host import Host, Masks
 from graphprune.ir.dims import Factor, Index
-from graphprune.proof.masks import masks
+from graphprune.proof.masks import bypassed, masks
 
 
 def at_other_sizes(
@@ -17,7 +17,7 @@ def at_other_sizes(
     """The original at other sizes along its dynamic axes, and the same units' masks there, if it has such axes."""
     other = original.at_other_sizes()
     there = None if other is None else masks_at(other, kept, analysis, removed)
-    return None if other is None or there is None else (other, there)
+    return None if other is None or there is None else (bypassed(other, removed), there)
 
 
 def masks_at(other: Host, kept: Mapping[Factor, Index], analysis: Analysis, removed: Iterable[Block]) -> Masks | None:
