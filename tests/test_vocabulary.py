@@ -249,12 +249,12 @@ def test_the_command(folder):
     (folder / "corpus.txt").write_text(TEXTS[0])
     (folder / "small").mkdir()
     out = run(
-        "vocabulary", folder / "whole" / "whole.onnx", "-o", folder / "small" / "a.onnx", "--keep", folder / "corpus.txt",
+        "vocabulary", folder / "whole" / "whole.onnx", "-o", folder / "small" / "a.onnx", "--tokens", folder / "corpus.txt",
         "--tokenizer", folder / "whole", "--ids", folder / "ids.npy", "--json",
     )  # fmt: skip
     told = json.loads(out.stdout)
     assert told["tokens"] == {"before": 40, "after": len(np.load(folder / "ids.npy"))}
     assert {row["name"] for row in told["proof"]} == {"tokenizer", "vocabulary", "onnxruntime"}
     assert (folder / "small" / "tokenizer.json").is_file()
-    error = error_of("vocabulary", folder / "whole" / "whole.onnx", "-o", folder / "a.onnx", "--keep", "30")
+    error = error_of("vocabulary", folder / "whole" / "whole.onnx", "-o", folder / "a.onnx", "--tokens", "30")
     assert error.startswith("an ONNX file has no tokenizer of its own")

@@ -20,7 +20,7 @@ def vocabulary(
     model: Model,
     output: Written,
     *,
-    keep: Annotated[
+    tokens: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT|N", help="What stays: the tokens of a text file, or the first N tokens of the vocabulary."
@@ -42,7 +42,7 @@ def vocabulary(
 ) -> None:
     """Remove tokens from a language MODEL and its tokenizer, and prove that nothing else has changed."""
     checkpoint = not model.endswith(".onnx")
-    text = None if keep is None or keep.isdecimal() else keep
+    text = None if tokens is None or tokens.isdecimal() else tokens
     folder = output if checkpoint else output.parent
     source = tokenizer if tokenizer is not None else Path(model) if checkpoint else None
     if source is None:
@@ -63,7 +63,7 @@ def vocabulary(
         require_writable(path)
     with progress(showing.as_json, after=("write",)) as tell:
         tell.begin("vocabulary")
-        what = int(keep) if keep is not None and text is None else text
+        what = int(tokens) if tokens is not None and text is None else text
         pruned = gp.prune_vocabulary(model, source, what, count=count, **opening.keywords())
         tell.begin("write")
         if checkpoint:
@@ -76,8 +76,8 @@ def vocabulary(
     report = pruned.result.report
     if showing.as_json:
         files = described(model=model, output=output / "config.json" if checkpoint else output, ids=ids)
-        tokens = {"before": pruned.before, "after": len(pruned.kept)}
-        print_json({"output": str(output), "tokens": tokens, **report.to_dict()}, files)
+        n_tokens = {"before": pruned.before, "after": len(pruned.kept)}
+        print_json({"output": str(output), "tokens": n_tokens, **report.to_dict()}, files)
         return
     out.print(render_report(report, title=str(output)))
     out.print(f"[bold]tokens:[/] {pruned.before:,} → {len(pruned.kept):,}", highlight=False)

@@ -159,7 +159,9 @@ def read_texts(keep: Any, count: int | None) -> tuple[list[str], list[int], int 
         OptionError: It is none of these.
     """
     if isinstance(keep, bool) or (keep is None and count is None):
-        raise OptionError("what is to stay? give keep: a text file, texts, ids of tokens, or how many tokens (--keep)")
+        raise OptionError(
+            "what is to stay? give keep: a text file, texts, ids of tokens, or how many tokens (--tokens)"
+        )
     if isinstance(keep, int):
         keep, count = None, keep
     if count is not None and count < 1:

@@ -286,9 +286,13 @@ def _both(
     permuted: Host | Callable[[], Host], original: Host, inputs: Arrays, *, double: bool = False
 ) -> tuple[dict[str, Array], dict[str, Array], Cuts]:
     """The outputs of a permuted model, those of the original in the order that it has them in, and that order."""
-    made = permuted() if callable(permuted) else permuted
-    cuts = cuts_of(made)
-    return made.run(inputs, double=double), left_of(cuts, original.run(inputs, double=double)), cuts
+    got, cuts = _run_of(permuted() if callable(permuted) else permuted, inputs, double=double)
+    return got, left_of(cuts, original.run(inputs, double=double)), cuts
+
+
+def _run_of(made: Host, inputs: Arrays, *, double: bool) -> tuple[dict[str, Array], Cuts]:
+    """The outputs of a model that need not be there any longer then."""
+    return made.run(inputs, double=double), cuts_of(made)
 
 
 def _at_two_sizes(

@@ -25,6 +25,8 @@ _FUSED: Mapping[tuple[str, str], tuple[Mapping[int, int], str, str]] = {
 """Attention operators: from the operand that is a past ``b heads length width`` to the result that is the present one,
 and the attributes that say how many heads there are, of queries and of keys.
 """
+_ALONE = "GroupQueryAttention"
+"""Its kernels take several sequences token by token only, where there is a past."""
 _STEPS = 8
 """From an attention to its projections: a bias, a norm, a rotary embedding."""
 _THROUGH = ("Identity", "Cast")
@@ -121,6 +123,13 @@ def bytes_of_caches(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]
     return total
 
 
+def takes_one(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a model takes one sequence at a time, since it goes on from a past with one."""
+    caches = find_caches(proto)
+    readers = {proto.graph.node[cache.node].op_type for cache in caches.values()}
+    return _ALONE in readers and all(shapes[name][0] == 1 for name in caches)
+
+
 def with_widths(proto: onnx.ModelProto, caches: Mapping[str, Cache]) -> onnx.ModelProto:
     """The model in which caches declare how many heads they have and how wide these are, where the file leaves it open.
 
@@ -204,7 +213,7 @@ def relations(proto: onnx.ModelProto, caches: Collection[Cache]) -> Relations:
     if "sequence" in roles:
         roles["seq"] = roles["sequence"]
     readers = {proto.graph.node[cache.node].op_type for cache in caches}
-    alone = 1 if "GroupQueryAttention" in readers else None  # its kernels take several only token by token
+    alone = 1 if _ALONE in readers else None
     if not past or length is None:
         return Relations({}, (past, new, batch), roles, alone)
     taken = {size for name in declared if name not in masks for size in declared[name]}

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from graphprune.hosts.host import Array, Arrays
-from graphprune.hosts.onnx.caches import Cache, find_caches, relations
+from graphprune.hosts.onnx.caches import Cache, bytes_of_caches, find_caches, relations, takes_one
 from graphprune.hosts.onnx.runtime import random_inputs
 from graphprune.hosts.onnx.sizes import bind, input_sizes
 from graphprune.hosts.onnx.symbols import Relations
@@ -101,3 +101,30 @@ def decoder_of(proto: onnx.ModelProto) -> Decoder | None:
     if not caches or not all(presents.values()) or len(tokens) != 1 or not scores or others:
         return None
     return Decoder(proto, caches, presents, tokens[0], scores[0])
+
+
+class Decoding:
+    """The part of a host that is about caches."""
+
+    proto: onnx.ModelProto
+    bound: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def decoder(self) -> Decoder | None:
+        """The model as a decoder with caches, if it is one."""
+        return decoder_of(self.proto)
+
+    @property
+    def carried(self) -> frozenset[str]:
+        """The outputs that are only carried to the next call."""
+        return frozenset(self.decoder.presents.values()) if self.decoder is not None else frozenset()
+
+    @property
+    def takes_one(self) -> bool:
+        """Whether operators take one sequence at a time, at the sizes of the example."""
+        return takes_one(self.proto, self.bound)
+
+    @property
+    def cache_bytes(self) -> int:
+        """How much the caches hold for each token of a sequence; 0 without caches."""
+        return bytes_of_caches(self.proto, self.bound)

@@ -20,10 +20,10 @@ from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.onnx import gates as onnx_gates
 from graphprune.hosts.onnx import steps as onnx_steps
 from graphprune.hosts.onnx.branches import decided, flat
-from graphprune.hosts.onnx.caches import bytes_of_caches, sized
+from graphprune.hosts.onnx.caches import sized
 from graphprune.hosts.onnx.cells import cells
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
-from graphprune.hosts.onnx.decoding import Decoder, decoder_of
+from graphprune.hosts.onnx.decoding import Decoding
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.draws import drawing, draws
@@ -58,7 +58,7 @@ MAXIMUM_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class OnnxHost(Reading):
+class OnnxHost(Reading, Decoding):
     """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
 
     Attributes:
@@ -161,7 +161,7 @@ class OnnxHost(Reading):
         if (known := self._still_known) is not None and known.graph is not None:
             return known.graph
         graph = build_graph(self.proto, self.inferred, self.uses)
-        return titled(graph, self.size_sources, self.proto)
+        return replace(titled(graph, self.size_sources, self.proto), carried=self.carried)
 
     def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
         """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
@@ -304,16 +304,6 @@ class OnnxHost(Reading):
         """The model that computes what :meth:`run_masked` does, to be run more than once."""
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return replace(self, proto=proto, store=store, known=None)
-
-    @cached_property
-    def decoder(self) -> Decoder | None:
-        """The model as a decoder with caches, if it is one."""
-        return decoder_of(self.proto)
-
-    @property
-    def cache_bytes(self) -> int:
-        """How much the caches hold for each token of a sequence; 0 without caches."""
-        return bytes_of_caches(self.proto, self.bound)
 
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False

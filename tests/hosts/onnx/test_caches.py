@@ -294,3 +294,18 @@ def test_a_config_that_cannot_say_uneven_layers_is_not_written(tmp_path):
     with pytest.warns(GraphpruneWarning, match="it says one number"):
         result.save_onnx(tmp_path / "small.onnx")
     assert not (tmp_path / "genai_config.json").exists()
+
+
+# -- calibration ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["concat", "gqa"])
+def test_calibration_is_fed_the_interface_of_the_original_and_judges_the_logits(kind):
+    result = gp.prune(
+        decoder(kind, layers=2), only="kv-group", resize_io=IO, target={"params": 0.8}, calibration="random", samples=8
+    )
+    assert {check.name for check in result.report.proof if check.passed} >= {"masked", "decode"}
+    assert [text.partition(" ")[0] for text in result.report.losses] == ["'logits'"]
+    host = OnnxHost.load(decoder(kind))
+    assert host.graph().carried == {"present.0.key", "present.0.value"}
+    assert host.takes_one == (kind == "gqa")
