@@ -24,6 +24,7 @@ from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
+from graphprune.planning.select import resizable_axes
 from graphprune.planning.transfer import fitting
 from graphprune.recipe import Recipe
 from graphprune.result import Result
@@ -49,7 +50,8 @@ def _planned(state: State, plan: PruningPlan) -> State:
         PlanError: The plan belongs to another model.
     """
     folded = state.host.folded()
-    analysis = analyze_graph(folded.graph())
+    graph = folded.graph()
+    analysis = analyze_graph(graph, resizable=resizable_axes(graph, plan.options.get("resize_io", ())))
     plan = fitting(plan, analysis, state.host.metadata)
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     return replace(state, host=folded, original=folded, analysis=analysis, kept=kept, removed=removed, plan=plan)

@@ -207,6 +207,7 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
+            **({"resize_io": list(selection.resize_io)} if selection.resize_io else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
             **({"config": dict(selection.config)} if selection.config else {}),
             **{each: list(said) for each in ("keep", "remove") if (said := getattr(selection, each))},

@@ -27,6 +27,7 @@ class Selection:
         config: What a config has to say of the result, by its names.
         fitted: By name of a group: how many units stay for that.
         zeros: By name of a group: its dead units, which go; ``None`` where nobody has looked for them.
+        resize_io: Patterns of inputs and outputs whose axes may be cut.
     """
 
     only: tuple[str, ...] = ()
@@ -38,6 +39,7 @@ class Selection:
     config: Mapping[str, int] = field(default_factory=dict)
     fitted: Mapping[str, int] = field(default_factory=dict)
     zeros: Mapping[str, tuple[int, ...]] | None = None
+    resize_io: tuple[str, ...] = ()
 
     @property
     def decided(self) -> bool:

@@ -98,7 +98,14 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         Compensate(method) if method != "none" else None,
         FitShape(sharing.shape_target) if sharing.shape_target else None,
         MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
-        Select(select.only, select.protect, select.protect_ratio, select.keep, select.remove)
+        Select(
+            select.only,
+            select.protect,
+            select.protect_ratio,
+            select.keep,
+            select.remove,
+            resize_io=select.resize_io,
+        )
         if select != Selection()
         else None,
     )

@@ -79,6 +79,9 @@ class Selection(Section):
             Python also a mapping, ``{"layers.3.self_attn": [0, 5], "head": 6}``. ``@FILE`` is a JSON file of names and
             lists, of which ``@FILE:48`` takes the first 48 each. Targets are met by other groups.
         remove: Units that go, and no others of their group, written as for ``keep``.
+        resize_io: Inputs and outputs of an ONNX file that may shrink: ``*.key`` (all axes), ``present.*[1]`` (one).
+            Else the interface stays what it is. A cache of keys and values has to be named on both sides, in and out;
+            the report lists what has shrunk.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
@@ -86,6 +89,7 @@ class Selection(Section):
     only: tuple[str, ...] = option((), metavar="KIND")
     keep: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
     remove: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+    resize_io: tuple[str, ...] = option((), metavar="PATTERN")
 
     def __post_init__(self) -> None:
         from graphprune.planning.demands import written
@@ -99,7 +103,9 @@ class Selection(Section):
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove).check()
+        selection.Selection(
+            self.only, self.protect, self.protect_ratio, self.keep, self.remove, resize_io=self.resize_io
+        ).check()
 
     @property
     def demands(self) -> bool:

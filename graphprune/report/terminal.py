@@ -78,7 +78,7 @@ def render_report(report: Report, *, title: str, full: bool = False) -> Renderab
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     inputs = [details.inputs_line(report)] if report.inputs else []
     parts: list[RenderableType] = [costs, *(escape(line) for line in sure(report.metrics)), *inputs, ""]
-    parts.extend([_cut_groups(report), *details.left_whole(report), ""])
+    parts.extend([_cut_groups(report), *details.left_whole(report), *details.interface_lines(report), ""])
     if report.attributes:
         parts.extend([_attributes(report), ""])
     if full:
