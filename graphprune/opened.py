@@ -52,6 +52,7 @@ class Opened(Holder):
         shapes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        stream: As for :func:`graphprune.prune`.
         before: What has been made of another model to get this one; see :meth:`graphprune.Session.of`.
         measured: What was measured, by digests of what it was measured on.
 
@@ -71,6 +72,7 @@ class Opened(Holder):
     shapes: Shapes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
+    stream: bool | None = None
     before: PruningPlan | None = field(default=None, kw_only=True, repr=False)
     measured: Measurements = field(default_factory=Measurements, init=False, repr=False)
     _held: _Held = field(default_factory=_Held, init=False, repr=False)
@@ -128,6 +130,7 @@ class Opened(Holder):
                 shapes=self.shapes,
                 trust=self.trust,
                 dynamic_shapes=self.dynamic_shapes,
+                stream=self.stream,
             )
             held.layout = layout
             if not self._once:

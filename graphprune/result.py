@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.export import Export
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Host, Represented
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.parity import EXPORTED_DOUBLE, NAME, file_parity
 from graphprune.pipeline.state import Check, State
@@ -22,6 +22,7 @@ from graphprune.report.data import Report
 from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
+    from graphprune.hosts.checkpoint.host import CheckpointHost
     from graphprune.hosts.torch.host import TorchHost
 
 
@@ -124,6 +125,8 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        if isinstance(self.host, Represented):
+            return self._streamed(Path(folder), tokenizer)
         from graphprune.hosts.torch.checkpoints.own_code import auto_class_of
         from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
         from graphprune.hosts.torch.checkpoints.refusing import Refusing
@@ -140,6 +143,18 @@ class Result:
         example = host.arguments(host.example_inputs())
         tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
         return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
+
+    def _streamed(self, folder: Path, tokenizer: Any) -> tuple[Check, ...]:
+        """Writes a checkpoint whose weights were not loaded; a run that was killed goes on."""
+        from graphprune.hosts.checkpoint.streaming import job_of, stream
+        from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
+        from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN
+
+        host = cast("CheckpointHost", self.state.original)
+        card = model_card(self.report, type(self.module).__name__)
+        beside = {PLAN: self.plan.save, CARD: lambda path: path.write_text(card, encoding="utf-8")}
+        tokenizer = tokenizer if tokenizer is not None else tokenizer_of(host.source)
+        return (stream(job_of(host, self.state), folder, tokenizer, beside),)
 
     @in_turn
     def save_state(self, folder: str | Path) -> None:
