@@ -71,7 +71,7 @@ class Result:
             OutputError: It cannot be written, or the module is no longer built as it was.
             ProofError: The file does not compute what the module does.
         """
-        if self.module is None:
+        if self.module is None or isinstance(self.host, Represented):
             self.host.save_onnx(Path(path), metadata_of(self.plan))
             return ()
         from graphprune.hosts.torch.now import as_it_is
@@ -166,6 +166,8 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no module to save the state of; use save_onnx and plan.save")
+        if isinstance(self.host, Represented):
+            raise OptionError("the weights were not loaded, and the module has none to save; use save_pretrained")
         from graphprune.hosts.torch.state import save_state
 
         save_state(self.module, self.plan, Path(folder))

@@ -7,24 +7,24 @@ held against the original byte by byte (:mod:`graphprune.hosts.checkpoint.stream
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
+from graphprune.arrays import digest_of
 from graphprune.brief import brief
-from graphprune.errors import ModelError, OptionError
+from graphprune.errors import ModelError, OptionError, OutputError
 from graphprune.hosts.checkpoint.shards import Shards
-from graphprune.hosts.checkpoint.slices import bits
-from graphprune.hosts.checkpoint.stating import said_of
+from graphprune.hosts.checkpoint.slices import bytes_of
 from graphprune.hosts.host import Array, StandIn
 from graphprune.hosts.torch.checkpoints.reading import FOLDER, built_without_weights, example_of
 from graphprune.hosts.torch.checkpoints.search import Statement
+from graphprune.hosts.torch.checkpoints.stating import rows_of, said_of
 from graphprune.hosts.torch.checkpoints.twins import shapes_of
 from graphprune.hosts.torch.host import TorchHost
-from graphprune.report.data import AttributeRow
 
 if TYPE_CHECKING:
     from graphprune.hosts.torch.module import Made
@@ -80,11 +80,6 @@ class CheckpointHost(TorchHost):
         found = cls(**{name: getattr(traced, name) for name in TorchHost.__dataclass_fields__}, shards=shards)
         return replace(found, stored_as=_names_in_files(found, module))
 
-    @property
-    def without_values(self) -> bool:
-        """Yes: nothing runs."""
-        return True
-
     def mapped(self, tensor: str) -> Array:
         """The values of a stored tensor where they lie; bfloat16 as of ml_dtypes.
 
@@ -103,10 +98,8 @@ class CheckpointHost(TorchHost):
 
     def digest(self, tensor: str) -> str:
         """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        from graphprune.arrays import digest_of
-
         found = self.mapped(tensor)
-        return digest_of(str(found.dtype), found.shape, memoryview(bits(found).reshape(-1)).cast("B"))
+        return digest_of(str(found.dtype), found.shape, bytes_of(found))
 
     def model_digest(self) -> str:
         """Refused: it would read everything.
@@ -115,6 +108,24 @@ class CheckpointHost(TorchHost):
             OptionError: Always.
         """
         raise OptionError(NOT_LOADED)
+
+    def _valued(self) -> None:
+        raise ModelError(NOT_LOADED)
+
+    def save_onnx(
+        self,
+        path: Path,
+        metadata: Mapping[str, str] | None = None,
+        proof: Callable[[Path], None] = lambda path: None,
+        *,
+        beside: bool = False,
+    ) -> None:
+        """Refused: a file is exported by running the model.
+
+        Raises:
+            OutputError: Always.
+        """
+        raise OutputError(f"cannot write '{path}': {NOT_LOADED}")
 
     # -- what is left --------------------------------------------------------------------------------------------------
 
@@ -154,12 +165,9 @@ class CheckpointHost(TorchHost):
 
         original = cast("CheckpointHost", state.original)
         said = original.said(state)
-        rows = tuple(
-            AttributeRow(f"config.{'.'.join(map(str, leaf))}", old, new) for leaf, (old, new) in said.changes.items()
-        )
         checks = (reread(original, state),) if state.proves else ()
         note = f"weights were not loaded ({original.shards.n_bytes / 1e9:.1f} GB): slices are streamed when it is saved"
-        return Made(said.after.module.eval(), (note,), rows, checks)
+        return Made(said.after.module.eval(), (note,), rows_of(said), checks)
 
 
 def _key(state: State) -> str:
@@ -180,8 +188,8 @@ def _names_in_files(host: TorchHost, module: nn.Module) -> dict[str, tuple[str, 
         if name not in wanted or wanted[name] != place.shape:
             there = f"in shape {list(wanted[name])}" if name in wanted else "nowhere"
             raise ModelError(
-                f"'{folder}' stores '{name}' of shape {list(place.shape)}, which '{type(module).__name__}' has {there}: "
-                "its weights are converted as they are loaded, which is not done piece by piece; prune it without "
+                f"'{folder}' stores '{name}' of shape {list(place.shape)}, which '{type(module).__name__}' has "
+                f"{there}: its weights are converted as they are loaded, which is not done piece by piece; prune it without "
                 "--stream"
             )
     same: dict[int, list[str]] = {}
@@ -193,6 +201,4 @@ def _names_in_files(host: TorchHost, module: nn.Module) -> dict[str, tuple[str, 
                 f"'{folder}' holds no weights for '{names[0]}' of '{type(module).__name__}', which would be drawn at "
                 "random; give a whole checkpoint"
             )
-    return {
-        owner: found for owner, aliases in host.tied.items() if (found := tuple(n for n in aliases if n in stored))
-    }
+    return {owner: found for owner, aliases in host.tied.items() if (found := tuple(n for n in aliases if n in stored))}

@@ -54,7 +54,7 @@ class Stored:
     @property
     def n_bytes(self) -> int:
         """Bytes that it takes."""
-        return prod(self.shape) * np.dtype(DTYPES[self.dtype][1]).itemsize
+        return prod(self.shape) * int(np.dtype(DTYPES[self.dtype][1]).itemsize)
 
 
 @dataclass(frozen=True)

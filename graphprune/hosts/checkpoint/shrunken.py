@@ -21,14 +21,14 @@ from torch import nn
 
 from graphprune.analysis.groups import Analysis, Group, analyze_graph
 from graphprune.errors import GraphpruneError, ProofError
-from graphprune.hosts.checkpoint.stating import lost_names
 from graphprune.hosts.host import StandIn
 from graphprune.hosts.torch.checkpoints.asking import elements_without
 from graphprune.hosts.torch.checkpoints.leaves import Leaf, changed, depth_moves, leaves
 from graphprune.hosts.torch.checkpoints.reading import example_of, read_checkpoint
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
 from graphprune.hosts.torch.checkpoints.search import Base
-from graphprune.hosts.torch.checkpoints.twins import Twin, read_config, shapes_of
+from graphprune.hosts.torch.checkpoints.stating import lost_names
+from graphprune.hosts.torch.checkpoints.twins import Twin, read_config
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.ir.dims import Factor, Index
@@ -75,11 +75,14 @@ def stand_in(host: CheckpointHost, state: State) -> StandIn:
     kept = _same_pattern(analysis, twin, state.kept, shallow)
     names = {shallow.new(name) for name in lost_names(host, state) if not shallow.is_gone(name)}
     removed = tuple(
-        block for block in twin.blocks if block.tensors and set(block.tensors) <= names and _is_outer(block, twin, names)
+        block
+        for block in twin.blocks
+        if block.tensors and set(block.tensors) <= names and _is_outer(block, twin, names)
     )
     if bool(removed) != bool(state.removed):
         raise ProofError(
-            f"no twin of '{host.shards.folder}' with few layers was found in which the same layers go; give verify=False"
+            f"no twin of '{host.shards.folder}' with few layers was found in which the same layers go; give "
+            "verify=False"
         )
     pruned = smaller(original, twin, kept, removed)
     n = sum(value.numel() for value in module.parameters())
@@ -174,7 +177,8 @@ def _structure(base: Base, data: Mapping[str, Any]) -> Shape | None:
     except (GraphpruneError, RuntimeError, ValueError):
         return None
     return Shape(
-        tuple(node.op for node in analysis.graph.nodes), frozenset((group.name, group.kind) for group in analysis.groups)
+        tuple(node.op for node in analysis.graph.nodes),
+        frozenset((group.name, group.kind) for group in analysis.groups),
     )
 
 

@@ -33,13 +33,19 @@ def write_slice(source: NDArray[Any], axes: Mapping[int, Index], file: IO[bytes]
         axes: For some of its axes, the positions.
         file: Where to.
     """
-    source = np.atleast_1d(source)
-    for rows, rest in _pieces(source, axes):
+    whole = np.atleast_1d(bits(source))
+    for rows, rest in _pieces(whole, axes):
         if isinstance(rows, slice):
-            part = source[rows]
-            file.write(memoryview(bits(cut(part, rest) if rest else np.ascontiguousarray(part)).reshape(-1)).cast("B"))
+            part = cut(whole[rows], rest) if rest else np.ascontiguousarray(whole[rows])
         else:
-            file.write(memoryview(bits(cut(source, {0: rows, **rest})).reshape(-1)).cast("B"))
+            part = cut(whole, {0: rows, **rest})
+        file.write(bytes_of(part))
+
+
+def bytes_of(array: NDArray[Any]) -> memoryview:
+    """The bytes of a contiguous array."""
+    flat: Any = bits(array).reshape(-1)
+    return memoryview(flat).cast("B")
 
 
 def first_difference(source: NDArray[Any], axes: Mapping[int, Index], written: NDArray[Any]) -> int | None:

@@ -22,8 +22,8 @@ from graphprune.errors import OutputError, ProofError
 from graphprune.files import is_there, require_writable_folder, write_text
 from graphprune.hosts.checkpoint.shards import INDEX, SINGLE, Shards, Stored
 from graphprune.hosts.checkpoint.slices import first_difference, write_slice
-from graphprune.hosts.checkpoint.stating import renumbering_of
 from graphprune.hosts.torch.checkpoints.search import Statement
+from graphprune.hosts.torch.checkpoints.stating import renumbering_of
 from graphprune.hosts.torch.checkpoints.twins import shapes_of
 from graphprune.hosts.torch.checkpoints.writing import write_tokenizer
 from graphprune.ir.dims import Index
@@ -286,7 +286,9 @@ def _write(job: Job, path: Path, header: bytes, pieces: tuple[Piece, ...]) -> No
 
 def _wrong(job: Job, path: Path, pieces: tuple[Piece, ...]) -> str | None:
     """Which tensor of a written file is not what was to be taken."""
-    written = Shards(path.parent, {p.name: Stored(path.name, p.place.dtype, p.place.shape, p.place.begin) for p in pieces})
+    written = Shards(
+        path.parent, {p.name: Stored(path.name, p.place.dtype, p.place.shape, p.place.begin) for p in pieces}
+    )
     for piece in pieces:
         row = first_difference(job.shards.raw(piece.source), piece.axes, written.raw(piece.name))
         if row is not None:
@@ -294,9 +296,7 @@ def _wrong(job: Job, path: Path, pieces: tuple[Piece, ...]) -> str | None:
     return None
 
 
-def _write_rest(
-    job: Job, inside: Path, tokenizer: Any, beside: Mapping[str, Callable[[Path], None]]
-) -> None:
+def _write_rest(job: Job, inside: Path, tokenizer: Any, beside: Mapping[str, Callable[[Path], None]]) -> None:
     """The index, the config, and what lies beside the weights."""
     if len(job.files) > 1:
         names = {piece.name: name for name, (_, pieces) in job.files.items() for piece in pieces}
