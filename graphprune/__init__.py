@@ -21,7 +21,7 @@ from graphprune.version import __version__
 if TYPE_CHECKING:
     from graphprune.analysis.dependency import DependencyGraph
     from graphprune.analysis.groups import Analysis, Group, Site
-    from graphprune.api import apply, export_onnx, profile, prune, restore, verify
+    from graphprune.api import apply, export_onnx, profile, prune, recover, restore, verify
     from graphprune.bounds import Bounds, bounded
     from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches
     from graphprune.data.preprocess import Preprocess
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from graphprune.sensitivities import sensitivity
     from graphprune.session import Session
     from graphprune.sweeping import sweep
+    from graphprune.training.callbacks import PruningCallback
+    from graphprune.training.pruner import Pruner
 
 __all__ = [
     "RECIPES",
@@ -64,6 +66,8 @@ __all__ = [
     "Preprocess",
     "Profile",
     "ProofError",
+    "Pruner",
+    "PruningCallback",
     "PruningPlan",
     "Recipe",
     "Report",
@@ -80,6 +84,7 @@ __all__ = [
     "open_batches",
     "profile",
     "prune",
+    "recover",
     "restore",
     "sensitivity",
     "sweep",
@@ -89,7 +94,7 @@ __all__ = [
 _HOMES = {
     "analysis.dependency": ("DependencyGraph",),
     "analysis.groups": ("Analysis", "Group", "Site"),
-    "api": ("apply", "export_onnx", "profile", "prune", "restore", "verify"),
+    "api": ("apply", "export_onnx", "profile", "prune", "recover", "restore", "verify"),
     "bounds": ("Bounds", "bounded"),
     "data.batches": ("SAMPLES", "Batches", "Inputs", "open_batches"),
     "data.preprocess": ("Preprocess",),
@@ -113,6 +118,8 @@ _HOMES = {
     "sensitivities": ("sensitivity",),
     "session": ("Session",),
     "sweeping": ("sweep",),
+    "training.callbacks": ("PruningCallback",),
+    "training.pruner": ("Pruner",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""
 _HOME = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}

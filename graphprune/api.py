@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graphprune.collector import frozen_garbage_collection
-from graphprune.compiling import Named
+from graphprune.compiling import Named, Running
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx.blame import blaming_models
@@ -17,14 +17,14 @@ from graphprune.opening import Shapes, open_host
 from graphprune.pipeline.state import Check
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
-from graphprune.recipe import Recipe
+from graphprune.recipe import RECOVERING, Recipe
 from graphprune.recipe.signature import takes_recipe
 from graphprune.result import Result
 from graphprune.session import Session
 from graphprune.turns import in_turn
 
 __all__ = [
-    "Result", "apply", "export_onnx", "profile", "prune", "restore", "verify",
+    "Result", "apply", "export_onnx", "profile", "prune", "recover", "restore", "verify",
 ]  # fmt: skip
 
 Progress = Observer | Callable[[str], None] | None
@@ -236,6 +236,66 @@ def verify(
     """
     session = Session(original, example_inputs, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust)
     return session.verify(pruned, plan, seed=seed, graph=graph)
+
+
+@blaming_models
+@in_turn
+@frozen_garbage_collection()
+@takes_recipe(only=(*RECOVERING, "verify", "seed"))
+def recover(
+    pruned: Any,
+    data: Any = None,
+    *,
+    original: Any = None,
+    plan: PruningPlan | str | Path | None = None,
+    example_inputs: Any = None,
+    folder: str | Path | None = None,
+    latency: bool = False,
+    export: bool = False,
+    shapes: Shapes | None = None,
+    dynamic_shapes: Any = None,
+    trust: bool = False,
+    progress: Progress = None,
+    **keywords: Any,
+) -> Result:
+    """Trains a pruned model to answer as the original does; it is never worse than before on inputs kept apart.
+
+    Args:
+        pruned: What :func:`prune` gave, whose module may have been trained since; or what was written of it: an
+            ``.onnx`` file, or the folder of :meth:`Result.save_state` or :meth:`Result.save_pretrained`; or the pruned
+            module. The given one stays as it is.
+        data: What it is trained on, as ``calibration`` of :func:`prune`, all of it; with labels where the source holds
+            some, and else without. Absent: the calibration inputs of the result.
+        original: The model before, as for :func:`prune`, where ``pruned`` is no result.
+        plan: The plan, likewise; absent: the one that lies beside.
+        example_inputs: As for :func:`prune`, for the original.
+        folder: Where training notes where it stands; a call that was stopped goes on from there.
+        latency: As for :func:`prune`.
+        export: As for :func:`prune`.
+        shapes: As for :func:`prune`.
+        dynamic_shapes: Those that the plan was made with.
+        trust: As for :func:`prune`.
+        progress: As for :func:`prune`.
+        **keywords: The options of a :class:`Recipe` on recovery.
+
+    Returns:
+        The model with its report; ``report.recovery`` says what has come of training.
+
+    Raises:
+        OptionError: There are no data, or nothing can be trained.
+        PlanError: The plan is of another model, or the pruned model is not what it makes.
+    """
+    from graphprune.recovering import opened_result, recovered_result
+
+    recipe = Recipe.of(**{"recover": True, **keywords})
+    given = original, plan, example_inputs
+    if not isinstance(pruned, Result):
+        opening = {"shapes": shapes, "dynamic_shapes": dynamic_shapes, "trust": trust}
+        pruned = opened_result(pruned, *given, opening)
+    elif any(each is not None for each in given):
+        raise OptionError("a result knows its original and its plan; leave 'original', 'plan' and 'example_inputs' out")
+    running = Running(recover_folder=folder, latency=latency, export=export, progress=progress)
+    return recovered_result(pruned, data, recipe, running)
 
 
 @blaming_models

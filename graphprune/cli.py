@@ -17,6 +17,7 @@ from graphprune.commands.demo import demo
 from graphprune.commands.latency import profile
 from graphprune.commands.pipelines import passes
 from graphprune.commands.prune import apply, prune
+from graphprune.commands.recover import recover
 from graphprune.commands.shell import command, out
 from graphprune.commands.usage import JsonErrors
 from graphprune.commands.verify import export, verify
@@ -26,6 +27,7 @@ from graphprune.report.console import end_quietly
 COMMANDS: tuple[Callable[..., None], ...] = (
     prune,
     apply,
+    recover,
     verify,
     export,
     inspect,

@@ -233,8 +233,7 @@ def finishing(state: State, recipe: Recipe, running: Running) -> tuple[Pass, ...
     verify, seed = bool(recipe.proof.verify), recipe.seed
     how, recover = recipe.recovery, None
     if how.on:
-        options = how.recover_steps, how.recover_minutes, how.recover_rate, how.recover_weights, how.recover_rank
-        recover = Recover(*options, seed)
+        recover = Recover(**how.training(), seed=seed)
     refitted = recover is not None or (state.plan is not None and bool(state.plan.options.get("compensated")))
     file = running.export or running.latency or refitted or not state.host.exports
     rebuild = RebuildModule(proof=verify) if state.host.exports else None

@@ -36,3 +36,7 @@ LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 
 TRAINED = ("all", "biases", "lora")
 """Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""In which numbers it is trained."""
+MEMORY = ("all", "blocks")
+"""What is kept for its gradients."""

@@ -62,6 +62,7 @@ def require_selected(state: State, passes: Sequence[Pass]) -> None:
     if state.analysis is None:
         return
     state.selection.groups(state.analysis)
+    state.selection.held(state.analysis)
     for each in flattened(passes):
         if isinstance(each, Allocate):
             named_blocks(state.analysis, each.remove)
@@ -81,10 +82,12 @@ def with_reach(state: State, passes: Sequence[Pass]) -> State:
         return state
     model = build_cost_model(analysis, stated=state.original.source_costs)
     chosen, asked = state.selection.groups(analysis), bool(state.selection.only)
-    names: frozenset[str] = frozenset()
+    names = frozenset(each.group.name for each in state.selection.held(analysis))
     for each in allocating:
         limits = Limits(each.align, each.min_units, each.max_ratio)
         targets = parse_targets(each.targets) if each.targets else ()
+        if names and not targets:  # nothing but what the user names
+            continue
         names |= within_reach(chosen, model, targets, limits, asked=asked)
     return replace(state, reach=names)
 

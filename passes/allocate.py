@@ -14,8 +14,9 @@ from graphprune.analysis.groups import Analysis
 from graphprune.analysis.ties import Tie, find_ties
 from graphprune.errors import OptionError, TargetError
 from graphprune.importance import Evidence
+from graphprune.importance.fitness import fitness_of
 from graphprune.importance.judge import judges_for
-from graphprune.importance.loss import Objective, gates_of
+from graphprune.ir.dims import Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import realised_costs
 from graphprune.pipeline.passes import Pass
@@ -23,6 +24,7 @@ from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Counts, Limits
 from graphprune.planning.blockers import blockers
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
+from graphprune.planning.demanded import gone_with, kept_first, kept_of, most_of, require_there
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
 from graphprune.planning.layouts import (
@@ -79,6 +81,7 @@ class Allocate(Pass):
         keys.PROFILE: "latency=...",
         keys.LOSSES: "allocation=measured",
         keys.CALIBRATION: "allocation=spdy and allocation=evolution",
+        keys.DEMANDS: "no targets and no blocks",
     }
     targets: tuple[str, ...] = ()
     allocation: str = "isomorphic"
@@ -102,6 +105,7 @@ class Allocate(Pass):
             keys.PROFILE: any(target.metric == "latency" for target in self._targets),
             keys.LOSSES: bool(self.targets) and METHODS.find(self.allocation).needs == "losses",
             keys.CALIBRATION: bool(self.targets) and METHODS.find(self.allocation).needs == "runs",
+            keys.DEMANDS: not (self.targets or self._whole),
         }
         return frozenset(key for key, here in asked.items() if here)
 
@@ -113,14 +117,13 @@ class Allocate(Pass):
     @property
     def uses(self) -> frozenset[str]:
         """What is there of all that a choice may depend on."""
-        found = {keys.SCORES, keys.BLOCK_SCORES, keys.PROTECTION, keys.SELECTION}
+        found = {keys.SCORES, keys.BLOCK_SCORES, keys.PROTECTION, keys.SELECTION, keys.DEMANDS}
         return self.needs | found
 
     @property
     def asks(self) -> frozenset[str]:
         """What is planned has to be done."""
-        whole = self.blocks or self.layers or self.remove
-        return frozenset({keys.SLICED, keys.SHALLOWER} if whole else {keys.SLICED})
+        return frozenset({keys.SLICED, keys.SHALLOWER} if self._whole else {keys.SLICED})
 
     @property
     def before(self) -> frozenset[str]:
@@ -128,16 +131,20 @@ class Allocate(Pass):
         return frozenset({keys.SLICED, keys.SHALLOWER})
 
     @property
+    def _whole(self) -> bool:
+        """Whether blocks go whatever the targets say."""
+        return bool(self.blocks or self.layers or self.remove)
+
+    @property
     def _targets(self) -> tuple[Target, ...]:
         return parse_targets(self.targets) if self.targets else ()
 
     def check(self) -> None:
-        """Refuses an unknown allocation, limits that are none, and targets that are none or cannot be read."""
+        """Refuses an unknown allocation, limits that are none, and targets that cannot be read."""
         require_allocation(self.allocation)
         Limits(self.align, self.min_units, self.max_ratio)
         require_layout(self.layout)
-        if self.targets or not (self.blocks or self.layers or self.remove):
-            parse_targets(self.targets)
+        _ = self._targets
 
     def subject(self, key: str) -> str:
         """The option that needs it."""
@@ -145,6 +152,8 @@ class Allocate(Pass):
 
     def lacks(self, key: str) -> str:
         """The sentence that says that something is missing, and what to do."""
+        if key == keys.DEMANDS:
+            parse_targets(())  # says that there is none
         if key == keys.BLOCK_SCORES:
             return UNSCORED
         if key == keys.LOSSES:
@@ -156,23 +165,24 @@ class Allocate(Pass):
     def run(self, state: State) -> State:
         """The state with kept units, blocks that go, and a plan."""
         analysis = state.analyzed(self.name)
-        removed = self._removed(state, analysis)
-        targets = parse_targets(self.targets) if self.targets or not removed else ()
+        held, removed = state.selection.held(analysis), self._removed(state, analysis)
+        decided = removed or state.selection.decided
+        targets = parse_targets(self.targets) if self.targets or not decided else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError(self.lacks(keys.PROFILE))
         assert state.original is not None
         model = self._costs(state, analysis)
-        counts = model.full
+        given = {each.group.name: kept_of(each, state.scores) for each in held}
+        most = most_of(model, given)
+        counts = np.minimum(model.full, most)
         selection = state.selection
         state = replace(state, notes=(*state.notes, *selection.doubts(analysis)))
         if targets:
-            counts, removed, note = self._met(state, analysis, targets, model, removed)
+            counts, removed, note = self._met(state, analysis, targets, model, removed, given)
             state = replace(state, notes=(*state.notes, *([note] if note else [])))
-        kept = keep_counts(
-            analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
-        )
+        kept = keep_counts(analysis.groups, state.scores, model.by_name(counts), given)
         if targets:
-            cut = {group.name for group in analysis.groups if group.factor in kept}
+            cut = {group.name for group in analysis.groups if group.factor in kept} | given.keys()
             chosen, asked = selection.groups(analysis), bool(selection.only)
             whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
             state = replace(state, left_whole={**whole, **self._unsaid(state, analysis, whole)})
@@ -187,6 +197,8 @@ class Allocate(Pass):
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
+            **({"config": dict(selection.config)} if selection.config else {}),
+            **{each: list(said) for each in ("keep", "remove") if (said := getattr(selection, each))},
             **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }
         plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
@@ -194,7 +206,7 @@ class Allocate(Pass):
 
     def _removed(self, state: State, analysis: Analysis) -> tuple[Block, ...]:
         """The blocks that go whatever the targets say."""
-        removed = {block.name: block for block in named_blocks(analysis, self.remove)}
+        removed = {block.name: block for block in named_blocks(analysis, (*self.remove, *state.selection.leave_out))}
         for kind, number in (("layer", self.layers), ("block", self.blocks)):
             if number:
                 inside = {part for block in removed.values() for part in block.parts}
@@ -206,6 +218,7 @@ class Allocate(Pass):
                 removed.update((block.name, block) for block in chosen[:count])
         inside = {part for block in removed.values() for part in block.parts}
         gone = tuple(block for block in removed.values() if block.name not in inside)
+        require_there(state.selection.held(analysis), analysis, gone)
         if is_bound(self.layout) and gone:
             require_said(asked_of(state.original), analysis, {}, gone)
         return gone
@@ -229,7 +242,9 @@ class Allocate(Pass):
         candidates, scores = block_candidates(analysis, kind, state.selection.protect), state.block_scores
         if candidates and not scores:
             raise OptionError(UNSCORED)
-        return sorted(candidates, key=lambda block: scores[block.name])
+        held = state.selection.held(analysis)
+        free = [block for block in candidates if not gone_with(held, analysis, [block])]
+        return sorted(free, key=lambda block: scores[block.name])
 
     def _met(
         self,
@@ -238,12 +253,14 @@ class Allocate(Pass):
         targets: Sequence[Target],
         original: CostModel,
         removed: tuple[Block, ...],
+        given: Mapping[str, Index],
     ) -> tuple[NDArray[np.float64], tuple[Block, ...], str | None]:
         """Counts that meet the targets, the blocks that go (where ``only`` names them, as few as need be), a note."""
         limits = Limits(self.align, self.min_units, self.max_ratio)
         only = state.selection.only
         chosen = tuple(group for group in state.selection.groups(analysis) if group.name not in state.protected)
         ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
+        ties = tuple(tie for tie in ties if not any(group.name in given for group in tie.groups))
         said = Sayable()
         if is_bound(self.layout):
             said = self._sayable(state, analysis)
@@ -254,7 +271,7 @@ class Allocate(Pass):
         pool = [b for kind in kinds for b in self._ranked(state, analysis, kind) if b.name not in gone]
         if pool and is_bound(self.layout):
             pool = blocks_said(asked_of(state.original), analysis, removed, pool, len(pool))
-        if not chosen and not pool and not removed:
+        if not chosen and not pool and not removed and not given:
             raise TargetError(
                 "no group of this model can be pruned; "
                 + ("protect_ratio keeps all of them whole" if state.protected else said.reason or blockers(analysis))
@@ -269,7 +286,9 @@ class Allocate(Pass):
             for tied in ([ties, ()] if ties and not is_bound(self.layout) else [ties])
         ]
         exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
-        fitness = self._fitness(state, analysis, original) if METHODS.find(self.allocation).needs == "runs" else None
+        fitness = None
+        if METHODS.find(self.allocation).needs == "runs":
+            fitness = self._fitness(state, analysis, original, given)
         for n, tier, tied in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
@@ -290,7 +309,7 @@ class Allocate(Pass):
                 return share_tied(problem, still, self.allocation)
 
             try:
-                model, counts = self._written(state, analysis, shared, targets, original, going, unneeded)
+                model, counts = self._written(state, analysis, shared, targets, original, going, given)
             except TargetError as error:
                 if (n, tier, tied) == tries[-1]:
                     raise TargetError(
@@ -319,26 +338,29 @@ class Allocate(Pass):
         targets: Sequence[Target],
         original: CostModel,
         going: tuple[Block, ...],
-        unneeded: Unneeded,
+        given: Mapping[str, Index],
     ) -> tuple[CostModel, Counts]:
         """Counts that meet the targets in what is written, and the costs by which they do.
 
-        A file may need a shape of its own for a use whose size changes, where one stood for several: a few bytes that
-        are only known once the cuts are made.
+        Of groups of which the user says what stays the costs count that, whatever the counts say. A file may need a
+        shape of its own for a use whose size changes, where one stood for several: a few bytes that are only known once
+        the cuts are made.
         """
+        unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
         model = self._costs(state, analysis, unneeded)
+        most = most_of(model, given)
+        model = model.capped(most) if given else model
         counts = shared(model)
         limits = [target.limit(original.cost("bytes")) for target in targets if target.metric == "bytes"]
         for _ in range(ROUNDS if limits and state.host is state.original and original.stated else 0):
-            kept = keep_counts(
-                analysis.groups, state.scores, {g.name: int(n) for g, n in zip(model.groups, counts, strict=True)}
-            )
+            kept = keep_counts(analysis.groups, state.scores, model.by_name(np.minimum(counts, most)), given)
             found = realised_costs(state.host, analysis, kept, going).get("bytes", 0.0)
             if found <= min(limits):
                 break
             model = self._costs(state, analysis, unneeded, more=found - model.cost("bytes", counts))
+            model = model.capped(most) if given else model
             counts = shared(model)
-        return model, counts
+        return model, np.minimum(counts, most)
 
     def _costs(
         self, state: State, analysis: Analysis, unneeded: Unneeded = EVERYTHING_NEEDED, more: float = 0.0
@@ -351,24 +373,14 @@ class Allocate(Pass):
         without = unneeded | analysis.branches.idle if stated else unneeded  # a file may hold what nothing needs
         return build_cost_model(analysis, state.latency, without=without, stated=stated, besides=besides)
 
-    def _fitness(self, state: State, analysis: Analysis, model: CostModel) -> Fitness:
-        """What the loss of units does to the outputs, with gates in place of cuts: no model is built on trial."""
+    def _fitness(self, state: State, analysis: Analysis, model: CostModel, given: Mapping[str, Index]) -> Fitness:
+        """What the loss of units does to the outputs."""
         evidence = Evidence(
             analysis, state.host.read, self.seed, host=state.host, batches=state.batches, asked=state.asked
         )
-        gates = gates_of(evidence, self.allocation)
-        objective = Objective(gates)
-        orders = {name: np.argsort(scores, kind="stable") for name, scores in state.scores.items()}
-
-        def fitness(counts: Counts) -> float:
-            gone = {
-                group.name: orders[group.name][: group.size - int(n)]
-                for group, n in zip(model.groups, counts, strict=True)
-                if n < group.size and group.name in gates.by_group
-            }
-            return objective(gates.factors(gone))
-
-        return fitness
+        most = most_of(model, given)
+        fitness = fitness_of(evidence, self.allocation, model, kept_first(state.scores, given))
+        return lambda counts: fitness(np.minimum(counts, most))
 
     def _obstacles(self, analysis: Analysis, only: Sequence[str], n_protected: int) -> str:
         limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"

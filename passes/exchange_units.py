@@ -20,8 +20,9 @@ from graphprune.planning.plan import make_plan
 class ExchangeUnits(Pass):
     """Improves the choice of units in each group at the number that was allocated to it (OSSCAR's local search).
 
-    The numbers of units stay, and so do costs. Runs between ``allocate`` and ``slice-groups``; needs the statistics
-    that ``obs`` needs, and does nothing for groups that no weight reads.
+    The numbers of units stay, and so do costs, and units that the user has named (``select{keep=...}``). Runs between
+    ``allocate`` and ``slice-groups``; needs the statistics that ``obs`` needs, and does nothing for groups that no
+    weight reads.
 
     Attributes:
         rounds: How many exchanges are made in a group at most.
@@ -61,8 +62,9 @@ class ExchangeUnits(Pass):
         evidence = Evidence(analysis, state.host.read, statistics=state.statistics)
         statistics = evidence.measured("exchange-units")
         kept = dict(state.kept)
+        named = {each.group.name for each in state.selection.held(analysis) if each.kept is not None}
         for group in analysis.groups:
-            if group.factor in kept:
+            if group.factor in kept and group.name not in named:
                 found = [
                     Swept(covariance[g], weight, columns)
                     for covariance, read in systems(list(readings(evidence, statistics, group)), group.size)

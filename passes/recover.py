@@ -6,38 +6,32 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from graphprune.errors import OptionError
-from graphprune.hosts.host import Host
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.cost import build_cost_model
-from graphprune.planning.plan import PruningPlan
+from graphprune.recovery.noting import with_weights_noted
+from graphprune.recovery.options import Recovering
 from graphprune.statistics.holdout import samples_of
 
 
 @dataclass(frozen=True)
-class Recover(Pass):
+class Recover(Recovering, Pass):
     """Trains the weights that are left towards the original's outputs, on calibration inputs, without labels.
 
     A rate and a state are chosen by inputs that it does not train on; where the result is not better on these than it
     was, nothing changes. See :mod:`graphprune.recovery.stage`.
 
     Attributes:
-        steps: How many steps; 0: 600.
-        minutes: How long it may take; 0: as long as the steps take.
-        rate: The learning rate; 0: that which inputs that are held apart like best.
-        weights: ``all``, ``biases`` (and norms), or ``lora`` (low-rank additions, merged).
-        rank: Of low-rank additions.
         seed: Of the samples of each step.
     """
 
     name: ClassVar[str] = "recover"
-    steps: int = 0
-    minutes: float = 0.0
-    rate: float = 0.0
-    weights: str = "all"
-    rank: int = 16
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuses numbers that mean nothing."""
+        self.require_meaningful()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -75,40 +69,22 @@ class Recover(Pass):
             raise OptionError("recovery needs inputs; give some (calibration=..., --calibration PATH)")
         if state.original is None or state.plan is None:
             raise OptionError("pass 'recover' needs a plan; put 'allocate' and 'slice-groups' before it")
-        from graphprune.recovery.stage import Options, recovered
+        from graphprune.recovery.stage import Task, recovered
         from graphprune.recovery.student import learner_of
 
-        options = Options(
-            steps=self.steps, minutes=self.minutes, rate=self.rate, weights=self.weights, rank=self.rank, seed=self.seed
-        )
         learner = learner_of(state.host, state.module, state.former)
         batches, held = (state.batches, state.held) if state.more is None else state.more.set_apart(needed=True)
-        found = recovered(
-            learner,
-            state.original,
-            (batches, held if held is not None else state.held),
-            options,
-            macs=build_cost_model(analysis).cost("macs") / samples_of(analysis.graph),
-            asked=state.asked,
-            observer=state.observer,
-            folder=state.folder,
-        )
+        macs = build_cost_model(analysis).cost("macs") / samples_of(analysis.graph)
+        task = Task(
+            learner=learner, teacher=state.original, batches=batches, held=held if held is not None else state.held,
+            macs=macs, asked=state.asked,
+        )  # fmt: skip
+        found = recovered(task, self, seed=self.seed, observer=state.observer, folder=state.folder)
         state = replace(state, notes=(*state.notes, str(found)), recovered=found)
         if not found.taken:
             return state
         host = learner.host()
         assert state.plan is not None
-        plan = _noted(state.plan, state.host, host)
+        plan = with_weights_noted(state.plan, state.host, host)
+        plan = replace(plan, options={**plan.options, "recovered": True})
         return replace(state, host=host, plan=plan)
-
-
-def _noted(plan: PruningPlan, before: Host, after: Host) -> PruningPlan:
-    """The plan with the names of what was trained, and what each tensor is now, to the last bit."""
-    stored = [value.name for value in after.graph().stored]
-    names = [name for name in stored if before.digest(name) != after.digest(name)]
-    known = dict(plan.options.get("digests", {}))
-    known.update((name, after.digest(name)) for name in names)
-    tensors = sorted({*plan.options.get("compensated", ()), *names})
-    noted = {"recovered": True, "compensated": tensors, "digests": {name: known[name] for name in tensors}}
-    method = plan.options.get("compensation", "none")
-    return replace(plan, options={**plan.options, **noted, "compensation": method})

@@ -19,12 +19,16 @@ class Select(Pass):
         only: Selectors of the groups that may be pruned (:mod:`graphprune.planning.selectors`); empty means all.
         protect: Patterns of stored tensors, kinds and groups that stay whole.
         protect_ratio: This fraction of the groups stays whole: those that ``protect-sensitive`` finds.
+        keep: Units that stay, and no others of their groups: ``layers.3.mlp=0,5`` (:mod:`graphprune.planning.demands`).
+        remove: Units that go, and no others of their groups.
     """
 
     name: ClassVar[str] = "select"
     only: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
     protect_ratio: float = 0.0
+    keep: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -33,8 +37,8 @@ class Select(Pass):
 
     @property
     def gives(self) -> frozenset[str]:
-        """The selection."""
-        return frozenset({keys.SELECTION})
+        """The selection, and what the user wants of single groups."""
+        return frozenset({keys.SELECTION, *([keys.DEMANDS] if self.keep or self.remove else [])})
 
     @property
     def asks(self) -> frozenset[str]:
@@ -53,7 +57,7 @@ class Select(Pass):
     @property
     def selection(self) -> Selection:
         """What may be pruned."""
-        return Selection(self.only, self.protect, self.protect_ratio)
+        return Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove)
 
     def run(self, state: State) -> State:
         """The state with the selection."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.brief import brief, written
+from graphprune.data.apart import EIGHTH, JUDGED, filled, required, spared
 from graphprune.data.calls import call_of, rows_interact, too_few, whole_calls
 from graphprune.data.classes import assigned, read_labels
 from graphprune.data.preprocess import parse_preprocess
@@ -27,8 +28,6 @@ SAMPLES = 256
 """How many samples are used where nothing else is said."""
 BATCH_SIZE = 8
 """Samples of a batch where the model takes any number."""
-EIGHTH, JUDGED, LEAST, LEAST_BATCHES = 8, 64, 64, 16
-"""One sample in eight, at most 64, is spared to judge a finished model by; of fewer than 64 none."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +181,14 @@ class Batches:
         as many were asked for as there are; ``None`` where there are too few. The same two at every call.
 
         Args:
-            needed: Whether some have to be kept: then one batch in eight is, at least one, where there are two.
+            needed: Whether some have to be kept: then one batch in eight is, at least one, where there are two. Of
+                fewer and larger ones as many samples; what is left fills its last batch up with samples that it has.
         """
         if needed not in self._parts:
             others = self.unseen(max(EIGHTH, JUDGED // self.batch_size))
             spare = self._spare
-            if needed and not spare and len(self) > 1:
-                spare = max(1, len(self) // EIGHTH) * self.batch_size // self.unit
+            if needed and not spare:
+                spare = required(self.samples, self.batch_size, single=self.unit == 1) // self.unit
             if spare and others is None and not self.random:
                 held = np.zeros(self.samples // self.unit, np.bool_)
                 step = len(held) // spare
@@ -199,11 +199,19 @@ class Batches:
                 self._parts[needed] = self, others
         return self._parts[needed]
 
+    def distinct(self, size: int) -> Batches:
+        """The samples each once, in batches of up to ``size``, where the model takes any number of them."""
+        _, at = np.unique(self._rows, return_index=True)
+        return self._taken(np.sort(at), min(size, len(at)))
+
     def _part(self, which: Array) -> Batches:
-        rows = self._rows[which]
+        at = np.flatnonzero(which)
+        if not self.flexible and self.unit == 1:
+            at = filled(at, self.batch_size)
+        rows = self._rows[at]
         size = min(self.batch_size, len(rows))
         part = Batches(self._data, self._specs, rows, replace(self._grouping, size=size))
-        part.labels = None if self.labels is None else self.labels[which]
+        part.labels = None if self.labels is None else self.labels[at]
         part.classes = self.classes
         return part
 
@@ -326,7 +334,7 @@ def open_batches(
         rows = rows[: len(rows) // size * size]
         if not len(rows):
             raise OptionError(too_few(data.where, data.count, size, together=together))
-    spare = _spare(len(rows) // unit, size // unit, flexible=flexible)
+    spare = spared(len(rows) // unit, size // unit, flexible=flexible)
     spare = spare if limit == SAMPLES or len(rows) // unit < limit else 0
     size = min(size, len(rows)) if flexible else size
     spare = 0 if padded else spare
@@ -369,15 +377,6 @@ def _digest_of(batch: Mapping[str, Array]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(repr(array.tolist()).encode() if array.dtype == object else array.tobytes())
     return digest.hexdigest()
-
-
-def _spare(count: int, size: int, *, flexible: bool) -> int:
-    """How many of so many samples can be spared: one in eight; whole batches where the model takes no others."""
-    spare = min(JUDGED, count // EIGHTH) if count >= LEAST else 0
-    if flexible:
-        return spare
-    n_batches = count // size
-    return spare // size * size if n_batches >= LEAST_BATCHES else 0
 
 
 def _try(host: Model, batches: Batches) -> dict[str, Array]:

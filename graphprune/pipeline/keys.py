@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SELECTION = "selection"
+DEMANDS = "demands"
 ANALYSIS = "analysis"
 CALIBRATION = "calibration"
 STATISTICS = "statistics"
@@ -47,6 +48,7 @@ class Key:
 
 KEYS: dict[str, Key] = {
     SELECTION: Key("a selection", "select"),
+    DEMANDS: Key("units that stay or go", "select{keep=...}"),
     ANALYSIS: Key("an analysis", "analyze"),
     SCORES: Key("scores", "score"),
     PLAN: Key("a plan", "allocate"),

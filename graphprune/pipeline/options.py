@@ -103,8 +103,15 @@ def summary(cls: type[Any]) -> str:
 
 
 def _docs(cls: type[Any]) -> dict[str, str]:
-    """The lines of ``Attributes:`` in a docstring, by name."""
-    text = inspect.cleandoc(cls.__doc__ or "")
+    """The lines of ``Attributes:`` in the docstrings of a class and of the dataclasses that it is made of, by name."""
+    found: dict[str, str] = {}
+    for each in reversed(cls.__mro__):
+        if dataclasses.is_dataclass(each):
+            found.update(_entries(inspect.cleandoc(each.__doc__ or "")))
+    return found
+
+
+def _entries(text: str) -> dict[str, str]:
     _, _, text = text.partition("Attributes:\n")
     found: dict[str, str] = {}
     name = ""

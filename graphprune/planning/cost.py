@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Protocol
@@ -127,6 +127,22 @@ class Stored:
 
 
 @dataclass(frozen=True, eq=False)
+class Capped:
+    """A cost where no more than some units of each group are there."""
+
+    cost: CostFunction
+    most: NDArray[np.float64]
+
+    def __call__(self, counts: NDArray[np.float64]) -> float:
+        """The cost at ``counts``, one number of kept units for each group."""
+        return self.cost(np.minimum(counts, self.most))
+
+    def share(self, group: int, counts: NDArray[np.float64]) -> float:
+        """How much of the cost at ``counts`` disappears with all units of ``group``."""
+        return self.cost.share(group, np.minimum(counts, self.most))
+
+
+@dataclass(frozen=True, eq=False)
 class CostModel:
     """What a model costs as a function of how many units of each group are kept.
 
@@ -148,11 +164,19 @@ class CostModel:
         """The counts of the unpruned model."""
         return np.array([group.size for group in self.groups], dtype=np.float64)
 
+    def by_name(self, counts: NDArray[np.float64]) -> dict[str, int]:
+        """Counts by the names of the groups."""
+        return {group.name: int(n) for group, n in zip(self.groups, counts, strict=True)}
+
     def cost(self, metric: str, counts: NDArray[np.float64] | None = None) -> float:
         """The cost of keeping ``counts`` units of each group (absent: of the unpruned model)."""
         if counts is None and metric in self.stated:
             return self.stated[metric]
         return self.functions[metric](self.full if counts is None else counts)
+
+    def capped(self, most: NDArray[np.float64]) -> CostModel:
+        """The same model where no more than so many units of each group are there, whatever is asked."""
+        return replace(self, functions={metric: Capped(cost, most) for metric, cost in self.functions.items()})
 
     def costs(self, counts: NDArray[np.float64] | None = None) -> dict[str, float]:
         """All costs at once, by metric."""

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from graphprune.errors import OptionError, TargetError
 from graphprune.planning.allocation import ORDERS, Counts, Limits, allocate, levels_of
-from graphprune.planning.cost import CostFunction, CostModel
+from graphprune.planning.cost import CostModel
 from graphprune.planning.fill import LARGE, fill
 from graphprune.planning.knapsack import allocate_by_error
 from graphprune.planning.problem import Allocation, Fitness, Needs, Problem, checked, needs_losses, needs_runs
@@ -166,7 +166,7 @@ def _kwon(
     for few in _prefixes(model, scores, limits, heads):
         try:
             counts = allocate(
-                replace(model, functions={metric: _Capped(cost, few) for metric, cost in model.functions.items()}),
+                model.capped(few),
                 scores,
                 targets,
                 allocation="global",
@@ -187,20 +187,6 @@ def _kwon(
         assert failure is not None
         raise failure
     return best
-
-
-@dataclass(frozen=True)
-class _Capped:
-    """A cost where no more than some units of each group are there."""
-
-    cost: CostFunction
-    most: Counts
-
-    def __call__(self, counts: Counts) -> float:
-        return self.cost(np.minimum(counts, self.most))
-
-    def share(self, index: int, counts: Counts) -> float:
-        return self.cost.share(index, np.minimum(counts, self.most))
 
 
 def _prefixes(

@@ -2,11 +2,12 @@
 
 from graphprune.recipe.named import RECIPES
 from graphprune.recipe.options import Option
-from graphprune.recipe.recipe import VERSION, Recipe, recipe_options
+from graphprune.recipe.recipe import RECOVERING, VERSION, Recipe, recipe_options
 from graphprune.recipe.sections import Allocation, Judging, Proof, Refit, Scoring, Selection
 
 __all__ = [
     "RECIPES",
+    "RECOVERING",
     "VERSION",
     "Allocation",
     "Judging",

@@ -97,7 +97,11 @@ class Option:
 
 
 def options_in(cls: type[Any], section: str = "") -> tuple[Option, ...]:
-    """The options that are fields of a dataclass; fields that were not made by :func:`option` are none."""
+    """The options that are fields of a dataclass; fields that were not made by :func:`option` are none.
+
+    Where it has a ``prefix``, its plain fields are options, too, called by that and their names: those of a dataclass
+    that knows nothing of recipes.
+    """
     key: Any = cls
     return _options_in(key, section)
 
@@ -108,9 +112,15 @@ def _options_in(cls: Any, section: str) -> tuple[Option, ...]:
     return tuple(
         Option(shown.keyword or each.name, section, each.name, hints[each.name], default_of(each), text, shown)
         for each in fields(cls)
-        if (shown := each.metadata.get("shown")) is not None
+        if (shown := each.metadata.get("shown") or _plain(cls, each)) is not None
         for text in [texts.get(each.name, "")]
     )
+
+
+def _plain(cls: Any, each: Field[Any]) -> Shown | None:
+    """What is shown of a field that was not made by :func:`option`."""
+    prefix = getattr(cls, "prefix", None)
+    return None if prefix is None else Shown(keyword=prefix + each.name, **each.metadata)
 
 
 def default_of(each: Field[Any]) -> Any:

@@ -303,3 +303,7 @@ def _keyword(name: Any, section: str, where: str) -> str:
 def _written(each: Option) -> str:
     """What an option is called in a file."""
     return each.keyword if each.field == "passes" else each.field
+
+
+RECOVERING = tuple(each.keyword for each in recipe_options() if each.section == "recovery" and each.field != "recover")
+"""The options that say how a model is recovered."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from graphprune.brief import brief
 from graphprune.defaults import (
@@ -25,10 +25,11 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
-    TRAINED,
+    STOCK,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
+from graphprune.recovery.options import Recovering
 
 ACCEPT_UNPROVEN: Literal["accept-unproven"] = "accept-unproven"
 """The value of ``verify`` that takes a result whose proof sees nothing."""
@@ -73,17 +74,38 @@ class Selection(Section):
             units, then a group's name, then a pattern; ``kind:head``, ``group:NAME`` and ``name:head`` say which, and a
             note says where a word alone could mean two. Residual branches as a whole are left out to meet a target
             only where ``block`` or ``layer`` is named here, as few as need be and after all other kinds that are named.
+        keep: Units that stay, and no others of their group: ``layers.3.self_attn=0,5``, ``head=count:6``, ``@FILE``.
+            Names are those of modules (patterns), groups or kinds, with a kind before them where it is not clear
+            (``head:layers.3=0-3``); numbers are indices of units from 0, or ``count:6`` where importance chooses. In
+            Python also a mapping, ``{"layers.3.self_attn": [0, 5], "head": 6}``. ``@FILE`` is a JSON file of names and
+            lists, of which ``@FILE:48`` takes the first 48 each. Targets are met by other groups.
+        remove: Units that go, and no others of their group, written as for ``keep``.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
     protect_ratio: float = option(0.0)
     only: tuple[str, ...] = option((), metavar="KIND")
+    keep: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+    remove: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+
+    def __post_init__(self) -> None:
+        from graphprune.planning.demands import written
+
+        for name in ("keep", "remove"):
+            if (given := getattr(self, name)) != ():
+                object.__setattr__(self, name, written(name, given))
+        super().__post_init__()
 
     def require(self) -> None:
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio).check()
+        selection.Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove).check()
+
+    @property
+    def demands(self) -> bool:
+        """Whether units stay or go whatever the targets say."""
+        return bool(self.keep or self.remove)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -135,6 +157,10 @@ class Allocation(Section):
             modules of transformers: with ``stock``, alike groups of all layers keep equal parts, only what a changed
             ``config.json`` builds is cut, whole layers go, and the result loads in ``from_pretrained``. With
             ``per-layer``, which is as ``free``, ``save_pretrained`` of the result adds a few lines of code.
+        shape_target: Sizes that the config of the result says, by its names: ``hidden_size=2048,num_hidden_layers=16``.
+            For modules of transformers, with the layout ``stock``. The least important units and layers go; the result
+            has just these sizes, or it is said why it cannot. In Python also a mapping. A ``target`` beside it is met
+            by what is not named.
     """
 
     allocation: str | None = option(
@@ -152,6 +178,14 @@ class Allocation(Section):
     layout: str | None = option(
         None, metavar="NAME", choices=LAYOUTS, unset=f"{LAYOUT}, or stock where a checkpoint is written"
     )
+    shape_target: tuple[str, ...] = option((), metavar="SIZE=N,...")
+
+    def __post_init__(self) -> None:
+        if (given := self.shape_target) != ():
+            from graphprune.planning.shape_target import shape_texts
+
+            object.__setattr__(self, "shape_target", shape_texts(given))
+        super().__post_init__()
 
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
@@ -163,6 +197,10 @@ class Allocation(Section):
         if self.allocation is not None:
             require_allocation(self.allocation)
         require_layout(self.layout or LAYOUT)
+        if self.shape_target and (self.layout or STOCK) != STOCK:
+            raise OptionError(
+                f"a shape target is what a config says, and layout '{self.layout}' leaves more than that; take 'stock'"
+            )
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:
@@ -170,8 +208,8 @@ class Allocation(Section):
 
     @property
     def whole(self) -> bool:
-        """Whether blocks go whatever the targets say."""
-        return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
+        """Whether blocks go, or sizes are said, whatever the targets say."""
+        return bool(self.shape_target) or self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -226,43 +264,28 @@ class Refit(Section):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class Recovery(Section):
+class Recovery(Section, Recovering):
     """Whether and how the pruned model is trained.
 
     Attributes:
-        recover: Train the pruned model to answer as the original does. Each option below asks for it, too. It is
+        recover: Train the pruned model to answer as the original does. Each option of how asks for it, too. It is
             trained on the calibration inputs, without labels; a rate and a state are chosen by inputs that are kept
             apart, and what does not help on these is not taken.
-        recover_steps: Steps of training; 0 for 600.
-        recover_minutes: Train at most so long; 0 for as long as the steps take.
-        recover_rate: The learning rate; 0 for the one that inputs kept apart like best.
-        recover_weights: Which weights are trained. ``biases`` are those of norms, too; low-rank additions to linear
-            layers (``lora``) are merged in the end.
-        recover_rank: The rank of low-rank additions.
     """
+
+    prefix: ClassVar[str] = "recover_"
 
     recover: bool = option(
         default=False,
         about="recovery",
         flags={"recover": (True, "Train the pruned model to answer as the original does, on calibration inputs.")},
     )
-    recover_steps: int = option(0)
-    recover_minutes: float = option(0.0)
-    recover_rate: float = option(0.0)
-    recover_weights: str = option("all", metavar="WHICH", choices=TRAINED)
-    recover_rank: int = option(16)
 
     def require(self) -> None:
         """Refuses numbers that mean nothing."""
         if not isinstance(self.recover, bool):
             raise OptionError(f"recover is {self.recover!r:.60}; expected True or False")
-        if self.recover_weights not in TRAINED:
-            raise OptionError(f"unknown recover_weights '{self.recover_weights}'; expected one of {', '.join(TRAINED)}")
-        for name in ("recover_steps", "recover_minutes", "recover_rate"):
-            if not 0 <= getattr(self, name) < 1e9:
-                raise OptionError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        if self.recover_rank < 1:
-            raise OptionError(f"recover_rank is {self.recover_rank}; expected 1 or more")
+        self.require_meaningful(self.prefix)
 
     @property
     def on(self) -> bool:

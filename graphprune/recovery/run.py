@@ -15,11 +15,11 @@ from torch import Tensor
 
 from graphprune.errors import OptionError
 from graphprune.files import replaced
-from graphprune.hosts.host import Arrays
 from graphprune.observer import Count, uncounted
 from graphprune.recovery.distance import Distance
-from graphprune.recovery.feeds import Feeds
-from graphprune.recovery.student import Answers, Student
+from graphprune.recovery.feeds import Fed, Feeds
+from graphprune.recovery.student import Student
+from graphprune.recovery.teacher import Answers
 
 WARM_UP = 0.05
 """The fraction of the steps in which the rate rises."""
@@ -41,11 +41,13 @@ class Lesson:
         answers: The teacher's outputs.
         distance: The loss.
         feeds: The inputs of each step.
+        narrow: Whether the student is trained in bfloat16.
     """
 
     answers: Answers
     distance: Distance
     feeds: Feeds
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def trained(
     first = _resumed(file, student, optimizer, schedule, course)
     for step in range(first, plan.steps):
         count(step, plan.steps)
-        loss = _step(student, lesson, lesson.feeds(step), optimizer)
+        loss = _step(student, lesson, lesson.feeds.fed(step), optimizer)
         schedule.step()
         course.losses.append(loss)
         course.diverged = not math.isfinite(loss)
@@ -151,13 +153,16 @@ def _clearly(ahead: Losses) -> bool:
     )
 
 
-def _step(student: Student, lesson: Lesson, runs: list[Arrays], optimizer: torch.optim.Optimizer) -> float:
+def _step(student: Student, lesson: Lesson, runs: list[Fed], optimizer: torch.optim.Optimizer) -> float:
     optimizer.zero_grad(set_to_none=True)
     total = 0.0
-    for inputs in runs:
+    device = next(iter(student.trained.values())).device.type
+    for fed in runs:
         with torch.no_grad():
-            wanted = lesson.answers(inputs)
-        loss = lesson.distance(student.answers(inputs), wanted) / len(runs)
+            wanted = lesson.answers(fed.inputs)
+        with torch.autocast(device, torch.bfloat16, enabled=lesson.narrow):
+            outputs = student.answers(fed.inputs)
+        loss = lesson.distance(outputs, wanted, fed.labels) / len(runs)
         loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     if not math.isfinite(total):

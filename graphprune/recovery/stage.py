@@ -6,6 +6,7 @@ chosen. The third is only asked at the end, whether the student is better than i
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -19,15 +20,18 @@ from torch import Tensor
 
 from graphprune.data.batches import Batches
 from graphprune.errors import OptionError
+from graphprune.files import replaced
 from graphprune.hosts.host import Host
 from graphprune.importance.judge import Asked, judges_of
 from graphprune.importance.loss import Run, Standard
 from graphprune.importance.outcome import Spread
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
-from graphprune.recovery.feeds import feeds_of, mixed
+from graphprune.recovery.feeds import Fed, feeds_of, mixed
+from graphprune.recovery.options import Recovering
 from graphprune.recovery.run import Course, Lesson, Losses, Plan, trained
-from graphprune.recovery.student import Answers, Learner, Student, arrays_of, taught, training
+from graphprune.recovery.student import Learner, Student, arrays_of, taught, training
+from graphprune.recovery.teacher import Answers, Remembered
 from graphprune.report.data import RecoveryRow
 from graphprune.statistics.holdout import split_batches
 
@@ -44,30 +48,34 @@ MOST_JUDGED = 64
 """Samples that the student is judged by, at most, for each of the two judgements."""
 MIXTURES = 3
 """Mixtures of each sample that the student is judged by, where samples are mixed: a few samples alone say little."""
+PIECE = 8
+"""Samples that are judged at a time, where models take any number: several judgements say how sure they are."""
 ENOUGH = 128
 """With fewer samples that are kept apart, all of them serve to choose a rate, and to decide at the end."""
+LARGE = 2e7
+"""Numbers in the weights of a model that is trained in bfloat16, where the machine does that fast."""
 NAME = "recover"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a student is trained.
+class Task:
+    """Who learns what of whom.
 
     Attributes:
-        steps: How many steps the last run has; 0: :data:`STEPS`.
-        minutes: How long all of it may take, where there is a limit: then there are fewer steps.
-        rate: The learning rate; 0: that which inputs that are held apart like best.
-        weights: One of :data:`graphprune.defaults.TRAINED`.
-        rank: Of low-rank additions.
-        seed: Of the samples of each step.
+        learner: What is trained, which is changed.
+        teacher: The original.
+        batches: What it is trained on.
+        held: Samples that nothing has read, if there are some.
+        macs: Of the original on one sample.
+        asked: How the user wants outputs compared.
     """
 
-    steps: int = 0
-    minutes: float = 0.0
-    rate: float = 0.0
-    weights: str = "all"
-    rank: int = 16
-    seed: int = 0
+    learner: Learner
+    teacher: Host
+    batches: Batches
+    held: Batches | None = None
+    macs: float = 0.0
+    asked: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,55 +115,52 @@ def sets_of(batches: Batches, held: Batches | None, *, single: bool = False) -> 
         fit, kept = split_batches(n)
         some = (lambda numbers: batches.some(np.array(numbers))) if single else batches.part
         train, held = some(fit), some(kept)
+    if single:
+        train, held = train.distinct(train.batch_size), held.distinct(PIECE)
     if held.samples < ENOUGH or len(held) < 2:
         return Sets(train, held, held)
     return Sets(train, held.part(range(0, len(held), 2)), held.part(range(1, len(held), 2)))
 
 
 def recovered(
-    learner: Learner,
-    teacher: Host,
-    data: tuple[Batches, Batches | None],
-    options: Options,
+    task: Task,
+    how: Recovering,
     *,
-    macs: float,
-    asked: tuple[Asked, ...] = (),
+    seed: int = 0,
     observer: Observer = SILENT,
     folder: Path | None = None,
 ) -> RecoveryRow:
     """Trains a model towards what the original computes; it is never worse than before on inputs held apart.
 
     Args:
-        learner: What is trained, which is changed.
-        teacher: The original.
-        data: What it is trained on, and samples that nothing has read, if there are some.
-        options: How.
-        macs: Of the original on one sample.
-        asked: How the user wants outputs compared.
+        task: Who learns what of whom.
+        how: For how long, how fast, which weights.
+        seed: Of the samples of each step.
         observer: Told the steps.
         folder: Where a run is noted, and taken up again after a stop.
 
     Raises:
         OptionError: Nothing can be compared, or nothing trained.
     """
-    with taught(teacher) as answers, training(learner, options.weights, options.rank) as student:
-        stacked = _stacks(student, answers, data[0])
-        sets = sets_of(*data, single=stacked and data[0].unit == 1)
-        feeds = feeds_of(sets.train, macs, seed=options.seed, stacked=stacked)
+    learner, teacher, asked = task.learner, task.teacher, task.asked
+    with taught(teacher) as (answers, module), training(learner, how) as student:
+        stacked = _stacks(student, answers, task.batches)
+        sets = sets_of(task.batches, task.held, single=stacked and task.batches.unit == 1)
+        feeds = feeds_of(sets.train, task.macs, seed=seed, stacked=stacked)
         chosen, accepted = (
             _judged(teacher, answers, each, asked, mix=mix)
             for each, mix in ((sets.choose, feeds.mix), (sets.accept, False))
         )
         distance = _distance(teacher, answers, sets.train, asked)
-        stage = _Stage(student, Lesson(answers, distance, feeds), chosen, observer, folder)
+        taught_by = answers if feeds.mix else Remembered(answers, module, stacked, sets.train.shared)
+        lesson = Lesson(taught_by, distance, feeds, narrow=_narrow(student, how.precision))
+        stage = _Stage(student, lesson, chosen, observer, folder)
         before = float(accepted(student.run).mean())
         first = student.state()
         start = chosen(student.run)
-        steps = options.steps or STEPS
-        if options.minutes:
-            steps = min(steps, stage.affordable(options, first)) if options.steps else stage.affordable(options, first)
-        rates = {} if options.rate else stage.rates(max(8, steps // TRIAL), first, start, options.weights)
-        rate = options.rate or min(rates, key=lambda each: rates[each])
+        steps = stage.steps(how, first)
+        rates = {} if how.rate else stage.rates(max(8, steps // TRIAL), first, start, how.weights)
+        rate = how.rate or min(rates, key=lambda each: rates[each])
         course = stage.run(Plan(steps, rate), first, start)
         if course.state is not None:
             student.load(course.state)
@@ -204,18 +209,41 @@ class _Stage:
             lost(beyond)
         return found
 
-    def affordable(self, options: Options, first: dict[str, Tensor]) -> int:
-        """How many steps the time is enough for, rates included, by the time of a few."""
+    def steps(self, how: Recovering, first: dict[str, Tensor]) -> int:
+        """How many steps the last run has; a run that goes on has as many as the one that was stopped."""
+        if not how.minutes:
+            return how.steps or STEPS
+        file = None if self.folder is None else self.folder / f"{NAME}-steps-{how.minutes:g}-{how.steps}.json"
+        if file is not None and file.exists():
+            return int(json.loads(file.read_text(encoding="utf-8")))
+        found = self._affordable(how, first)
+        found = min(how.steps, found) if how.steps else found
+        if file is not None:
+            with replaced(file) as beside:
+                beside.write_text(json.dumps(found), encoding="utf-8")
+        return found
+
+    def _affordable(self, how: Recovering, first: dict[str, Tensor]) -> int:
+        """How many steps the time is enough for, rates and looks included, by the time of a few."""
+        few, nothing = 3, np.array([0.0])
         began = time.monotonic()
-        few = 3
-        trained(
-            self.student, self.lesson, Plan(few, 0.0, 1), lambda: np.array([0.0]),
-            np.array([0.0]),
-        )  # fmt: skip
+        trained(self.student, self.lesson, Plan(few, 0.0, 1), lambda: nothing, nothing)
         each = (time.monotonic() - began) / few
         self.student.load(first)
-        share = 1.0 if options.rate else 1 + (len(RATES) + 1) / TRIAL
-        return max(10, int(60 * options.minutes / each / share))
+        began = time.monotonic()
+        self.chosen(self.student.run)
+        looks = (time.monotonic() - began) * (Plan(1, 0.0).looks + len(RATES) + 2)
+        share = 1.0 if how.rate else 1 + (len(RATES) + 1) / TRIAL
+        return max(10, int((60 * how.minutes - looks) / each / share))
+
+
+def _narrow(student: Student, precision: str) -> bool:
+    """Whether the student is trained in bfloat16: as is asked for, or where it is large and that is fast."""
+    if precision != "auto":
+        return precision == "bfloat16"
+    on_gpu = next(iter(student.trained.values())).is_cuda
+    fast = torch.cuda.is_bf16_supported() if on_gpu else bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return fast and student.size >= LARGE
 
 
 def _stacks(student: Student, answers: Answers, batches: Batches) -> bool:
@@ -242,14 +270,22 @@ def _stacks(student: Student, answers: Answers, batches: Batches) -> bool:
 def _judged(
     teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...], *, mix: bool
 ) -> Callable[[Run], Losses]:
-    """What students lose on each of some batches; where inputs may be mixed, with mixtures of each as well."""
+    """What students lose on each of some batches; where inputs may be mixed, with mixtures of each as well.
+
+    Where there are labels, the mean of that and of the loss against them.
+    """
     n = max(1, MOST_JUDGED // max(1, batches.batch_size))
-    standards, graph = [], teacher.graph()
+    standards: list[tuple[Standard, ...]] = []
+    graph, size = teacher.graph(), batches.batch_size
     for i in range(min(n, len(batches))):
+        own = batches[i]
         rngs = [np.random.default_rng((1, i, k)) for k in range(MIXTURES if mix else 0)]
-        feeds = [batches[i], *(mixed(batches[i], batches.shared, rng) for rng in rngs)]
-        standards.append(Standard(arrays_of(answers), [(each, None) for each in feeds], graph, asked))
-    return lambda run: np.array([standard.loss(run) for standard in standards])
+        feeds = [own, *(mixed(Fed(own), batches.shared, rng).inputs for rng in rngs)]
+        learned = Standard(arrays_of(answers), [(each, None) for each in feeds], graph, asked)
+        labels = None if batches.labels is None else batches.labels[i * size : i * size + size]
+        right = () if labels is None else (Standard(arrays_of(answers), [(own, labels)], graph, asked),)
+        standards.append((learned, *right))
+    return lambda run: np.array([np.mean([each.loss(run) for each in some]) for some in standards])
 
 
 def _distance(teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...]) -> Distance:

@@ -20,12 +20,12 @@ from graphprune.hosts.torch.now import as_it_is
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import untouched
+from graphprune.recovery.checkpointing import checkpointed
+from graphprune.recovery.options import Recovering
+from graphprune.recovery.teacher import Answers
 
 HUGE = 1e4
 """A stored tensor with a larger number, or one that is not finite, is a mask and no weight."""
-
-Answers = Callable[[Arrays], list[Tensor]]
-"""Runs a model: all its output tensors, in order."""
 
 
 class Learner(Protocol):
@@ -119,16 +119,19 @@ def learner_of(host: Host, module: Any = None, former: Callable[[str], str] = st
 
 
 @contextmanager
-def taught(teacher: Host) -> Iterator[Answers]:
-    """The teacher's outputs: of the user's own class, which may take any number of samples, or of its graph."""
+def taught(teacher: Host) -> Iterator[tuple[Answers, nn.Module | None]]:
+    """The teacher's outputs: of the user's own class, which may take any number of samples, or of its graph.
+
+    With the module, where it is that class.
+    """
     source = teacher.source if isinstance(teacher, TorchHost) and teacher.keeps_code else None
     if source is None:
-        yield lambda inputs: [torch.from_numpy(np.array(each)) for each in teacher.run(inputs).values()]
+        yield lambda inputs: [torch.from_numpy(np.array(each)) for each in teacher.run(inputs).values()], None
         return
     assert isinstance(teacher, TorchHost)
     learner = TorchLearner(source, teacher)
     with untouched(source, runs=True), inference(source):
-        yield learner.run
+        yield learner.run, source
 
 
 def arrays_of(answers: Answers) -> Callable[[Arrays], Arrays]:
@@ -148,10 +151,12 @@ class Student:
     Attributes:
         answers: Runs it.
         trained: The parameters that change, by name.
+        size: Numbers in all parameters.
     """
 
     answers: Answers
     trained: Mapping[str, nn.Parameter]
+    size: int = 0
 
     def run(self, inputs: Arrays) -> Arrays:
         """Outputs as arrays, without gradients."""
@@ -169,13 +174,12 @@ class Student:
 
 
 @contextmanager
-def training(learner: Learner, weights: str = "all", rank: int = 16) -> Iterator[Student]:
+def training(learner: Learner, how: Recovering) -> Iterator[Student]:
     """A model in training. What it required gradients of before, and its modes, are put back after.
 
     Args:
         learner: The model; its values change.
-        weights: One of :data:`graphprune.defaults.TRAINED`; low-rank additions are merged in the end.
-        rank: Of these.
+        how: Which weights, and whether blocks are computed twice; low-rank additions are merged in the end.
 
     Raises:
         OptionError: Nothing can be trained so.
@@ -183,8 +187,12 @@ def training(learner: Learner, weights: str = "all", rank: int = 16) -> Iterator
     asked = [(each, each.requires_grad) for each in learner.module.parameters()]
     with torch.inference_mode(mode=False), learner.ready(), torch.enable_grad():
         try:
-            with _low_rank(learner.module, rank) if weights == "lora" else nullcontext():
-                yield Student(learner.run, _trained(learner.module, weights))
+            with (
+                _low_rank(learner.module, how.rank) if how.weights == "lora" else nullcontext(),
+                checkpointed(learner.module) if how.memory == "blocks" else nullcontext(),
+            ):
+                size = sum(each.numel() for each in learner.module.parameters())
+                yield Student(learner.run, _trained(learner.module, how.weights), size)
         finally:
             for each, requires in asked:
                 each.requires_grad_(requires)

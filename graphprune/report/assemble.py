@@ -25,6 +25,9 @@ from graphprune.report.widths import whole_rows, width_rows
 from graphprune.statistics.readers import readers_text
 from graphprune.turns import in_turn
 
+MOST_SAID = 4
+"""So many demands are told one by one."""
+
 
 def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
     """The report.
@@ -43,11 +46,12 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
     targets = plan.options.get("targets")
     met = already_met(parse_targets(targets), costs) if targets and not (plan.groups or state.removed) else None
     gone = analysis.branches.unneeded(state.removed).tensors if state.removed else frozenset()
+    asked = {each.group.name: ", ".join(each.by) for each in state.selection.held(analysis)}
     return Report(
         costs,
         tuple(
-            GroupRow(group.name, group.kind, group.size, int(n), group.exact, group_title(analysis, group))
-            for group, n in zip(model.groups, _counts(state, model), strict=True)
+            GroupRow(g.name, g.kind, g.size, int(n), g.exact, group_title(analysis, g), asked.get(g.name, ""))
+            for g, n in zip(model.groups, _counts(state, model), strict=True)
         ),
         state.inexact,
         state.checks,
@@ -115,6 +119,12 @@ def _moved(state: State, macs: float, seed: int) -> Movement | Callable[[], Move
 
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
+    if state.analysis is not None and (held := state.selection.held(state.analysis)):
+        by = list(dict.fromkeys(text for each in held for text in each.by))
+        said = ", ".join(f"'{text}'" for text in by[:MOST_SAID])
+        said += f", and {len(by) - MOST_SAID} more" if len(by) > MOST_SAID else ""
+        groups = f"{len(held)} groups keep" if len(held) > 1 else "a group keeps"
+        notes.append(f"{groups} the units that were asked for, whatever the target: {said}")
     if state.original is not None and state.original.pinned and getattr(state.original, "narrow", None) is None:
         names = ", ".join(f"'{name}'" for name in state.original.pinned)
         notes.append(

@@ -47,7 +47,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """What became of one group; ``title`` is what a reader may know it by, where its name says nothing."""
+    """What became of one group; ``title`` is what a reader may know it by, where its name says nothing.
+
+    ``asked`` says what the user wanted of it: ``keep layers.3.mlp=0-47``.
+    """
 
     __repr__ = brief
 
@@ -57,6 +60,7 @@ class GroupRow:
     kept: int
     exact: bool
     title: str = ""
+    asked: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from graphprune.data.batches import JUDGED, Batches
+from graphprune.data.apart import JUDGED
+from graphprune.data.batches import Batches
 from graphprune.hosts.host import Arrays
 from graphprune.ir.graph import Graph
 

@@ -28,7 +28,13 @@ OPTIONS = {each.keyword: each for each in recipe_options()}
 LETTERS = st.characters(exclude_categories=["Cs"])
 SELECTORS = st.text(LETTERS).filter(lambda text: not text.startswith("kind:"))
 TARGETS = st.sampled_from(["macs=0.5", "params=2M", "bytes=60%", "latency=5ms", "macs=1e9", "bytes=0.4kib"])
+UNITS = st.lists(st.integers(0, 2**20), min_size=1, max_size=4, unique=True) | st.integers(1, 2**20)
+DEMANDS = st.dictionaries(st.text(LETTERS, min_size=1), UNITS, max_size=3) | st.sampled_from(
+    ["a.b=0-3,7", ["c=count:2"]]
+)
 VALUES = {
+    "keep": DEMANDS,
+    "remove": DEMANDS,
     "target": st.lists(TARGETS, max_size=3),
     "block_criterion": st.sampled_from(["l2", "random", "bi", "ablation"]),
     "blocks": st.sampled_from(["2", "25%", "0.25", 3, 0.5]),

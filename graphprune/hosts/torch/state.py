@@ -53,25 +53,39 @@ def load_state(module: torch.nn.Module, folder: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise PlanError(f"cannot read '{path}': {first_line(error)}; give the folder that save_state wrote") from error
+    take_over(module, tensors, f"'{path}'")
+
+
+def take_over(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Gives a module that was pruned by the same plan the values of another, and the biases that a refit has added.
+
+    Args:
+        module: The module.
+        tensors: By name; of tied ones one is enough.
+        source: What they are of, for messages.
+
+    Raises:
+        PlanError: A tensor is missing or has another shape or type.
+    """
     for name in sorted(tensors.keys() - module.state_dict().keys()):
-        _add_bias(module, name, tensors[name], path)
+        _add_bias(module, name, tensors[name], source)
     own = module.state_dict()
     by_storage = {(own[name].data_ptr(), tuple(own[name].shape)) for name in tensors if name in own}
     for name, tensor in own.items():
         if name in tensors:
             if tensors[name].is_floating_point() != tensor.is_floating_point():
                 raise PlanError(
-                    f"tensor '{name}' of '{path}' is of type {tensors[name].dtype}, the pruned module's of "
+                    f"tensor '{name}' of {source} is of type {tensors[name].dtype}, the pruned module's of "
                     f"{tensor.dtype}; give the folder that save_state wrote"
                 )
             if tensors[name].shape != tensor.shape:
                 raise PlanError(
-                    f"tensor '{name}' of '{path}' has shape {list(tensors[name].shape)}, the pruned module has "
+                    f"tensor '{name}' of {source} has shape {list(tensors[name].shape)}, the pruned module has "
                     f"{list(tensor.shape)}; restore it on the model that the plan was made for"
                 )
         elif (tensor.data_ptr(), tuple(tensor.shape)) not in by_storage and tensor.numel():
             raise PlanError(
-                f"'{path}' lacks tensor '{name}' of the pruned module; give the folder that save_state wrote"
+                f"{source} lacks tensor '{name}' of the pruned module; give the folder that save_state wrote"
             )
     members = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     named: dict[str, torch.Tensor] = dict(members)
@@ -85,7 +99,7 @@ def load_state(module: torch.nn.Module, folder: Path) -> None:
             other.data = tensor.to(other.device)
 
 
-def _add_bias(module: torch.nn.Module, name: str, values: torch.Tensor, path: Path) -> None:
+def _add_bias(module: torch.nn.Module, name: str, values: torch.Tensor, source: str) -> None:
     """Gives a layer the bias that a refit has given it.
 
     Raises:
@@ -96,6 +110,6 @@ def _add_bias(module: torch.nn.Module, name: str, values: torch.Tensor, path: Pa
     fits = values.is_floating_point() and values.ndim == 1 and wide in (None, len(values))
     if not fits or not add_bias(module, name, values.requires_grad_()):
         raise PlanError(
-            f"'{path}' holds tensor '{name}' of shape {list(values.shape)}, which the pruned module has no place for; "
+            f"{source} holds tensor '{name}' of shape {list(values.shape)}, which the pruned module has no place for; "
             "restore it on the model that the plan was made for"
         )

@@ -1,0 +1,1 @@
+"""Pruning inside of a training loop: any loop, any optimiser; a dense, proven model at the end."""
