@@ -2,9 +2,9 @@
 
 A list of more than :data:`PLAIN` positions stands in the file's ``positions``, once however many axes keep the same,
 and is named by its place there: ``"@3"``. Each of these is a list in which ``[first, last]`` stands for all from the
-one to the other, or a text ``"bits:..."``: in base64, one bit for each position of the axis, the first one in the highest bit
-of the first byte; one is kept. Of the two, the shorter one is written. Plain lists are read everywhere, as older plans
-have them.
+one to the other, or a text ``"bits:..."``: in base64, one bit for each position of the axis, one for what is kept, the
+first one in the highest bit of the first byte. Of the two, the shorter one is written. Plain lists are read everywhere,
+as older plans have them.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Reader:
         """
         if not isinstance(value, str) or value.startswith(_BITS):
             return rising(self._spread(value, size, name), size, name)
-        if value[:1] != "@":
+        if value[:1] != "@" or not value[1:].isdecimal():
             raise TypeError(f"got {value!r:.40}, expected a list of whole numbers")
         key = value, size
         if key not in self._known:

@@ -7,7 +7,7 @@ held against the original byte by byte (:mod:`graphprune.hosts.checkpoint.stream
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ from graphprune.brief import brief
 from graphprune.errors import ModelError, OptionError, OutputError
 from graphprune.hosts.checkpoint.shards import Shards
 from graphprune.hosts.checkpoint.slices import bytes_of
-from graphprune.hosts.host import Array, StandIn
+from graphprune.hosts.host import Array, Gate, Gated, PartialRun, StandIn
 from graphprune.hosts.torch.checkpoints.reading import FOLDER, built_without_weights, example_of
 from graphprune.hosts.torch.checkpoints.search import Statement
 from graphprune.hosts.torch.checkpoints.stating import rows_of, said_of
@@ -110,6 +110,24 @@ class CheckpointHost(TorchHost):
         raise OptionError(NOT_LOADED)
 
     def _valued(self) -> None:
+        raise ModelError(NOT_LOADED)
+
+    def partial_run(
+        self, have: Collection[str] | None, outputs: Sequence[str], later: Sequence[str] = ()
+    ) -> PartialRun:
+        """Refused: nothing runs.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(NOT_LOADED)
+
+    def gated(self, gates: Sequence[Gate]) -> Gated:
+        """Refused: nothing runs.
+
+        Raises:
+            ModelError: Always.
+        """
         raise ModelError(NOT_LOADED)
 
     def save_onnx(

@@ -46,6 +46,11 @@ def pruned(folder: Path, **options: Any) -> gp.Result:
     return gp.prune(str(folder), **{**given, **options})
 
 
+@pytest.fixture(scope="module")
+def small(whole: Path) -> gp.Result:
+    return pruned(whole, layers=1)
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name: value for path in folder.glob("*.safetensors") for name, value in load_file(path).items()}
 
@@ -81,7 +86,7 @@ def test_the_same_folder_as_from_memory(
 
 
 def test_proven_on_a_twin(tmp_path: Path) -> None:
-    folder = written(tmp_path / "whole", vocab_size=4096, intermediate_size=2048, num_hidden_layers=6, hidden_size=256)
+    folder = written(tmp_path / "whole", vocab_size=16384, intermediate_size=512, num_hidden_layers=6, hidden_size=128)
     result = pruned(folder, verify=True, layers=1)
     assert [check.name for check in result.report.proof] == ["masked", "permutation", "reloaded"]
     assert all("a twin of" in check.note for check in result.report.proof)
@@ -119,9 +124,8 @@ class Killed(BaseException):
     """As if the process ended here."""
 
 
-def test_killed_at_any_moment(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "SHARD", 40_000)
-    result = pruned(whole, layers=1)
+def test_killed_at_any_moment(small: gp.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = small
     job = streaming.job_of(result.state.original, result.state, shard=40_000)
     assert len(job.files) > 2
 
@@ -170,8 +174,8 @@ def test_killed_at_any_moment(whole: Path, tmp_path: Path, monkeypatch: pytest.M
     assert at > 30
 
 
-def test_what_is_done_is_not_done_again(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = pruned(whole)
+def test_what_is_done_is_not_done_again(small: gp.Result, tmp_path: Path) -> None:
+    result = small
     job = streaming.job_of(result.state.original, result.state, shard=40_000)
     with pytest.raises(Killed):
         streaming.stream(job, tmp_path / "small", None, {"plan.json": _dies})
@@ -192,9 +196,8 @@ def _dies(path: Path) -> None:
     raise Killed
 
 
-def test_another_plan_begins_anew(whole: Path, tmp_path: Path) -> None:
-    for target in (0.9, 0.7):
-        result = pruned(whole, target={"params": target})
+def test_another_plan_begins_anew(small: gp.Result, whole: Path, tmp_path: Path) -> None:
+    for result in (pruned(whole, target={"params": 0.9}), small):
         job = streaming.job_of(result.state.original, result.state)
         with pytest.raises(Killed):
             streaming.stream(job, tmp_path / "small", None, {"plan.json": _dies})
@@ -205,8 +208,7 @@ def test_another_plan_begins_anew(whole: Path, tmp_path: Path) -> None:
     assert model.config.intermediate_size == result.module.config.intermediate_size < 96
 
 
-def test_a_disk_that_lies_is_noticed(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = pruned(whole)
+def test_a_disk_that_lies_is_noticed(small: gp.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(source: Any, axes: Any, file: Any) -> None:
         start = file.tell()
@@ -220,7 +222,7 @@ def test_a_disk_that_lies_is_noticed(whole: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(
         gp.ProofError, match=r"'model.layers.0.mlp.down_proj.weight' is not what was taken .* from row 0"
     ):
-        result.save_pretrained(tmp_path / "small")
+        small.save_pretrained(tmp_path / "small")
     assert not (tmp_path / "small").exists()
 
 
