@@ -207,8 +207,8 @@ def _names_in_files(host: TorchHost, module: nn.Module) -> dict[str, tuple[str, 
             there = f"in shape {list(wanted[name])}" if name in wanted else "nowhere"
             raise ModelError(
                 f"'{folder}' stores '{name}' of shape {list(place.shape)}, which '{type(module).__name__}' has "
-                f"{there}: its weights are converted as they are loaded, which is not done piece by piece; prune it without "
-                "--stream"
+                f"{there}: its weights are converted as they are loaded, which is not done piece by piece; prune it "
+                "without --stream"
             )
     same: dict[int, list[str]] = {}
     for name, value in module.state_dict(keep_vars=True).items():
