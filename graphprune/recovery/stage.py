@@ -35,8 +35,8 @@ from graphprune.recovery.teacher import Answers, Remembered
 from graphprune.report.data import RecoveryRow
 from graphprune.statistics.holdout import split_batches
 
-STEPS = 600
-"""Steps where nothing else is said."""
+LEAST_STEPS, MOST_STEPS, WORK = 300, 1500, 1e12
+"""Steps where nothing else is said: as many as compute so many MACs of the original, but not fewer, and not more."""
 RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates that are tried, and others beyond where the outermost is the best."""
 LEAST_RATE, MOST_RATE = 1e-6, 3e-2
@@ -157,7 +157,8 @@ def recovered(
         distance = _distance(teacher, answers, sets.train, asked)
         taught_by = answers if feeds.mix else Remembered(answers, module, stacked, sets.train.shared)
         lesson = Lesson(taught_by, distance, feeds, narrow=_narrow(student, how.precision))
-        stage = _Stage(student, lesson, chosen, observer, folder)
+        usual = int(np.clip(WORK / max(1.0, task.macs * feeds.samples), LEAST_STEPS, MOST_STEPS))
+        stage = _Stage(student, lesson, chosen, observer, folder, usual)
         before = float(accepted(student.run).mean())
         first = student.state()
         start = chosen(student.run)
@@ -184,6 +185,7 @@ class _Stage:
     chosen: Callable[[Run], Losses]
     observer: Observer
     folder: Path | None
+    usual: int
 
     def run(self, plan: Plan, first: dict[str, Tensor], start: Any, *, name: str = NAME) -> Course:
         """One run from the start, noted in the folder."""
@@ -215,7 +217,7 @@ class _Stage:
     def steps(self, how: Recovering, first: dict[str, Tensor]) -> int:
         """How many steps the last run has; a run that goes on has as many as the one that was stopped."""
         if not how.minutes:
-            return how.steps or STEPS
+            return how.steps or self.usual
         file = None if self.folder is None else self.folder / f"{NAME}-steps-{how.minutes:g}-{how.steps}.json"
         if file is not None and file.exists():
             return int(json.loads(file.read_text(encoding="utf-8")))

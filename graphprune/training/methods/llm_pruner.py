@@ -1,6 +1,6 @@
 """LLM-Pruner (Ma et al. 2023, arXiv 2305.11627): units go once by ``taylor-elem``, then low-rank additions recover.
 
-The score of a unit is ``Σ |w · g|`` over all its elements, on the calibration inputs: the criterion ``taylor-elem``. The
+The score of a unit is ``Σ |w · g|`` over all its elements, on the calibration inputs (criterion ``taylor-elem``); the
 recipe ``llm-pruner`` has it with ``uniform`` shares.
 
 Proof: that of the criterion, and of additions (tests/training).
