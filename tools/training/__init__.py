@@ -1,0 +1,1 @@
+"""Pruning while training: quality at equal steps, and what a step costs."""
