@@ -1,8 +1,8 @@
 """A small decoder, trained here on real text, for methods that prune language models while they are trained.
 
 LLaMA's architecture as transformers has it, tokens of a byte-pair table made of the training text. Texts: Wikipedia
-articles and movie snippets, each with a part that nothing is trained on. The dense model is trained once and kept in the
-cache.
+articles and movie snippets, each with a part that nothing is trained on. The dense model is trained once and kept in
+the cache.
 
     python -m tools.training.decoder --cache DIR [--width 96 --layers 4 --steps 700]
 """
