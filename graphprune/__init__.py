@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from graphprune.sensitivities import sensitivity
     from graphprune.session import Session
     from graphprune.sweeping import sweep
+    from graphprune.training.callbacks import PruningCallback
     from graphprune.training.pruner import Pruner
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "Profile",
     "ProofError",
     "Pruner",
+    "PruningCallback",
     "PruningPlan",
     "Recipe",
     "Report",
@@ -116,6 +118,7 @@ _HOMES = {
     "sensitivities": ("sensitivity",),
     "session": ("Session",),
     "sweeping": ("sweep",),
+    "training.callbacks": ("PruningCallback",),
     "training.pruner": ("Pruner",),
 }
 """Where the public names are defined. They are imported when they are first used: ``--version`` needs no runtime."""

@@ -21,6 +21,7 @@ from graphprune.passes.choose_allocation import ChooseAllocation
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.evaluate import Evaluate
 from graphprune.passes.exchange_units import ExchangeUnits
+from graphprune.passes.fit_shape import FitShape
 from graphprune.passes.fold_constants import FoldConstants
 from graphprune.passes.measure_latency import MeasureLatency
 from graphprune.passes.measure_losses import MeasureLosses
@@ -52,6 +53,7 @@ __all__ = [
     "Compensate",
     "Evaluate",
     "ExchangeUnits",
+    "FitShape",
     "FoldConstants",
     "MeasureLatency",
     "MeasureLosses",
@@ -81,6 +83,7 @@ PASSES: tuple[type[Pass], ...] = (
     Score,
     ProtectSensitive,
     MeasureLosses,
+    FitShape,
     Allocate,
     ChooseAllocation,
     ExchangeUnits,
@@ -106,6 +109,7 @@ _ORDER: tuple[type[Pass], ...] = (
     Calibrate,  # on the whole model: criteria look at what it computes
     Score,
     ProtectSensitive,  # after score: it removes the least important units on trial
+    FitShape,  # after score: layers go by it; before losses are measured: what it decides is not tried
     MeasureLosses,  # after protect: what stays whole is not tried
     Allocate,  # after score: it ranks by the scores
     SliceGroups,  # before whole branches go: its edits speak of all nodes of the original

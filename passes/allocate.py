@@ -166,7 +166,8 @@ class Allocate(Pass):
         """The state with kept units, blocks that go, and a plan."""
         analysis = state.analyzed(self.name)
         held, removed = state.selection.held(analysis), self._removed(state, analysis)
-        targets = parse_targets(self.targets) if self.targets or not (removed or held) else ()
+        decided = removed or state.selection.decided
+        targets = parse_targets(self.targets) if self.targets or not decided else ()
         if state.latency is None and any(target.metric == "latency" for target in targets):
             raise OptionError(self.lacks(keys.PROFILE))
         assert state.original is not None
@@ -196,6 +197,7 @@ class Allocate(Pass):
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
+            **({"config": dict(selection.config)} if selection.config else {}),
             **{each: list(said) for each in ("keep", "remove") if (said := getattr(selection, each))},
             **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }
@@ -204,7 +206,7 @@ class Allocate(Pass):
 
     def _removed(self, state: State, analysis: Analysis) -> tuple[Block, ...]:
         """The blocks that go whatever the targets say."""
-        removed = {block.name: block for block in named_blocks(analysis, self.remove)}
+        removed = {block.name: block for block in named_blocks(analysis, (*self.remove, *state.selection.leave_out))}
         for kind, number in (("layer", self.layers), ("block", self.blocks)):
             if number:
                 inside = {part for block in removed.values() for part in block.parts}

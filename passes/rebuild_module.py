@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from graphprune.errors import ModelError
+from graphprune.errors import ModelError, TargetError
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
@@ -76,6 +76,7 @@ class RebuildModule(Pass):
         assert plan is not None
         if is_bound(plan.options.get("layout")):
             _require_said(made.module, getattr(made, "unsaid", {}), made.notes)
+            _require_values(made.module, plan.options.get("config", {}))
         if made.attributes:
             attributes = {row.path: [row.before, row.after] for row in made.attributes}
             plan = replace(plan, options={**plan.options, "attributes": attributes})
@@ -84,3 +85,30 @@ class RebuildModule(Pass):
             state, module=made.module, attributes=made.attributes, plan=plan, checks=checks,
             notes=(*state.notes, *made.notes), former=getattr(made, "former", str),
         )  # fmt: skip
+
+
+def _require_values(module: Any, values: Mapping[str, int]) -> None:
+    """Refuses a module whose config does not say what was asked for.
+
+    Raises:
+        TargetError: It does not.
+    """
+    if not values:
+        return
+    found = {name: _value_of(module, name) for name in values}
+    if off := next((name for name, value in values.items() if found[name] != value), None):
+        raise TargetError(
+            f"shape target '{off}={values[off]}' cannot be reached: the config that says what would be left has "
+            f"'{off}={found[off]}'; take other sizes"
+        )
+
+
+def _value_of(module: Any, name: str) -> Any:
+    """A value of the config of a module, or of the first part of it that has one."""
+    for _, layer in module.named_modules():
+        value: Any = vars(layer).get("config")
+        if value is not None:
+            for key in name.split("."):
+                value = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
+            return value
+    return None

@@ -197,7 +197,7 @@ def have(state: State) -> frozenset[str]:
     """What is there in a state, by the keys of :mod:`graphprune.pipeline.keys`."""
     there = {
         keys.SELECTION: state.selection != Selection(),
-        keys.DEMANDS: bool(state.selection.keep or state.selection.remove),
+        keys.DEMANDS: state.selection.decided,
         keys.ANALYSIS: state.analysis is not None,
         keys.SCORES: bool(state.scores),
         keys.PLAN: state.plan is not None,

@@ -129,7 +129,7 @@ def require_there(held: Iterable[Held], analysis: Analysis, blocks: Sequence[Blo
 def _held(group: Group, demands: Sequence[Demand], *, protected: bool) -> Held:
     """What demands on one group come to."""
     title = f"group '{group.name}' ({group.kind}, {group.size} units)"
-    by = tuple(dict.fromkeys(f"{each.option} {each.text}" for each in demands))
+    by = tuple(dict.fromkeys(each.title for each in demands))
     if protected:
         raise OptionError(f"'{by[0]}' is about {title}, which 'protect' keeps whole; leave one of them out")
     for each in demands:
@@ -137,8 +137,7 @@ def _held(group: Group, demands: Sequence[Demand], *, protected: bool) -> Held:
         if top >= group.size:
             what = f"{each.count} units" if each.count is not None else f"unit {top}"
             raise OptionError(
-                f"'{each.option} {each.text}' asks for {what}, and {title} counts from 0 to {group.size - 1}: "
-                f"{KINDS[group.kind]}"
+                f"'{each.title}' asks for {what}, and {title} counts from 0 to {group.size - 1}: {KINDS[group.kind]}"
             )
     kept: Index | None = None
     gone = sorted({u for each in demands if each.option == "remove" for u in each.units})

@@ -40,6 +40,7 @@ class Demand:
         word: The name.
         count: How many units; ``None`` where they are listed.
         units: Their indices, without repetition.
+        source: What it follows from, where a user has not written it.
     """
 
     option: str
@@ -48,6 +49,12 @@ class Demand:
     word: str
     count: int | None
     units: tuple[int, ...] = ()
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        """What it is called in messages."""
+        return self.source or f"{self.option} {self.text}"
 
 
 def written(option: str, given: Any) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ are ties, so that a budget is met under them, and the numbers of units that can 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import gcd, lcm
 from typing import Any, Protocol
@@ -26,7 +26,7 @@ FREE = LAYOUT
 """Every group keeps what is best for it, as with ``per-layer``; with ``stock``, what the class's config can say."""
 SCALED = frozenset({"qk-dim", "rotary-pair"})
 """Kinds whose number scales the scores of an attention, in every class that computes it from the width of a head."""
-_HEADS = "its class would scale scores by the new width of a head"
+HEADS = "its class would scale scores by the new width of a head"
 
 _SAMPLED, _MOST_LEVELS = 5, 32
 _STEPS = (1, 8, *(8 << i for i in range(1, 32)))
@@ -51,6 +51,11 @@ class Asked(Protocol):
         sizes: Iterable[tuple[int, int]] = (),
     ) -> str:
         """Why no config says such shapes; empty if one does."""
+
+    def aims(self, wanted: Mapping[str, int]) -> Iterator[Any]:
+        """What stored tensors become where the config says other values, as
+        :class:`graphprune.planning.shape_target.Aim`.
+        """
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ def sayable(asked: Asked, analysis: Analysis, groups: Sequence[Group], ties: Seq
         elif any(group.kind == "unit" and len(group.sites) == 1 for group in item):
             found.refuse(item, "it may be a table of places, of which a longer input reads more")
         elif any(group.kind in SCALED for group in item):
-            found.refuse(item, _HEADS)
+            found.refuse(item, HEADS)
         else:
             classes.setdefault(_place(item), []).extend(item)
     rest = [each for each in map(tuple, classes.values()) if not found.add(each)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.errors import OptionError
@@ -22,6 +23,9 @@ class Selection:
         protect_ratio: This fraction of the groups stays whole: those that the outputs depend on most.
         keep: Units that stay, and no others of their groups (:mod:`graphprune.planning.demands`).
         remove: Units that go, and no others of their groups.
+        leave_out: Names of blocks that go, besides those that ``allocate`` chooses.
+        config: What a config has to say of the result, by its names.
+        fitted: By name of a group: how many units stay for that.
     """
 
     only: tuple[str, ...] = ()
@@ -29,12 +33,22 @@ class Selection:
     protect_ratio: float = 0.0
     keep: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+    leave_out: tuple[str, ...] = ()
+    config: Mapping[str, int] = field(default_factory=dict)
+    fitted: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def decided(self) -> bool:
+        """Whether something stays or goes whatever the targets say."""
+        return bool(self.keep or self.remove or self.leave_out or self.config)
 
     @property
     def demands(self) -> tuple[Demand, ...]:
         """What the user wants of single groups, whatever the targets are."""
         keep = (read_demand("keep", text) for text in self.keep)
-        return (*keep, *(read_demand("remove", text) for text in self.remove))
+        shape = f"shape target {','.join(f'{name}={value}' for name, value in self.config.items())}"
+        fitted = (Demand("keep", "", "group", name, n, source=shape) for name, n in self.fitted.items())
+        return (*keep, *(read_demand("remove", text) for text in self.remove), *fitted)
 
     def check(self) -> None:
         """Refuses what cannot be read.
@@ -62,7 +76,7 @@ class Selection:
         Raises:
             OptionError: A demand means nothing in this model, contradicts another one, or cannot be met.
         """
-        if not (self.keep or self.remove):
+        if not (self.keep or self.remove or self.fitted):
             return ()
         free = {group.name for group in chosen_groups(analysis, (), self.protect)}
         return demanded(analysis, self.demands, [g.name for g in analysis.groups if g.name not in free])

@@ -15,6 +15,7 @@ from graphprune.defaults import (
     MEASURED_ALLOCATION,
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
+    STOCK,
     STOCK_COMPENSATION,
 )
 from graphprune.errors import OptionError
@@ -24,6 +25,7 @@ from graphprune.passes import (
     Analyze,
     Calibrate,
     Compensate,
+    FitShape,
     MeasureLosses,
     Pass,
     ProtectSensitive,
@@ -52,7 +54,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         parse_targets(())
     criterion = recipe.score.criterion or (MEASURED_CRITERION if calibrated else CRITERION)
     allocation = sharing.allocation or (MEASURED_ALLOCATION if calibrated and measurable else ALLOCATION)
-    layout = sharing.layout or LAYOUT
+    layout = sharing.layout or (STOCK if sharing.shape_target else LAYOUT)
     bound = is_bound(layout)
     refit = STOCK_COMPENSATION if bound else MEASURED_COMPENSATION
     method = recipe.refit.compensation or (refit if calibrated else COMPENSATION)
@@ -86,6 +88,7 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         ProtectSensitive(seed=seed) if select.protect_ratio else None,
         calibrate,
         Compensate(method) if method != "none" else None,
+        FitShape(sharing.shape_target) if sharing.shape_target else None,
         MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
         Select(select.only, select.protect, select.protect_ratio, select.keep, select.remove)
         if select != Selection()

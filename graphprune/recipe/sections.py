@@ -25,6 +25,7 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
+    STOCK,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
@@ -156,6 +157,10 @@ class Allocation(Section):
             modules of transformers: with ``stock``, alike groups of all layers keep equal parts, only what a changed
             ``config.json`` builds is cut, whole layers go, and the result loads in ``from_pretrained``. With
             ``per-layer``, which is as ``free``, ``save_pretrained`` of the result adds a few lines of code.
+        shape_target: Sizes that the config of the result says, by its names: ``hidden_size=2048,num_hidden_layers=16``.
+            For modules of transformers, with the layout ``stock``. The least important units and layers go; the result
+            has just these sizes, or it is said why it cannot. In Python also a mapping. A ``target`` beside it is met
+            by what is not named.
     """
 
     allocation: str | None = option(
@@ -173,6 +178,14 @@ class Allocation(Section):
     layout: str | None = option(
         None, metavar="NAME", choices=LAYOUTS, unset=f"{LAYOUT}, or stock where a checkpoint is written"
     )
+    shape_target: tuple[str, ...] = option((), metavar="SIZE=N,...")
+
+    def __post_init__(self) -> None:
+        if (given := self.shape_target) != ():
+            from graphprune.planning.shape_target import shape_texts
+
+            object.__setattr__(self, "shape_target", shape_texts(given))
+        super().__post_init__()
 
     def require(self) -> None:
         """Refuses allocations that there are not, and numbers that are none."""
@@ -184,6 +197,10 @@ class Allocation(Section):
         if self.allocation is not None:
             require_allocation(self.allocation)
         require_layout(self.layout or LAYOUT)
+        if self.shape_target and (self.layout or STOCK) != STOCK:
+            raise OptionError(
+                f"a shape target is what a config says, and layout '{self.layout}' leaves more than that; take 'stock'"
+            )
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:
@@ -191,8 +208,8 @@ class Allocation(Section):
 
     @property
     def whole(self) -> bool:
-        """Whether blocks go whatever the targets say."""
-        return self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
+        """Whether blocks go, or sizes are said, whatever the targets say."""
+        return bool(self.shape_target) or self.blocks is not None or self.layers is not None or bool(self.remove_blocks)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -25,6 +25,9 @@ from graphprune.report.widths import whole_rows, width_rows
 from graphprune.statistics.readers import readers_text
 from graphprune.turns import in_turn
 
+MOST_SAID = 4
+"""So many demands are told one by one."""
+
 
 def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
     """The report.
@@ -117,7 +120,9 @@ def _moved(state: State, macs: float, seed: int) -> Movement | Callable[[], Move
 def _notes(state: State) -> tuple[str, ...]:
     notes = []
     if state.analysis is not None and (held := state.selection.held(state.analysis)):
-        said = ", ".join(f"'{each}'" for each in dict.fromkeys(by for each in held for by in each.by))
+        by = list(dict.fromkeys(text for each in held for text in each.by))
+        said = ", ".join(f"'{text}'" for text in by[:MOST_SAID])
+        said += f", and {len(by) - MOST_SAID} more" if len(by) > MOST_SAID else ""
         groups = f"{len(held)} groups keep" if len(held) > 1 else "a group keeps"
         notes.append(f"{groups} the units that were asked for, whatever the target: {said}")
     if state.original is not None and state.original.pinned and getattr(state.original, "narrow", None) is None:

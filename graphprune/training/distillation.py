@@ -53,6 +53,8 @@ class Teacher:
         if not (module.training and torch.is_grad_enabled()):
             return
         own = self._outputs(made)
+        if own and (device := own[0].device) != next((each.device for each in self.module.parameters()), device):
+            self.module.to(device)
         with torch.no_grad():
             wanted = self._outputs(self.module(*args, **kwargs))
         loss, gradients = self._gradients(own, wanted)

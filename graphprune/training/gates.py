@@ -4,7 +4,8 @@ A gate multiplies the columns of the weights that read its unit, which is the sa
 before each reader: no hook and no change of a forward. Between two steps of the optimiser the parameters hold
 ``W · m``; for the step itself they hold ``W``, so that the optimiser moves weights whose gates are closed too.
 
-``∂L/∂m(u) = Σ W · ∂L/∂(W m)`` over the columns of ``u``, and ``∂L/∂W = m · ∂L/∂(W m)`` (docs/methods.md, Gates).
+``∂L/∂m(u) = Σ W · ∂L/∂(W m)`` over the columns of ``u``, and ``∂L/∂W = m · ∂L/∂(W m)``: docs/methods.md, Pruning
+while training.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Gates:
     def gradient(self) -> Tensor:
         """``∂L/∂m``, ``[n]``, from the gradients that the parameters have; zero where they have none."""
         with torch.no_grad():
-            return self.units.sums(self.units.gated, self._element, alike=False)
+            found = self.units.sums(self.units.gated, self._element, alike=False)
+            return found.nan_to_num_(0.0, 0.0, 0.0)  # of a step that a scaler of gradients leaves out
 
     def release(self) -> None:
         """Puts ``W`` back, and makes the gradients those of ``W``."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
+from graphprune.compiling import with_note
 from graphprune.data.batches import SAMPLES
 from graphprune.errors import ModelError, OptionError
 from graphprune.hosts.torch.host import TorchHost
@@ -39,6 +40,10 @@ from graphprune.training.method import Loop
 from graphprune.training.options import Training
 from graphprune.training.selection import Chooser
 
+_SHIFTED = (
+    "units of a stream that norms take statistics of have gone: the module of the loop counted their zeros, the dense "
+    "one does not, and computes something else"
+)
 NAME = "masked-training"
 """The check that the module of the loop, with zeros, computes what the dense one does."""
 
@@ -117,13 +122,24 @@ class Pruner:
 
     def before_step(self) -> None:
         """Call it between ``backward`` and ``optimizer.step()``, where gradients are clipped or unscaled already."""
+        self._follow()
         self.method.before_step(self._loop)
 
     def step(self) -> None:
         """Call it after ``optimizer.step()``."""
+        self._follow()
         self._loop.step += 1
         self.method.after_step(self._loop)
         self._loop.hold()
+
+    def _follow(self) -> None:
+        """Goes where the module has gone, to another device."""
+        if self._loop.alive.device != self._loop.units.device:
+            self._moved()
+
+    def _moved(self) -> None:
+        self._loop.remove(self._loop.alive.to(self._loop.units.device), over=self._loop.over)
+        self.method.load(self.method.state(), self._loop)
 
     def finish(self, *, verify: Any = True) -> Result:
         """Cuts what has gone (all that has to, if the loop was shorter than ``steps``), and proves it.
@@ -144,7 +160,7 @@ class Pruner:
         result = self._session.apply(plan, verify=verify)
         check = self._held_against(result)
         if check is None:
-            return result
+            return with_note(result, _SHIFTED) if result.state.inexact else result
         require((check,) if verify else ())
         return replace(result, report=replace(result.report, proof=(*result.report.proof, check)))
 

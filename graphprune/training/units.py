@@ -119,25 +119,27 @@ class Units:
     def group(self) -> Tensor:
         """For each unit the position of its group, ``[n]``."""
         sizes = torch.from_numpy(np.diff(self.offsets))
-        return torch.repeat_interleave(torch.arange(len(self.groups)), sizes).to(self.device)
+        return torch.repeat_interleave(torch.arange(len(self.groups)), sizes)
 
     @cached_property
     def members(self) -> Tensor:
         """For each unit at how many places it is held, ``[n]``."""
         counts = np.bincount([place.group for place in self.places], minlength=len(self.groups))
-        return torch.from_numpy(counts).to(self.device, self.dtype)[self.group]
+        return torch.from_numpy(counts).to(self.dtype)[self.group]
 
     def relative(self, values: Tensor) -> Tensor:
         """Numbers over their mean in the group."""
         totals, sizes = (values.new_zeros(len(self.groups)) for _ in range(2))
-        totals.index_add_(0, self.group, values)
-        sizes.index_add_(0, self.group, torch.ones_like(values))
-        return values / (totals / sizes).clamp_min(1e-30)[self.group]
+        group = self.group.to(values.device)
+        totals.index_add_(0, group, values)
+        sizes.index_add_(0, group, torch.ones_like(values))
+        return values / (totals / sizes).clamp_min(1e-30)[group]
 
     def largest(self, values: Tensor) -> Tensor:
         """For each unit the largest number in its group."""
         most = values.new_full((len(self.groups),), -torch.inf)
-        return most.scatter_reduce(0, self.group, values, "amax")[self.group]
+        group = self.group.to(values.device)
+        return most.scatter_reduce(0, group, values, "amax")[group]
 
     # -- from parameters to units ------------------------------------------------------------------------------------
 

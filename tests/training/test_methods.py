@@ -411,3 +411,23 @@ def test_rounds_take_the_same_fraction_of_what_is_left():
         left.append(pruner.remains())
     found = [b for a, b in pairwise([1.0, *left]) if b < a]
     assert found == pytest.approx([0.25 ** (i / 3) for i in (1, 2, 3)], abs=0.05)
+
+
+# -- the loop's own gradients --------------------------------------------------------------------------------------
+
+
+def test_scores_by_gradients_are_means_of_the_squared_gradients_of_gates():
+    model, example = made(Residual)
+    pruner = pruner_of(model, example, "iterative", options={"gradients": True, "memory": 0.5})
+    squared = []
+    for step in range(3):
+        other = copy.deepcopy(model)
+        gates = {group.name: torch.ones(group.size).double() for group in pruner._loop.units.groups}
+        leaves = {name: each.requires_grad_() for name, each in gates.items()}
+        gated(other, leaves)
+        backward(other, example, step)
+        squared.append(torch.cat([each.grad for each in leaves.values()]).square())
+        backward(model, example, step)
+        pruner.before_step()
+    want = (squared[0] / 4 + squared[1] / 2 + squared[2]) / 1.75
+    assert torch.allclose(pruner.method.scores(pruner._loop), want, rtol=1e-9)

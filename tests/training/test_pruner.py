@@ -173,6 +173,21 @@ def test_a_square_weight_between_one_stream_is_read_on_one_axis_and_made_on_the_
     assert not {(p.name, p.axis): p.reads for p in units.places}[("net.2.weight", 0)]
 
 
+@pytest.mark.parametrize("method", ["iterative", "movement", "l0", "hesso"])
+def test_a_module_may_go_to_another_device(method):
+    states = []
+    for moved in (False, True):
+        model, example = made(Residual)
+        pruner = gp.Pruner(model, (example,), target="macs=0.5", steps=STEPS, align=1, method=method)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+        trained(model, pruner, optimizer, example, range(7))
+        if moved:
+            pruner._moved()  # what it does then; there is one device only
+        trained(model, pruner, optimizer, example, range(7, STEPS))
+        states.append(model.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
 # -- schedules -----------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +305,16 @@ def test_a_loop_that_is_shorter_than_it_said_ends_at_the_target():
     pruner = gp.Pruner(model, (example,), target="macs=0.5", steps=1000, align=1)
     trained(model, pruner, torch.optim.SGD(model.parameters(), lr=1e-2), example, range(3))
     assert pruner.finish().report.cost("macs").fraction <= 0.5
+
+
+def test_of_units_that_norms_count_it_is_said_that_the_dense_model_computes_something_else():
+    model, example = made(Attention)
+    pruner = gp.Pruner(model, (example,), target="macs=0.7", only="width", steps=4, align=1)
+    trained(model, pruner, torch.optim.SGD(model.parameters(), lr=1e-2), example, range(4))
+    result = pruner.finish()
+    assert NAME not in {check.name for check in result.report.proof}
+    assert all(check.passed for check in result.report.proof)
+    assert any("the module of the loop counted their zeros" in note for note in result.report.notes)
 
 
 def test_a_target_of_parameters_and_calibrated_criteria():

@@ -22,5 +22,5 @@ from graphprune.training.methods.soft import Soft
 _FULL = (Iterative, Soft, GroupNorm, Growing, Slimming, Dhspg, Hesso, Movement, L0, Imp)
 _LOW_RANK = (LowRank, LlmPruner, LoraTaylor, Lhspg)
 _BUILTIN: dict[str, type[Method]] = {each.name: each for each in (*_FULL, *_LOW_RANK)}
-METHODS: Registry[type[Method]] = Registry("method", _BUILTIN, group="graphprune.methods", ordered=True)
+METHODS: Registry[type[Method]] = Registry("method", _BUILTIN, ordered=True)
 """The methods by name; :meth:`graphprune.registry.Registry.register` adds one of yours."""

@@ -63,4 +63,4 @@ class GroupNorm(Method):
 def importance(loop: Loop) -> Tensor:
     """``sqrt(mean_e ‖w_e[u]‖²)``, ``[n]``."""
     units = loop.units
-    return torch.sqrt(units.squares(units.places) / units.members)
+    return torch.sqrt(units.squares(units.places) / units.members.to(units.device))

@@ -190,7 +190,7 @@ class _Difference(torch.autograd.Function):
 
 def _by_group(units: Units, values: Tensor) -> Tensor:
     """Sums over the units of each group."""
-    return values.new_zeros(len(units.groups)).index_add_(0, units.group, values)
+    return values.new_zeros(len(units.groups)).index_add_(0, units.group.to(values.device), values)
 
 
 def _all_counts(units: Units, share: Tensor, full: Any) -> Tensor:

@@ -6,16 +6,18 @@ values of the config had to change is remembered, so that the next question abou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from graphprune.hosts.torch.checkpoints.aiming import aims
 from graphprune.hosts.torch.checkpoints.leaves import Leaf
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
 from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of
 from graphprune.hosts.torch.checkpoints.twins import configured_roots
+from graphprune.planning.shape_target import Aim
 
 Shape = tuple[int, ...]
 
@@ -74,6 +76,10 @@ class Asking:
             if reason := self._why_not(path, base, new, lost, tuple(sizes)):
                 return reason
         return ""
+
+    def aims(self, wanted: Mapping[str, int]) -> Iterator[Aim]:
+        """What stored tensors become where values of the configs are others; see :func:`aiming.aims`."""
+        return aims(self.bases, self.names, wanted)
 
     def _why_not(
         self, path: str, base: Base, new: Mapping[str, Shape], lost: set[str], sizes: tuple[tuple[int, int], ...]

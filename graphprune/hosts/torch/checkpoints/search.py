@@ -299,10 +299,19 @@ class _Search:
                 move = smaller
         return move
 
+    def computed(self, twin: Twin, move: Move) -> str:
+        """A constant that the class computes anew, and which would not be what it was; empty if there is none."""
+        facts, said = facts_of(twin.module), [value for value in move.values() if type(value) is float]
+        for (path, name), value in self.facts.items():
+            now = facts.get((path, name), value)
+            if now != value and type(now) is float and now not in said:
+                return f"its class computes '{path}.{name}' from sizes, and {value:.4g} would become {now:.4g}"
+        return ""
+
     def off(self, move: Move) -> str:
         """A sentence on what no config was found to say."""
         twin = self.built(move)
-        off = "" if twin is None else _unlike(self.wanted.shapes, twin.shapes)
+        off = "" if twin is None else _unlike(self.wanted.shapes, twin.shapes) or self.computed(twin, move)
         return (
             f"no config of '{type(self.base.source).__name__}' was found that says its shape{f': {off}' if off else ''}"
         )

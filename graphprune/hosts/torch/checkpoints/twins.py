@@ -70,13 +70,18 @@ class Twin:
             data: The config as a dictionary.
             like: A config of its class, whose ways to compute (``_attn_implementation``) are taken over.
         """
+        try:
+            return cls.built(kind, data, like)
+        except Exception:  # noqa: BLE001  # classes refuse sizes in any way
+            return None
+
+    @classmethod
+    def built(cls, kind: type[nn.Module], data: Mapping[str, Any], like: Any) -> Twin:
+        """Builds a class as :meth:`of` does, and raises whatever it, or its config, raises."""
         with unseen(), _silent(), _unfilled(), torch.no_grad():
-            try:
-                config = read_config(data, like)
-                with torch.device("meta"):
-                    module = kind(config)
-            except Exception:  # noqa: BLE001  # classes refuse sizes in any way
-                return None
+            config = read_config(data, like)
+            with torch.device("meta"):
+                module = kind(config)
         return cls(module, shapes_of(module), passing_shapes(module))
 
 
