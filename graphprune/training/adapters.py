@@ -6,8 +6,9 @@ the units that the layer makes, columns of W and of A to those that it reads; th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,7 @@ class Adapters:
         module: The module: its linear layers become those of peft; what is trained from now on are the additions.
         rank: Of each.
         alpha: The scale is ``alpha / rank``.
+        seed: Of ``A``, which begins at random; ``B`` begins at zero.
 
     Attributes:
         pairs: By the name that the weight has in the module without additions.
@@ -55,7 +57,7 @@ class Adapters:
         OptionError: The module has additions, or there is no peft.
     """
 
-    def __init__(self, module: nn.Module, rank: int, alpha: float) -> None:
+    def __init__(self, module: nn.Module, rank: int, alpha: float, seed: int = 0) -> None:
         try:
             from peft import LoraConfig, inject_adapter_in_model
             from peft.tuners.tuners_utils import BaseTunerLayer
@@ -71,9 +73,14 @@ class Adapters:
         self._module = module
         self._asked = [(each, each.requires_grad) for each in module.parameters()]
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=names)  # type: ignore[arg-type]
-        inject_adapter_in_model(config, module)
+        with torch.random.fork_rng():  # every process, and a run that goes on, begins with the same additions
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, module)
         self._layers: dict[str, Any] = {name: module.get_submodule(name) for name in names}
         self.pairs = {f"{name}.weight": _pair(layer) for name, layer in self._layers.items()}
+        saving: Any = module.register_state_dict_post_hook
+        loading: Any = module.register_load_state_dict_pre_hook
+        self._handles = saving(partial(self._without)), loading(partial(self._with))  # attributes are set on them
 
     def places(self, units: Units) -> Iterator[tuple[Place, Pair]]:
         """Where units lie in a layer with additions."""
@@ -93,6 +100,17 @@ class Adapters:
                 pair.weight.add_(pair.product())
                 pair.b.zero_()
 
+    def thaw(self) -> None:
+        """Weights get gradients as they did before; none is to be stepped along."""
+        for parameter, requires in self._asked:
+            parameter.requires_grad_(requires)
+
+    def freeze(self) -> None:
+        """From now on the additions alone get gradients."""
+        for parameter, _ in self._asked:
+            parameter.requires_grad = False
+            parameter.grad = None
+
     def close(self) -> None:
         """Merges, and gives the module its layers back."""
         if not self._layers:
@@ -102,9 +120,42 @@ class Adapters:
             parent, _, last = name.rpartition(".")
             setattr(self._module.get_submodule(parent), last, layer.get_base_layer())
         vars(self._module).pop("peft_config", None)
-        for parameter, requires in self._asked:
-            parameter.requires_grad_(requires)
+        for handle in self._handles:
+            handle.remove()
+        self.thaw()
         self._layers = {}
+
+    def _without(self, _: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
+        """The state of the module has the names that it has without additions; these are in that of the pruner."""
+        for name in self._layers:
+            for key in [key for key in state if key.startswith(f"{prefix}{name}.")]:
+                value, last = state.pop(key), key.removeprefix(f"{prefix}{name}.")
+                if last.startswith(_BASE):
+                    state[f"{prefix}{name}.{last.removeprefix(_BASE)}"] = value
+
+    def _with(self, _: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+        """A state without additions is loaded as one with those that there are."""
+        for name, layer in self._layers.items():
+            for key, value in layer.state_dict().items():
+                given = f"{prefix}{name}.{key.removeprefix(_BASE)}"
+                state[f"{prefix}{name}.{key}"] = state.pop(given, value) if key.startswith(_BASE) else value
+
+    def state(self) -> dict[str, Tensor]:
+        """A and B of all layers."""
+        return {
+            f"{name}.{part}": getattr(pair, part).detach().clone() for name, pair in self.pairs.items() for part in "ab"
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Takes up what :meth:`state` gave."""
+        with torch.no_grad():
+            for name, pair in self.pairs.items():
+                pair.a.copy_(state[f"{name}.a"])
+                pair.b.copy_(state[f"{name}.b"])
+
+
+_BASE = "base_layer."
+"""Before the names of what a layer of peft wraps."""
 
 
 def _pair(layer: Any) -> Pair:
@@ -144,11 +195,20 @@ class LowRank(Method):
     def start(self, loop: Loop) -> None:
         """Removes what has to go, and puts the additions in."""
         self.begin(loop)
-        self.adapters = Adapters(loop.module, self.rank, self.alpha)
+        self.adapters = Adapters(loop.module, self.rank, self.alpha, loop.seed)
 
     def begin(self, loop: Loop) -> None:
         """Before the additions are there."""
         loop.remove(self.last(loop), over=True)
+
+    def state(self) -> dict[str, Any]:
+        """With the additions."""
+        return {**super().state(), "additions": self.adapters.state()}
+
+    def load(self, state: Mapping[str, Any], loop: Loop) -> None:
+        """With the additions."""
+        super().load(state, loop)
+        self.adapters.load(state["additions"])
 
     def after_step(self, loop: Loop) -> None:
         """Holds what has gone at zero in the additions, too."""

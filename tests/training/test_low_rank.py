@@ -64,8 +64,6 @@ def test_a_transformer_keeps_its_layers_and_is_the_dense_one(method: str) -> Non
     names = {name: type(each) for name, each in model.named_modules()}
     asked = [each.requires_grad for each in model.parameters()]
     how: dict[str, Any] = {"method": method, "target": "params=0.6"}
-    if method == "llm-pruner":
-        how["criterion"] = "taylor-elem"
     result = trained(
         model,
         example,
@@ -100,6 +98,19 @@ def test_additions_come_to_what_merging_makes_of_them() -> None:
     adapters.close()
     assert not torch.allclose(before, unlike)
     assert torch.allclose(model(x), before, atol=1e-12)
+
+
+def test_the_state_of_the_module_has_the_names_of_its_own() -> None:
+    model, adapters = with_additions()
+    state = model.state_dict()
+    assert [*state] == ["up.weight", "down.weight"]
+    other, others = with_additions(2)
+    other.load_state_dict({name: each + 1 for name, each in state.items()})
+    others.load(adapters.state())
+    assert torch.equal(other.up.base_layer.weight, model.up.base_layer.weight + 1)
+    assert torch.equal(others.pairs["up.weight"].b, adapters.pairs["up.weight"].b)
+    adapters.close()
+    assert [*model.state_dict()] == ["up.weight", "down.weight"]
 
 
 def test_to_prune_and_merge_is_to_merge_and_prune() -> None:
@@ -142,6 +153,29 @@ def test_where_b_is_zero_the_gradient_is_the_true_one_seen_through_a() -> None:
         row = (slope * pair.weight).abs().sum(1 - axis)
         want += row / row.norm()
     assert torch.allclose(importance(method.adapters, pruner._loop.units), want.detach(), rtol=1e-9)
+
+
+def test_llm_pruner_scores_by_all_elements_and_leaves_weights_alone() -> None:
+    model = duplicates()
+    with torch.no_grad():
+        model.up.weight.normal_(generator=torch.Generator().manual_seed(3))
+    x = torch.randn(64, 4).double()
+    pruner = gp.Pruner(model, x[:2], target="params=0.5", steps=2, align=1, method="llm-pruner")
+    functional.mse_loss(model(x), torch.ones(64, 2).double()).backward()
+    layers = [each.base_layer for each in (model.up, model.down)]
+    first = [each.weight.detach().clone() for each in layers]
+    want = [0.0] * 6
+    for i in range(6):
+        for k in range(4):
+            want[i] += abs(float(first[0][i, k] * layers[0].weight.grad[i, k]))
+        for k in range(2):
+            want[i] += abs(float(first[1][k, i] * layers[1].weight.grad[k, i]))
+    pruner.before_step()
+    best = sorted(range(6), key=lambda i: -want[i])[:3]
+    assert pruner._loop.alive.tolist() == [i in best for i in range(6)]
+    assert all(each.weight.grad is None and not each.weight.requires_grad for each in layers)
+    assert torch.equal(layers[0].weight[best], first[0][best])
+    assert not layers[0].weight[[i for i in range(6) if i not in best]].any()
 
 
 def test_scores_from_additions_are_like_those_from_true_gradients() -> None:
@@ -285,8 +319,6 @@ def test_what_means_nothing_is_refused() -> None:
     ):
         with pytest.raises(gp.OptionError, match=message):
             gp.Pruner(model, example, method="lhspg", options=options, **how)
-    with pytest.raises(gp.OptionError, match="scores by 'taylor-elem'"):
-        gp.Pruner(model, example, method="llm-pruner", **how)
     gp.Pruner(model, example, method="lora", **how)
     with pytest.raises(gp.OptionError, match="has low-rank additions already"):
         gp.Pruner(model, example, method="lora", **how)

@@ -1,21 +1,23 @@
-"""LLM-Pruner (Ma et al. 2023, arXiv 2305.11627): units go once by ``taylor-elem``, then low-rank additions recover.
+"""LLM-Pruner (Ma et al. 2023, arXiv 2305.11627): units go once by their elements' gradients, then additions recover.
 
-The score of a unit is ``Σ |w · g|`` over all its elements, on the calibration inputs (criterion ``taylor-elem``); the
-recipe ``llm-pruner`` has it with ``uniform`` shares.
+In the first step the gradients of all weights are there: the score of a unit is ``Σ |w · g|`` over all its elements
+(what the criterion ``taylor-elem`` is on calibration inputs). Units go by it once; from then on low-rank additions
+alone are trained. The recipe ``llm-pruner`` has ``uniform`` shares with it.
 
-Proof: that of the criterion, and of additions (tests/training).
+Proof: the score is that of a loop over elements; to prune and merge is to merge and prune (tests/training).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from graphprune.errors import OptionError
+import torch
+from torch import Tensor
+
 from graphprune.training.adapters import LowRank
 from graphprune.training.method import Loop
-
-CRITERION = "taylor-elem"
 
 
 @dataclass(kw_only=True, repr=False)
@@ -24,11 +26,32 @@ class LlmPruner(LowRank):
 
     name: ClassVar[str] = "llm-pruner"
 
+    def start(self, loop: Loop) -> None:
+        """All weights have gradients until units are chosen."""
+        super().start(loop)
+        self.adapters.thaw()
+
     def begin(self, loop: Loop) -> None:
-        """Refuses another criterion, and removes what has to go."""
-        if loop.chooser.recipe.score.criterion != CRITERION:
-            raise OptionError(
-                f"method '{self.name}' scores by '{CRITERION}', the recipe by "
-                f"'{loop.chooser.recipe.score.criterion}'; give recipe='llm-pruner', or method 'lora' for another"
-            )
-        super().begin(loop)
+        """Nothing goes before there are gradients."""
+
+    def before_step(self, loop: Loop) -> None:
+        """In the first step, chooses; weights themselves do not move."""
+        if loop.over:
+            return
+        loop.remove(loop.choose(importance(loop), loop.chooser.fraction), over=True)
+        self.adapters.freeze()
+
+    def load(self, state: Mapping[str, Any], loop: Loop) -> None:
+        """Takes up what was left; weights are frozen once units have gone."""
+        super().load(state, loop)
+        if loop.over:
+            self.adapters.freeze()
+
+
+def importance(loop: Loop) -> Tensor:
+    """``Σ |w · g|`` over all elements of a unit, ``[n]``."""
+    with torch.no_grad():
+        return loop.units.sums(
+            loop.units.places,
+            lambda p: None if p.parameter.grad is None else (p.parameter.detach() * p.parameter.grad).abs(),
+        )
