@@ -31,7 +31,7 @@ from graphprune.proof.compare import (
 )
 from graphprune.proof.corner import Example
 from graphprune.proof.findings import Findings, Pair
-from graphprune.proof.masks import masks
+from graphprune.proof.masks import bypassed, masks
 from graphprune.proof.redraw import redrawn
 from graphprune.proof.watch import Watched, watched
 
@@ -241,7 +241,7 @@ def prove(
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
-    pair = Pair(original, pruned, masks(analysis, kept, removed), inside)
+    pair = Pair(bypassed(original, removed), pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
     check, blind = masked(pair, inputs, precision, note=note, noise=noise, answers=answers)
     if check.difference <= check.tolerance and (wrong := wrong_tensor(pair, analysis, kept)):
@@ -318,7 +318,7 @@ def at_other_sizes(
         if group is None or group.size != factor.size:
             return None  # the sizes couple what is free at those of the example
         there[group.factor] = index
-    return other, masks(again, there, removed)
+    return bypassed(other, removed), masks(again, there, removed)
 
 
 def _with_other_weights(

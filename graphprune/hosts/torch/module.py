@@ -102,7 +102,7 @@ def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made
         reason = "weights on the meta device have no values, with which a copy of your class could be proven"
     elif pruned.source is not None:
         removed = state.removed if state.analysis is not None else ()
-        sums = frozenset(state.analysis.branches.bypasses(removed)) if state.analysis and removed else frozenset[str]()
+        sums = state.analysis.branches.carrying(removed) if state.analysis and removed else frozenset[str]()
         reason = ""
         for source in filter(None, (pruned.source, pruned.runs.warm)):
             known = state.answers[1] if state.answers is not None and state.answers[0] is pruned else None
