@@ -193,8 +193,17 @@ class LowRank(Method):
             raise OptionError(f"rank is {self.rank} and alpha {self.alpha:g}; expected 1 or more, and more than 0")
 
     def start(self, loop: Loop) -> None:
-        """Removes what has to go, and puts the additions in."""
+        """Removes what has to go, and puts the additions in.
+
+        Raises:
+            OptionError: A refit is asked for, and units go when the additions are there.
+        """
         self.begin(loop)
+        if loop.refit and not loop.over:
+            raise OptionError(
+                f"method '{self.name}' removes units from layers with low-rank additions, which learn what a refit would "
+                "do; leave 'refit' out, or take method 'lora'"
+            )
         self.adapters = Adapters(loop.module, self.rank, self.alpha, loop.seed)
 
     def begin(self, loop: Loop) -> None:

@@ -319,6 +319,8 @@ def test_what_means_nothing_is_refused() -> None:
     ):
         with pytest.raises(gp.OptionError, match=message):
             gp.Pruner(model, example, method="lhspg", options=options, **how)
-    gp.Pruner(model, example, method="lora", **how)
+    with pytest.raises(gp.OptionError, match="leave 'refit' out"):
+        gp.Pruner(model, example, method="lhspg", refit="affine", calibration=example, options={"protect": 0.0}, **how)
+    gp.Pruner(model, example, method="lora", refit="affine", calibration=example, **how)
     with pytest.raises(gp.OptionError, match="has low-rank additions already"):
         gp.Pruner(model, example, method="lora", **how)
