@@ -201,8 +201,8 @@ class LowRank(Method):
         self.begin(loop)
         if loop.refit and not loop.over:
             raise OptionError(
-                f"method '{self.name}' removes units from layers with low-rank additions, which learn what a refit would "
-                "do; leave 'refit' out, or take method 'lora'"
+                f"method '{self.name}' removes units from layers with low-rank additions, which learn what a refit "
+                "would do; leave 'refit' out, or take method 'lora'"
             )
         self.adapters = Adapters(loop.module, self.rank, self.alpha, loop.seed)
 
