@@ -269,6 +269,28 @@ def test_units_that_the_descent_leads_through_zero_are_projected_and_others_are_
     assert [bool(row.any()) for row in pair.weight] == [True, False, True, False, True, True]
 
 
+def test_a_period_may_begin_by_the_gradients_of_all_weights_and_moves_none() -> None:
+    model = duplicates()
+    x = torch.randn(64, 4).double()
+    pruner = gp.Pruner(
+        model, x[:2], target="params=0.5", steps=10, align=1, method="lhspg", begin=0.2, end=0.8,
+        options={"protect": 0.0, "scores_of": "weights", "periods": 3},
+    )  # fmt: skip
+    weight = model.up.base_layer.weight
+    asked = []
+    for step in range(10):
+        before = weight.detach().clone()
+        functional.mse_loss(model(x + step), torch.ones(64, 2).double()).backward()
+        asked.append(weight.grad is not None)
+        pruner.before_step()
+        assert weight.grad is None
+        assert torch.equal(weight, before)
+        pruner.step()
+    assert [i for i, each in enumerate(asked) if each] == [2, 4, 6]
+    assert pruner.over
+    assert pruner.finish().report.cost("params").fraction == 0.5
+
+
 def test_what_a_unit_knows_moves_to_its_double() -> None:
     model, teacher = duplicates(), duplicates()
     x = torch.randn(256, 4).double()
@@ -315,6 +337,7 @@ def test_what_means_nothing_is_refused() -> None:
     for options, message in (
         ({"rank": 0}, "rank is 0"),
         ({"projection": "no"}, "unknown projection 'no'"),
+        ({"scores_of": "no"}, "unknown scores_of 'no'"),
         ({"protect": 1.0}, "fractions below 1"),
     ):
         with pytest.raises(gp.OptionError, match=message):

@@ -29,9 +29,11 @@ from torch import Tensor
 from graphprune.errors import OptionError
 from graphprune.training.adapters import importance
 from graphprune.training.method import Loop
+from graphprune.training.methods.llm_pruner import importance as of_elements
 from graphprune.training.methods.lora_taylor import LoraTaylor
 
 PROJECTIONS = ("half-space", "decay")
+SCORES = ("additions", "weights", "criterion")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -42,6 +44,9 @@ class Lhspg(LoraTaylor):
         periods: How often units become redundant.
         protect: This fraction of the groups stays whole: those whose units cost most on trial; 0: none.
         projection: ``half-space`` or ``decay``.
+        scores_of: What says how important units are: ``additions``, their gradients over time; or ``weights``, those of
+            all weights in the one step that begins a period (``Σ |w · g|``, as ``llm-pruner``), which take memory then;
+            or the ``criterion`` of the recipe, on the dense model.
         epsilon: A unit is zero where less than this part of it would be left along what it is.
     """
 
@@ -50,6 +55,7 @@ class Lhspg(LoraTaylor):
     periods: int = 5
     protect: float = 0.1
     projection: str = "half-space"
+    scores_of: str = "additions"
     epsilon: float = 0.0
 
     def check(self) -> None:
@@ -57,6 +63,8 @@ class Lhspg(LoraTaylor):
         super().check()
         if self.projection not in PROJECTIONS:
             raise OptionError(f"unknown projection '{self.projection}'; expected one of {', '.join(PROJECTIONS)}")
+        if self.scores_of not in SCORES:
+            raise OptionError(f"unknown scores_of '{self.scores_of}'; expected one of {', '.join(SCORES)}")
         if self.periods < 1 or not 0 <= self.protect < 1 or not 0 <= self.epsilon < 1:
             raise OptionError(
                 f"periods is {self.periods}, protect {self.protect:g} and epsilon {self.epsilon:g}; expected 1 or "
@@ -68,12 +76,18 @@ class Lhspg(LoraTaylor):
         super().begin(loop)
         if self.protect:
             loop.chooser.protect_sensitive(self.protect)
+        if self.scores_of == "criterion":
+            self.tensors["scores"] = loop.chooser.scores()
 
     def before_step(self, loop: Loop) -> None:
         """The running mean follows; at the begin of a period it says which units become redundant."""
         keep = self.keep if loop.step else 0.0
-        self.tensors["scores"] = keep * self.tensors["scores"] + (1 - keep) * importance(self.adapters, loop.units)
         begins = self._begins(loop)
+        if self.scores_of == "additions":
+            self.tensors["scores"] = keep * self.tensors["scores"] + (1 - keep) * importance(self.adapters, loop.units)
+        elif not loop.over and loop.step in begins[:-1]:
+            self.tensors["scores"] = of_elements(loop)
+            self.adapters.freeze()
         if loop.over or loop.step not in begins[:-1]:
             return
         part = (begins.index(loop.step) + 1) / (len(begins) - 1)
@@ -95,6 +109,22 @@ class Lhspg(LoraTaylor):
                 self.adapters.hold(loop.units, loop.alive)
                 self.adapters.merge()
         self.adapters.hold(loop.units, loop.alive)
+        self._look(loop)
+
+    def _look(self, loop: Loop) -> None:
+        """All weights get gradients in the next step, if units are chosen by them then."""
+        if self.scores_of == "weights" and not loop.over and loop.step in self._begins(loop)[:-1]:
+            self.adapters.thaw()
+
+    def load(self, state: Mapping[str, Any], loop: Loop) -> None:
+        """Takes up what was left."""
+        super().load(state, loop)
+        self._look(loop)
+
+    def start(self, loop: Loop) -> None:
+        """Puts the additions in."""
+        super().start(loop)
+        self._look(loop)
 
     def shrink(self, loop: Loop, going: Tensor, left: int, length: int) -> None:
         """A step of units towards zero.
