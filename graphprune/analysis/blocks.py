@@ -4,7 +4,8 @@ A *block* is what lies between a value ``x`` and a sum ``y = x + f(x)``: the nod
 Without it the sum is its other operand, so that ``y = x``; whatever stands behind the sum (a ReLU, the norm of a
 post-norm layer) stays. The skip edge may run through other sums (``(x + attention) + mlp``) and the branch may itself
 be a sum of branches (``x + (attention + mlp)``); all of these are found, the inner ones too. A *layer* is one period
-of a chain of unlike blocks: attention and MLP of one encoder layer.
+of a chain of unlike blocks: attention and MLP of one encoder layer. Where norms or changes of shape stand between its
+sums (post-norm layers), they are part of it, and what the next layer starts from becomes what this one starts from.
 
 ShortGPT (arXiv 2403.03853) and BlockPruner remove layers and branches; finding them is a matter of skip edges here.
 """
@@ -18,8 +19,9 @@ from math import prod
 
 from graphprune.analysis.adapters import Adapter, find_adapters
 from graphprune.analysis.branch import Block, Bypass, Unneeded
+from graphprune.analysis.chains import as_many, chain_of, form, layer_of, periods
 from graphprune.ir.dims import factors_of
-from graphprune.ir.graph import Graph, Node, Value
+from graphprune.ir.graph import Graph, Node
 from graphprune.ir.liveness import flow_of
 
 MOST_SKIPS = 64
@@ -80,8 +82,13 @@ class Branches:
     @cached_property
     def _outer(self) -> Mapping[str, Bypass]:
         """The bypass that a branch ends in, by the value that it adds."""
-        known = {(bypass.node, bypass.branch): bypass for block in self.blocks for bypass in block.bypasses}
+        every = (bypass for block in self.blocks for bypass in block.bypasses if bypass.branch)
+        known = {(bypass.node, bypass.branch): bypass for bypass in every}
         return {bypass.branch: bypass for bypass in known.values()}
+
+    def carrying(self, blocks: Iterable[Block]) -> frozenset[str]:
+        """The nodes that, without these blocks, give what they are given: the sums, and all on the way of a layer."""
+        return frozenset(name for each in self.bypasses(blocks).values() for name in (each.node, *each.carrying))
 
     def skips(self, blocks: Iterable[Block]) -> dict[str, str]:
         """Without these blocks: for the result of each bypassed sum, the value that takes its place."""
@@ -125,10 +132,12 @@ class Branches:
 
     def _dead(self, bypassed: Mapping[int, Bypass]) -> set[int]:
         """The nodes that no output needs any more."""
-        dead: set[int] = set()
+        whole = [i for i, bypass in bypassed.items() if not bypass.branch]
+        dead: set[int] = set(whole)
+        skips = {bypassed[i].skip for i in whole}  # they are used where the results were
 
         def used(name: str) -> bool:
-            if name in self._outputs:
+            if name in self._outputs or name in skips:
                 return True
             for user in self._users.get(name, ()):
                 if user not in dead and (user not in bypassed or bypassed[user].branch != name):
@@ -136,7 +145,8 @@ class Branches:
             return False
 
         producer = self._producer
-        pending = [producer[bypass.branch] for bypass in bypassed.values()]
+        pending = [producer[bypass.branch] for bypass in bypassed.values() if bypass.branch]
+        pending += [producer[name] for i in whole for name in self._nodes[i].operands if name and name in producer]
         while pending:
             i = pending.pop()
             node = self._nodes[i]
@@ -160,7 +170,7 @@ class Branches:
         values = self.graph.values
         if not values[result].shape:
             return False
-        return _form(values[skip]) == _form(values[branch]) == _form(values[result]) and not values[skip].stored
+        return form(values[skip]) == form(values[branch]) == form(values[result]) and not values[skip].stored
 
     def _found(self) -> list[Block]:
         sums = list(self._sums())
@@ -170,12 +180,12 @@ class Branches:
             result = node.results[0] or ""
             for at in node.addends:
                 skip, branch = node.operands[at], node.operands[1 - at]
-                if self._fits(skip, branch, result) and self._starts(branch or "", _chain(skip or "", skips)):
+                if self._fits(skip, branch, result) and self._starts(branch or "", chain_of(skip or "", skips)):
                     skips[result] = skip or ""
                     found.append(Bypass(node.name, branch or "", skip or "", result))
                     break
         known = {(bypass.node, bypass.branch) for bypass in found}
-        around = {bypass.branch: _chain(bypass.skip, skips) for bypass in found}
+        around = {bypass.branch: chain_of(bypass.skip, skips) for bypass in found}
         whole = {adapter.sum for adapter in self._adapters}  # one linear map, written as a sum
         for _, node in reversed(sums):  # sums inside a branch: what starts where the branch starts goes on its own
             sources = around.get(node.results[0] or "")
@@ -281,18 +291,72 @@ class Branches:
             chain = [block]
             while chain[-1].name in follower:
                 chain.append(follower[chain[-1].name])
-            layers.extend(_periods(chain, [self._signature(each) for each in chain]))
+            for run in periods(chain, [self._signature(each) for each in chain]):
+                layers.extend(self._run(run, chain))
         return layers
 
+    def _run(self, run: Sequence[Sequence[Block]], chain: Sequence[Block]) -> Iterator[Block]:
+        """The layers of a run of periods: by their sums, or all between what one starts from and what the next does."""
+        sources = [blocks[0].source for blocks in run]
+        last = run[-1][-1]
+        after = chain[chain.index(last) + 1 :]
+        end = after[0].source if after else self._like(sources[-1], run[-2][-1].result, last.result)
+        for blocks, skip, result in zip(run, sources, (*sources[1:], end), strict=True):
+            layer = layer_of(blocks)
+            follows = [*(block.source for block in blocks[1:]), result]
+            bypass = None
+            if [block.result for block in blocks] != follows:
+                bypass = self._whole(blocks, skip, result)
+            if bypass is not None:
+                unused = tuple(self._unused(self._reach(bypass)))
+                layer = replace(layer, result=bypass.result, bypasses=(bypass,), tensors=unused)
+            yield layer
+
+    def _whole(self, blocks: Sequence[Block], skip: str, result: str | None) -> Bypass | None:
+        """The bypass of all that lies between two values, if all of the blocks goes with it."""
+        values = self.graph.values
+        if result is None or result not in self._producer or form(values[skip]) != form(values[result]):
+            return None
+        carrying = [block.bypasses[0].node for block in blocks]
+        for start, end in zip(
+            [block.result for block in blocks], [*(b.source for b in blocks[1:]), result], strict=True
+        ):
+            while end != start:
+                node = self._nodes[self._producer[end]]
+                carrying.append(node.name)
+                end = self._computed(node)[0]
+        node = self._nodes[self._producer[result]]
+        bypass = Bypass(node.name, "", skip, result, tuple(carrying))
+        gone = self._reach(bypass)
+        inside = {i for block in blocks for i in self._reach(block.bypasses[0])} | {self._index[n] for n in carrying}
+        return bypass if inside <= gone else None
+
+    def _like(self, example: str, start: str, last: str) -> str | None:
+        """The value that the same operators give behind ``last`` as give ``example`` behind ``start``."""
+        ops: list[str] = []
+        while example != start:
+            node = self._nodes[self._producer[example]]
+            ops.append(node.op)
+            example = self._computed(node)[0]
+        for op in reversed(ops):
+            users = [self._nodes[i] for i in self._users.get(last, ())]
+            if len(users) != 1 or users[0].op != op or last in self._outputs or users[0].results[0] is None:
+                return None
+            last = users[0].results[0]
+        return last
+
+    def _computed(self, node: Node) -> list[str]:
+        return [name for name in node.operands if name is not None and not self.graph.values[name].stored]
+
     def _before(self, block: Block, by_result: Mapping[str, Block]) -> Block | None:
-        """The block whose result this one starts from, with nothing but norms and activations between them."""
+        """The block whose result this one starts from, with nothing but norms, activations, reshapes between them."""
         name = block.source
         while name not in by_result:
             i = self._producer.get(name)
             if i is None:
                 return None
-            computed = [n for n in self._nodes[i].operands if n is not None and not self.graph.values[n].stored]
-            if len(computed) != 1 or _form(self.graph.values[computed[0]]) != _form(self.graph.values[name]):
+            computed = self._computed(self._nodes[i])
+            if len(computed) != 1 or not as_many(self.graph.values[computed[0]], self.graph.values[name]):
                 return None
             name = computed[0]
         return by_result[name]
@@ -306,45 +370,3 @@ class Branches:
             for node in (self._nodes[i] for i in dead)
             if node.rule is not None and node.rule.macs
         )
-
-
-def _form(value: Value) -> tuple[object, ...]:
-    return value.shape, value.dtype, value.dynamic
-
-
-def _chain(skip: str, skips: Mapping[str, str]) -> tuple[str, ...]:
-    """The values that a skip edge runs through, backwards."""
-    chain = [skip]
-    while chain[-1] in skips and len(chain) < MOST_SKIPS:
-        chain.append(skips[chain[-1]])
-    return tuple(chain)
-
-
-def _periods(chain: Sequence[Block], signatures: Sequence[object]) -> Iterator[Block]:
-    """The layers of a chain: runs of the shortest period of unlike blocks, at least twice."""
-    at = 0
-    while at < len(chain):
-        for period in range(2, LONGEST_PERIOD + 1):
-            one = list(signatures[at : at + period])
-            if len(set(one)) > 1 and one == list(signatures[at + period : at + 2 * period]):
-                while list(signatures[at : at + period]) == one:
-                    yield _layer(chain[at : at + period])
-                    at += period
-                break
-        else:
-            at += 1
-
-
-def _layer(blocks: Sequence[Block]) -> Block:
-    first, last = blocks[0], blocks[-1]
-    return Block(
-        f"{first.name}..{last.name}",
-        "layer",
-        first.source,
-        last.result,
-        tuple(bypass for block in blocks for bypass in block.bypasses),
-        tuple(name for block in blocks for name in block.closing),
-        last.features,
-        tuple(dict.fromkeys(name for block in blocks for name in block.tensors)),
-        tuple(block.name for block in blocks),
-    )

@@ -1,4 +1,4 @@
-"""What a residual branch is, and a layer made of several: sums that become one of their operands."""
+"""What a residual branch is, and a layer made of several: sums that become an operand, values an earlier one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from graphprune.brief import brief
 
 @dataclass(frozen=True, slots=True)
 class Bypass:
-    """A sum that becomes one of its operands.
+    """A sum that becomes one of its operands; or a whole node, whose result becomes a value from before it.
 
     Attributes:
-        node: The sum.
-        branch: The operand that goes.
-        skip: The operand that stays, and takes the place of the result.
-        result: The sum's result.
+        node: The sum, or the node.
+        branch: The operand that goes; empty where the node goes with all of its operands.
+        skip: The operand that stays, or the value from before, which takes the place of the result.
+        result: The node's result.
+        carrying: For a whole node, those before it, up to ``skip``, that carry a value on without a branch: sums that
+            it goes through, and what stands between them.
     """
 
     node: str
     branch: str
     skip: str
     result: str
+    carrying: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

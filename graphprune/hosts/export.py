@@ -16,7 +16,7 @@ from graphprune.hosts.writing import copied
 from graphprune.pipeline.passes import large
 from graphprune.pipeline.state import State
 from graphprune.planning.metadata import metadata_of
-from graphprune.proof.masks import masks
+from graphprune.proof.masks import bypassed, masks
 
 
 class Export:
@@ -75,4 +75,6 @@ def zeroed(state: State) -> OnnxHost | None:
     """The original with zeros for the weights of removed units, where the model is an ONNX file."""
     if not isinstance(state.original, OnnxHost) or state.analysis is None:
         return None
-    return state.original.zeroed(masks(state.analysis, state.kept, state.removed))
+    original = bypassed(state.original, state.removed)
+    assert isinstance(original, OnnxHost)
+    return original.zeroed(masks(state.analysis, state.kept, state.removed))

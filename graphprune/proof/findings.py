@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from graphprune.hosts.host import Array, Arrays, Host, Masks
+from graphprune.hosts.host import Array, Host, Masks
 from graphprune.ir.dims import Factor
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import (
@@ -40,7 +40,7 @@ class Findings:
         inside: The largest deviation of a value inside relative to what is accepted, and where.
         blind: The groups whose units cannot be told apart in some value that reads them.
         seen: How many values inside were compared.
-        wanted: The outputs of the original.
+        wanted: The outputs of the original, whole.
     """
 
     check: Check
@@ -48,7 +48,7 @@ class Findings:
     where: str = ""
     blind: frozenset[Factor] = frozenset()
     seen: int = 0
-    wanted: Arrays = field(default_factory=dict)
+    wanted: dict[str, Array] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

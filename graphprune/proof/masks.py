@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.edits import Edits
+from graphprune.hosts.host import Host
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 
 
@@ -16,6 +18,19 @@ def permutations(analysis: Analysis, seed: int) -> dict[Factor, Index]:
     """A random order of the units of every group whose units may change places."""
     rng = np.random.default_rng(seed)
     return {group.factor: rng.permutation(group.size) for group in analysis.groups if group.ordered is None}
+
+
+def bypassed(original: Host, removed: Iterable[Block]) -> Host:
+    """The original, in which what stands for a whole node that is left out has its place; nothing else is gone.
+
+    No mask says that: behind the norm of a post-norm layer, zeros are no longer what was added.
+    """
+    whole = {each.result: each.skip for block in removed for each in block.bypasses if not each.branch}
+
+    def end(name: str) -> str:
+        return end(whole[name]) if name in whole else name
+
+    return original.edited(Edits(bypasses={result: end(skip) for result, skip in whole.items()})) if whole else original
 
 
 def masks(
@@ -36,7 +51,7 @@ def masks(
             mask = np.zeros(dim.size, dtype=np.bool_)
             mask[positions(dim, kept)] = True
             found.setdefault(name, {})[axis] = mask
-    for bypass in (bypass for block in removed for bypass in block.bypasses):
+    for bypass in (bypass for block in removed for bypass in block.bypasses if bypass.branch):
         size = analysis.layouts[bypass.branch][0].size
         found.setdefault(bypass.branch, {})[0] = np.zeros(size, dtype=np.bool_)
     return found

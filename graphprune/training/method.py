@@ -25,6 +25,7 @@ class Loop:
         chooser: Chooses units.
         schedule: When what goes.
         seed: Of all that is drawn.
+        refit: How what reads units makes good what goes, where it does.
 
     Attributes:
         step: How many steps of the optimiser are done.
@@ -32,8 +33,8 @@ class Loop:
         over: Whether the target is met by what is :attr:`alive`.
     """
 
-    def __init__(self, module: nn.Module, chooser: Chooser, schedule: Schedule, seed: int = 0) -> None:
-        self.module, self.chooser, self.schedule, self.seed = module, chooser, schedule, seed
+    def __init__(self, module: nn.Module, chooser: Chooser, schedule: Schedule, seed: int = 0, refit: str = "") -> None:
+        self.module, self.chooser, self.schedule, self.seed, self.refit = module, chooser, schedule, seed, refit
         self.step = 0
         self.alive = torch.ones(self.units.n, dtype=torch.bool, device=self.units.device)
         self.over = False
@@ -71,6 +72,10 @@ class Loop:
             alive: The units that stay, ``[n]`` of booleans.
             over: Whether that is all: the target is met.
         """
+        if self.refit and bool((self.alive & ~alive).any()):
+            with torch.no_grad():
+                for name, value in self.chooser.refitted(alive, self.refit).items():
+                    self.units.stored[name].copy_(value)
         self.alive, self.over = alive, over
         self._held = self.units.factors(self.units.places, alive.to(self.units.dtype))
         self.hold()

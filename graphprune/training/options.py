@@ -14,6 +14,7 @@ from graphprune.training.method import Method, made
 from graphprune.training.methods import METHODS
 from graphprune.training.schedule import Schedule
 
+REFITS = ("as-is", "ols", "bn")
 _SCHEDULE = ("begin", "end", "every")
 
 
@@ -29,6 +30,8 @@ class Training:
         end: The fraction of the steps after which the target is met; absent: that of the method.
         every: Steps from one removal to the next; absent: that of the method.
         distill: What the distance to the answers of the dense model counts beside the loop's own loss; 0: nothing.
+        refit: When units go, what reads them is refitted on the calibration data so that little is lost: ``as-is``
+            (weights, and biases where there are some), ``ols`` or ``bn``; absent: it is not.
         options: Of the method, by name.
     """
 
@@ -39,6 +42,7 @@ class Training:
     end: float | None = None
     every: int | None = None
     distill: float = 0.0
+    refit: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -82,6 +86,11 @@ class Training:
         how.update({n: getattr(self, n) for n in _SCHEDULE if getattr(self, n) is not None})
         if self.schedule is not None:
             how["kind"] = self.schedule
+        if self.refit not in ("", *REFITS):
+            raise OptionError(
+                f"refit is '{self.refit}'; expected one of {', '.join(REFITS)}, which give no layer a bias that it has "
+                "not"
+            )
         if not self.steps:
             raise OptionError("a pruner needs 'steps': how often the loop calls optimizer.step() in all")
         return method, Schedule(self.steps, **how)

@@ -60,8 +60,8 @@ class Pruner:
         samples: At most so many of them are used.
         dynamic_shapes: As for :func:`graphprune.prune`.
         **keywords: The fields of :class:`graphprune.training.options.Training` (``method``, ``steps``, ``schedule``,
-            ``begin``, ``end``, ``every``, ``distill``, ``options``), and those of a recipe (``target``, ``criterion``,
-            ``allocation``, ``align``, ``only``, ``protect``, ...).
+            ``begin``, ``end``, ``every``, ``distill``, ``refit``, ``options``), and those of a recipe (``target``,
+            ``criterion``, ``allocation``, ``align``, ``only``, ``protect``, ...).
 
     Raises:
         GraphpruneError: One of its kinds, with a message that says what to do.
@@ -83,9 +83,11 @@ class Pruner:
         model = unwrapped(model)
         self.options, found = Training.read(recipe, keywords)
         self.method, schedule = self.options.made()
+        if self.options.refit and calibration is None:
+            raise OptionError("a refit looks at what layers read; give some inputs (calibration=...)")
         session = Session(model, example_inputs, data=calibration, samples=samples, dynamic_shapes=dynamic_shapes)
         self._session, self._chooser = session, Chooser(session, found)
-        self._loop = Loop(model, self._chooser, schedule, found.seed)
+        self._loop = Loop(model, self._chooser, schedule, found.seed, self.options.refit)
         if not self._loop.units.n:
             raise ModelError("no group of this model can be pruned while it is trained; see 'graphprune explain'")
         self._teacher = Teacher(model, session.host, self.options.distill) if self.options.distill else None
@@ -155,6 +157,7 @@ class Pruner:
         if self._teacher is not None:
             self._teacher.close()
         self.method.finish(self._loop)
+        self._loop.hold()  # weights of an earlier step, or means over steps, may have been loaded
         noted = {"criterion": self._chooser.recipe.score.criterion, "training": self.method.name}
         plan = self._chooser.plan(self._loop.alive, {**noted, "steps": self._loop.step})
         result = self._session.apply(plan, verify=verify)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from graphprune.data.batches import set_apart
 from graphprune.defaults import ALLOCATION, CRITERION
 from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import OptionError
-from graphprune.passes import Allocate
+from graphprune.passes import Allocate, Compensate, ProtectSensitive, RemoveBlocks, RemoveDeadNodes, SliceGroups
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits, levels_of
@@ -88,6 +89,19 @@ class Chooser:
         """The recipe's criterion on the module as it is, ``[n]``."""
         return self.units.of_groups(self._measured().scores)
 
+    def protect_sensitive(self, ratio: float) -> tuple[str, ...]:
+        """Groups that stay whole from now on: those whose units cost most on trial, part of each group alone.
+
+        Args:
+            ratio: This fraction of the groups.
+
+        Returns:
+            Their names.
+        """
+        state = run_pipeline([ProtectSensitive(ratio)], self._measured())
+        self._state = replace(self._state, protected=(*self._state.protected, *state.protected))
+        return state.protected
+
     def choose(self, scores: Tensor | None, remaining: float, within: Tensor | None = None) -> Tensor:
         """The units that stay, ``[n]`` of booleans.
 
@@ -125,6 +139,32 @@ class Chooser:
         plan = make_plan(self.analysis, self.units.kept(kept), noted)
         return replace(plan, made_on=self._state.host.kind, recipe=self.recipe.to_dict())
 
+    def refitted(self, kept: Tensor, method: str) -> dict[str, Tensor]:
+        """Weights with which what stays makes good what goes: a refit of all that reads units that go.
+
+        Args:
+            kept: ``[n]``; the module still has the others.
+            method: One of :data:`graphprune.compensation.METHODS`.
+
+        Returns:
+            The parameters and buffers that change, by name, in the sizes of the module; where units go they are zero.
+
+        """
+        plan = self.plan(kept, {})
+        self.session.begin()
+        state = replace(self._state, kept=self.units.kept(kept), plan=plan)
+        cut = run_pipeline((SliceGroups(), RemoveBlocks(), RemoveDeadNodes(), Compensate(method)), state).host
+        found: dict[str, Tensor] = {}
+        there = {value.name for value in cut.graph().stored}
+        for name, whole in self.units.stored.items():
+            if name not in there:
+                continue
+            axes, new = plan.parameters.get(name, {}), torch.from_numpy(np.array(cut.read(name)))
+            index = np.ix_(*(axes.get(axis, range(size)) for axis, size in enumerate(whole.shape)))
+            found[name] = torch.zeros_like(whole)
+            found[name][index] = new.to(whole)
+        return found
+
     def remains(self, kept: Tensor, metric: str) -> float:
         """The fraction of a cost that remains."""
         return self._costs.cost(metric, self._counts(kept)) / self._costs.cost(metric)
@@ -161,7 +201,8 @@ class Chooser:
 
     def _grown(self, kept: Tensor, within: Tensor, scores: Scores, targets: Sequence[Target]) -> Tensor:
         """More units of those that are there, as long as the targets hold: the allocation wanted some that are gone."""
-        groups = [group for group in self.units.groups if group.name not in self._state.protected]
+        allowed = {group.name for group in self._state.selection.groups(self.analysis)}
+        groups = [group for group in self.units.groups if group.name in allowed - {*self._state.protected}]
         at = {group.name: i for i, group in enumerate(self.analysis.groups)}
         start = {group.name: int(offset) for group, offset in zip(self.units.groups, self.units.offsets, strict=False)}
         limits = Limits(self._allocate.align, self._allocate.min_units, self._allocate.max_ratio)

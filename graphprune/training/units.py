@@ -59,6 +59,8 @@ class Units:
         others: Those with a weight that is made by code: nothing can hold it at zero, and they stay whole.
         offsets: Where the units of each group begin; the last one is how many there are.
         n: How many units there are.
+        parameters: All of the module, by name.
+        stored: These and buffers.
         places: Where they are held.
         ends: For each group, whether every way out of its units is through columns of weights (``reads``).
     """
@@ -66,6 +68,7 @@ class Units:
     def __init__(self, analysis: Analysis, module: nn.Module) -> None:
         self.analysis = analysis
         self.parameters = dict(module.named_parameters(remove_duplicate=False))
+        self.stored: dict[str, Tensor] = {**self.parameters, **dict(module.named_buffers(remove_duplicate=False))}
         held = [
             all(site.tensor in self.parameters for site in group.sites if site.parameter) for group in analysis.groups
         ]

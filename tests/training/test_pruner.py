@@ -54,8 +54,9 @@ def test_a_method_ends_in_a_dense_model_of_the_target_that_computes_what_was_tra
     assert result.plan.options["training"] == method
 
 
-@pytest.mark.parametrize("stop", [8, 15])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "stop"), [*((method, 8) for method in METHODS), ("iterative", 15), ("movement", 15)]
+)
 def test_a_run_that_was_stopped_ends_as_if_it_had_not(method, stop):
     more: dict[str, Any] = {"target": {"macs": 0.5}, "align": 1, "steps": STEPS, "method": method, "distill": 0.5}
     states = []
@@ -79,6 +80,23 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not(method, stop):
         states.append(pruner.finish().module.state_dict())
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_weights_that_are_loaded_before_the_end_are_cut_too():
+    model, pruner, _ = run(Residual, "iterative")
+    model.load_state_dict(made(Residual, seed=5)[0].state_dict())
+    result = pruner.finish()
+    assert all(check.passed for check in result.report.proof)
+    kept = torch.nonzero(pruner.alive["a.weight[0]"]).flatten()
+    assert torch.equal(result.module.a_bn.weight, model.a_bn.weight[kept])
+
+
+def test_a_module_with_units_that_are_not_zero_fails_the_check(monkeypatch):
+    model, pruner, _ = run(Residual, "iterative")
+    model.load_state_dict(made(Residual, seed=5)[0].state_dict())
+    monkeypatch.setattr(type(pruner._loop), "hold", lambda loop: None)
+    with pytest.raises(gp.ProofError, match=f"the proof '{NAME}' failed"):
+        pruner.finish()
 
 
 # -- what stays as it is -------------------------------------------------------------------------------------------
@@ -218,6 +236,18 @@ def test_units_that_have_gone_do_not_come_back():
     assert pruner.remains() <= 0.3
 
 
+def test_units_that_are_named_stay_and_go_as_they_are_named():
+    model, example = made(Residual)
+    pruner = gp.Pruner(
+        model, (example,), target="macs=0.6", steps=10, align=1, keep="a=0,1,2,3,7", allocation="uniform"
+    )
+    chooser, within = pruner._chooser, torch.ones(pruner._loop.units.n, dtype=torch.bool)
+    within[:3] = False  # of the other group, so that more of it may be wanted than there are
+    kept = chooser.choose(None, 0.6, within)
+    assert torch.nonzero(kept[12:]).flatten().tolist() == [0, 1, 2, 3, 7]
+    assert not bool(kept[:3].any())
+
+
 def test_what_an_allocation_wants_back_is_made_up_by_others():
     model, example = made(Residual)
     pruner = gp.Pruner(model, (example,), target="macs=0.5", steps=STEPS, align=1, allocation="uniform")
@@ -232,6 +262,27 @@ def test_what_an_allocation_wants_back_is_made_up_by_others():
     if len(spare):
         fuller[spare[0]] = True
         assert chooser.remains(fuller, "macs") > 0.6
+
+
+@pytest.mark.parametrize("refit", ["", "ols"])
+def test_a_refit_makes_good_what_goes(refit):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        for each in (model[0].weight, model[0].bias):
+            each[4:] = each[:4]  # twins: what one of them gave, the other can give
+    data = torch.randn(200, 6)
+    want = model(data).detach()
+    pruner = gp.Pruner(
+        model, (data[:2],), target="macs=0.5", steps=4, begin=0.0, end=0.0, align=1, criterion="obs", refit=refit,
+        calibration=data.numpy(),
+    )  # fmt: skip
+    pruner.before_step()
+    pruner.step()
+    assert pruner.over
+    lost = float((model(data).detach() - want).square().mean() / want.var())
+    assert lost < 1e-3 if refit else lost > 0.05
+    assert pruner.finish().module[0].out_features == 4
 
 
 # -- the teacher ---------------------------------------------------------------------------------------------------
@@ -274,6 +325,8 @@ def test_the_teacher_adds_the_gradient_of_the_distance():
         ({"target": "macs=0.5", "layers": "1"}, "'layers' is not for training"),
         ({"target": "macs=0.5", "recover": True}, "leave 'recover' out"),
         ({}, "no target given"),
+        ({"target": "macs=0.5", "refit": "affine"}, "refit is 'affine'; expected one of as-is, ols, bn"),
+        ({"target": "macs=0.5", "refit": "ols"}, "a refit looks at what layers read"),
         ({"target": "macs=0.5", "distill": -1.0}, "distill is -1"),
         ({"recipe": {"training": {"step": 3}}, "target": "macs=0.5"}, "training has no option 'step'"),
     ],

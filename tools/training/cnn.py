@@ -49,6 +49,35 @@ OURS: dict[str, dict[str, Any]] = {
     "iterative-taylor": {"method": "iterative", "options": {"gradients": True}},
     "iterative-distill": {"method": "iterative", "distill": 1.0},
     "iterative-taylor-distill": {"method": "iterative", "options": {"gradients": True}, "distill": 1.0},
+    "once-refit": {
+        "method": "iterative",
+        "schedule": "once",
+        "begin": 0.0,
+        "end": 0.0,
+        "refit": "as-is",
+        "criterion": "obs",
+        "allocation": "dp",
+    },
+    "once-refit-distill": {
+        "method": "iterative",
+        "schedule": "once",
+        "begin": 0.0,
+        "end": 0.0,
+        "refit": "as-is",
+        "criterion": "obs",
+        "allocation": "dp",
+        "distill": 1.0,
+    },
+    "iterative-refit-distill": {
+        "method": "iterative",
+        "begin": 0.0,
+        "end": 0.4,
+        "every": 40,
+        "refit": "as-is",
+        "criterion": "obs",
+        "allocation": "dp",
+        "distill": 1.0,
+    },
     "growing-distill": {"method": "growing", "distill": 1.0},
     "once-distill": {"method": "iterative", "schedule": "once", "begin": 0.0, "end": 0.0, "distill": 1.0},
     "once": {"method": "iterative", "schedule": "once", "begin": 0.0, "end": 0.0},
@@ -132,7 +161,10 @@ def measure(record: Record, *, cache: Path) -> None:
 def ours(model: nn.Module, lessons: Lessons, record: Record) -> nn.Module:
     """The module that a pruner of ours makes."""
     how = {"method": record["method"], **OURS[record["method"]]}
-    pruner = gp.Pruner(model, EXAMPLE, target={"macs": record["ratio"]}, align=1, steps=lessons.steps, **how)
+    calibration = lessons.images[:256].numpy() if "refit" in how else None
+    pruner = gp.Pruner(
+        model, EXAMPLE, target={"macs": record["ratio"]}, align=1, steps=lessons.steps, calibration=calibration, **how
+    )
     optimizer = lessons.optimizer(model)
     for step, batch in enumerate(lessons.batches()):
         lessons.step(model, optimizer, step, batch, pruner.before_step)
