@@ -198,9 +198,9 @@ class Allocate(Pass):
         if is_bound(self.layout):
             sizes = {factor: len(index) for factor, index in kept.items()}
             require_said(asked_of(state.original), analysis, sizes, removed)
-        asked = [*(state.plan.options.get("targets", ()) if state.plan is not None else ()), *map(str, targets)]
+        every = [*(state.plan.options.get("targets", ()) if state.plan is not None else ()), *map(str, targets)]
         options = {
-            **({"targets": asked} if asked else {}),
+            **({"targets": every} if every else {}),
             "allocation": self.allocation,
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
@@ -299,9 +299,8 @@ class Allocate(Pass):
             for tied in ([ties, ()] if ties and not is_bound(self.layout) else [ties])
         ]
         exact = frozenset(g.name for g in chosen if g.exact and g.kind not in EXPERTS) if not only else frozenset()
-        fitness = None
-        if METHODS.find(self.allocation).needs == "runs":
-            fitness = self._fitness(state, analysis, original, given)
+        runs = METHODS.find(self.allocation).needs == "runs"
+        fitness = self._fitness(state, analysis, original, given) if runs else None
         for n, tier, tied in tries:
             going = (*removed, *pool[:n])
             unneeded = analysis.branches.unneeded(going) if going else EVERYTHING_NEEDED
