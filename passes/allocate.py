@@ -206,10 +206,9 @@ class Allocate(Pass):
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
-            **({"resize_io": list(selection.resize_io)} if selection.resize_io else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
             **({"config": dict(selection.config)} if selection.config else {}),
-            **{each: list(said) for each in ("keep", "remove") if (said := getattr(selection, each))},
+            **{each: list(said) for each in ("resize_io", "keep", "remove") if (said := getattr(selection, each))},
             **({"losses": list(map(str, judges_for(state.host, state.asked)))} if state.batches is not None else {}),
         }
         plan = replace(make_plan(analysis, kept, options, removed), made_on=state.host.kind)
