@@ -12,7 +12,7 @@ from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches, requ
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.hosts.host import Host
 from graphprune.observer import Observer
-from graphprune.opening import Shapes, layout_of, open_host, rebound, require_samples
+from graphprune.opening import Shapes, Sizes, layout_of, open_host, rebound, require_samples
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import PruningPlan
 from graphprune.statistics.measurements import Measurements
@@ -50,6 +50,7 @@ class Opened(Holder):
         evaluate: As for :func:`graphprune.prune`.
         metric: As for :func:`graphprune.prune`.
         shapes: As for :func:`graphprune.prune`.
+        sizes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
         stream: As for :func:`graphprune.prune`.
@@ -70,6 +71,7 @@ class Opened(Holder):
     evaluate: Any = None
     metric: str | None = None
     shapes: Shapes | None = None
+    sizes: Sizes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
     stream: bool | None = None
@@ -128,6 +130,7 @@ class Opened(Holder):
                 self.model,
                 self.example_inputs,
                 shapes=self.shapes,
+                sizes=self.sizes,
                 trust=self.trust,
                 dynamic_shapes=self.dynamic_shapes,
                 stream=self.stream,

@@ -20,6 +20,7 @@ from graphprune.suggest import in_module
 from graphprune.user_code import load_object, raising_as
 
 Shapes = Mapping[str, tuple[int, ...]]
+Sizes = Mapping[str, int]
 
 
 def open_host(
@@ -27,6 +28,7 @@ def open_host(
     example_inputs: Any = None,
     *,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     trust: bool = False,
     dynamic_shapes: Any = None,
     stream: bool | None = None,
@@ -40,6 +42,7 @@ def open_host(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
             For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
+        sizes: Sizes of symbols in the shapes of an ONNX file's inputs, by name: ``{"past": 5}``.
         trust: Whether a ``.pt2`` file or a checkpoint with code of its own may be loaded, which can run any code that
             its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
@@ -55,6 +58,7 @@ def open_host(
             raise OptionError(
                 f"the shape {'x'.join(map(str, shape))} of input '{name}' holds nothing; expected sizes of 1 or more"
             )
+    _require_sizes(model, sizes or {})
     given = {
         "example_inputs": example_inputs,
         "shapes": shapes,
@@ -77,11 +81,11 @@ def open_host(
         if stream:
             raise OptionError(f"'{text}' is no checkpoint's folder, and only the weights of one are streamed")
         _require_graph(text)
-        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
+        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs), sizes)
     if isinstance(model, OnnxHost) or type(model).__name__ in ("TorchHost", "CheckpointHost"):
         return cast("Host", model)
     if type(model).__name__ == "ModelProto":
-        return OnnxHost.load(model, shapes, _arrays(example_inputs))
+        return OnnxHost.load(model, shapes, _arrays(example_inputs), sizes)
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
     if kind := kind_of(model):
@@ -90,6 +94,22 @@ def open_host(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
     )
+
+
+def _require_sizes(model: Any, sizes: Sizes) -> None:
+    """Refuses sizes that hold nothing, and sizes of a model whose axes have no names.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if not sizes:
+        return
+    for name, size in sizes.items():
+        if size < 1:
+            raise OptionError(f"the size '{name}' is {size} and holds nothing; expected 1 or more")
+    named = os.fspath(model).endswith(".onnx") if isinstance(model, str | os.PathLike) else False
+    if not named and type(model).__name__ != "ModelProto":
+        raise OptionError("only axes of an ONNX file have names; leave sizes out, or give shapes (shapes=, --shape)")
 
 
 _WITHOUT_GRAPH = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pickle", ".h5", ".npz", ".gguf"})

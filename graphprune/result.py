@@ -11,6 +11,7 @@ from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.export import Export
 from graphprune.hosts.host import Host, Represented
+from graphprune.hosts.onnx.genai import write_genai
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.parity import EXPORTED_DOUBLE, NAME, file_parity
 from graphprune.pipeline.state import Check, State
@@ -64,6 +65,9 @@ class Result:
         and save again. The file is proven in onnxruntime before it is in its place (that of an ONNX file is already);
         where that cannot run it, a warning says so.
 
+        A ``genai_config.json`` beside an ONNX file goes with it, with the sizes of what is written, if that is another
+        folder.
+
         Returns:
             What was proven of the file beside what the report says; nothing for ONNX input, or without a proof.
 
@@ -73,6 +77,8 @@ class Result:
         """
         if self.module is None or isinstance(self.host, Represented):
             self.host.save_onnx(Path(path), metadata_of(self.plan))
+            if isinstance(self.host, OnnxHost):
+                write_genai(self.host, Path(path), self._widths)
             return ()
         from graphprune.hosts.torch.now import as_it_is
 
@@ -94,6 +100,15 @@ class Result:
 
         host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped or self.proves else ()))
         return tuple(checks)
+
+    @property
+    def _widths(self) -> dict[int, int]:
+        """What is left of widths of the residual stream, where all of one size lose as many."""
+        found: dict[int, set[int]] = {}
+        for group in self.report.groups:
+            if group.kind == "width":
+                found.setdefault(group.size, set()).add(group.kept)
+        return {size: min(kept) for size, kept in found.items() if len(kept) == 1}
 
     @property
     def ledger(self) -> PruningPlan:

@@ -18,6 +18,7 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import Check, State
 from graphprune.proof.compare import excused, require
 from graphprune.proof.corner import Example, corner_of
+from graphprune.proof.decoding import decoded
 from graphprune.proof.masks import permutations
 from graphprune.proof.oracles import prove
 
@@ -110,7 +111,7 @@ def verify(
     seed: int = 0,
     example: Example | None = None,
 ) -> tuple[Check, ...]:
-    """Runs both oracles and returns what they found, good or bad."""
+    """Runs both oracles, and a decoder step by step, and returns what they found, good or bad."""
     example, removed = example or Example(seed), tuple(removed)
 
     def permuted() -> Host:
@@ -123,4 +124,9 @@ def verify(
             checks = prove(*given, example=Example(example.seed, corner))
             if all(check.passed and not check.unproven for check in checks):
                 return tuple(replace(check, note=f"{check.note}, on a corner of the example") for check in checks)
-    return prove(*given, example=example)
+    checks = prove(*given, example=example)
+    return (*checks, *decoded(original, pruned, analysis, kept, removed)) if _all_passed(checks) else checks
+
+
+def _all_passed(checks: Iterable[Check]) -> bool:
+    return all(check.passed for check in checks)
