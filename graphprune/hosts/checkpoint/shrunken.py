@@ -30,6 +30,7 @@ from graphprune.hosts.torch.checkpoints.renumber import Renumbering
 from graphprune.hosts.torch.checkpoints.search import Base
 from graphprune.hosts.torch.checkpoints.stating import lost_names
 from graphprune.hosts.torch.checkpoints.twins import Twin, read_config
+from graphprune.hosts.torch.checkpoints.writing import without_bars
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.ir.dims import Factor, Index
@@ -235,7 +236,7 @@ def reread(host: CheckpointHost, state: State) -> Check:
     """
     twin = host.stand_in(state)
     source: Any = twin.original.source  # type: ignore[attr-defined]
-    with tempfile.TemporaryDirectory(prefix="graphprune-") as name, quiet():
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as name, quiet(), without_bars():
         whole, small = Path(name, "whole"), Path(name, "small")
         copy.deepcopy(source).save_pretrained(whole, max_shard_size="1MB")
         opened = type(host).open(whole).folded()

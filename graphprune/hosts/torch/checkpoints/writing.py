@@ -85,7 +85,7 @@ def write_checkpoint(
     require_writable_folder(folder)
     with _taking_the_place_of(folder) as inside:
         try:
-            with quiet(), _without_bars():
+            with quiet(), without_bars():
                 if code:
                     write_with_code(module, inside, max_shard_size=SHARD)
                 else:
@@ -161,7 +161,7 @@ def _reloaded(module: nn.Module, folder: Path, example: Example, *, code: bool) 
     chosen = getattr(config, "_attn_implementation", None)
     options: dict[str, Any] = {"attn_implementation": chosen} if chosen is not None else {}
     try:
-        with quiet(), _without_bars():
+        with quiet(), without_bars():
             read: Any = type(module)
             if code:
                 read = partial(read_with_code, auto=auto_class_of(module))
@@ -247,7 +247,7 @@ def _generates_alike(module: Any, again: Any, example: Example) -> bool:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keeps the progress bars of transformers off the terminal."""
     from transformers.utils import logging
 
