@@ -49,6 +49,7 @@ def prune(
     sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
+    stream: bool | None = None,
     latency: bool = False,
     export: bool = False,
     profile: Profile | str | Path | None = None,
@@ -80,6 +81,9 @@ def prune(
         sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+        stream: Whether the weights of a checkpoint's folder stay in their files, so that it may be larger than memory:
+            they are scored tensor by tensor, and :meth:`Result.save_pretrained` streams slices of them. Absent: where
+            the memory that is free would not hold them.
         latency: Whether to measure latency in onnxruntime before and after.
         export: Whether the ONNX file of a PyTorch model is written and proven at once, so that the report has its check
             and :meth:`Result.save_onnx` takes it; else it is exported and proven when it is saved.
@@ -103,7 +107,7 @@ def prune(
     wanted = Recipe.read(recipe, **keywords)
     session = Session(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
-        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust,
+        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust, stream=stream,
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(

@@ -53,6 +53,7 @@ class Opened(Holder):
         sizes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        stream: As for :func:`graphprune.prune`.
         before: What has been made of another model to get this one; see :meth:`graphprune.Session.of`.
         measured: What was measured, by digests of what it was measured on.
 
@@ -73,6 +74,7 @@ class Opened(Holder):
     sizes: Sizes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
+    stream: bool | None = None
     before: PruningPlan | None = field(default=None, kw_only=True, repr=False)
     measured: Measurements = field(default_factory=Measurements, init=False, repr=False)
     _held: _Held = field(default_factory=_Held, init=False, repr=False)
@@ -131,6 +133,7 @@ class Opened(Holder):
                 sizes=self.sizes,
                 trust=self.trust,
                 dynamic_shapes=self.dynamic_shapes,
+                stream=self.stream,
             )
             held.layout = layout
             if not self._once:

@@ -31,6 +31,7 @@ def open_host(
     sizes: Sizes | None = None,
     trust: bool = False,
     dynamic_shapes: Any = None,
+    stream: bool | None = None,
 ) -> Host:
     """Opens a model.
 
@@ -45,6 +46,8 @@ def open_host(
         trust: Whether a ``.pt2`` file or a checkpoint with code of its own may be loaded, which can run any code that
             its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
+        stream: Whether the weights of a checkpoint's folder stay in their files; absent: where the memory that is free
+            would not hold them.
 
     Raises:
         ModelError: The model cannot be read or traced.
@@ -72,10 +75,14 @@ def open_host(
         if not text.endswith(".onnx") and (kind := kind_of(model)):
             return kind.open(model, **given)
         if is_there(Path(text)) and Path(text).is_dir():
+            if stream or (stream is None and outgrows_memory(Path(text))):
+                return _streamed_host(Path(text), example_inputs, shapes, trust=trust)
             return _checkpoint_host(Path(text), example_inputs, shapes, dynamic_shapes, trust=trust)
+        if stream:
+            raise OptionError(f"'{text}' is no checkpoint's folder, and only the weights of one are streamed")
         _require_graph(text)
         return OnnxHost.load(Path(text), shapes, _arrays(example_inputs), sizes)
-    if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
+    if isinstance(model, OnnxHost) or type(model).__name__ in ("TorchHost", "CheckpointHost"):
         return cast("Host", model)
     if type(model).__name__ == "ModelProto":
         return OnnxHost.load(model, shapes, _arrays(example_inputs), sizes)
@@ -223,20 +230,47 @@ def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
     return TorchHost.trace(model, example_inputs, dynamic_shapes)
 
 
-def _checkpoint_host(
-    folder: Path, example_inputs: Any, shapes: Shapes | None, dynamic_shapes: Any, *, trust: bool
-) -> Host:
-    """The model of a checkpoint's folder."""
+def _require_config(folder: Path) -> None:
+    """Refuses a folder that is no checkpoint.
+
+    Raises:
+        ModelError: It is none.
+    """
     if not is_there(folder / "config.json"):
         raise ModelError(
             f"'{folder}' is a folder without a config.json; expected a checkpoint that save_pretrained of transformers "
             "has written, or the path of an .onnx file"
         )
+
+
+def _checkpoint_host(
+    folder: Path, example_inputs: Any, shapes: Shapes | None, dynamic_shapes: Any, *, trust: bool
+) -> Host:
+    """The model of a checkpoint's folder."""
+    _require_config(folder)
     from graphprune.hosts.torch.checkpoints.reading import example_of, read_checkpoint
 
     model = read_checkpoint(folder, trust=trust)
     example = example_of(model, shapes) if example_inputs is None else example_inputs
     return _torch_host(model, example, dynamic_shapes)
+
+
+def outgrows_memory(folder: Path) -> bool:
+    """Whether a folder's files of weights take more than the memory that is free now; not where nobody says that."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return sum(each.stat().st_size for each in folder.glob("*.safetensors")) > free
+    except (OSError, ValueError, StopIteration):
+        return False
+
+
+def _streamed_host(folder: Path, example_inputs: Any, shapes: Shapes | None, *, trust: bool) -> Host:
+    """The model of a checkpoint's folder, whose weights stay in their files."""
+    _require_config(folder)
+    from graphprune.hosts.checkpoint.host import CheckpointHost
+
+    return CheckpointHost.open(folder, shapes, example_inputs, trust=trust)
 
 
 def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:

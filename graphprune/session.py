@@ -84,6 +84,7 @@ class Session(Opened):
         sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+        stream: Whether the weights of a checkpoint's folder stay in their files; see :func:`graphprune.prune`.
 
     Raises:
         OptionError: Samples without data, or a metric's name without anything to take it on.

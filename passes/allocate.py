@@ -184,8 +184,7 @@ class Allocate(Pass):
         before = {g.name: state.kept[g.factor] for g in analysis.groups if g.factor in state.kept}  # an earlier plan's
         most = most_of(model, {**before, **given})
         ranked = replace(state, scores=gone_last(state.scores, before))
-        counts = np.minimum(model.full, most)
-        selection = state.selection
+        counts, selection = np.minimum(model.full, most), state.selection
         state = replace(state, notes=(*state.notes, *selection.doubts(analysis)))
         if targets:
             counts, removed, note = self._met(ranked, analysis, targets, model, removed, {**before, **given})
@@ -193,8 +192,8 @@ class Allocate(Pass):
         kept = keep_counts(analysis.groups, ranked.scores, model.by_name(counts), {**before, **given})
         if targets:
             cut = {group.name for group in analysis.groups if group.factor in kept} | given.keys()
-            chosen, asked = selection.groups(analysis), bool(selection.only)
-            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
+            chosen, named = selection.groups(analysis), bool(selection.only)
+            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=named)
             state = replace(state, left_whole={**whole, **self._unsaid(state, analysis, whole)})
         if is_bound(self.layout):
             sizes = {factor: len(index) for factor, index in kept.items()}

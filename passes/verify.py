@@ -10,7 +10,7 @@ from typing import ClassVar
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Host, Represented
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import slice_edits
@@ -86,13 +86,18 @@ class Verify(Pass):
         self.check()
         analysis = state.analyzed(self.name)
         example = Example(self.seed)
-        checks = verify(state.original, state.host, analysis, state.kept, state.removed, example=example)
+        given = state.original, state.host, analysis, state.kept, state.removed
+        what = ""
+        if isinstance(state.original, Represented):
+            twin = state.original.stand_in(state)
+            given, what = (twin.original, twin.pruned, twin.analysis, twin.kept, twin.removed), f", on {twin.what}"
+        checks = tuple(replace(check, note=f"{check.note}{what}") for check in verify(*given, example=example))
         if self.unproven == "accept":
             checks = excused(checks)
         if not all(check.passed for check in checks):
             state.require_sliced()
         require(checks)
-        known = (state.host, example.answers) if example.answers and not self.seed else None
+        known = (state.host, example.answers) if example.answers and not self.seed and not what else None
         return replace(state, checks=(*state.checks, *checks), answers=known)
 
 

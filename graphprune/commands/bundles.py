@@ -183,11 +183,14 @@ class Writing:
         plan_out: Write the plan.
         force: Allow -o to name MODEL itself, which is then replaced.
         to: What -o is: an ONNX file (onnx), or a folder that from_pretrained of transformers reads (hf).
+        stream: Leave the weights of a checkpoint's folder in their files, and stream slices of them: it may be larger
+            than memory. Units are scored by weights alone. Run the same again after a stop, and it goes on.
     """
 
     plan_out: Path | None = option(None, metavar="plan.json")
     force: bool = option(default=False)
     to: str | None = option(None, metavar="onnx|hf", unset="hf for a path without suffix, if MODEL is no .onnx file")
+    stream: bool = option(default=False)
 
     def checkpoint(self, model: str, output: Path) -> bool:
         """Whether a checkpoint's folder is to be written.

@@ -51,6 +51,7 @@ class Feeds:
         mix: Whether inputs of floating-point numbers are mixed with each other; the teacher answers the mixtures.
             Parts of pictures are exchanged (CutMix, Yun et al. 2019, arXiv 1905.04899), and all are blended twice
             (mixup, Zhang et al. 2018, arXiv 1710.09412), with weights that are uniform between 0 and 1.
+        flip: Whether half of the samples are mirrored before that.
     """
 
     batches: Batches
@@ -58,6 +59,7 @@ class Feeds:
     chunk: int
     seed: int = 0
     mix: bool = False
+    flip: bool = False
 
     def __call__(self, step: int) -> list[Arrays]:
         """The inputs of a step, run by run."""
@@ -71,6 +73,9 @@ class Feeds:
         found: Arrays = self.batches.take(rows)
         labels = () if self.batches.labels is None else ((self.batches.labels[rows], np.ones(len(rows), np.float32)),)
         fed = Fed(found, labels)
+        if self.flip:
+            which = np.random.default_rng((self.seed, step, 1)).random(len(rows)) < 0.5
+            fed = Fed(mirrored(fed.inputs, self.batches.shared, which), fed.labels)
         if self.mix:
             fed = mixed(fed, self.batches.shared, np.random.default_rng((self.seed, step)))
         return [self._part(fed, start) for start in range(0, self.samples, self.chunk)]
@@ -141,6 +146,21 @@ def mixed(fed: Fed, shared: Collection[str], rng: np.random.Generator) -> Fed:
     most = np.argsort(-shares, axis=1, kind="stable")[:, : 2 ** (ROUNDS + 1)]
     right = fed.labels[0][0]
     return Fed(inputs, tuple((right[at], shares[np.arange(n), at]) for at in most.T))
+
+
+def mirrored(inputs: Arrays, shared: Collection[str], which: Array) -> Arrays:
+    """Inputs with some of the samples mirrored, left to right."""
+    found = dict(inputs)
+    for name, array in inputs.items():
+        if name not in shared:
+            axis = _axes(array)[-1]
+            found[name] = np.where(which.reshape(-1, *[1] * (array.ndim - 1)), np.flip(array, axis), array)
+    return found
+
+
+def are_pictures(inputs: Arrays, shared: Collection[str]) -> bool:
+    """Whether inputs can be mirrored: all have channels and two long axes."""
+    return all(array.ndim == 4 and len(_axes(array)) == 2 for name, array in inputs.items() if name not in shared)
 
 
 def _axes(array: Array) -> tuple[int, ...]:

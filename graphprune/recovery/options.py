@@ -21,7 +21,7 @@ class Recovering:
     """How a pruned model is trained.
 
     Attributes:
-        steps: Steps of training; 0 for 600.
+        steps: Steps of training; 0 for 300 to 1500, the fewer the larger the model is.
         minutes: Train at most so long; 0 for as long as the steps take.
         rate: The learning rate; 0 for the one that inputs kept apart like best.
         weights: Which weights are trained. ``biases`` are those of norms, too; low-rank additions to linear

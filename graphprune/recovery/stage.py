@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,10 @@ from graphprune.files import replaced
 from graphprune.hosts.host import Host
 from graphprune.importance.judge import Asked, judges_of
 from graphprune.importance.loss import Run, Standard
-from graphprune.importance.outcome import Spread
+from graphprune.importance.outcome import Spread, Tally, add, output_loss
 from graphprune.observer import SILENT, Observer
 from graphprune.recovery.distance import Distance
-from graphprune.recovery.feeds import Fed, feeds_of, mixed
+from graphprune.recovery.feeds import Fed, are_pictures, feeds_of, mirrored, mixed
 from graphprune.recovery.options import Recovering
 from graphprune.recovery.run import Course, Lesson, Losses, Plan, trained
 from graphprune.recovery.student import Learner, Student, arrays_of, taught, training
@@ -35,8 +35,8 @@ from graphprune.recovery.teacher import Answers, Remembered
 from graphprune.report.data import RecoveryRow
 from graphprune.statistics.holdout import split_batches
 
-STEPS = 600
-"""Steps where nothing else is said."""
+LEAST_STEPS, MOST_STEPS, WORK = 300, 1500, 1e12
+"""Steps where nothing else is said: as many as compute so many MACs of the original, but not fewer, and not more."""
 RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates that are tried, and others beyond where the outermost is the best."""
 LEAST_RATE, MOST_RATE = 1e-6, 3e-2
@@ -54,6 +54,8 @@ ENOUGH = 128
 """With fewer samples that are kept apart, all of them serve to choose a rate, and to decide at the end."""
 LARGE = 2e7
 """Numbers in the weights of a model that is trained in bfloat16, where the machine does that fast."""
+MIRRORED = 0.2
+"""Pictures are mirrored where that loses at most so much of what answering always the mean would."""
 NAME = "recover"
 
 
@@ -147,6 +149,7 @@ def recovered(
         stacked = _stacks(student, answers, task.batches)
         sets = sets_of(task.batches, task.held, single=stacked and task.batches.unit == 1)
         feeds = feeds_of(sets.train, task.macs, seed=seed, stacked=stacked)
+        feeds = replace(feeds, flip=feeds.mix and _mirrors(teacher, answers, sets.train, asked))
         chosen, accepted = (
             _judged(teacher, answers, each, asked, mix=mix)
             for each, mix in ((sets.choose, feeds.mix), (sets.accept, False))
@@ -154,7 +157,8 @@ def recovered(
         distance = _distance(teacher, answers, sets.train, asked)
         taught_by = answers if feeds.mix else Remembered(answers, module, stacked, sets.train.shared)
         lesson = Lesson(taught_by, distance, feeds, narrow=_narrow(student, how.precision))
-        stage = _Stage(student, lesson, chosen, observer, folder)
+        usual = int(np.clip(WORK / max(1.0, task.macs * feeds.samples), LEAST_STEPS, MOST_STEPS))
+        stage = _Stage(student, lesson, chosen, observer, folder, usual)
         before = float(accepted(student.run).mean())
         first = student.state()
         start = chosen(student.run)
@@ -181,6 +185,7 @@ class _Stage:
     chosen: Callable[[Run], Losses]
     observer: Observer
     folder: Path | None
+    usual: int
 
     def run(self, plan: Plan, first: dict[str, Tensor], start: Any, *, name: str = NAME) -> Course:
         """One run from the start, noted in the folder."""
@@ -212,7 +217,7 @@ class _Stage:
     def steps(self, how: Recovering, first: dict[str, Tensor]) -> int:
         """How many steps the last run has; a run that goes on has as many as the one that was stopped."""
         if not how.minutes:
-            return how.steps or STEPS
+            return how.steps or self.usual
         file = None if self.folder is None else self.folder / f"{NAME}-steps-{how.minutes:g}-{how.steps}.json"
         if file is not None and file.exists():
             return int(json.loads(file.read_text(encoding="utf-8")))
@@ -265,6 +270,18 @@ def _stacks(student: Student, answers: Answers, batches: Batches) -> bool:
     except Exception:  # noqa: BLE001  # a user's code may refuse other sizes in any way
         return False
     return True
+
+
+def _mirrors(teacher: Host, answers: Answers, batches: Batches, asked: tuple[Asked, ...]) -> bool:
+    """Whether the teacher sees the same in pictures that are mirrored."""
+    tallies, run = [Tally(each) for each in judges_of(teacher.graph(), asked)], arrays_of(answers)
+    for i in range(min(4, len(batches))):
+        inputs = batches[i]
+        if not are_pictures(inputs, batches.shared):
+            return False
+        n = next(len(each) for name, each in inputs.items() if name not in batches.shared)
+        add(tallies, run(inputs), run(mirrored(inputs, batches.shared, np.ones(n, np.bool_))))
+    return output_loss(each.outcome() for each in tallies if each.rows) <= MIRRORED
 
 
 def _judged(

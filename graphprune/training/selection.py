@@ -17,7 +17,7 @@ from graphprune.data.batches import set_apart
 from graphprune.defaults import ALLOCATION, CRITERION
 from graphprune.early import n_leading, require_options, require_selected
 from graphprune.errors import OptionError
-from graphprune.passes import Allocate, Compensate, RemoveBlocks, RemoveDeadNodes, SliceGroups
+from graphprune.passes import Allocate, Compensate, ProtectSensitive, RemoveBlocks, RemoveDeadNodes, SliceGroups
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Limits, levels_of
@@ -88,6 +88,19 @@ class Chooser:
     def scores(self) -> Tensor:
         """The recipe's criterion on the module as it is, ``[n]``."""
         return self.units.of_groups(self._measured().scores)
+
+    def protect_sensitive(self, ratio: float) -> tuple[str, ...]:
+        """Groups that stay whole from now on: those whose units cost most on trial, part of each group alone.
+
+        Args:
+            ratio: This fraction of the groups.
+
+        Returns:
+            Their names.
+        """
+        state = run_pipeline([ProtectSensitive(ratio)], self._measured())
+        self._state = replace(self._state, protected=(*self._state.protected, *state.protected))
+        return state.protected
 
     def choose(self, scores: Tensor | None, remaining: float, within: Tensor | None = None) -> Tensor:
         """The units that stay, ``[n]`` of booleans.

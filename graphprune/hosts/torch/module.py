@@ -30,6 +30,7 @@ from graphprune.hosts.torch.bypass import bypass_modules
 from graphprune.hosts.torch.checkpoints.adopt import Adopted, adopt
 from graphprune.hosts.torch.checkpoints.refusing import refuse_writing
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
+from graphprune.hosts.torch.checkpoints.stating import left_of
 from graphprune.hosts.torch.fitting import fitted, uses_of, with_resizes
 from graphprune.hosts.torch.generate import Cached
 from graphprune.hosts.torch.host import TorchHost
@@ -97,6 +98,8 @@ def pruned_module(state: State) -> Made:
 
 def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made:
     reason = "the model was given as an exported program"
+    if pruned.is_meta and (left := left_of(original, state)) is not None:
+        return Made(*left)
     if pruned.is_meta:
         reason = "weights on the meta device have no values, with which a copy of your class could be proven"
     elif pruned.source is not None:

@@ -23,6 +23,7 @@ from graphprune.hosts.torch.recording.operators import (
     named_arguments,
 )
 from graphprune.hosts.torch.recording.tensors import PLAIN, PROMOTED, holds_node, promoted_type, spec_of
+from graphprune.hosts.torch.recording.without_values import number
 from graphprune.hosts.torch.specs import SPEC
 
 _ATEN = torch.ops.aten
@@ -70,7 +71,8 @@ class Recorder(Known, TorchDispatchMode):
             self._refuse(str(error))
         if facts.writes:
             return self._written(func, facts, args, kwargs, (nodes, named, operands))
-        made = func(*args, **kwargs)
+        made = self._without_values(func, nodes, named, operands) if func in READS else None
+        made = func(*args, **kwargs) if made is None else made
         if isinstance(made, torch.Tensor):
             if facts.views and any(made is each for each in operands):
                 return made
@@ -93,6 +95,13 @@ class Recorder(Known, TorchDispatchMode):
         if facts.selects is not None:
             self._sized(func, facts, args, kwargs)
         return made
+
+    def _without_values(self, func: Any, nodes: Any, named: Any, operands: list[torch.Tensor]) -> Any:
+        """What code asks of tensors on the meta device that follow from nothing; ``None`` of all others."""
+        if self._origin(operands) or not any(each.is_meta for each in operands):
+            return None
+        with torch._C._DisableTorchDispatch():
+            return number(func, nodes, named, self.tensors)
 
     def _apart(self, func: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
         """Runs an operator as others, which are recorded; ``NotImplemented`` where that is not to be."""
