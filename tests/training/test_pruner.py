@@ -15,6 +15,7 @@ from torch.nn import functional
 from training_nets import Attention, Residual, batch, made, trained
 
 import graphprune as gp
+from graphprune.proof.compare import compare
 from graphprune.training.methods import METHODS
 from graphprune.training.pruner import NAME
 from graphprune.training.schedule import Schedule
@@ -94,6 +95,23 @@ def test_weights_that_are_loaded_before_the_end_are_cut_too():
 def test_a_module_with_units_that_are_not_zero_fails_the_check(monkeypatch):
     model, pruner, _ = run(Residual, "iterative")
     model.load_state_dict(made(Residual, seed=5)[0].state_dict())
+    monkeypatch.setattr(type(pruner._loop), "hold", lambda loop: None)
+    with pytest.raises(gp.ProofError, match=f"the proof '{NAME}' failed"):
+        pruner.finish()
+
+
+def test_where_only_rounding_is_in_the_way_both_are_run_in_double_precision(monkeypatch):
+    model, example = made(Residual, dtype=torch.float32)
+    pruner = gp.Pruner(model, (example,), target="macs=0.5", steps=4, align=1)
+    trained(model, pruner, torch.optim.SGD(model.parameters(), lr=1e-2), example, range(4))
+
+    def strict(name, want, got, *, note):
+        return compare(name, want, got, note=note, tolerance=1e-12)
+
+    monkeypatch.setattr("graphprune.training.pruner.compare", strict)
+    check = next(check for check in pruner.finish().report.proof if check.name == NAME)
+    assert check.note.endswith("in float64")
+    model.load_state_dict(made(Residual, seed=5, dtype=torch.float32)[0].state_dict())
     monkeypatch.setattr(type(pruner._loop), "hold", lambda loop: None)
     with pytest.raises(gp.ProofError, match=f"the proof '{NAME}' failed"):
         pruner.finish()
