@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from graphprune.sweeping import sweep
     from graphprune.training.callbacks import PruningCallback
     from graphprune.training.pruner import Pruner
+    from graphprune.vocabulary import PrunedVocabulary, prune_vocabulary
 
 __all__ = [
     "RECIPES",
@@ -66,6 +67,7 @@ __all__ = [
     "Preprocess",
     "Profile",
     "ProofError",
+    "PrunedVocabulary",
     "Pruner",
     "PruningCallback",
     "PruningPlan",
@@ -84,6 +86,7 @@ __all__ = [
     "open_batches",
     "profile",
     "prune",
+    "prune_vocabulary",
     "recover",
     "restore",
     "sensitivity",
@@ -118,6 +121,7 @@ _HOMES = {
     "sensitivities": ("sensitivity",),
     "session": ("Session",),
     "sweeping": ("sweep",),
+    "vocabulary": ("PrunedVocabulary", "prune_vocabulary"),
     "training.callbacks": ("PruningCallback",),
     "training.pruner": ("Pruner",),
 }

@@ -13,7 +13,7 @@ from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.observer import Observer
-from graphprune.opening import Shapes, open_host
+from graphprune.opening import Shapes, Sizes, open_host
 from graphprune.pipeline.state import Check
 from graphprune.planning.latency import Profile
 from graphprune.planning.plan import PruningPlan, fingerprint
@@ -46,8 +46,10 @@ def prune(
     evaluate: Any = None,
     metric: str | None = None,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
+    stream: bool | None = None,
     latency: bool = False,
     export: bool = False,
     profile: Profile | str | Path | None = None,
@@ -76,8 +78,12 @@ def prune(
             (``"package.module:function"``), or labelled data.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+        stream: Whether the weights of a checkpoint's folder stay in their files, so that it may be larger than memory:
+            they are scored tensor by tensor, and :meth:`Result.save_pretrained` streams slices of them. Absent: where
+            the memory that is free would not hold them.
         latency: Whether to measure latency in onnxruntime before and after.
         export: Whether the ONNX file of a PyTorch model is written and proven at once, so that the report has its check
             and :meth:`Result.save_onnx` takes it; else it is exported and proven when it is saved.
@@ -101,7 +107,7 @@ def prune(
     wanted = Recipe.read(recipe, **keywords)
     session = Session(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
-        dynamic_shapes=dynamic_shapes, trust=trust,
+        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust, stream=stream,
     )  # fmt: skip
     session.measured.passing = not wanted.passes  # a pipeline of the user's may look again
     return session.prune(
@@ -123,6 +129,7 @@ def profile(
     quick: bool = False,
     seconds: float | None = None,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -138,6 +145,7 @@ def profile(
         quick: Fewer widths and less time.
         seconds: About how long the runs may take in all (absent: 120, quick 20); loading the models comes on top.
         shapes: Shapes of inputs by name: latency is measured at these.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
         advance: Told how many operator shapes have been measured, of how many.
@@ -149,7 +157,7 @@ def profile(
         OptionError: The provider is unknown, or a number is not positive.
         ModelError: The model cannot be opened or run.
     """
-    session = Session(model, example_inputs, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust)
+    session = Session(model, example_inputs, shapes=shapes, sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust)
     return session.profile(
         threads=threads, provider=provider, align=align, quick=quick, seconds=seconds, advance=advance
     )
@@ -166,6 +174,7 @@ def apply(
     calibration: Any = None,
     samples: int = SAMPLES,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     verify: bool | Literal["accept-unproven"] = True,
@@ -183,8 +192,8 @@ def apply(
         PlanError: The plan belongs to another model.
     """
     session = Session(
-        model, example_inputs, data=calibration, samples=samples, shapes=shapes, dynamic_shapes=dynamic_shapes,
-        trust=trust,
+        model, example_inputs, data=calibration, samples=samples, shapes=shapes, sizes=sizes,
+        dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     return session.apply(plan, verify=verify, latency=latency, export=export, seed=seed, progress=progress)
 
@@ -199,6 +208,7 @@ def verify(
     example_inputs: Any = None,
     *,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     seed: int = 0,
@@ -217,6 +227,7 @@ def verify(
         plan: The plan.
         example_inputs: For PyTorch originals.
         shapes: Shapes of inputs by name.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: For PyTorch originals: those that the plan was made with.
         trust: Whether a ``.pt2`` file may be loaded.
         seed: Of the inputs.
@@ -230,7 +241,7 @@ def verify(
         PlanError: The plan belongs to another model.
         ModelError: A file cannot be read or run.
     """
-    session = Session(original, example_inputs, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust)
+    session = Session(original, example_inputs, shapes=shapes, sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust)
     return session.verify(pruned, plan, seed=seed, graph=graph)
 
 
@@ -249,6 +260,7 @@ def recover(
     latency: bool = False,
     export: bool = False,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     progress: Progress = None,
@@ -269,6 +281,7 @@ def recover(
         latency: As for :func:`prune`.
         export: As for :func:`prune`.
         shapes: As for :func:`prune`.
+        sizes: As for :func:`prune`.
         dynamic_shapes: Those that the plan was made with.
         trust: As for :func:`prune`.
         progress: As for :func:`prune`.
@@ -286,7 +299,7 @@ def recover(
     recipe = Recipe.of(**{"recover": True, **keywords})
     given = original, plan, example_inputs
     if not isinstance(pruned, Result):
-        opening = {"shapes": shapes, "dynamic_shapes": dynamic_shapes, "trust": trust}
+        opening = {"shapes": shapes, "sizes": sizes, "dynamic_shapes": dynamic_shapes, "trust": trust}
         pruned = opened_result(pruned, *given, opening)
     elif any(each is not None for each in given):
         raise OptionError("a result knows its original and its plan; leave 'original', 'plan' and 'example_inputs' out")
@@ -331,6 +344,7 @@ def export_onnx(
     path: str | Path,
     *,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
 ) -> None:
@@ -343,6 +357,7 @@ def export_onnx(
         example_inputs: As for :func:`prune`; may be ``None`` where the model brings its own.
         path: The file; written whole or not at all.
         shapes: As for :func:`prune`.
+        sizes: Of ONNX files alone.
         dynamic_shapes: As for :func:`prune`; plans must then be made with the same.
         trust: As for :func:`prune`.
 
@@ -350,7 +365,7 @@ def export_onnx(
         OptionError: The model is an ONNX file already.
         OutputError: It cannot be exported or written.
     """
-    host = open_host(model, example_inputs, shapes=shapes, trust=trust, dynamic_shapes=dynamic_shapes)
+    host = open_host(model, example_inputs, shapes=shapes, sizes=sizes, trust=trust, dynamic_shapes=dynamic_shapes)
     if isinstance(host, OnnxHost):
         raise OptionError("the model is an ONNX file already; export takes a PyTorch model")
     from graphprune.hosts.torch.host import TorchHost

@@ -31,6 +31,13 @@ def cut(array: NDArray[Any], axes: Mapping[int, NDArray[np.int64]], out: NDArray
     return array.take(axes[last], last, out=out, mode="clip")  # this mode writes to 'out' without a copy
 
 
+def widened(array: NDArray[Any]) -> NDArray[np.float32]:
+    """The values in single precision; those of bfloat16, which is its upper half, without a look at each of them."""
+    if array.dtype.name != "bfloat16":
+        return array.astype(np.float32)
+    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
 def digest_of(dtype: str, shape: Sequence[int], data: bytes | memoryview) -> str:
     """A hash of a stored tensor: of its type, its shape and its bytes, so that one bit more or less is another one.
 

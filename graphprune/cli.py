@@ -21,6 +21,7 @@ from graphprune.commands.recover import recover
 from graphprune.commands.shell import command, out
 from graphprune.commands.usage import JsonErrors
 from graphprune.commands.verify import export, verify
+from graphprune.commands.vocabulary import vocabulary
 from graphprune.errors import OutputError
 from graphprune.report.console import end_quietly
 
@@ -34,6 +35,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     explain,
     sweep,
     sensitivity,
+    vocabulary,
     profile,
     passes,
     demo,

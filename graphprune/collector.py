@@ -31,16 +31,21 @@ def frozen_garbage_collection() -> Iterator[None]:
     them takes 0.3 s, longer than the analysis of most models. New objects are collected less often: nearly all of them
     live as long as the model that is compiled, and looking through those again and again takes a tenth of the time.
     """
-    ours = gc.get_freeze_count() == 0  # somebody else's frozen objects stay frozen
-    if not ours:
+    if _inside or gc.get_freeze_count():  # somebody else's frozen objects stay frozen
         yield
         return
     gc.freeze()
+    _inside.append(True)
     try:
         with rare_garbage_collection():
             yield
     finally:
+        _inside.clear()
         gc.unfreeze()
+
+
+_inside: list[bool] = []
+"""Whether objects are frozen by us; to count what is frozen takes as long as analysing a small model."""
 
 
 def give_back() -> None:

@@ -12,6 +12,7 @@ from graphprune.data.batches import set_apart
 from graphprune.early import n_leading, require_named, require_options, require_selected, with_reach
 from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.files import made_folder
+from graphprune.hosts.host import Represented
 from graphprune.importance.judge import known_losses, parse_losses
 from graphprune.observer import Observer, observing
 from graphprune.opened import Opened
@@ -260,7 +261,7 @@ def finished(state: State, recipe: Recipe, running: Running) -> Result:
         state = replace(state, export=None)
     plan, verify = state.plan, bool(recipe.proof.verify)
     assert plan is not None
-    report = report_of(state, moved=verify, seed=recipe.seed)
+    report = report_of(state, moved=verify and not isinstance(state.original, Represented), seed=recipe.seed)
     return Result(plan, report, state.host, state, state.module, proves=verify)
 
 

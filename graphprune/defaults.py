@@ -34,6 +34,8 @@ STOCK_COMPENSATION = "as-is"
 LOSSES = ("auto", "kl", "bce", "mse", "cosine")
 """How outputs can be compared (:mod:`graphprune.importance.judge`)."""
 
+ZEROS = "zeros"
+"""The target that removes what is dead already, and nothing else."""
 TRAINED = ("all", "biases", "lora")
 """Which weights are trained: all, those of one axis (biases and norms), or low-rank additions to all linear layers."""
 PRECISIONS = ("auto", "float32", "bfloat16")

@@ -12,7 +12,7 @@ from graphprune.data.batches import SAMPLES, Batches, Inputs, open_batches, requ
 from graphprune.evaluation import Evaluation, open_evaluation, require_evaluation
 from graphprune.hosts.host import Host
 from graphprune.observer import Observer
-from graphprune.opening import Shapes, layout_of, open_host, rebound, require_samples
+from graphprune.opening import Shapes, Sizes, layout_of, open_host, rebound, require_samples
 from graphprune.pipeline.state import State
 from graphprune.planning.plan import PruningPlan
 from graphprune.statistics.measurements import Measurements
@@ -50,8 +50,10 @@ class Opened(Holder):
         evaluate: As for :func:`graphprune.prune`.
         metric: As for :func:`graphprune.prune`.
         shapes: As for :func:`graphprune.prune`.
+        sizes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
+        stream: As for :func:`graphprune.prune`.
         before: What has been made of another model to get this one; see :meth:`graphprune.Session.of`.
         measured: What was measured, by digests of what it was measured on.
 
@@ -69,8 +71,10 @@ class Opened(Holder):
     evaluate: Any = None
     metric: str | None = None
     shapes: Shapes | None = None
+    sizes: Sizes | None = None
     dynamic_shapes: Any = None
     trust: bool = False
+    stream: bool | None = None
     before: PruningPlan | None = field(default=None, kw_only=True, repr=False)
     measured: Measurements = field(default_factory=Measurements, init=False, repr=False)
     _held: _Held = field(default_factory=_Held, init=False, repr=False)
@@ -126,8 +130,10 @@ class Opened(Holder):
                 self.model,
                 self.example_inputs,
                 shapes=self.shapes,
+                sizes=self.sizes,
                 trust=self.trust,
                 dynamic_shapes=self.dynamic_shapes,
+                stream=self.stream,
             )
             held.layout = layout
             if not self._once:

@@ -20,6 +20,7 @@ from graphprune.suggest import in_module
 from graphprune.user_code import load_object, raising_as
 
 Shapes = Mapping[str, tuple[int, ...]]
+Sizes = Mapping[str, int]
 
 
 def open_host(
@@ -27,8 +28,10 @@ def open_host(
     example_inputs: Any = None,
     *,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     trust: bool = False,
     dynamic_shapes: Any = None,
+    stream: bool | None = None,
 ) -> Host:
     """Opens a model.
 
@@ -39,9 +42,12 @@ def open_host(
         example_inputs: What a PyTorch model is called with: a tuple, a mapping of keyword arguments, or one tensor.
             For an ONNX file, arrays by the names of its inputs; those that are missing are random.
         shapes: Shapes of inputs by name: of dynamic axes of an ONNX file, or of the inputs of a factory's model.
+        sizes: Sizes of symbols in the shapes of an ONNX file's inputs, by name: ``{"past": 5}``.
         trust: Whether a ``.pt2`` file or a checkpoint with code of its own may be loaded, which can run any code that
             its author put into it.
         dynamic_shapes: Which axes of the example inputs are dynamic, in the notation of ``torch.export.export``.
+        stream: Whether the weights of a checkpoint's folder stay in their files; absent: where the memory that is free
+            would not hold them.
 
     Raises:
         ModelError: The model cannot be read or traced.
@@ -52,6 +58,7 @@ def open_host(
             raise OptionError(
                 f"the shape {'x'.join(map(str, shape))} of input '{name}' holds nothing; expected sizes of 1 or more"
             )
+    _require_sizes(model, sizes or {})
     given = {
         "example_inputs": example_inputs,
         "shapes": shapes,
@@ -68,13 +75,17 @@ def open_host(
         if not text.endswith(".onnx") and (kind := kind_of(model)):
             return kind.open(model, **given)
         if is_there(Path(text)) and Path(text).is_dir():
+            if stream or (stream is None and outgrows_memory(Path(text))):
+                return _streamed_host(Path(text), example_inputs, shapes, trust=trust)
             return _checkpoint_host(Path(text), example_inputs, shapes, dynamic_shapes, trust=trust)
+        if stream:
+            raise OptionError(f"'{text}' is no checkpoint's folder, and only the weights of one are streamed")
         _require_graph(text)
-        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs))
-    if isinstance(model, OnnxHost) or type(model).__name__ == "TorchHost":
+        return OnnxHost.load(Path(text), shapes, _arrays(example_inputs), sizes)
+    if isinstance(model, OnnxHost) or type(model).__name__ in ("TorchHost", "CheckpointHost"):
         return cast("Host", model)
     if type(model).__name__ == "ModelProto":
-        return OnnxHost.load(model, shapes, _arrays(example_inputs))
+        return OnnxHost.load(model, shapes, _arrays(example_inputs), sizes)
     if _is_torch(model):
         return _torch_host(model, example_inputs, dynamic_shapes)
     if kind := kind_of(model):
@@ -83,6 +94,22 @@ def open_host(
         f"cannot open a model of type '{type(model).__name__}'; expected the path of an .onnx file, "
         "'package.module:factory', an onnx.ModelProto, a torch.nn.Module or an ExportedProgram"
     )
+
+
+def _require_sizes(model: Any, sizes: Sizes) -> None:
+    """Refuses sizes that hold nothing, and sizes of a model whose axes have no names.
+
+    Raises:
+        OptionError: It is one of these.
+    """
+    if not sizes:
+        return
+    for name, size in sizes.items():
+        if size < 1:
+            raise OptionError(f"the size '{name}' is {size} and holds nothing; expected 1 or more")
+    named = os.fspath(model).endswith(".onnx") if isinstance(model, str | os.PathLike) else False
+    if not named and type(model).__name__ != "ModelProto":
+        raise OptionError("only axes of an ONNX file have names; leave sizes out, or give shapes (shapes=, --shape)")
 
 
 _WITHOUT_GRAPH = frozenset({".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".pkl", ".pickle", ".h5", ".npz", ".gguf"})
@@ -203,20 +230,47 @@ def _torch_host(model: Any, example_inputs: Any, dynamic_shapes: Any) -> Host:
     return TorchHost.trace(model, example_inputs, dynamic_shapes)
 
 
-def _checkpoint_host(
-    folder: Path, example_inputs: Any, shapes: Shapes | None, dynamic_shapes: Any, *, trust: bool
-) -> Host:
-    """The model of a checkpoint's folder."""
+def _require_config(folder: Path) -> None:
+    """Refuses a folder that is no checkpoint.
+
+    Raises:
+        ModelError: It is none.
+    """
     if not is_there(folder / "config.json"):
         raise ModelError(
             f"'{folder}' is a folder without a config.json; expected a checkpoint that save_pretrained of transformers "
             "has written, or the path of an .onnx file"
         )
+
+
+def _checkpoint_host(
+    folder: Path, example_inputs: Any, shapes: Shapes | None, dynamic_shapes: Any, *, trust: bool
+) -> Host:
+    """The model of a checkpoint's folder."""
+    _require_config(folder)
     from graphprune.hosts.torch.checkpoints.reading import example_of, read_checkpoint
 
     model = read_checkpoint(folder, trust=trust)
     example = example_of(model, shapes) if example_inputs is None else example_inputs
     return _torch_host(model, example, dynamic_shapes)
+
+
+def outgrows_memory(folder: Path) -> bool:
+    """Whether a folder's files of weights take more than the memory that is free now; not where nobody says that."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        return sum(each.stat().st_size for each in folder.glob("*.safetensors")) > free
+    except (OSError, ValueError, StopIteration):
+        return False
+
+
+def _streamed_host(folder: Path, example_inputs: Any, shapes: Shapes | None, *, trust: bool) -> Host:
+    """The model of a checkpoint's folder, whose weights stay in their files."""
+    _require_config(folder)
+    from graphprune.hosts.checkpoint.host import CheckpointHost
+
+    return CheckpointHost.open(folder, shapes, example_inputs, trust=trust)
 
 
 def _call_factory(name: str, shapes: Shapes | None) -> tuple[Any, Any]:

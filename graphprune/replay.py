@@ -8,6 +8,7 @@ from pathlib import Path
 from graphprune.analysis.groups import analyze_graph
 from graphprune.compiling import Running, finished, finishing, with_note
 from graphprune.data.batches import set_apart
+from graphprune.defaults import ZEROS
 from graphprune.errors import OptionError, PlanError
 from graphprune.hosts.export import zeroed
 from graphprune.hosts.host import Runnable
@@ -17,12 +18,13 @@ from graphprune.hosts.parity import file_parity
 from graphprune.importance.judge import Asked, known_losses, parse_losses
 from graphprune.observer import observing
 from graphprune.opened import Opened
-from graphprune.passes import Compensate, Pass, RemoveBlocks, RemoveDeadNodes, SliceGroups, Verify
+from graphprune.passes import Compensate, FoldDead, Pass, RemoveBlocks, RemoveDeadNodes, SliceGroups, Verify
 from graphprune.passes.verify import verify as run_oracles
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import Check, State
 from graphprune.planning.metadata import metadata_of
 from graphprune.planning.plan import PruningPlan
+from graphprune.planning.select import resizable_axes
 from graphprune.planning.transfer import fitting
 from graphprune.recipe import Recipe
 from graphprune.result import Result
@@ -48,7 +50,8 @@ def _planned(state: State, plan: PruningPlan) -> State:
         PlanError: The plan belongs to another model.
     """
     folded = state.host.folded()
-    analysis = analyze_graph(folded.graph())
+    graph = folded.graph()
+    analysis = analyze_graph(graph, resizable=resizable_axes(graph, plan.options.get("resize_io", ())))
     plan = fitting(plan, analysis, state.host.metadata)
     kept, removed = plan.kept_of(analysis), plan.blocks_of(analysis)
     return replace(state, host=folded, original=folded, analysis=analysis, kept=kept, removed=removed, plan=plan)
@@ -86,7 +89,10 @@ def applied(opened: Opened, plan: PruningPlan | str | Path, recipe: Recipe, runn
     passes: list[Pass] = [SliceGroups(), RemoveBlocks(), RemoveDeadNodes()]
     if recipe.proof.verify:
         passes.append(Verify(recipe.seed, recipe.proof.unproven))
-    if batches is not None and method != "none":
+    if plan.options.get(ZEROS):
+        passes.append(FoldDead(bool(recipe.proof.verify), recipe.seed))
+        method = "none"
+    elif batches is not None and method != "none":
         passes.append(Compensate(method))
     behind = finishing(state, recipe, running)
     observer.expected([each.name for each in (*passes, *behind)])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from graphprune.defaults import PER_LAYER
 from graphprune.errors import GraphpruneWarning, ModelError, OptionError
 from graphprune.hosts.export import Export
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Host, Represented
+from graphprune.hosts.onnx.genai import write_genai
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.parity import EXPORTED_DOUBLE, NAME, file_parity
 from graphprune.pipeline.state import Check, State
@@ -22,6 +23,7 @@ from graphprune.report.data import Report
 from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
+    from graphprune.hosts.checkpoint.host import CheckpointHost
     from graphprune.hosts.torch.host import TorchHost
 
 
@@ -63,6 +65,9 @@ class Result:
         and save again. The file is proven in onnxruntime before it is in its place (that of an ONNX file is already);
         where that cannot run it, a warning says so.
 
+        A ``genai_config.json`` beside an ONNX file goes with it, with the sizes of what is written, if that is another
+        folder.
+
         Returns:
             What was proven of the file beside what the report says; nothing for ONNX input, or without a proof.
 
@@ -70,8 +75,10 @@ class Result:
             OutputError: It cannot be written, or the module is no longer built as it was.
             ProofError: The file does not compute what the module does.
         """
-        if self.module is None:
+        if self.module is None or isinstance(self.host, Represented):
             self.host.save_onnx(Path(path), metadata_of(self.plan))
+            if isinstance(self.host, OnnxHost):
+                write_genai(self.host, Path(path), self._widths)
             return ()
         from graphprune.hosts.torch.now import as_it_is
 
@@ -93,6 +100,15 @@ class Result:
 
         host.save_onnx(Path(path), metadata_of(self.plan), *((proof,) if retyped or self.proves else ()))
         return tuple(checks)
+
+    @property
+    def _widths(self) -> dict[int, int]:
+        """What is left of widths of the residual stream, where all of one size lose as many."""
+        found: dict[int, set[int]] = {}
+        for group in self.report.groups:
+            if group.kind == "width":
+                found.setdefault(group.size, set()).add(group.kept)
+        return {size: min(kept) for size, kept in found.items() if len(kept) == 1}
 
     @property
     def ledger(self) -> PruningPlan:
@@ -124,6 +140,8 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no config; use save_onnx and plan.save")
+        if isinstance(self.host, Represented):
+            return self._streamed(Path(folder), tokenizer)
         from graphprune.hosts.torch.checkpoints.own_code import auto_class_of
         from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
         from graphprune.hosts.torch.checkpoints.refusing import Refusing
@@ -141,6 +159,18 @@ class Result:
         tokenizer = tokenizer if tokenizer is not None else tokenizer_of(cast("TorchHost", self.state.original).source)
         return (write_checkpoint(self.module, Path(folder), example, tokenizer, beside, code=code).check,)
 
+    def _streamed(self, folder: Path, tokenizer: Any) -> tuple[Check, ...]:
+        """Writes a checkpoint whose weights were not loaded; a run that was killed goes on."""
+        from graphprune.hosts.checkpoint.streaming import job_of, stream
+        from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
+        from graphprune.hosts.torch.checkpoints.writing import CARD, PLAN
+
+        host = cast("CheckpointHost", self.state.original)
+        card = model_card(self.report, type(self.module).__name__)
+        beside = {PLAN: self.plan.save, CARD: lambda path: path.write_text(card, encoding="utf-8")}
+        tokenizer = tokenizer if tokenizer is not None else tokenizer_of(host.source)
+        return (stream(job_of(host, self.state), folder, tokenizer, beside),)
+
     @in_turn
     def save_state(self, folder: str | Path) -> None:
         """Writes ``model.safetensors`` and ``plan.json`` into a folder; :func:`restore` reads them. No pickle.
@@ -151,6 +181,8 @@ class Result:
         """
         if self.module is None:
             raise OptionError("an ONNX model has no module to save the state of; use save_onnx and plan.save")
+        if isinstance(self.host, Represented):
+            raise OptionError("the weights were not loaded, and the module has none to save; use save_pretrained")
         from graphprune.hosts.torch.state import save_state
 
         save_state(self.module, self.plan, Path(folder))

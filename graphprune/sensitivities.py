@@ -25,7 +25,7 @@ from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.importance.judge import judges_for, known_losses, parse_losses
 from graphprune.observer import SILENT, Observer, Step, observing
 from graphprune.opened import Opened
-from graphprune.opening import Shapes
+from graphprune.opening import Shapes, Sizes
 from graphprune.passes import Allocate, Analyze, Score, Select, default_pipeline
 from graphprune.pipeline.passes import run_pipeline
 from graphprune.pipeline.state import State
@@ -77,6 +77,7 @@ def sensitivity(
     ratios: Sequence[float] = RATIOS,
     align: int = 1,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     folder: str | Path | None = None,
@@ -96,6 +97,7 @@ def sensitivity(
         ratios: Fractions of a group's units that are removed.
         align: Widths that are left are multiples of this where the width allows.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model.
         trust: Whether a ``.pt2`` file may be loaded.
         folder: Where an interrupted run is noted, so that the next goes on from there.
@@ -109,7 +111,7 @@ def sensitivity(
     wanted = Recipe.read(recipe, **keywords)
     opened = Opened(
         model, example_inputs, data=calibration, samples=SAMPLES if calibration is None else samples, evaluate=evaluate,
-        metric=metric, shapes=shapes, dynamic_shapes=dynamic_shapes, trust=trust,
+        metric=metric, shapes=shapes, sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     return tried(
         opened, wanted, ratios=ratios, samples=samples, align=align, folder=folder, observer=observing(progress)

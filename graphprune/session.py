@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -21,6 +21,7 @@ from graphprune.analysis.groups import Analysis
 from graphprune.collector import frozen_garbage_collection
 from graphprune.compiling import Named, Running, compiled, split_keywords
 from graphprune.errors import OptionError
+from graphprune.hosts.cuts import cuts_of
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.look import looked
 from graphprune.observer import Observer, observing
@@ -39,6 +40,7 @@ from graphprune.sweeping import by_name, swept
 from graphprune.turns import in_turn
 
 if TYPE_CHECKING:
+    from graphprune.hosts.onnx.host import OnnxHost
     from graphprune.hosts.torch.host import TorchHost
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,8 +81,10 @@ class Session(Opened):
         evaluate: Your metric, as for :func:`graphprune.prune`.
         metric: For labelled data: ``accuracy``, ``mse`` or ``perplexity``.
         shapes: Shapes of inputs by name, for dynamic axes of ONNX files.
+        sizes: Sizes of dynamic axes of ONNX files by the names that the file gives them: ``{"past": 5}``.
         dynamic_shapes: Dynamic axes of a PyTorch model, in the notation of ``torch.export.export``.
         trust: Whether a ``.pt2`` file may be loaded, which can run its author's code.
+        stream: Whether the weights of a checkpoint's folder stay in their files; see :func:`graphprune.prune`.
 
     Raises:
         OptionError: Samples without data, or a metric's name without anything to take it on.
@@ -105,7 +109,10 @@ class Session(Opened):
         """
         ledger = result.ledger
         if result.module is None:
-            return cls(result.host, before=ledger, **keywords).holding(result.host)
+            own = result.host
+            if cuts_of(own):  # the interface that it has now is its own
+                own = replace(cast("OnnxHost", own), cuts={})
+            return cls(own, before=ledger, **keywords).holding(own)
         from graphprune.hosts.torch.again import of_pruned
         from graphprune.hosts.torch.now import as_one
 
@@ -116,9 +123,9 @@ class Session(Opened):
         return session if host is None else session.holding(host)
 
     @_one_at_a_time
-    def analyze(self, protect: str | Sequence[str] = ()) -> Analysis:
+    def analyze(self, protect: str | Sequence[str] = (), resize_io: str | Sequence[str] = ()) -> Analysis:
         """Finds what can be pruned; see :func:`graphprune.analyze`."""
-        return looked(self.host, protect)
+        return looked(self.host, protect, resize_io)
 
     @_one_at_a_time
     def prune(self, recipe: Named = None, **keywords: Any) -> Result:

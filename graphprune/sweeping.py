@@ -16,7 +16,7 @@ from graphprune.errors import GraphpruneError, OptionError
 from graphprune.hosts.onnx.blame import blaming_models
 from graphprune.observer import Observer, Within
 from graphprune.opened import Opened
-from graphprune.opening import Shapes
+from graphprune.opening import Shapes, Sizes
 from graphprune.planning.latency import Profile
 from graphprune.planning.target import parse_targets
 from graphprune.points import Outcome, outcome_of, paths_of, saved
@@ -44,6 +44,7 @@ def sweep(
     evaluate: Any = None,
     metric: str | None = None,
     shapes: Shapes | None = None,
+    sizes: Sizes | None = None,
     dynamic_shapes: Any = None,
     trust: bool = False,
     latency: bool = True,
@@ -71,6 +72,7 @@ def sweep(
         evaluate: As for :func:`graphprune.prune`; the original is measured once.
         metric: As for :func:`graphprune.prune`.
         shapes: As for :func:`graphprune.prune`.
+        sizes: As for :func:`graphprune.prune`.
         dynamic_shapes: As for :func:`graphprune.prune`.
         trust: As for :func:`graphprune.prune`.
         latency: Whether to measure latency.
@@ -92,7 +94,7 @@ def sweep(
     recipes = {name: base.changed(target=parts) for name, parts in points_of(targets).items()}
     opened = Opened(
         model, example_inputs, data=calibration, samples=samples, evaluate=evaluate, metric=metric, shapes=shapes,
-        dynamic_shapes=dynamic_shapes, trust=trust,
+        sizes=sizes, dynamic_shapes=dynamic_shapes, trust=trust,
     )  # fmt: skip
     running = Running(
         statistics=statistics, latency=latency, profile=profile, dump_after=dump_after, dump=dump,

@@ -150,7 +150,9 @@ def spread(
 
 def _measures_latency(recipe: Recipe) -> bool:
     """Whether a recipe is about latency: what is measured on the way should be measured apart from busy neighbours."""
-    named = {target.metric for target in parse_targets(recipe.targets)} if recipe.targets else set()
+    named = (
+        {target.metric for target in parse_targets(recipe.targets)} if recipe.targets and not recipe.zeros else set()
+    )
     return "latency" in named or "latency" in str(recipe.passes or "")
 
 

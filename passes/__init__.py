@@ -21,8 +21,10 @@ from graphprune.passes.choose_allocation import ChooseAllocation
 from graphprune.passes.compensate import Compensate
 from graphprune.passes.evaluate import Evaluate
 from graphprune.passes.exchange_units import ExchangeUnits
+from graphprune.passes.find_dead import FindDead
 from graphprune.passes.fit_shape import FitShape
 from graphprune.passes.fold_constants import FoldConstants
+from graphprune.passes.fold_dead import FoldDead
 from graphprune.passes.measure_latency import MeasureLatency
 from graphprune.passes.measure_losses import MeasureLosses
 from graphprune.passes.meet_latency import MeetLatency, meeting_latency
@@ -53,8 +55,10 @@ __all__ = [
     "Compensate",
     "Evaluate",
     "ExchangeUnits",
+    "FindDead",
     "FitShape",
     "FoldConstants",
+    "FoldDead",
     "MeasureLatency",
     "MeasureLosses",
     "MeetLatency",
@@ -84,6 +88,7 @@ PASSES: tuple[type[Pass], ...] = (
     ProtectSensitive,
     MeasureLosses,
     FitShape,
+    FindDead,
     Allocate,
     ChooseAllocation,
     ExchangeUnits,
@@ -91,6 +96,7 @@ PASSES: tuple[type[Pass], ...] = (
     RemoveBlocks,
     RemoveDeadNodes,
     Verify,
+    FoldDead,
     Compensate,
     MeetLatency,
     CheckExport,
@@ -111,11 +117,13 @@ _ORDER: tuple[type[Pass], ...] = (
     ProtectSensitive,  # after score: it removes the least important units on trial
     FitShape,  # after score: layers go by it; before losses are measured: what it decides is not tried
     MeasureLosses,  # after protect: what stays whole is not tried
+    FindDead,  # before allocate, which leaves out what is dead
     Allocate,  # after score: it ranks by the scores
     SliceGroups,  # before whole branches go: its edits speak of all nodes of the original
     RemoveBlocks,
     RemoveDeadNodes,  # last of the edits: branches, and shape arithmetic that slicing replaced, are dead only now
     Verify,  # last of what keeps values: it proves what all others have done
+    FoldDead,  # after verify: the masked original has these units at zero
     Compensate,  # on a model whose structure is proven; from here on weights differ
 )
 """The order of the passes of ``prune``, and why it is that one."""

@@ -22,9 +22,9 @@ from graphprune.pipeline.edits import realised_costs
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
 from graphprune.planning.allocation import Counts, Limits
-from graphprune.planning.blockers import blockers
+from graphprune.planning.blockers import blockers, obstacles
 from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_model
-from graphprune.planning.demanded import gone_with, kept_first, kept_of, most_of, require_there
+from graphprune.planning.demanded import gone_last, gone_with, kept_first, kept_of, most_of, require_there
 from graphprune.planning.fill import undershoot
 from graphprune.planning.keep import keep_counts
 from graphprune.planning.layouts import (
@@ -51,6 +51,9 @@ UNSCORED = "blocks have no scores; put 'score{blocks=l2}' before 'allocate' in t
 @dataclass(frozen=True)
 class Allocate(Pass):
     """Decides how many units each group keeps, keeps the most important ones, and writes the plan.
+
+    Where there is a plan already, it goes on from that: what is gone stays gone, and more goes until the targets are
+    met, which are fractions of the original as ever.
 
     Whole channels, neurons, heads and key-value groups are used first. Parts of heads (query-key and value dims, query
     heads of a group), which leave ragged heads that few runtimes and no module class expect, then groups that shift a
@@ -115,6 +118,11 @@ class Allocate(Pass):
         return frozenset({keys.PLAN})
 
     @property
+    def adds(self) -> frozenset[str]:
+        """A plan goes on from an earlier one."""
+        return self.gives
+
+    @property
     def uses(self) -> frozenset[str]:
         """What is there of all that a choice may depend on."""
         found = {keys.SCORES, keys.BLOCK_SCORES, keys.PROTECTION, keys.SELECTION, keys.DEMANDS}
@@ -173,29 +181,32 @@ class Allocate(Pass):
         assert state.original is not None
         model = self._costs(state, analysis)
         given = {each.group.name: kept_of(each, state.scores) for each in held}
-        most = most_of(model, given)
-        counts = np.minimum(model.full, most)
-        selection = state.selection
+        before = {g.name: state.kept[g.factor] for g in analysis.groups if g.factor in state.kept}  # an earlier plan's
+        most = most_of(model, {**before, **given})
+        ranked = replace(state, scores=gone_last(state.scores, before))
+        counts, selection = np.minimum(model.full, most), state.selection
         state = replace(state, notes=(*state.notes, *selection.doubts(analysis)))
         if targets:
-            counts, removed, note = self._met(state, analysis, targets, model, removed, given)
+            counts, removed, note = self._met(ranked, analysis, targets, model, removed, {**before, **given})
             state = replace(state, notes=(*state.notes, *([note] if note else [])))
-        kept = keep_counts(analysis.groups, state.scores, model.by_name(counts), given)
+        kept = keep_counts(analysis.groups, ranked.scores, model.by_name(counts), {**before, **given})
         if targets:
             cut = {group.name for group in analysis.groups if group.factor in kept} | given.keys()
-            chosen, asked = selection.groups(analysis), bool(selection.only)
-            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=asked)
+            chosen, named = selection.groups(analysis), bool(selection.only)
+            whole = left_whole(analysis.groups, cut, chosen, sensitive=state.protected, asked=named)
             state = replace(state, left_whole={**whole, **self._unsaid(state, analysis, whole)})
         if is_bound(self.layout):
             sizes = {factor: len(index) for factor, index in kept.items()}
             require_said(asked_of(state.original), analysis, sizes, removed)
+        asked = [*(state.plan.options.get("targets", ()) if state.plan is not None else ()), *map(str, targets)]
         options = {
-            **({"targets": [str(target) for target in targets]} if targets else {}),
+            **({"targets": asked} if asked else {}),
             "allocation": self.allocation,
             "align": self.align,
             **({"criterion": self.criterion} if self.criterion else {}),
             **({"layout": self.layout} if self.layout != FREE else {}),
             **({"only": list(selection.only)} if selection.only else {}),
+            **({"resize_io": list(selection.resize_io)} if selection.resize_io else {}),
             **({"protected": list(state.protected)} if state.protected else {}),
             **({"config": dict(selection.config)} if selection.config else {}),
             **{each: list(said) for each in ("keep", "remove") if (said := getattr(selection, each))},
@@ -206,7 +217,8 @@ class Allocate(Pass):
 
     def _removed(self, state: State, analysis: Analysis) -> tuple[Block, ...]:
         """The blocks that go whatever the targets say."""
-        removed = {block.name: block for block in named_blocks(analysis, (*self.remove, *state.selection.leave_out))}
+        named = named_blocks(analysis, (*self.remove, *state.selection.leave_out))
+        removed = {block.name: block for block in (*state.removed, *named)}
         for kind, number in (("layer", self.layers), ("block", self.blocks)):
             if number:
                 inside = {part for block in removed.values() for part in block.parts}
@@ -260,7 +272,8 @@ class Allocate(Pass):
         only = state.selection.only
         chosen = tuple(group for group in state.selection.groups(analysis) if group.name not in state.protected)
         ties = find_ties(analysis, state.host.made_by_code) if state.host.keeps_code else ()
-        ties = tuple(tie for tie in ties if not any(group.name in given for group in tie.groups))
+        held = {each.group.name for each in state.selection.held(analysis)}
+        ties = tuple(tie for tie in ties if held.isdisjoint(group.name for group in tie.groups))
         said = Sayable()
         if is_bound(self.layout):
             said = self._sayable(state, analysis)
@@ -313,7 +326,7 @@ class Allocate(Pass):
             except TargetError as error:
                 if (n, tier, tied) == tries[-1]:
                     raise TargetError(
-                        f"{error}. What stands in the way: {self._obstacles(analysis, only, len(state.protected))}"
+                        f"{error}. What stands in the way: {obstacles(analysis, limits, only, len(state.protected))}"
                     ) from None
                 continue
             joint = join(model, still)
@@ -381,15 +394,6 @@ class Allocate(Pass):
         most = most_of(model, given)
         fitness = fitness_of(evidence, self.allocation, model, kept_first(state.scores, given))
         return lambda counts: fitness(np.minimum(counts, most))
-
-    def _obstacles(self, analysis: Analysis, only: Sequence[str], n_protected: int) -> str:
-        limits = f"max_ratio={self.max_ratio:g} and min_units={self.min_units}"
-        selected = f", only={'|'.join(only)}" if only else ""
-        selected += f", protect_ratio ({n_protected} groups)" if n_protected else ""
-        return (
-            f"{blockers(analysis)}; the limits {limits}{selected} keep part of every group. "
-            "Raise the target or relax these"
-        )
 
 
 ROUNDS = 3

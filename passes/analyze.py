@@ -9,7 +9,7 @@ from graphprune.analysis.groups import analyze_graph
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import State
-from graphprune.planning.select import protected_axes
+from graphprune.planning.select import protected_axes, resizable_axes
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Analyze(Pass):
     """
 
     name: ClassVar[str] = "analyze"
-    selected: ClassVar[tuple[str, ...]] = ("protect",)
+    selected: ClassVar[tuple[str, ...]] = ("protect", "resize_io")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -63,6 +63,7 @@ class Analyze(Pass):
 
     def run(self, state: State) -> State:
         """The state with an analysis."""
-        graph = state.host.graph()
-        analysis = analyze_graph(graph, protected_axes(graph, state.selection.protect))
+        graph, selection = state.host.graph(), state.selection
+        resizable = resizable_axes(graph, selection.resize_io, file=not state.host.exports)
+        analysis = analyze_graph(graph, protected_axes(graph, selection.protect), resizable)
         return replace(state.unplanned(), original=state.host, analysis=analysis)

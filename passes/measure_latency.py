@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+from graphprune.hosts.cuts import cuts_of, left_of
 from graphprune.hosts.export import exported
 from graphprune.pipeline import keys
 from graphprune.pipeline.passes import Pass
@@ -57,6 +58,8 @@ class MeasureLatency(Pass):
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
             before = Path(folder) / "before.onnx"
             (state.opened or original).save_onnx(before)
-            found = runtime.measure([before, after], [inputs, inputs], seconds=self.seconds)
+            found = runtime.measure(
+                [before, after], [inputs, left_of(cuts_of(state.host), inputs)], seconds=self.seconds
+            )
         latencies = {each.threads: (each.milliseconds[0], each.milliseconds[1]) for each in found}
         return replace(state, latencies=latencies, done=state.done | self.gives)

@@ -21,6 +21,7 @@ class Select(Pass):
         protect_ratio: This fraction of the groups stays whole: those that ``protect-sensitive`` finds.
         keep: Units that stay, and no others of their groups: ``layers.3.mlp=0,5`` (:mod:`graphprune.planning.demands`).
         remove: Units that go, and no others of their groups.
+        resize_io: Patterns of inputs and outputs of an ONNX file whose axes may be cut.
     """
 
     name: ClassVar[str] = "select"
@@ -29,6 +30,7 @@ class Select(Pass):
     protect_ratio: float = 0.0
     keep: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
+    resize_io: tuple[str, ...] = ()
 
     @property
     def needs(self) -> frozenset[str]:
@@ -57,7 +59,7 @@ class Select(Pass):
     @property
     def selection(self) -> Selection:
         """What may be pruned."""
-        return Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove)
+        return Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove, resize_io=self.resize_io)
 
     def run(self, state: State) -> State:
         """The state with the selection."""

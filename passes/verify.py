@@ -10,7 +10,7 @@ from typing import ClassVar
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
 from graphprune.errors import GraphpruneError, OptionError
-from graphprune.hosts.host import Host
+from graphprune.hosts.host import Host, Represented
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import slice_edits
@@ -18,6 +18,7 @@ from graphprune.pipeline.passes import Pass
 from graphprune.pipeline.state import Check, State
 from graphprune.proof.compare import excused, require
 from graphprune.proof.corner import Example, corner_of
+from graphprune.proof.decoding import decoded
 from graphprune.proof.masks import permutations
 from graphprune.proof.oracles import prove
 
@@ -85,13 +86,18 @@ class Verify(Pass):
         self.check()
         analysis = state.analyzed(self.name)
         example = Example(self.seed)
-        checks = verify(state.original, state.host, analysis, state.kept, state.removed, example=example)
+        given = state.original, state.host, analysis, state.kept, state.removed
+        what = ""
+        if isinstance(state.original, Represented):
+            twin = state.original.stand_in(state)
+            given, what = (twin.original, twin.pruned, twin.analysis, twin.kept, twin.removed), f", on {twin.what}"
+        checks = tuple(replace(check, note=f"{check.note}{what}") for check in verify(*given, example=example))
         if self.unproven == "accept":
             checks = excused(checks)
         if not all(check.passed for check in checks):
             state.require_sliced()
         require(checks)
-        known = (state.host, example.answers) if example.answers and not self.seed else None
+        known = (state.host, example.answers) if example.answers and not self.seed and not what else None
         return replace(state, checks=(*state.checks, *checks), answers=known)
 
 
@@ -105,7 +111,7 @@ def verify(
     seed: int = 0,
     example: Example | None = None,
 ) -> tuple[Check, ...]:
-    """Runs both oracles and returns what they found, good or bad."""
+    """Runs both oracles, and a decoder step by step, and returns what they found, good or bad."""
     example, removed = example or Example(seed), tuple(removed)
 
     def permuted() -> Host:
@@ -118,4 +124,9 @@ def verify(
             checks = prove(*given, example=Example(example.seed, corner))
             if all(check.passed and not check.unproven for check in checks):
                 return tuple(replace(check, note=f"{check.note}, on a corner of the example") for check in checks)
-    return prove(*given, example=example)
+    checks = prove(*given, example=example)
+    return (*checks, *decoded(original, pruned, analysis, kept, removed)) if _all_passed(checks) else checks
+
+
+def _all_passed(checks: Iterable[Check]) -> bool:
+    return all(check.passed for check in checks)

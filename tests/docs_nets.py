@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from cached_decoders import decoder
 
 MODULES = {
     "mypackage/__init__.py": "",
@@ -95,6 +96,8 @@ def prepare(folder: Path) -> dict[str, Any]:
     """Fills a folder, and gives the names that blocks of Python know beside those that they make."""
     residual_net(folder / "model.onnx")
     residual_net(folder / "finetuned.onnx", seed=1)
+    onnx.save(decoder("gqa", layers=2), folder / "decoder.onnx")
+    (folder / "small").mkdir()
     pictures(folder / "photos")
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(24, 3, 16, 16)).astype(np.float32), rng.integers(0, 10, 24)

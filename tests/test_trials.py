@@ -219,7 +219,7 @@ def test_the_command_writes_the_front(model, tmp_path):
 def test_errors_of_sweep(model, tmp_path):
     assert error_of("sweep", model, "-o", tmp_path, "--target", "macs=0.01").startswith("target 'macs=0.01' cannot")
     assert error_of("sweep", model, "-o", tmp_path, "--target", "speed=1") == (
-        "unknown target 'speed'; expected one of macs, params, bytes, latency, as in 'macs=0.5'"
+        "unknown target 'speed'; expected one of macs, params, bytes, latency, active_params, kv_cache, as in 'macs=0.5'"
     )
     assert names(tmp_path) == []
     with pytest.raises(OptionError) as caught:

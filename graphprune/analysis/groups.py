@@ -6,7 +6,7 @@ the stored tensors' axes that it occurs in. Everything here works on names and s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import lcm, prod
@@ -103,6 +103,7 @@ class Analysis:
             pooling took, counted over the whole tensor): what is removed points at what is removed.
         others: Of the same model run in other ways, in terms of the same factors and without groups of their own.
         adapters: The low-rank adapters of the graph, where they were looked for.
+        resizable: Axes of inputs and outputs that may be cut.
     """
 
     __repr__ = brief
@@ -117,6 +118,7 @@ class Analysis:
     matches: Mapping[str, Match] = field(repr=False)
     others: tuple[Analysis, ...] = ()
     adapters: tuple[Adapter, ...] | None = field(default=None, repr=False)
+    resizable: frozenset[tuple[str, int]] = frozenset()
 
     @cached_property
     def branches(self) -> Branches:
@@ -143,12 +145,20 @@ class Analysis:
         return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
 
 
-def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] = ()) -> Analysis:
+def analyze_graph(
+    graph: Graph,
+    protect: Iterable[tuple[str, int | None, str]] = (),
+    resizable: Iterable[tuple[str, int]] = (),
+    pointing: Mapping[str, int] | None = None,
+) -> Analysis:
     """Finds the groups of a graph.
 
     Args:
         graph: The graph, with a rule (or none) at each node.
         protect: ``(tensor, axis, reason)`` of dimensions that the user keeps whole; axis ``None`` means all axes.
+        resizable: Axes of inputs and outputs that may be cut, since the user says so.
+        pointing: Inputs whose elements are numbered anew when what they point at is cut, since the user says so, and
+            how many positions there are.
 
     Returns:
         The analysis. Every group of the result can be pruned at will, independently of all others.
@@ -156,6 +166,7 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
     Raises:
         RuleError: A rule does not fit the shapes of its node.
     """
+    free = frozenset(resizable)
     solver = Solver()
     layouts: dict[str, Layout] = {}
     for value in graph.values.values():
@@ -164,23 +175,31 @@ def analyze_graph(graph: Graph, protect: Iterable[tuple[str, int | None, str]] =
     for name in graph.inputs:
         value = graph.values[name]
         layouts[name] = tuple(axis_of(value, axis) for axis in range(len(value.shape)))
-        for dim in layouts[name]:
-            solver.fix(dim, Reason(f"axis of the model's input '{name}'", kind="interface"))
+        for i, dim in enumerate(layouts[name]):
+            if (name, i) not in free:
+                solver.fix(dim, Reason(f"axis of the model's input '{name}'", kind="interface"))
     for name, axis, reason in protect:
         for i, dim in enumerate(layouts[name]):
             if axis is None or i == axis:
                 solver.fix(dim, Reason(reason, kind="user"))
-    walk = _walked(graph, solver, layouts)
+    walk = _walked(graph, solver, layouts, free, pointing or {})
     walk.finish()
     others = tuple(_walk_other(other, walk) for other in graph.others)
     if others:
         walk.finish()
-    return _collect(graph, layouts, walk, others)
+    return replace(_collect(graph, layouts, walk, others), resizable=free)
 
 
-def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> Walk:
+def _walked(
+    graph: Graph,
+    solver: Solver,
+    layouts: dict[str, Layout],
+    free: Collection[tuple[str, int]] = (),
+    pointing: Mapping[str, int] | None = None,
+) -> Walk:
     """Visits all nodes of a graph, and fixes what adapters and outputs keep whole."""
     walk = Walk(graph, solver, layouts)
+    walk.points.update((name, Factor(f"{name}:positions", n)) for name, n in (pointing or {}).items())
     for node in graph.nodes:
         walk.visit(node)
     walk.adapters = find_adapters(graph)
@@ -188,7 +207,8 @@ def _walked(graph: Graph, solver: Solver, layouts: dict[str, Layout]) -> Walk:
         for dim in adapter.rank:
             solver.fix(walk.matches[adapter.node].of(dim), Reason(adapters.REASON, adapter.node))
     for name in graph.outputs:
-        for dim in (*layouts[name], *walk.positions_of(name)):
+        fixed = [dim for axis, dim in enumerate(layouts[name]) if (name, axis) not in free]
+        for dim in (*fixed, *walk.positions_of(name)):
             solver.fix(dim, Reason(f"axis of the model's output '{name}'", kind="interface"))
     return walk
 

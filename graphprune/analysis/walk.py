@@ -163,7 +163,7 @@ class Walk:
     def _follow(self, node: Node, rule: Rule, match: Match) -> None:
         """What becomes of elements that are positions: looked up, carried on, compared; as numbers they are fixed."""
         whole_numbers = any(name in self.points or name in self.listed for name in node.operands)
-        if not whole_numbers and not rule.reads and not rule.makes:
+        if node.role == "sizes" or (not whole_numbers and not rule.reads and not rule.makes):
             return
         if rule.compares and any(operand in self.points for operand in node.operands):
             self._compare(node)

@@ -24,7 +24,7 @@ from graphprune.report.terminal import render_inspection
 from graphprune.report.titles import named
 from graphprune.suggest import nearest
 
-Selecting = Annotated[Recipe, Offers(only=("protect",), read=True)]
+Selecting = Annotated[Recipe, Offers(only=("protect", "resize_io"), read=True)]
 
 
 def inspect(
@@ -45,7 +45,9 @@ def inspect(
     for path in present(dot, graphml):
         require_writable(path)
     with progress(showing.as_json):
-        analysis = gp.analyze(model, protect=recipe.select.protect, **opening.keywords())
+        analysis = gp.analyze(
+            model, protect=recipe.select.protect, resize_io=recipe.select.resize_io, **opening.keywords()
+        )
     inspection = inspect_analysis(analysis)
     if dot is not None or graphml is not None:
         graph = DependencyGraph(analysis)
@@ -70,7 +72,9 @@ def explain(
 ) -> None:
     """Say why the dimensions of TENSOR are coupled to others, or why they stay whole."""
     with progress(showing.as_json):
-        analysis = gp.analyze(model, protect=recipe.select.protect, **opening.keywords())
+        analysis = gp.analyze(
+            model, protect=recipe.select.protect, resize_io=recipe.select.resize_io, **opening.keywords()
+        )
     along = cut_along(analysis)
     names = [*(value.name for value in analysis.graph.stored), *along]
     if tensor not in names:

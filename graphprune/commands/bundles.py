@@ -40,17 +40,19 @@ class Opening:
 
     Attributes:
         shape: Shape of an input, where it is dynamic.
+        size: Size of a dynamic axis of an ONNX file, by the name that the file gives it, or past, seq, batch, total.
         trust: Allow loading .pt2 files, which can run their author's code.
     """
 
     shape: tuple[str, ...] = option((), metavar="NAME=1x3x224x224")
+    size: tuple[str, ...] = option((), metavar="NAME=5")
     trust: bool = option(default=False)
 
     def keywords(self) -> dict[str, Any]:
         """As Python takes them.
 
         Raises:
-            OptionError: A shape cannot be read.
+            OptionError: A shape or a size cannot be read.
         """
         shapes = {}
         for text in self.shape:
@@ -59,7 +61,13 @@ class Opening:
                 shapes[name] = tuple(int(size) for size in sizes.split("x"))
             except ValueError:
                 raise OptionError(f"cannot read --shape '{text}'; expected one like 'image=1x3x224x224'") from None
-        return {"shapes": shapes, "trust": self.trust}
+        named: dict[str, int] = {}
+        for text in self.size:
+            name, _, number = text.rpartition("=")
+            if not (name and number.isascii() and number.isdigit()):
+                raise OptionError(f"cannot read --size '{text}'; expected one like 'past=5'")
+            named[name] = int(number)
+        return {"shapes": shapes, "sizes": named, "trust": self.trust}
 
 
 RECOVERY = ("recover_data", "recover_folder")
@@ -175,11 +183,14 @@ class Writing:
         plan_out: Write the plan.
         force: Allow -o to name MODEL itself, which is then replaced.
         to: What -o is: an ONNX file (onnx), or a folder that from_pretrained of transformers reads (hf).
+        stream: Leave the weights of a checkpoint's folder in their files, and stream slices of them: it may be larger
+            than memory. Units are scored by weights alone. Run the same again after a stop, and it goes on.
     """
 
     plan_out: Path | None = option(None, metavar="plan.json")
     force: bool = option(default=False)
     to: str | None = option(None, metavar="onnx|hf", unset="hf for a path without suffix, if MODEL is no .onnx file")
+    stream: bool = option(default=False)
 
     def checkpoint(self, model: str, output: Path) -> bool:
         """Whether a checkpoint's folder is to be written.

@@ -14,7 +14,9 @@ from graphprune.commands.bundles import RECOVERY, Data, Model, Opening, Output, 
 from graphprune.commands.offered import Offers
 from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, present, print_json, progress, require_distinct
+from graphprune.errors import OptionError
 from graphprune.files import require_writable, require_writable_folder
+from graphprune.opening import outgrows_memory
 from graphprune.recipe import Recipe
 from graphprune.report.envelope import described
 from graphprune.report.terminal import render_report
@@ -43,6 +45,9 @@ def prune(
         recipe = recipe if recipe.passes or recipe.allocate.layout else recipe.changed(layout="stock")
     for path in (*present(None if checkpoint else output, writing.plan_out), *data.written()):
         require_writable(path)
+    streamed = checkpoint and (writing.stream or outgrows_memory(Path(model)))
+    if writing.stream and not checkpoint:
+        raise OptionError("--stream writes a checkpoint's folder; give -o a path without a suffix")
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
     with progress(showing.as_json, after=("write",)) as tell:
         result = gp.prune(
@@ -55,8 +60,9 @@ def prune(
             **data.recovery(),
             evaluate=evaluation,
             metric=data.metric,
-            latency=not showing.no_latency,
-            export=True,
+            stream=streamed,
+            latency=not (showing.no_latency or streamed),
+            export=not streamed,
             progress=tell,
         )
         tell.begin("write")
@@ -79,7 +85,7 @@ def apply(
     recipe: Annotated[Recipe, Offers(only=("seed", "verify"))],
     data: Annotated[Data, Offers(without=("statistics", "evaluate", "metric", "labels", *RECOVERY))],
     opening: Opening,
-    writing: Annotated[Writing, Offers(without=("plan_out", "to"))],
+    writing: Annotated[Writing, Offers(without=("plan_out", "to", "stream"))],
     showing: Showing,
 ) -> None:
     """Replay a plan on MODEL (or on another checkpoint of it) and write a smaller ONNX file."""

@@ -21,6 +21,7 @@ from graphprune.compensation.recurrent import recurrent_stages
 from graphprune.compensation.scalings import find_scalings
 from graphprune.compensation.stage import Compensated, Stage
 from graphprune.compensation.weights import weight_stages
+from graphprune.defaults import ZEROS
 from graphprune.errors import PlanError
 from graphprune.hosts.host import Arrays, Host
 from graphprune.ir.dims import Factor, Index, factors_of
@@ -97,7 +98,11 @@ def adopted(
     Raises:
         PlanError: The copy has no such tensor, or one of another shape.
     """
-    _, pruned = _stages(dense, pruned, analysis, kept, method)
+    if method == ZEROS:  # only layers that take a constant get a bias
+        _, readers = with_biases(pruned, _cut(dense, analysis, kept))
+        pruned, _ = with_biases(pruned, [each.node for each in readers if each.bias in values])
+    else:
+        _, pruned = _stages(dense, pruned, analysis, kept, method)
     mine = pruned.graph().values
     for name, value in values.items():
         if name not in mine or value.shape != mine[name].shape:
@@ -112,11 +117,7 @@ def _stages(
     dense: Host, pruned: Host, analysis: Analysis, kept: Mapping[Factor, Index], method: str
 ) -> tuple[list[Stage], Host]:
     """The cut consumers of the pruned model in stages, and the model with their biases."""
-    cut = {
-        consumer.node
-        for consumer in find_consumers(dense, analysis.graph)
-        if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
-    }
+    cut = _cut(dense, analysis, kept)
     if method not in (*METHODS, AS_IS) or method == "none":
         return [], pruned
     if method in ADDING:
@@ -139,6 +140,15 @@ def _stages(
         stages.extend(recurrent_stages(dense, pruned, analysis, kept))
     order = {node.name: i for i, node in enumerate(pruned.graph().nodes)}
     return sorted(stages, key=lambda stage: min(order[node] for node in stage.places)), pruned
+
+
+def _cut(dense: Host, analysis: Analysis, kept: Mapping[Factor, Index]) -> set[str]:
+    """The nodes that read units of which some are gone."""
+    return {
+        consumer.node
+        for consumer in find_consumers(dense, analysis.graph)
+        if any(factor in kept for factor in factors_of(analysis.layouts[consumer.value][consumer.axis]))
+    }
 
 
 def _equation(method: str) -> str:

@@ -71,6 +71,8 @@ def specs_of(host: Model) -> tuple[InputSpec, ...]:
     values = host.graph().values
     example = host.example_inputs()
     dynamic = {name: values[name].dynamic if name in values else frozenset[int]() for name in example}
+    if getattr(host, "takes_one", False):  # sample, whatever the axis says
+        dynamic = {name: axes - {0} for name, axes in dynamic.items()}
     ranked = [name for name, array in example.items() if array.ndim]
     leading = [name for name in ranked if 0 in dynamic[name]] or ranked
     size = example[leading[0]].shape[0] if leading else 0

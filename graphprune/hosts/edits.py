@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphprune.brief import brief
+from graphprune.hosts.cuts import Cuts
 from graphprune.ir.dims import Index
 
 
@@ -50,6 +51,7 @@ class Edits:
         bypasses: Values that give their place to another one, by the value that takes it in all their uses.
         renumbered: For each stored tensor whose elements are positions of a cut axis: the new position of each old
             one, -1 where it is gone (no element that stays is one of those).
+        interface: For each input and output and axis that is cut, the positions that are left, in order.
         others: What must change where the same model is run in other ways, in the order of ``Graph.others``.
     """
 
@@ -61,6 +63,7 @@ class Edits:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     bypasses: Mapping[str, str] = field(default_factory=dict)
     renumbered: Mapping[str, Index] = field(default_factory=dict)
+    interface: Cuts = field(default_factory=dict)
     others: tuple[Edits, ...] = ()
 
     def __str__(self) -> str:
@@ -70,5 +73,10 @@ class Edits:
             for axis, index in axes.items()
         ]
         lines.extend(f"number {tensor} anew" for tensor in self.renumbered)
+        lines.extend(
+            f"take input or output {name} axis {axis}: {np.array2string(cut.index, threshold=12, separator=', ')}"
+            for name, axes in self.interface.items()
+            for axis, cut in axes.items()
+        )
         bypassed = [f"put {new} for {old}" for old, new in self.bypasses.items()]
         return "\n".join([*lines, *map(str, self.sizes), *map(str, self.pins), *bypassed])

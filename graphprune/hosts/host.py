@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,11 @@ from graphprune.hosts.edits import Edits
 from graphprune.hosts.recurrent import Recurrent
 from graphprune.hosts.windows import Window
 from graphprune.ir.graph import Graph
+
+if TYPE_CHECKING:
+    from graphprune.analysis.branch import Block
+    from graphprune.analysis.groups import Analysis
+    from graphprune.ir.dims import Factor, Index
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -233,6 +238,47 @@ class Refittable(Model, Protocol):
 
 class Host(Runnable, Refittable, Protocol):
     """A model that can be analysed, edited, run, refitted and saved."""
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A small model that runs in the place of one that does not, and what the same plan makes of it.
+
+    Attributes:
+        original: The small model.
+        pruned: What the plan leaves of it.
+        analysis: The analysis of ``original``.
+        kept: Its kept units.
+        removed: The blocks of it that go.
+        what: What it is, for the reader: ``a twin of hidden_size 64``.
+    """
+
+    original: Host
+    pruned: Host
+    analysis: Analysis
+    kept: Mapping[Factor, Index]
+    removed: tuple[Block, ...]
+    what: str
+
+
+@runtime_checkable
+class Represented(Protocol):
+    """A model that does not run, and that another one stands in for."""
+
+    def stand_in(self, state: Any) -> StandIn:
+        """What stands in for it, for the plan of a state (:class:`graphprune.pipeline.state.State`).
+
+        Raises:
+            ProofError: There is none.
+        """
+
+
+@runtime_checkable
+class Mapped(Protocol):
+    """A model whose weights lie in mapped files."""
+
+    def mapped(self, tensor: str) -> Array:
+        """The values of a stored tensor where they lie, none of which is read yet; bfloat16 as of ml_dtypes."""
 
 
 AnyModel = TypeVar("AnyModel", bound=Model)

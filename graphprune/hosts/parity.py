@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from graphprune.errors import ModelError
+from graphprune.hosts.cuts import left_of
 from graphprune.hosts.host import Arrays, Runnable
 from graphprune.hosts.onnx.double import run_single
 from graphprune.hosts.onnx.host import OnnxHost
@@ -62,6 +63,7 @@ def file_parity(host: Runnable, path: Path, inputs: Arrays, original: Runnable |
 
 def _of_onnx(host: OnnxHost, path: Path, inputs: Arrays, original: OnnxHost | None) -> Check:
     """A saved file: the same operators on the same numbers."""
+    whole, inputs = inputs, left_of(host.cuts, inputs)
     got = runtime.run_file(path, inputs, floating=True)
     check = compare(NAME, host.run(inputs), got, note=NOTE)
     if check.difference > check.tolerance:
@@ -76,8 +78,8 @@ def _of_onnx(host: OnnxHost, path: Path, inputs: Arrays, original: OnnxHost | No
         return check
     moved = compare(NAME, got, runtime.run_file(path, inputs), note=NOTE, rounding=MOVED)
     if moved.difference > check.tolerance and original is not None:
-        noise = noise_of(original.run(inputs), original.run_integer(inputs))
-        before = compare(NAME, original.run(inputs), original.run_integer(inputs))
+        noise = noise_of(original.run(whole), original.run_integer(whole))
+        before = compare(NAME, original.run(whole), original.run_integer(whole))
         moved = compare(NAME, got, runtime.run_file(path, inputs), note=NOTE, rounding=MOVED, noise=noise)
         note = (
             f"onnxruntime's integer kernels move it by {moved.difference:.2g}, the original by {before.difference:.2g}"

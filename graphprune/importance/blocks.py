@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.arrays import widened
 from graphprune.errors import OptionError
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays, Runnable
-from graphprune.importance.context import Evidence
+from graphprune.importance.context import CELLS, Evidence
 from graphprune.importance.loss import Standard, labelled
 from graphprune.ir.dims import factors_of
 from graphprune.registry import Registry
@@ -34,9 +36,18 @@ def closing_norm(evidence: Evidence) -> dict[str, float]:
         if block.kind == "layer":
             squares[block.name] = sum(squares[part] for part in block.parts if part in squares)
         else:
-            total = sum(float(np.square(evidence.read(name), dtype=np.float64).sum()) for name in block.closing)
+            total = sum(_square_sum(evidence.stored(name)) for name in block.closing)
             squares[block.name] = total / block.features
     return {block.name: squares[block.name] ** 0.5 for block in blocks}
+
+
+def _square_sum(weights: NDArray[Any]) -> float:
+    """The sum of squares, some rows at a time."""
+    if not weights.ndim or weights.dtype == np.float64:
+        return float(np.square(weights, dtype=np.float64).sum())
+    n = max(1, CELLS // max(1, weights[0].size))
+    rows = (weights[start : start + n] for start in range(0, len(weights), n))
+    return sum(float(np.square(widened(each), dtype=np.float64).sum()) for each in rows)
 
 
 def random_blocks(evidence: Evidence) -> dict[str, float]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
 from graphprune.errors import OptionError
-from graphprune.hosts.host import Arrays, Host
+from graphprune.hosts.host import Arrays, Host, Mapped
 from graphprune.importance.judge import Asked
 from graphprune.ir.dims import unit_of
 from graphprune.statistics.collect import Statistics
@@ -59,6 +59,10 @@ class Evidence:
     def groups(self) -> Sequence[Group]:
         """The groups to be scored."""
         return self.analysis.groups
+
+    def stored(self, tensor: str) -> NDArray[Any]:
+        """The values of a stored tensor where they lie, for criteria that look at some at a time; of any type."""
+        return self.host.mapped(tensor) if isinstance(self.host, Mapped) else self.read(tensor)
 
     def measured(self, criterion: str) -> Statistics:
         """The statistics.

@@ -233,7 +233,7 @@ def judges_of(graph: Graph, asked: Sequence[Asked] = (), names: Sequence[str] = 
     Raises:
         OptionError: The user names what is not there.
     """
-    outputs, judged, behind = list(graph.outputs), floating(graph), on_the_way(graph)
+    outputs, judged, behind = list(graph.outputs), floating(graph), on_the_way(graph) | graph.carried
     said: dict[str, Asked] = {}
     for each in asked:
         at = each.at if each.at is not None else _position(each.output, outputs) if each.output else None

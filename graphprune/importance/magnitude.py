@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.arrays import widened
 from graphprune.importance.context import Evidence
 from graphprune.ir.dims import Dim, Factor, Product, Sum
 
@@ -40,7 +41,7 @@ def _norms(evidence: Evidence, p: int) -> dict[str, NDArray[np.float64]]:
         axes.setdefault(tensor, []).append(axis)
     sums: dict[Dim, NDArray[Any]] = {}  # of all axes that hold the same units in the same way
     for tensor, used in axes.items():
-        for axis, marginal in zip(used, _marginals(evidence.read(tensor), used, p), strict=True):
+        for axis, marginal in zip(used, _marginals(evidence.stored(tensor), used, p), strict=True):
             dim = sites[tensor, axis]
             known = sums.get(dim)
             sums[dim] = marginal if known is None else known + marginal
@@ -63,19 +64,18 @@ def _marginals(weights: NDArray[Any], axes: list[int], p: int) -> list[NDArray[n
     power = np.square if p == 2 else np.abs
     if weights.ndim == 1:
         return [power(weights.astype(np.float64))]
-    if weights.dtype not in (np.float32, np.float64):
-        weights = weights.astype(np.float32)
+    single = np.dtype(np.float64 if weights.dtype == np.float64 else np.float32)
     shape = weights.shape
     table = weights.reshape(shape[0], -1)
     rows, columns = np.zeros(shape[0]), np.zeros(table.shape[1])
-    ones = _ones(weights.dtype)
+    ones = _ones(single)
     for left in range(0, table.shape[1], BLOCK):
         part = slice(left, left + BLOCK)
         width = min(table.shape[1] - left, BLOCK)
         n = BLOCK // width
         for start in range(0, len(table), n):
             block = table[start : start + n, part]
-            found = power(block)
+            found = power(block if block.dtype == single else widened(block))
             if 0 in axes:
                 rows[start : start + n] += found @ ones[:width]  # a product with ones is a faster sum
             if axes != [0]:

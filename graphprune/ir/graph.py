@@ -141,6 +141,7 @@ class Graph:
             nothing is pruned that only they hold, and none of their nodes counts.
         label: Of one of the others: how it is run (``in training mode``).
         shared: Of one of the others: what its stored values are called in the graph that it is an other of.
+        carried: Outputs that are only handed to the next call: the caches of a decoder.
     """
 
     __repr__ = brief
@@ -152,6 +153,7 @@ class Graph:
     others: tuple[Graph, ...] = ()
     label: str = ""
     shared: Mapping[str, str] = field(default_factory=dict)
+    carried: frozenset[str] = frozenset()
 
     @property
     def stored(self) -> tuple[Value, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from graphprune.analysis.branch import Block
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.cuts import Cut
 from graphprune.hosts.edits import Edits, PinEdit, SizeEdit
 from graphprune.hosts.host import AnyModel, Model
 from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions, resized
@@ -42,6 +43,8 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
 
     slices: dict[str, dict[int, Index]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    outside = {*analysis.graph.inputs, *analysis.graph.outputs}
+    interface: dict[str, dict[int, Cut]] = {}
     for name, layout in analysis.layouts.items():
         axes = [axis for axis, dim in enumerate(layout) if not sizes.keys().isdisjoint(factors_of(dim))]
         if not axes:
@@ -55,11 +58,14 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
             shape[axis] = lengths[dim]
         if tuple(shape) != value.shape:
             shapes[name] = tuple(shape)
-        if value.stored:
+        if value.stored or name in outside:
             for axis in axes:
                 if layout[axis] not in taken:
                     taken[layout[axis]] = positions(layout[axis], kept)
+        if value.stored:
             slices[name] = {axis: taken[layout[axis]] for axis in axes}
+        elif name in outside:
+            interface[name] = {axis: Cut(value.shape[axis], taken[layout[axis]]) for axis in axes}
     size_edits: list[SizeEdit] = []
     pins: list[PinEdit] = []
     for node in analysis.graph.nodes:
@@ -74,7 +80,10 @@ def slice_edits(analysis: Analysis, kept: Mapping[Factor, Index]) -> Edits:
         if rule.pinned and _reshaped(node, shapes):
             pins.extend(PinEdit(node.name, attribute, value) for attribute, value in rule.pinned)
     others = tuple(slice_edits(other, kept) for other in analysis.others)
-    return Edits(slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept), others=others)
+    return Edits(
+        slices, tuple(size_edits), tuple(pins), shapes, renumbered=_renumbered(analysis, kept), interface=interface,
+        others=others,
+    )  # fmt: skip
 
 
 def _renumbered(analysis: Analysis, kept: Mapping[Factor, Index]) -> dict[str, Index]:

@@ -19,6 +19,7 @@ PLAN = "plan"
 SLICED = "sliced"
 SHALLOWER = "shallower"
 PROOF = "proof"
+UNCHANGED = "unchanged"
 REFIT = "refit"
 RECOVERY = "recovery"
 EXPORT = "export"
@@ -62,6 +63,7 @@ KEYS: dict[str, Key] = {
     LOSSES: Key("curves of losses", "measure-losses"),
     PROFILE: Key("a profile", advice="prune with graphprune.prune, or give State.latency"),
     PROOF: Key("a proof", "verify"),
+    UNCHANGED: Key("a model that computes what the original does", "fold-dead"),
     REFIT: Key("refitted weights", "compensate"),
     RECOVERY: Key("recovered weights", "recover"),
     EXPORT: Key("a checked file", "check-export"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from graphprune.analysis.groups import Analysis
 from graphprune.analysis.solver import Reason
 from graphprune.ir.dims import factors_of
+from graphprune.planning.allocation import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,16 @@ def blockers(analysis: Analysis, most: int = 3) -> str:
     if not found:
         return "nothing is fixed"
     return ", ".join(f"{blocker.reason} keeps {blocker.shown} whole" for blocker in found)
+
+
+def obstacles(analysis: Analysis, limits: Limits, only: Sequence[str], n_protected: int) -> str:
+    """What stands in the way of a target, and what to relax."""
+    said = f"max_ratio={limits.max_ratio:g} and min_units={limits.min_units}"
+    selected = f", only={'|'.join(only)}" if only else ""
+    selected += f", protect_ratio ({n_protected} groups)" if n_protected else ""
+    return (
+        f"{blockers(analysis)}; the limits {said}{selected} keep part of every group. Raise the target or relax these"
+    )
 
 
 KERNEL_REASON = "kernel size of a convolution"

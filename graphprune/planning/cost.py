@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 from graphprune.analysis.branch import Unneeded
 from graphprune.analysis.groups import Analysis, Group
 from graphprune.brief import brief
+from graphprune.errors import TargetError
 from graphprune.ir.dims import Dim, Factor, Product
 from graphprune.ir.graph import Value
 from graphprune.planning.latency import LatencyModel
+from graphprune.planning.serving import ABSENT, SERVING, cached, chosen_experts, routed
 
 METRICS = {
     "macs": "multiply-accumulates",
     "params": "parameters",
     "bytes": "bytes of stored tensors",
     "latency": "milliseconds in onnxruntime",
+    **SERVING,
 }
 """What a target can be about, with units."""
 
@@ -169,9 +172,15 @@ class CostModel:
         return {group.name: int(n) for group, n in zip(self.groups, counts, strict=True)}
 
     def cost(self, metric: str, counts: NDArray[np.float64] | None = None) -> float:
-        """The cost of keeping ``counts`` units of each group (absent: of the unpruned model)."""
+        """The cost of keeping ``counts`` units of each group (absent: of the unpruned model).
+
+        Raises:
+            TargetError: The model has no such cost.
+        """
         if counts is None and metric in self.stated:
             return self.stated[metric]
+        if metric in ABSENT and metric not in self.functions:
+            raise TargetError(f"target '{metric}' means nothing here: {ABSENT[metric]}; take another metric")
         return self.functions[metric](self.full if counts is None else counts)
 
     def capped(self, most: NDArray[np.float64]) -> CostModel:
@@ -223,9 +232,33 @@ def build_cost_model(
         "params": _stored(analysis, index, stored, lambda value: float(value.weighs), (besides or {}).get("params", 0)),
         "bytes": _stored(analysis, index, stored, lambda value: value.itemsize, (besides or {}).get("bytes", 0)),
     }
+    if experts := chosen_experts(analysis):
+        functions["active_params"] = _active(analysis, index, stored, experts)
+    kept: _Terms = defaultdict(float)
+    for dims, each in cached(analysis, without.nodes):
+        _accumulate(kept, dims, index, each)
+    if kept or (without.nodes and any(True for _ in cached(analysis))):
+        functions["kv_cache"] = _pack(kept.items())
     if latency is not None:
         functions["latency"] = (latency.without(without.nodes) if without.nodes else latency).over(analysis.groups)
     return CostModel(analysis.groups, functions, stated or {})
+
+
+def _active(
+    analysis: Analysis, index: Mapping[Factor, int], values: Iterable[Value], experts: Iterable[Group]
+) -> CostFunction:
+    """The parameters that a token reads: of experts as many as a router chooses."""
+    chosen = {name: group for group in experts for name in routed(analysis, group)}
+    terms: _Terms = defaultdict(float)
+    for value in values:
+        own: _Terms = defaultdict(float)
+        _accumulate(own, analysis.layouts[value.name], index, float(value.weighs))
+        group = chosen.get(value.name)
+        at = -1 if group is None else index[group.factor]
+        for powers, coefficient in own.items():
+            few = group.minimum if group is not None and at in powers else 1
+            terms[tuple(i for i in powers if i != at or group is None)] += coefficient * few
+    return _pack(terms.items())
 
 
 def _stored(

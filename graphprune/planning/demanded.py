@@ -97,12 +97,24 @@ def most_of(model: CostModel, given: Mapping[str, Index]) -> NDArray[np.float64]
 
 
 def kept_first(scores: Mapping[str, NDArray[np.float64]], given: Mapping[str, Index]) -> dict[str, NDArray[np.float64]]:
-    """Scores by which units that stay in any case go last."""
+    """Scores by which units that stay in any case go last, in their order."""
     found = dict(scores)
     for name, kept in given.items():
         if name in found:
             found[name] = found[name].copy()
-            found[name][kept] = np.inf
+            found[name][kept] += 1 + np.ptp(found[name])
+    return found
+
+
+def gone_last(scores: Mapping[str, NDArray[np.float64]], given: Mapping[str, Index]) -> dict[str, NDArray[np.float64]]:
+    """Scores by which units that are gone already go first, and count for nothing."""
+    found = dict(scores)
+    for name, kept in given.items():
+        if name in found:
+            low = min(0.0, float(found[name].min()))
+            lowest = np.full_like(found[name], low - 1e-9 * (1 + abs(low)))
+            lowest[kept] = found[name][kept]
+            found[name] = lowest
     return found
 
 

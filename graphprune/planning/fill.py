@@ -114,8 +114,7 @@ def _tries(
         more[i] = above
         step[key] = sum(
             (model.cost(metric, more) - model.cost(metric, counts)) / max(model.cost(metric), 1e-30)
-            for metric in model.functions
-            if metric != "latency"
+            for metric in ("macs", "params", "bytes")
         )
     return [found[key] for key in sorted(found, key=lambda key: -step[key])[:MOST_TRIES]]
 

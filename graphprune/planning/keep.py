@@ -23,11 +23,11 @@ def keep_counts(
         groups: The groups.
         scores: By name, of groups that lose some.
         counts: By name: how many units stay.
-        given: By name: the units that stay, whatever the scores.
+        given: By name: the units that stay, whatever the scores, where so many stay.
     """
 
     def top(group: Group) -> Index:
-        if given and group.name in given:
+        if given and len(given.get(group.name, ())) == counts[group.name]:
             return given[group.name]
         order = np.argsort(-scores[group.name], kind="stable")
         return np.sort(order[: counts[group.name]]).astype(np.int64)

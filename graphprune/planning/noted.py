@@ -21,8 +21,9 @@ def options_of(data: Any) -> dict[str, Any]:
     options = dict(data)
     if "targets" in options:
         parse_targets(texts(options["targets"]))
-    if "compensated" in options:
-        texts(options["compensated"])
+    for name in ("compensated", "resize_io"):
+        if name in options:
+            texts(options[name])
     for name in ("digests", "exported"):
         if not isinstance(options.get(name, {}), Mapping):
             raise TypeError(f"got {options[name]!r:.40} as '{name}', expected an object")

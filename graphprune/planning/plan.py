@@ -1,7 +1,8 @@
 """The plan: which units of which group stay. Frozen, JSON, by original index.
 
 ``plan.to_dict()["parameters"][name][str(axis)]`` lists the kept positions of every cut axis of a stored tensor in the
-original numbering, so that anyone can replay or check a plan without graphprune. The names are those of the file.
+original numbering, so that anyone can replay or check a plan without graphprune. The names are those of the file. In a
+file, long lists are written in short (:mod:`graphprune.planning.compact`).
 
 A tensor that a file stores once for several uses, equal constants of different layers, may be cut otherwise for each of
 them. Then ``to_dict()["uses"][tensor]`` lists the uses that are cut: ``use`` is ``RESULT:i``, what the node with the
@@ -13,7 +14,6 @@ positions as above, and ``name`` what this copy is called where groups, blocks a
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,10 +26,11 @@ from graphprune.analysis.groups import Analysis
 from graphprune.brief import brief
 from graphprune.errors import PlanError
 from graphprune.files import read_json, write_text
-from graphprune.ir.dims import Factor, Index, factors_of, positions
+from graphprune.ir.dims import Dim, Factor, Index, factors_of, positions
 from graphprune.ir.graph import Graph, Use
+from graphprune.planning.compact import SHORT, Reader, Written, dumped
 from graphprune.planning.noted import options_of
-from graphprune.planning.reading import MALFORMED, mapping, rising, texts, whole
+from graphprune.planning.reading import MALFORMED, mapping, texts, whole
 
 FORMAT = 3
 """The version of the JSON form; a plan of format 1 had no blocks, one of format 2 called copies ``TENSOR__1``."""
@@ -260,10 +261,11 @@ class PruningPlan:
             PlanError: Something is missing or of the wrong type, or the format is newer.
         """
         try:
-            if data["format"] not in (1, 2, FORMAT):
+            if data["format"] not in (1, 2, FORMAT, SHORT):
                 raise PlanError(
                     f"the plan has format {data['format']}, this graphprune reads format {FORMAT}; update one of them"
                 )
+            reader = Reader(data.get("positions", ()))
             shapes = {str(name): tuple(map(whole, shape)) for name, shape in data.get("shapes", {}).items()}
             uses: dict[str, Use] = {}
             cut: list[tuple[str, Mapping[str, Any]]] = []
@@ -278,14 +280,12 @@ class PruningPlan:
             return PruningPlan(
                 str(data["fingerprint"]),
                 tuple(
-                    GroupPlan(
-                        str(g["name"]), str(g["kind"]), whole(g["size"]), rising(g["kept"], whole(g["size"]), g["name"])
-                    )
-                    for g in data["groups"]
+                    GroupPlan(str(g["name"]), str(g["kind"]), size, reader.rising(g["kept"], size, g["name"]))
+                    for g, size in ((g, whole(g["size"])) for g in data["groups"])
                 ),
                 {
                     str(name): {
-                        int(axis): rising(index, shapes[name][int(axis)], f"{name}[{axis}]")
+                        int(axis): reader.rising(index, shapes[name][int(axis)], f"{name}[{axis}]")
                         for axis, index in axes.items()
                     }
                     for name, axes in (*data["parameters"].items(), *cut)
@@ -308,7 +308,7 @@ class PruningPlan:
         Raises:
             OutputError: The file cannot be written.
         """
-        write_text(Path(path), json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(Path(path), dumped(Written().data(self.to_dict())))
 
     @staticmethod
     def load(path: str | Path) -> PruningPlan:
@@ -340,17 +340,19 @@ def make_plan(
 ) -> PruningPlan:
     """The plan that keeps these units (all units of factors that are not named), without some blocks."""
     cut = {factor: index for factor, index in kept.items() if len(index) < factor.size}
-    groups = tuple(
-        GroupPlan(group.name, group.kind, group.size, tuple(cut[group.factor].tolist()))
-        for group in analysis.groups
-        if group.factor in cut
-    )
+    held = tuple(group for group in analysis.groups if group.factor in cut)
+    groups = tuple(GroupPlan(g.name, g.kind, g.size, tuple(cut[g.factor].tolist())) for g in held)
     parameters: dict[str, dict[int, tuple[int, ...]]] = {}
-    for group in analysis.groups:
-        for site in group.sites if group.factor in cut else ():
+    alike: dict[Dim, tuple[int, ...]] = {
+        group.factor: planned.kept for group, planned in zip(held, groups, strict=True)
+    }
+    for group in held:
+        for site in group.sites:
             axes = parameters.setdefault(site.tensor, {})
             if site.axis not in axes:
-                axes[site.axis] = tuple(positions(site.dim, cut).tolist())
+                if site.dim not in alike:
+                    alike[site.dim] = tuple(positions(site.dim, cut).tolist())
+                axes[site.axis] = alike[site.dim]
     shapes = {v.name: v.shape for v in analysis.graph.stored if v.kind == "parameter" or v.name in parameters}
     for name, axes, shape in _cut_along(analysis, cut):
         parameters[name], shapes[name] = axes, shape

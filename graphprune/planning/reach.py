@@ -47,5 +47,6 @@ def _met(model: CostModel, targets: Sequence[Target], limits: Limits, allowed: f
     least = np.array(
         [levels_of(group, limits)[-1] if group.name in allowed else group.size for group in model.groups], np.float64
     )
-    costs = model.costs(least)
-    return all(costs[target.metric] <= target.limit(model.cost(target.metric, model.full)) for target in targets)
+    return all(
+        model.cost(target.metric, least) <= target.limit(model.cost(target.metric, model.full)) for target in targets
+    )

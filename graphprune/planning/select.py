@@ -60,6 +60,43 @@ def protected_axes(graph: Graph, protect: Iterable[str]) -> list[tuple[str, int 
     return found
 
 
+def resizable_axes(graph: Graph, patterns: Iterable[str], *, file: bool = True) -> list[tuple[str, int]]:
+    """The axes of inputs and outputs that patterns name, and that have a size of their own.
+
+    ``present.*`` names all axes of these outputs, ``present.*[1]`` one of each. Axes whose size follows from the inputs
+    at hand stay what they are.
+
+    Raises:
+        OptionError: A pattern matches no input or output, or none that has its axis; or the model is no ``file``.
+    """
+    patterns = tuple(patterns)
+    if patterns and not file:
+        raise OptionError(
+            "resize_io is about inputs and outputs of ONNX files; those of a module are what its code takes and gives"
+        )
+    found: list[tuple[str, int]] = []
+    names = [*graph.inputs, *graph.outputs]
+    for pattern in patterns:
+        text, axis = parts(pattern)
+        hits = [name for name in names if matches(name, text)]
+        if not hits:
+            listed = ", ".join(f"'{name}'" for name in names[:6]) + (", ..." if len(names) > 6 else "")
+            raise OptionError(
+                f"resize_io pattern {meant(pattern, names)} matches no input or output of the model; these are {listed}"
+            )
+        axes = [
+            (name, i)
+            for name in hits
+            for i in range(len(graph.values[name].shape))
+            if axis in (None, i) and i not in graph.values[name].dynamic
+        ]
+        if not axes:
+            what = "any axis of a size of its own" if axis is None else f"an axis {axis} of a size of its own"
+            raise OptionError(f"resize_io pattern '{pattern}' matches '{hits[0]}', which has not {what}")
+        found.extend(axes)
+    return list(dict.fromkeys(found))
+
+
 def chosen_groups(analysis: Analysis, only: Iterable[str], protect: Iterable[str] = ()) -> tuple[Group, ...]:
     """The groups that ``only`` names (all if it is empty), without the kinds and groups that ``protect`` names.
 

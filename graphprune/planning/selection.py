@@ -26,6 +26,8 @@ class Selection:
         leave_out: Names of blocks that go, besides those that ``allocate`` chooses.
         config: What a config has to say of the result, by its names.
         fitted: By name of a group: how many units stay for that.
+        zeros: By name of a group: its dead units, which go; ``None`` where nobody has looked for them.
+        resize_io: Patterns of inputs and outputs whose axes may be cut.
     """
 
     only: tuple[str, ...] = ()
@@ -36,11 +38,13 @@ class Selection:
     leave_out: tuple[str, ...] = ()
     config: Mapping[str, int] = field(default_factory=dict)
     fitted: Mapping[str, int] = field(default_factory=dict)
+    zeros: Mapping[str, tuple[int, ...]] | None = None
+    resize_io: tuple[str, ...] = ()
 
     @property
     def decided(self) -> bool:
         """Whether something stays or goes whatever the targets say."""
-        return bool(self.keep or self.remove or self.leave_out or self.config)
+        return bool(self.keep or self.remove or self.leave_out or self.config or self.zeros is not None)
 
     @property
     def demands(self) -> tuple[Demand, ...]:
@@ -48,7 +52,8 @@ class Selection:
         keep = (read_demand("keep", text) for text in self.keep)
         shape = f"shape target {','.join(f'{name}={value}' for name, value in self.config.items())}"
         fitted = (Demand("keep", "", "group", name, n, source=shape) for name, n in self.fitted.items())
-        return (*keep, *(read_demand("remove", text) for text in self.remove), *fitted)
+        zeros = (Demand("remove", "", "group", n, None, u, "target zeros") for n, u in (self.zeros or {}).items())
+        return (*keep, *(read_demand("remove", text) for text in self.remove), *fitted, *zeros)
 
     def check(self) -> None:
         """Refuses what cannot be read.
@@ -76,7 +81,7 @@ class Selection:
         Raises:
             OptionError: A demand means nothing in this model, contradicts another one, or cannot be met.
         """
-        if not (self.keep or self.remove or self.fitted):
+        if not (self.keep or self.remove or self.fitted or self.zeros):
             return ()
         free = {group.name for group in chosen_groups(analysis, (), self.protect)}
         return demanded(analysis, self.demands, [g.name for g in analysis.groups if g.name not in free])

@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.analysis.branch import Block
-from graphprune.analysis.groups import Analysis, analyze_graph
+from graphprune.analysis.groups import Analysis
 from graphprune.errors import ModelError
-from graphprune.hosts.host import Array, Arrays, Host, Masks
+from graphprune.hosts.cuts import Cuts, cuts_of, left_of
+from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.ir.dims import Factor, Index, factors_of, positions
 from graphprune.pipeline.state import Check
 from graphprune.proof.compare import (
@@ -32,6 +33,7 @@ from graphprune.proof.compare import (
 from graphprune.proof.corner import Example
 from graphprune.proof.findings import Findings, Pair
 from graphprune.proof.masks import bypassed, masks
+from graphprune.proof.other_sizes import at_other_sizes
 from graphprune.proof.redraw import redrawn
 from graphprune.proof.watch import Watched, watched
 
@@ -149,15 +151,15 @@ def _compared(
     own: Iterator[tuple[str, Array]] | None = None,
 ) -> Findings:
     """Runs both sides, and the original in its own precision, in step; holds one value of each at a time."""
-    inside = {each.name: each for each in pair.watched}
+    inside, cuts = {each.name: each for each in pair.watched}, cuts_of(pair.pruned)
     findings = Findings(Check("masked", 0.0, rounding[0].tolerance, note))
     outputs: tuple[dict[str, Array], ...] = ({}, {}, {})
     blind: set[Factor] = set()
     for name, values in _in_step(*(each for each in (wanted, got, own) if each is not None)):
         if name.startswith(">"):
             for found, value in zip(outputs, values, strict=False):
-                if value is not None:
-                    found[name[1:]] = value
+                if value is not None:  # what has become smaller is compared as far as it is there
+                    found[name[1:]] = value if found is outputs[1] else left_of(cuts, {name[1:]: value})[name[1:]]
             continue
         want, have, *rest = values
         watch = inside[name]
@@ -240,6 +242,7 @@ def prove(
     answers = example.answers if example.inputs is None else None
     precision = precision_of(analysis)
     permutation, noise = permuted_alike(original, permuted, inputs, precision)
+    noise = noise and {name: each for name, each in noise.items() if name not in cuts_of(pruned)}
     inside = watched(analysis, kept, pruned.graph(), original.adjusted)
     pair = Pair(bypassed(original, removed), pruned, masks(analysis, kept, removed), inside)
     note = "pruned = masked original"
@@ -261,7 +264,7 @@ def permuted_alike(
     noise: dict[str, Array] | None = None
     first: Check | None = None
     if precision > 2:
-        got, expected = _made(permuted).run(inputs), original.run(inputs)
+        got, expected, _ = _both(permuted, original, inputs)
         first = compare(name, expected, got, note=note, rounding=SINGLE if precision == 4 else double_rounding(8))
         noise = (
             noise_of(expected, got) if [*map(np.shape, got.values())] == [*map(np.shape, expected.values())] else None
@@ -269,18 +272,27 @@ def permuted_alike(
         if first.difference <= first.tolerance:
             return first, noise
     try:
-        got, expected = _made(permuted).run(inputs, double=True), original.run(inputs, double=True)
+        got, expected, cuts = _both(permuted, original, inputs, double=True)
     except ModelError:  # the host has no float64 executor for this model
-        got, expected = _made(permuted).run(inputs), original.run(inputs)
+        got, expected, _ = _both(permuted, original, inputs)
         return compare(name, expected, got, note=note, rounding=UNDECIDED[min(4, precision)]), noise
-    own = noise_of(expected, original.run(inputs)) if precision < 8 else None
+    own = noise_of(expected, left_of(cuts, original.run(inputs))) if precision < 8 else None
     second = compare(name, expected, got, note=note, rounding=double_rounding(precision), noise=own)
     beside = "" if first is None else f" ({first.difference:.2g} in its own precision)"
     return replace(second, note=f"{second.note}, in float64{beside}"), noise
 
 
-def _made(host: Host | Callable[[], Host]) -> Host:
-    return host() if callable(host) else host
+def _both(
+    permuted: Host | Callable[[], Host], original: Host, inputs: Arrays, *, double: bool = False
+) -> tuple[dict[str, Array], dict[str, Array], Cuts]:
+    """The outputs of a permuted model, those of the original in the order that it has them in, and that order."""
+    got, cuts = _run_of(permuted() if callable(permuted) else permuted, inputs, double=double)
+    return got, left_of(cuts, original.run(inputs, double=double)), cuts
+
+
+def _run_of(made: Host, inputs: Arrays, *, double: bool) -> tuple[dict[str, Array], Cuts]:
+    """The outputs of a model that need not be there any longer then."""
+    return made.run(inputs, double=double), cuts_of(made)
 
 
 def _at_two_sizes(
@@ -301,24 +313,6 @@ def _at_two_sizes(
     note = f"{check.note}, at two sets of sizes"
     second, _ = masked(there, resized.example_inputs(seed), precision, note=note)
     return replace(worse(second, check), note=note, informative=check.informative)
-
-
-def at_other_sizes(
-    original: Host, kept: Mapping[Factor, Index], analysis: Analysis, removed: Iterable[Block]
-) -> tuple[Host, Masks] | None:
-    """The original at other sizes along its dynamic axes, and the same units' masks there, if it has such axes."""
-    other = original.at_other_sizes()
-    if other is None:
-        return None
-    again = analyze_graph(other.graph())
-    groups = {group.name: group for group in again.groups}
-    there: dict[Factor, Index] = {}
-    for factor, index in kept.items():
-        group = groups.get(analysis.group_of[factor].name)
-        if group is None or group.size != factor.size:
-            return None  # the sizes couple what is free at those of the example
-        there[group.factor] = index
-    return bypassed(other, removed), masks(again, there, removed)
 
 
 def _with_other_weights(

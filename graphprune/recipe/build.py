@@ -25,7 +25,9 @@ from graphprune.passes import (
     Analyze,
     Calibrate,
     Compensate,
+    FindDead,
     FitShape,
+    FoldDead,
     MeasureLosses,
     Pass,
     ProtectSensitive,
@@ -49,6 +51,8 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
     """The passes of a recipe; see :meth:`graphprune.recipe.Recipe.pipeline`."""
     if recipe.passes:
         return tuple(targeted(each, recipe.targets) for each in recipe.passes)
+    if recipe.zeros:
+        return _without_zeros(recipe)
     select, sharing, proof, seed = recipe.select, recipe.allocate, recipe.proof, recipe.seed
     if not (recipe.targets or sharing.whole or select.demands):
         parse_targets(())
@@ -58,6 +62,10 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
     bound = is_bound(layout)
     refit = STOCK_COMPENSATION if bound else MEASURED_COMPENSATION
     method = recipe.refit.compensation or (refit if calibrated else COMPENSATION)
+    if sharing.shape_target and not bound:
+        raise OptionError(
+            f"a shape target is what a config says, and layout '{layout}' leaves more than that; take 'stock'"
+        )
     if bound and method in ADDING:
         raise OptionError(
             f"compensation '{method}' gives layers biases that no config says; with layout '{layout}' take "
@@ -90,13 +98,43 @@ def pipeline(recipe: Recipe, *, calibrated: bool, measurable: bool, statistics: 
         Compensate(method) if method != "none" else None,
         FitShape(sharing.shape_target) if sharing.shape_target else None,
         MeasureLosses(file=statistics) if goes_by_losses(allocation) and recipe.targets else None,
-        Select(select.only, select.protect, select.protect_ratio, select.keep, select.remove)
+        Select(
+            select.only,
+            select.protect,
+            select.protect_ratio,
+            select.keep,
+            select.remove,
+            resize_io=select.resize_io,
+        )
         if select != Selection()
         else None,
     )
     if allocation != MEASURED_ALLOCATION or sharing.allocation:
         return passes
     return choosing(passes, method, criteria=not recipe.score.criterion)
+
+
+def _without_zeros(recipe: Recipe) -> tuple[Pass, ...]:
+    """The passes that remove what is dead already."""
+    select, sharing, proof, seed = recipe.select, recipe.allocate, recipe.proof, recipe.seed
+    besides = {
+        "blocks, layers and remove_blocks": sharing.blocks or sharing.layers or sharing.remove_blocks,
+        "shape_target": sharing.shape_target,
+        "keep and remove": select.demands,
+        "compensation": recipe.refit.compensation not in (None, "none"),
+        "recovery": recipe.recovery.on,
+    }
+    if given := next((name for name, here in besides.items() if here), None):
+        raise OptionError(f"target 'zeros' changes nothing of what the model computes; leave {given} out beside it")
+    layout = sharing.layout or LAYOUT
+    return default_pipeline(
+        Analyze(),
+        FindDead(layout, seed),
+        Allocate(layout=layout),
+        Verify(seed, proof.unproven) if proof.verify else None,
+        FoldDead(bool(proof.verify), seed),
+        Select(select.only, select.protect, select.protect_ratio) if select != Selection() else None,
+    )
 
 
 def measuring(criterion: str, allocation: str = "") -> Calibrate | None:

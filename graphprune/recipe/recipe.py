@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from graphprune.brief import written
+from graphprune.defaults import ZEROS
 from graphprune.errors import OptionError
 from graphprune.recipe import text
 from graphprune.recipe.named import RECIPES
@@ -36,7 +37,10 @@ class Recipe:
         targets: What remains: ``macs=0.5``, ``params=2M``, ``bytes=50%``, ``latency=5ms``. Fractions of the original
             (at most 1) or absolute numbers of ``macs``, ``params``, ``bytes`` or ``latency`` (``0.6`` or ``"5ms"``, as
             measured in onnxruntime: the result is measured, and allocation is repeated where it is above the target, or
-            more than 5 % below); in Python also as a mapping, ``{"macs": 0.5}``. May be absent where ``blocks``,
+            more than 5 % below); in Python also as a mapping, ``{"macs": 0.5}``. Of models that have
+            them also ``active_params`` (experts: what a token reads) and ``kv_cache`` (bytes for each token of a causal
+            attention's keys and values). ``zeros`` removes exactly the units
+            that are dead already, and proves that nothing changes. May be absent where ``blocks``,
             ``layers``, ``remove_blocks`` or a ``pipeline`` is given; an ``allocate`` of a pipeline that names none
             takes it, and what any other makes has to meet it.
         select: What may be pruned.
@@ -74,6 +78,8 @@ class Recipe:
         if self.seed < 0:
             raise OptionError(f"seed is {self.seed}; expected 0 or more")
         if self.passes:
+            if self.zeros:
+                raise OptionError("target 'zeros' is a pipeline of its own; leave the pipeline out")
             self._require_none_beside()
             self._require_passes()
 
@@ -94,6 +100,11 @@ class Recipe:
 
         given = [name for name, key in KEYS.items() if not key.giver]  # by whoever has data, a profile, a metric
         check([targeted(each, self.targets or ("macs=1",)) for each in self.passes], given, complete=True)
+
+    @property
+    def zeros(self) -> bool:
+        """Whether exactly the units go that are dead already."""
+        return self.targets == (ZEROS,)
 
     def __repr__(self) -> str:
         shown = {each.keyword: self._value(each) for each in recipe_options() if self._value(each) != each.default}
@@ -255,6 +266,8 @@ def _targets(given: Any) -> tuple[str, ...]:
     """Targets as they are written in one way."""
     if isinstance(given, Sequence | Mapping) and not given:
         return ()
+    if given == ZEROS or (isinstance(given, Sequence) and list(given) == [ZEROS]):
+        return (ZEROS,)
     from graphprune.planning.target import parse_targets
 
     return tuple(map(str, parse_targets(given)))

@@ -25,7 +25,6 @@ from graphprune.defaults import (
     MEASURED_COMPENSATION,
     MEASURED_CRITERION,
     MIN_UNITS,
-    STOCK,
 )
 from graphprune.errors import OptionError
 from graphprune.recipe.options import checked, default_of, option, options_in
@@ -80,6 +79,9 @@ class Selection(Section):
             Python also a mapping, ``{"layers.3.self_attn": [0, 5], "head": 6}``. ``@FILE`` is a JSON file of names and
             lists, of which ``@FILE:48`` takes the first 48 each. Targets are met by other groups.
         remove: Units that go, and no others of their group, written as for ``keep``.
+        resize_io: Inputs and outputs of an ONNX file that may shrink: ``*.key`` (all axes), ``present.*[1]`` (one).
+            Else the interface stays what it is. A cache of keys and values has to be named on both sides, in and out;
+            the report lists what has shrunk.
     """
 
     protect: tuple[str, ...] = option((), metavar="PATTERN")
@@ -87,6 +89,7 @@ class Selection(Section):
     only: tuple[str, ...] = option((), metavar="KIND")
     keep: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
     remove: tuple[str, ...] = option((), metavar="NAME=UNITS|@FILE")
+    resize_io: tuple[str, ...] = option((), metavar="PATTERN")
 
     def __post_init__(self) -> None:
         from graphprune.planning.demands import written
@@ -100,7 +103,9 @@ class Selection(Section):
         """Refuses kinds that there are not, and what is no fraction."""
         from graphprune.planning import selection
 
-        selection.Selection(self.only, self.protect, self.protect_ratio, self.keep, self.remove).check()
+        selection.Selection(
+            self.only, self.protect, self.protect_ratio, self.keep, self.remove, resize_io=self.resize_io
+        ).check()
 
     @property
     def demands(self) -> bool:
@@ -197,10 +202,6 @@ class Allocation(Section):
         if self.allocation is not None:
             require_allocation(self.allocation)
         require_layout(self.layout or LAYOUT)
-        if self.shape_target and (self.layout or STOCK) != STOCK:
-            raise OptionError(
-                f"a shape target is what a config says, and layout '{self.layout}' leaves more than that; take 'stock'"
-            )
         Limits(self.align, self.min_units, self.max_ratio)
         for text, kind in ((self.blocks, "block"), (self.layers, "layer")):
             if text is not None:

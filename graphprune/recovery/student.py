@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from graphprune.errors import ModelError, OptionError
+from graphprune.hosts.cuts import left_of
 from graphprune.hosts.host import Array, Arrays, Host
 from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.hosts.torch.host import TorchHost
@@ -85,7 +86,8 @@ class OnnxLearner:
 
     def run(self, inputs: Arrays) -> list[Tensor]:
         """Runs the graph."""
-        return list(self.module({name: torch.from_numpy(np.array(each)) for name, each in inputs.items()}).values())
+        given = left_of(self.pruned.cuts, inputs)
+        return list(self.module({name: torch.from_numpy(np.array(each)) for name, each in given.items()}).values())
 
     def ready(self) -> AbstractContextManager[Any]:
         """Nothing has to be set."""

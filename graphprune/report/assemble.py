@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.analysis.groups import Analysis
+from graphprune.hosts.cuts import cuts_of
 from graphprune.hosts.host import Host
 from graphprune.importance.judge import judges_for
 from graphprune.pipeline.state import State
@@ -16,7 +17,7 @@ from graphprune.planning.cost import EVERYTHING_NEEDED, CostModel, build_cost_mo
 from graphprune.planning.plan import PruningPlan
 from graphprune.planning.share import MEASURED
 from graphprune.planning.target import parse_targets
-from graphprune.report.data import BlockRow, Cost, GroupRow, LatencyRow, Report, metric_row
+from graphprune.report.data import BlockRow, Cost, GroupRow, InterfaceRow, LatencyRow, Report, metric_row
 from graphprune.report.inputs import input_rows
 from graphprune.report.movement import Movement, movement
 from graphprune.report.notes import already_met
@@ -68,7 +69,27 @@ def report_of(state: State, *, moved: bool, seed: int = 0) -> Report:
         whole=whole_rows(analysis, state.left_whole),
         losses=() if state.batches is None else tuple(map(str, judges_for(state.original or state.host, state.asked))),
         recovery=state.recovered,
+        interface=_interface(state.host),
+        cache_bytes=_cache_bytes(state),
     )
+
+
+def _interface(host: Host) -> tuple[InterfaceRow, ...]:
+    """What has become smaller of inputs and outputs."""
+    cuts = cuts_of(host)
+    graph = host.graph() if cuts else None
+    names = () if graph is None else tuple(dict.fromkeys((*graph.inputs, *graph.outputs)))
+    return tuple(
+        InterfaceRow(name, axis, cut.size, len(cut.index), tuple(map(int, cut.index)))
+        for name in names
+        for axis, cut in cuts.get(name, {}).items()
+        if len(cut.index) < cut.size
+    )
+
+
+def _cache_bytes(state: State) -> tuple[int, int] | None:
+    before, after = (int(getattr(host, "cache_bytes", 0)) for host in (state.original, state.host))
+    return (before, after) if before else None
 
 
 def _costs(state: State, analysis: Analysis, model: CostModel, plan: PruningPlan) -> tuple[Cost, ...]:

@@ -126,6 +126,27 @@ class RecoveryRow:
 
 
 @dataclass(frozen=True)
+class InterfaceRow:
+    """An axis of an input or output that has become smaller, since the user said that it may (``resize_io``).
+
+    Attributes:
+        name: Of the input or output.
+        axis: The axis, from 0.
+        before: Its size in the original.
+        after: Its size now.
+        kept: The positions of the original that are left.
+    """
+
+    __repr__ = brief
+
+    name: str
+    axis: int
+    before: int
+    after: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LatencyRow:
     """Median milliseconds in onnxruntime before and after, on so many threads."""
 
@@ -221,6 +242,8 @@ class Report:
         whole: What could have been pruned and was left whole by default, or as the user said.
         losses: How outputs were compared wherever losses were measured, and why so; none without calibration data.
         recovery: What has come of training, if there was any.
+        interface: The axes of inputs and outputs that have become smaller.
+        cache_bytes: What the caches of a decoder's file hold for each token, before and after; ``None`` without any.
     """
 
     costs: tuple[Cost, ...]
@@ -240,6 +263,8 @@ class Report:
     whole: tuple[WholeRow, ...] = field(default=(), repr=False)
     losses: tuple[str, ...] = field(default=(), repr=False)
     recovery: RecoveryRow | None = field(default=None, repr=False)
+    interface: tuple[InterfaceRow, ...] = field(default=(), repr=False)
+    cache_bytes: tuple[int, int] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """All fields as values, so that a report can go to another process."""

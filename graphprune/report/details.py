@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from rich.console import RenderableType
@@ -12,6 +13,8 @@ from graphprune.report.data import Inspection, Report
 from graphprune.report.inputs import describe_inputs
 from graphprune.report.titles import named
 
+_SHOWN_AXES = 12
+"""So many kinds of axes are shown that have become smaller."""
 _SHOWN = 4
 """Losses of so many outputs are shown."""
 
@@ -32,6 +35,22 @@ def left_whole(report: Report) -> Iterator[str]:
         advice = f" (to cut it, name it: --only {row.kind})" if row.reason.startswith("by default") else ""
         share = f"{row.params_share:.1%} of the parameters"
         yield f"[bold]left whole:[/] {row.kind}, {groups}, {share}; {escape(row.reason)}{advice}"
+
+
+def interface_lines(report: Report) -> Iterator[str]:
+    """What has become smaller at the interface, alike axes in one line, and what caches hold."""
+    alike: dict[tuple[str, int, int, int], int] = {}
+    for row in report.interface:
+        key = re.sub(r"\d+", "*", row.name), row.axis, row.before, row.after
+        alike[key] = alike.get(key, 0) + 1
+    for (name, axis, before, after), n in list(alike.items())[:_SHOWN_AXES]:
+        times = f" ({n} of them)" if n > 1 else ""
+        yield f"[yellow]interface:[/] {escape(f'{name}[{axis}]')} {before} → {after}{times}"
+    if more := len(alike) - _SHOWN_AXES:
+        yield from [f"... and {more} more kinds of axes (--json lists all)"] if more > 0 else []
+    if report.cache_bytes is not None:
+        before, after = report.cache_bytes
+        yield f"[bold]cache:[/] {before:,} → {after:,} bytes for each token of a sequence"
 
 
 def moved_lines(report: Report) -> Iterator[str]:

@@ -20,7 +20,14 @@ from graphprune.report.data import Inspection, Report
 from graphprune.report.metrics import sure
 from graphprune.report.titles import named
 
-_UNITS = {"macs": "MACs", "params": "parameters", "bytes": "bytes", "flops": "FLOPs"}
+_UNITS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "bytes": "bytes",
+    "flops": "FLOPs",
+    "active_params": "active parameters",
+    "kv_cache": "bytes of cache for a token",
+}
 _MOST_GROUPS = 40
 _WIDTH = 120
 """Columns of tables that are not printed in a terminal."""
@@ -71,7 +78,7 @@ def render_report(report: Report, *, title: str, full: bool = False) -> Renderab
         costs.add_row(escape(metric.name), f"{metric.before:.4g}", f"{metric.after:.4g}", change, "")
     inputs = [details.inputs_line(report)] if report.inputs else []
     parts: list[RenderableType] = [costs, *(escape(line) for line in sure(report.metrics)), *inputs, ""]
-    parts.extend([_cut_groups(report), *details.left_whole(report), ""])
+    parts.extend([_cut_groups(report), *details.left_whole(report), *details.interface_lines(report), ""])
     if report.attributes:
         parts.extend([_attributes(report), ""])
     if full:

@@ -216,7 +216,10 @@ def test_external_data_outside_the_folder(tmp_path, location):
 
 def test_unknown_target(tmp_path):
     message = bad(tmp_path, DEMO, "-o", tmp_path / "out.onnx", "--target", "speed=0.5")
-    assert message == "unknown target 'speed'; expected one of macs, params, bytes, latency, as in 'macs=0.5'"
+    assert (
+        message
+        == "unknown target 'speed'; expected one of macs, params, bytes, latency, active_params, kv_cache, as in 'macs=0.5'"
+    )
 
 
 def test_unmeetable_budget(tmp_path):

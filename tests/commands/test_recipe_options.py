@@ -18,8 +18,8 @@ MEANT = {
     "prune": ALL,
     "sweep": ALL,
     "sensitivity": {"protect", "only", "criterion", "align", "loss", "seed"},
-    "inspect": {"protect"},
-    "explain": {"protect"},
+    "inspect": {"protect", "resize_io"},
+    "explain": {"protect", "resize_io"},
     "apply": {"verify", "seed"},
     "verify": {"seed"},
 }

@@ -156,7 +156,7 @@ def test_what_stock_classes_cannot_say(name: str, wanted: str, message: str) -> 
 
 def test_who_has_no_config_and_what_contradicts() -> None:
     with pytest.raises(OptionError) as error:
-        gp.Recipe.of(shape_target="inner=8", layout="per-layer")
+        gp.Recipe.of(shape_target="inner=8", layout="per-layer").pipeline()
     assert str(error.value) == (
         "a shape target is what a config says, and layout 'per-layer' leaves more than that; take 'stock'"
     )

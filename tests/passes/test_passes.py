@@ -160,7 +160,7 @@ def test_passes_print_as_they_are_written():
         (
             "analyse",
             "unknown pass 'analyse' (did you mean 'analyze'?) in pipeline 'analyse'; expected one of select, fold-constants, analyze, calibrate, score, "
-            "protect-sensitive, measure-losses, allocate, choose-allocation, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, compensate, "
+            "protect-sensitive, measure-losses, fit-shape, find-dead, allocate, choose-allocation, exchange-units, slice-groups, remove-blocks, remove-dead-nodes, verify, fold-dead, compensate, "
             "meet-latency, check-export, measure-latency, rebuild-module, recover, evaluate",
         ),
         (

@@ -109,7 +109,6 @@ CUT = FOLDED + "score,allocate{macs=0.6},slice-groups"
     ("text", "message"),
     [
         (f"{FOLDED}score,score{{criterion=l1}},allocate{{macs=0.6}},slice-groups", "'score' and 'score' both make scores, and nothing between them uses what the first makes; leave one of them out"),
-        (f"{FOLDED}score,allocate{{macs=0.9}},allocate{{macs=0.6}},slice-groups", "'allocate' and 'allocate' both make a plan, and nothing between them uses what the first makes; leave one of them out"),
         ("select{only=a},select{only=b},analyze", "'select' and 'select' both make a selection, and nothing between them uses what the first makes; leave one of them out"),
         ("analyze,select{only=a},score", "pass 'select' comes after 'analyze' and has to come before it; change their order"),
         (f"{CUT},slice-groups", "the model has been cut since the analysis; keep one 'slice-groups' after each 'analyze' in the pipeline"),

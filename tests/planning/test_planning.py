@@ -91,7 +91,10 @@ def test_a_small_number_with_a_unit_is_no_fraction():
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        ("speed=0.5", "unknown target 'speed'; expected one of macs, params, bytes, latency, as in 'macs=0.5'"),
+        (
+            "speed=0.5",
+            "unknown target 'speed'; expected one of macs, params, bytes, latency, active_params, kv_cache, as in 'macs=0.5'",
+        ),
         ("macs=half", "cannot read 'half' of target 'macs'; expected a fraction like 0.5 or 50%, or a number like 2M"),
         ("macs=200%", "target 'macs=200%' asks for more than the original has; expected at most 100%"),
         ("macs=0", "target 'macs=0' keeps nothing; expected a number above 0"),

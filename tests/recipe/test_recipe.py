@@ -32,7 +32,9 @@ UNITS = st.lists(st.integers(0, 2**20), min_size=1, max_size=4, unique=True) | s
 DEMANDS = st.dictionaries(st.text(LETTERS, min_size=1), UNITS, max_size=3) | st.sampled_from(
     ["a.b=0-3,7", ["c=count:2"]]
 )
+SHAPES = st.dictionaries(st.sampled_from(["hidden_size", "text_config.num_layers"]), st.integers(1, 2**20))
 VALUES = {
+    "shape_target": SHAPES | st.sampled_from(["a=3,b.c=4", ["a=1"]]),
     "keep": DEMANDS,
     "remove": DEMANDS,
     "target": st.lists(TARGETS, max_size=3),

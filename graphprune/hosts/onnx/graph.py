@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -22,6 +23,7 @@ from graphprune.ir.rule import Rule, Shape
 from graphprune.rules.call import Call, Refusal, Row, RuleBook, facts, options
 from graphprune.rules.contraction import axes
 
+_RULE = re.compile(r"^rule '.*'(?= gives )", re.DOTALL)
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
@@ -193,7 +195,8 @@ class _Reader:
         except Refusal as refusal:
             return None, str(refusal)
         except RuleError as error:
-            return None, f"the rule of '{call.op}' does not fit: {error}"
+            said = _RULE.sub("it", str(error), count=1)  # the rule itself may fill a page
+            return None, f"the rule of '{call.op}' does not fit: {said:.200}"
         except (KeyError, IndexError, ValueError, TypeError, AssertionError, ZeroDivisionError):
             return None, f"'{call.op}' is used in a way that its rule does not describe"
 

@@ -10,37 +10,37 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from graphprune.brief import brief
 from graphprune.errors import ModelError
+from graphprune.hosts.cuts import Cuts, joined, left_of
 from graphprune.hosts.edits import Edits
 from graphprune.hosts.host import Array, Arrays, Gate, Gated, Masks, PartialRun
 from graphprune.hosts.onnx import gates as onnx_gates
 from graphprune.hosts.onnx import steps as onnx_steps
 from graphprune.hosts.onnx.branches import decided, flat
+from graphprune.hosts.onnx.caches import sized
 from graphprune.hosts.onnx.cells import cells
-from graphprune.hosts.onnx.contents import Contents, digest, digest_of_model
 from graphprune.hosts.onnx.copies import Uses, merged, merged_names
+from graphprune.hosts.onnx.decoding import Decoding
 from graphprune.hosts.onnx.demand import require_affordable
 from graphprune.hosts.onnx.double import run_double
 from graphprune.hosts.onnx.draws import drawing, draws
 from graphprune.hosts.onnx.edit import apply_edits
 from graphprune.hosts.onnx.fold import fold
-from graphprune.hosts.onnx.gradients import Gradients
 from graphprune.hosts.onnx.graph import build_graph
 from graphprune.hosts.onnx.held import what_is_held
 from graphprune.hosts.onnx.load import load_model
 from graphprune.hosts.onnx.look import Known, look, tensors_of
 from graphprune.hosts.onnx.masked import mask_stored, masked_model
 from graphprune.hosts.onnx.ops.values import Inferred
-from graphprune.hosts.onnx.quantized import dequantized
+from graphprune.hosts.onnx.reading import Reading
 from graphprune.hosts.onnx.runtime import random_inputs, session_of
 from graphprune.hosts.onnx.save import save, with_defaults
 from graphprune.hosts.onnx.shapes import other_sizes, unfit
-from graphprune.hosts.onnx.sizes import bind, left_open
-from graphprune.hosts.onnx.store import Store, inline_array, n_bytes
+from graphprune.hosts.onnx.sizes import left_open
+from graphprune.hosts.onnx.store import Store, n_bytes
 from graphprune.hosts.onnx.surgery import Surgery
 from graphprune.hosts.onnx.titles import titled
 from graphprune.hosts.onnx.trace import traced
@@ -58,7 +58,7 @@ MAXIMUM_FOLDS = 4
 
 
 @dataclass(frozen=True)
-class OnnxHost(Gradients):
+class OnnxHost(Reading, Decoding):
     """An ONNX model as a value: every edit returns a new one, and no weight is copied before it is run or saved.
 
     Attributes:
@@ -74,6 +74,8 @@ class OnnxHost(Gradients):
         uses: The tensors that the file stores once for several uses, and their copies.
         held: What the file holds that was loaded, by metric; ``None`` for a model that has been edited.
         size_sources: For each axis of an input where its size in ``bound`` comes from.
+        cuts: What is left of inputs and outputs that have become smaller. Runs take the original's inputs, too.
+        file: That it was loaded from.
         known: What is known of the same graph already.
     """
 
@@ -90,6 +92,8 @@ class OnnxHost(Gradients):
     uses: Uses = field(default_factory=dict, repr=False)
     held: Mapping[str, float] | None = field(default=None, repr=False)
     size_sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    cuts: Cuts = field(default_factory=dict, repr=False)
+    file: Path | None = None
     known: Known | None = field(default=None, repr=False, compare=False)
 
     kind = "onnx"
@@ -103,6 +107,7 @@ class OnnxHost(Gradients):
         source: str | Path | onnx.ModelProto,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         given: Arrays | None = None,
+        named: Mapping[str, int] | None = None,
     ) -> OnnxHost:
         """Opens a model.
 
@@ -110,10 +115,11 @@ class OnnxHost(Gradients):
             source: A ``.onnx`` file, or a model in memory.
             shapes: Shapes of inputs, where dynamic axes should not have the sizes that :func:`bind` assumes.
             given: Example inputs by name; those that are missing are random.
+            named: Sizes of symbols in the shapes of inputs.
 
         Raises:
             ModelError: The model is malformed, unsafe or of an unsupported version.
-            OptionError: ``shapes`` names an unknown input or does not fit.
+            OptionError: ``shapes`` names an unknown input or does not fit, or ``named`` an unknown symbol.
         """
         loaded = load_model(source)
         proto, store = flat(loaded.proto), loaded.store
@@ -121,9 +127,11 @@ class OnnxHost(Gradients):
             if value.name in loaded.foreign:
                 value.type.CopyFrom(loaded.foreign[value.name])
         sizes = {**(shapes or {}), **{name: array.shape for name, array in (given or {}).items()}}
-        assumed, bound = left_open(proto, sizes), bind(proto, sizes, examples=given or ())
+        proto, bound = sized(proto, sizes, given or (), named or {})
+        assumed = left_open(proto, sizes)
         own = loaded.files, proto, given or {}, loaded.defaults, assumed, loaded.uses, loaded.held, bound.sources
-        return OnnxHost(proto, store, bound.shapes, *own)
+        path = None if isinstance(source, onnx.ModelProto) else Path(source)
+        return OnnxHost(proto, store, bound.shapes, *own, file=path)
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -153,7 +161,7 @@ class OnnxHost(Gradients):
         if (known := self._still_known) is not None and known.graph is not None:
             return known.graph
         graph = build_graph(self.proto, self.inferred, self.uses)
-        return titled(graph, self.size_sources, self.proto)
+        return replace(titled(graph, self.size_sources, self.proto), carried=self.carried)
 
     def _require_fit(self, error: ModelError, inputs: Arrays | None) -> None:
         """Says of a run that failed at the example's sizes which of them were assumed, if any were."""
@@ -165,44 +173,13 @@ class OnnxHost(Gradients):
         """The graph that the analysis reads."""
         return self._graph
 
-    def read(self, tensor: str) -> Array:
-        """The values of a stored tensor; narrow floats come as float32, quantised weights as the numbers they mean."""
-        array = self._stored(tensor)
-        if array.dtype in (np.int8, np.uint8) and array.ndim > 1:
-            return dequantized(self.proto.graph, tensor, array, self._stored)
-        return array if array.dtype.kind in "fiub" else array.astype(np.float32)
-
-    @cached_property
-    def _headers(self) -> Mapping[str, onnx.TensorProto]:
-        return {entry.name: entry for entry in self.proto.graph.initializer}
-
-    def _stored(self, tensor: str) -> Array:
-        if tensor in self.store:
-            return self.store[tensor].numpy()
-        header = self._headers.get(tensor)
-        if header is None:
-            raise ModelError(f"the model stores no tensor '{tensor}'; expected the name of an initializer")
-        return inline_array(header)
-
-    def digest(self, tensor: str) -> str:
-        """The digest of a stored tensor as it is stored; see :func:`graphprune.arrays.digest_of`."""
-        return digest(Contents(self.proto, self.store).named(tensor))
-
-    def model_digest(self) -> str:
-        """The digest of all that decides what the model computes; each weight is read once."""
-        return self._model_digest
-
-    def stamp(self) -> None:
-        """Nothing: what is stored is never written to."""
-
-    @cached_property
-    def _model_digest(self) -> str:
-        return digest_of_model(Contents(self.proto, self.store))
-
     def edited(self, edits: Edits) -> OnnxHost:
         """A copy with the edits made."""
         proto, store = apply_edits(self.proto, self.store, edits, self.inferred)
-        return replace(self, proto=proto, store=store, held=None)
+        bound = {name: edits.shapes.get(name, shape) for name, shape in self.bound.items()}
+        given = left_of(edits.interface, self.given)
+        cuts = joined(self.cuts, edits.interface)
+        return replace(self, proto=proto, store=store, bound=bound, given=given, cuts=cuts, held=None)
 
     def folded(self) -> OnnxHost:
         """A copy in which static shape arithmetic and small tables are constants; each time the same one."""
@@ -263,8 +240,12 @@ class OnnxHost(Gradients):
         for bound in other_sizes(self.proto, self.bound):
             with suppress(ModelError):
                 run_session(self._session, self._inputs(bound, 0))
-                return replace(self, bound=bound)
+                return self.resized(bound)
         return None
+
+    def resized(self, bound: Mapping[str, tuple[int, ...]]) -> OnnxHost:
+        """The model with other example sizes."""
+        return replace(self, bound=bound)
 
     def _inputs(self, bound: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Array]:
         random = random_inputs(self.proto, bound, seed)
@@ -289,6 +270,7 @@ class OnnxHost(Gradients):
 
     def run(self, inputs: Arrays, *, double: bool = False) -> dict[str, Array]:
         """Runs the model in onnxruntime, one thread (or in float64); outputs by name, in order."""
+        inputs = left_of(self.cuts, inputs)
         if double:
             return run_double(self.proto, self.store, inputs)
         session = self._session
@@ -305,7 +287,7 @@ class OnnxHost(Gradients):
 
     def run_integer(self, inputs: Arrays) -> dict[str, Array]:
         """Runs the model as onnxruntime does by default: quantised operators in integer kernels."""
-        return run_session(session_of(self.proto, self.store, integer=True), inputs)
+        return run_session(session_of(self.proto, self.store, integer=True), left_of(self.cuts, inputs))
 
     @cached_property
     def quantised(self) -> bool:
@@ -318,11 +300,16 @@ class OnnxHost(Gradients):
         proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         return run_double(proto, store, inputs) if double else run_session(session_of(proto, store), inputs)
 
+    def masked(self, masks: Masks) -> OnnxHost:
+        """The model that computes what :meth:`run_masked` does, to be run more than once."""
+        proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
+        return replace(self, proto=proto, store=store, known=None)
+
     def shown(
         self, inputs: Arrays, names: Sequence[str], masks: Masks | None = None, *, double: bool = False
     ) -> Iterator[tuple[str, Array]]:
         """A run that shows values on the way; see :class:`graphprune.hosts.host.Host`."""
-        proto, store = self.proto, self.store
+        proto, store, inputs = self.proto, self.store, left_of(self.cuts, inputs)
         if masks is not None:
             proto, store = masked_model(self.proto, self.store, masks, self.graph(), self.inferred)
         yield from traced(proto, store, inputs, [self.graph().values[name] for name in names], double=double)
@@ -333,7 +320,8 @@ class OnnxHost(Gradients):
         """A runner of part of the graph; see :class:`graphprune.hosts.host.Host`."""
         assert self._affordable
         given = [value.name for value in self.proto.graph.input] if have is None else have
-        return onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
+        run = onnx_steps.partial_run(self.proto, self.store, self.inferred, given, outputs, later)
+        return (lambda values: run(left_of(self.cuts, values))) if self.cuts and have is None else run
 
     def trials(self, asked: Asked) -> Trial | None:
         """A runner of the rest that takes some stored tensors; none where it draws: only sessions begin at the seed."""

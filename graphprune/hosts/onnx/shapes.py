@@ -85,7 +85,8 @@ def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[i
     """Further bindings to try a model on, if something is dynamic.
 
     First a first axis one longer and the others doubled, then all doubled; before these, where an axis is large, a
-    first axis one longer and the large ones halved.
+    first axis one longer and the large ones halved. At last all doubled but a first axis of one, where operators may
+    take no other.
     """
     twice = doubled(proto, bound)
     if twice is None:
@@ -100,7 +101,8 @@ def other_sizes(proto: onnx.ModelProto, bound: Shapes) -> list[dict[str, tuple[i
         }
         for small in (False, True)
     )
-    return [*([halved] if halved != mixed else []), mixed, twice]
+    alone = {name: (old[0], *new[1:]) if (old := bound[name])[:1] == (1,) else new for name, new in twice.items()}
+    return [*([halved] if halved != mixed else []), mixed, twice, *([alone] if alone != twice else [])]
 
 
 def infer(
@@ -119,11 +121,11 @@ def infer(
         found_twice: The same for :func:`doubled`.
         by_data: Values whose shape depends on data: all their axes are dynamic.
     """
-    shapes, types = _walk(proto, bound, found or {})
+    shapes, types = walked(proto, bound, found or {})
     twice = doubled(proto, bound)
     dynamic: dict[str, frozenset[int]] = {}
     if twice is not None:
-        other, _ = _walk(proto, twice, found_twice or {})
+        other, _ = walked(proto, twice, found_twice or {})
         for name, shape in shapes.items():
             second = other.get(name)
             if second is None or len(second) != len(shape):
@@ -170,7 +172,7 @@ def contradicted(said: TypeProto, known: TypeProto) -> bool:
 
 def stale_outputs(proto: onnx.ModelProto, bound: Shapes) -> frozenset[str]:
     """The outputs whose declared shapes the operators contradict, at these shapes of the inputs."""
-    shapes, types = _walk(proto, bound, {})
+    shapes, types = walked(proto, bound, {})
     return frozenset(
         value.name
         for value in proto.graph.output
@@ -179,7 +181,8 @@ def stale_outputs(proto: onnx.ModelProto, bound: Shapes) -> frozenset[str]:
     )
 
 
-def _walk(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+def walked(proto: onnx.ModelProto, bound: Shapes, probed: Probed) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Shapes and element types of all values, as far as they can be inferred."""
     model = bound_model(proto, bound)
     with suppress(onnx.shape_inference.InferenceError):  # then node by node, below
         model = onnx.shape_inference.infer_shapes(model, data_prop=carries_little(model.graph))

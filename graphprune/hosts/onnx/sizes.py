@@ -7,12 +7,13 @@ classifiers write ``imgsz = [320, 320]`` there), then what works for most models
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 
 from graphprune.errors import OptionError
+from graphprune.hosts.onnx.symbols import Known, Relations, Size, named_symbol, names_in, settle, symbols_in, value_of
 from graphprune.suggest import meant
 
 BATCH = 2
@@ -22,9 +23,11 @@ SPATIAL = 64
 """Assumed height and width of a dynamic image axis: survives five halvings."""
 LENGTH = 16
 """Assumed size of any other dynamic axis."""
+PAST = 8
+"""Assumed length of a cache: not that of what is new."""
 
 DECLARED, ASSUMED = "declared by the file", "assumed"
-GIVEN, EXAMPLE = "given (--shape)", "example inputs"
+GIVEN, EXAMPLE, NAMED = "given (--shape)", "example inputs", "given (--size)"
 
 _IMAGE_KEYS = (
     "imgsz", "img_size", "image_size", "imagesize", "img_shape", "image_shape", "input_size", "input_shape",
@@ -47,7 +50,7 @@ class Binding:
     Attributes:
         shapes: By input.
         sources: For each axis of each input where its size comes from: :data:`DECLARED`, :data:`GIVEN`,
-            :data:`EXAMPLE`, the key of the metadata, or :data:`ASSUMED`.
+            :data:`NAMED`, :data:`EXAMPLE`, the key of the metadata, what it follows from, or :data:`ASSUMED`.
     """
 
     shapes: dict[str, tuple[int, ...]]
@@ -124,52 +127,125 @@ def _sides(text: str) -> tuple[int, int] | None:
     return numbers[-2], numbers[-1]
 
 
-def bind(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None, examples: Iterable[str] = ()) -> Binding:
+def bind(
+    proto: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    examples: Iterable[str] = (),
+    *,
+    named: Mapping[str, int] | None = None,
+    caches: Mapping[str, int] | None = None,
+    relations: Relations | None = None,
+) -> Binding:
     """Chooses sizes for the dynamic axes of all inputs.
 
     Args:
         proto: The model.
-        shapes: What the user says, by input. A symbol has one size everywhere. Other dynamic axes get what the file's
-            metadata say of images, or else: a first axis :data:`BATCH`, of images :data:`CHANNELS` and
-            :data:`SPATIAL`, and :data:`LENGTH`.
+        shapes: What the user says, by input. A symbol has one size everywhere. Other dynamic axes get what follows from
+            these sizes, what the file's metadata say of images, or else: a first axis :data:`BATCH`, of images
+            :data:`CHANNELS` and :data:`SPATIAL`, of caches :data:`PAST`, and :data:`LENGTH`.
         examples: The names of those inputs of ``shapes`` whose shape is that of an example.
+        named: What the user says, by symbol, or by what a symbol is (``past``).
+        caches: Of inputs that are caches, the axis along which they grow.
+        relations: What is known of the symbols beside what inputs declare.
 
     Raises:
-        OptionError: An input is unknown, or its shape is not what the model declares.
+        OptionError: An input or a symbol is unknown, a shape is not what the model declares, or sizes contradict.
     """
-    declared = input_sizes(proto)
+    declared, relations = input_sizes(proto), relations or Relations()
     given = dict(shapes or {})
     _require_fitting(proto, declared, given)
     asked = {name: EXAMPLE if name in set(examples) else GIVEN for name in given}
-    symbols: dict[str, tuple[int, str]] = {}
-    for name, shape in given.items():
-        for want_size, size in zip(declared.get(name, ()), shape, strict=False):
-            if isinstance(want_size, str) and symbols.setdefault(want_size, (size, asked[name]))[0] != size:
-                raise OptionError(
-                    f"the size '{want_size}' of input '{name}' is {size} here and {symbols[want_size][0]} elsewhere; "
-                    "give one size"
-                )
+    symbols = symbols_in(declared)
+    known, equations = _told(declared, given, asked, symbols)
+    for word, size in (named or {}).items():
+        symbol = named_symbol(word, symbols, relations.roles)
+        if known.setdefault(symbol, (size, NAMED))[0] != size:
+            raise OptionError(f"the size '{symbol}' is {size} here and {known[symbol][0]} elsewhere; give one size")
     says = stated({entry.key: entry.value for entry in proto.metadata_props})
-    pictures = _pictures(declared, says)
-    bound: dict[str, tuple[tuple[int, str], ...]] = {}
-    for name, sizes in declared.items():
-        result: list[tuple[int, str]] = []
-        for axis, declared_size in enumerate(sizes):
-            if isinstance(declared_size, int):
-                result.append((declared_size, DECLARED))
-            elif name in given:
-                result.append((given[name][axis], asked[name]))
-            elif declared_size is not None:
-                result.append(symbols.setdefault(declared_size, _default(axis, sizes, says, image=name in pictures)))
-            else:
-                result.append(_default(axis, sizes, says, image=name in pictures))
-        bound[name] = tuple(result)
+    pictures = _pictures(declared, says) - {*(caches or {})}
+
+    def assumed(name: str, axis: int) -> tuple[int, str]:
+        sizes = declared[name]
+        if axis == 0 and relations.batch:
+            return relations.batch, ASSUMED
+        if caches and axis and name not in pictures:
+            size = PAST if axis == caches.get(name) else LENGTH
+            most = [
+                known[whole][0] for whole, parts in relations.sums.items() if whole in known and sizes[axis] in parts
+            ]
+            most.extend(value for text, value, _ in equations if sizes[axis] in names_in(text))
+            return min(size, *(max(1, each // 2) for each in most if each <= size), size), ASSUMED
+        return _default(axis, sizes, says, image=name in pictures)
+
+    settle(known, equations, relations)
+    places = [(name, axis) for name, sizes in declared.items() for axis in range(len(sizes))]
+    late = [(name, axis) for name, axis in places if declared[name][axis] in relations.sums]
+    for name, axis in (*(each for each in places if each not in late), *late):
+        text = declared[name][axis]
+        if isinstance(text, str) and text in symbols and text not in known:
+            known[text] = assumed(name, axis)
+            settle(known, equations, relations)
+    values = {symbol: size for symbol, (size, _) in known.items()}
+
+    def bound(name: str, axis: int) -> tuple[int, str]:
+        size = declared[name][axis]
+        if isinstance(size, int):
+            return size, DECLARED
+        if name in given:
+            return given[name][axis], asked[name]
+        if size is None:
+            return assumed(name, axis)
+        return known[size] if size in known else (_computed(name, size, values), size)
+
+    found = {name: tuple(bound(name, axis) for axis in range(len(sizes))) for name, sizes in declared.items()}
     for name, shape in given.items():
-        bound.setdefault(name, tuple((size, asked[name]) for size in shape))
+        found.setdefault(name, tuple((size, asked[name]) for size in shape))
     return Binding(
-        {name: tuple(size for size, _ in axes) for name, axes in bound.items()},
-        {name: tuple(source for _, source in axes) for name, axes in bound.items()},
+        {name: tuple(size for size, _ in axes) for name, axes in found.items()},
+        {name: tuple(source for _, source in axes) for name, axes in found.items()},
     )
+
+
+def _told(
+    declared: Mapping[str, Sequence[Size]],
+    given: Mapping[str, tuple[int, ...]],
+    asked: Mapping[str, str],
+    symbols: Sequence[str],
+) -> tuple[Known, list[tuple[str, int, str]]]:
+    """What given shapes say of symbols, and of expressions of them.
+
+    Raises:
+        OptionError: They say two things of one.
+    """
+    known: Known = {}
+    equations: list[tuple[str, int, str]] = []
+    for name, shape in given.items():
+        for want, size in zip(declared.get(name, ()), shape, strict=False):
+            if not isinstance(want, str):
+                continue
+            if want not in symbols:
+                equations.append((want, size, asked[name]))
+            elif known.setdefault(want, (size, asked[name]))[0] != size:
+                raise OptionError(
+                    f"the size '{want}' of input '{name}' is {size} here and {known[want][0]} elsewhere; give one size"
+                )
+    return known, equations
+
+
+def _computed(name: str, text: str, sizes: Mapping[str, int]) -> int:
+    """What an expression is.
+
+    Raises:
+        OptionError: It is no size.
+    """
+    try:
+        size = value_of(text, sizes)
+    except ZeroDivisionError:
+        size = 0
+    if size < 1:
+        parts = ", ".join(f"{part}={sizes[part]}" for part in sorted(names_in(text)))
+        raise OptionError(f"the size '{text}' of input '{name}' is {size} with {parts}; give sizes that fit")
+    return size
 
 
 def _require_fitting(

@@ -11,9 +11,9 @@ import copy
 import inspect
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import islice
 from typing import Any
@@ -30,6 +30,8 @@ _MOST_BUILDS = 64
 """Ways to choose the arguments of one module that are tried, and fewer for one of many parts."""
 _MOST_BUILT = 1024
 """Parts that are built for one module in all."""
+_LARGE = 32
+"""Entries of what is a large dictionary."""
 _SMALL = 1 << 20
 """Numbers in a module that is built with memory, where it cannot be built without."""
 
@@ -136,9 +138,29 @@ def _numbers(layer: nn.Module) -> dict[str, Any]:
 
 @dataclass
 class _Budget:
-    """How many parts may still be built, for all modules together."""
+    """How many parts may still be built, for all modules together, and what is known of those that were.
+
+    Attributes:
+        parts: How many.
+        tables: Large dictionaries of plain values (names of classes) in arguments, which need no deep copies.
+        failed: Layers whose arguments were not found, by what they are made of.
+    """
 
     parts: int = 8192
+    tables: dict[int, dict[Any, Any]] = field(default_factory=dict)
+    failed: set[Hashable] = field(default_factory=set)
+
+    def copied(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """A deep copy of arguments."""
+        for value in arguments.values():
+            for table in members(value).values() if hasattr(value, "__dict__") else ():
+                if type(table) is dict and len(table) > _LARGE and id(table) not in self.tables and _is_plain(table):
+                    self.tables[id(table)] = table
+        return copy.deepcopy(dict(arguments), {key: dict(table) for key, table in self.tables.items()})
+
+
+def _is_plain(table: dict[Any, Any]) -> bool:
+    return {type(each) for each in (*table, *table.values())} <= {int, str, float, bool, type(None)}
 
 
 def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _Built | None:
@@ -149,8 +171,8 @@ def _build(layer: nn.Module, arguments: Mapping[str, Any], budget: _Budget) -> _
     small = sum(tensor.numel() for tensor in layer.parameters()) <= _SMALL
     for device in ("meta", "cpu") if small else ("meta",):
         try:
-            with torch.device(device), unseen():
-                made = type(layer)(**copy.deepcopy(dict(arguments)))
+            with torch.device(device), unfilled(), unseen():
+                made = type(layer)(**budget.copied(arguments))
         except Exception:  # noqa: BLE001  # the user's code refuses sizes in any way
             continue
         return _Built(_shapes(made), _numbers(made))
@@ -168,6 +190,23 @@ def unseen() -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Tensors without memory are not given values to start with; others, which a thread may make meanwhile, are."""
+    ways = {name: way for name, way in vars(nn.init).items() if name.endswith("_") and callable(way)}
+
+    def filled(way: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else way(tensor, *args, **kwargs)
+
+    try:
+        for name, way in ways.items():
+            setattr(nn.init, name, filled(way))
+        yield
+    finally:
+        for name, way in ways.items():
+            setattr(nn.init, name, way)
 
 
 def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any], budget: _Budget) -> dict[str, Any] | None:
@@ -203,12 +242,25 @@ def _arguments(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any], bud
         elif type(default) in (int, bool):
             others = [not default] if type(default) is bool else [size for size in (1, *sizes) if size != default]
             guessed[parameter.name] = list(dict.fromkeys([default, *others]))
+    key = _key(layer, shapes, numbers, known)
+    if key in budget.failed:
+        return None
     for chosen in islice(fewest_first(list(map(len, guessed.values()))), _MOST_BUILDS):
         guess = {name: ways[k] for (name, ways), k in zip(guessed.items(), chosen, strict=True)}
         built = _build(layer, {**known, **guess}, budget)
         if built and built.shapes == shapes and all(built.numbers.get(name) == n for name, n in numbers.items()):
             return {**known, **guess}
+    budget.failed.add(key)
     return None
+
+
+def _key(layer: nn.Module, shapes: Shapes, numbers: Mapping[str, Any], known: Mapping[str, Any]) -> Hashable:
+    """Equal for layers for which the same arguments are tried, with the same outcome."""
+    kept = tuple(
+        (name, type(value), value if isinstance(value, int | float | str | None) else id(value))
+        for name, value in known.items()
+    )
+    return type(layer), tuple(shapes.items()), str(numbers), kept
 
 
 def _flat(values: Any) -> Iterator[int]:

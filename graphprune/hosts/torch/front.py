@@ -20,7 +20,12 @@ from graphprune.hosts.torch.untouched import Looked
 
 
 def traced(
-    model: nn.Module, example: Example, dynamic_shapes: Any = None, *, training: bool = False
+    model: nn.Module,
+    example: Example,
+    dynamic_shapes: Any = None,
+    *,
+    training: bool = False,
+    looked: Looked | None = None,
 ) -> Trace | Recording:
     """A module's forward as a graph.
 
@@ -32,13 +37,14 @@ def traced(
         example: The call.
         dynamic_shapes: As for ``torch.export``, which then is used.
         training: Whether the user's own layers run in training mode.
+        looked: What was noted of the module as it is, if that was done.
 
     Raises:
         ModelError: torch.export cannot trace it.
     """
     if dynamic_shapes is not None:
         return export(model, example, dynamic_shapes, training=training)
-    looked = Looked(model)
+    looked = looked or Looked(model)
     recording = _recorded(model, example, looked, training=training)
     if recording is not None and not recording.doubts:
         return recording

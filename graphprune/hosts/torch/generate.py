@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,15 +63,15 @@ class Decoding:
         self.found.clear()
         probe = probe_of(module)
         try:
-            expected = _logits_of(probe, self.ids, self.mask, "none")
-            for mode in self.accepted:
-                self.found[mode] = _difference(_logits_of(probe, self.ids, self.mask, mode), expected)
+            got = {mode: _logits_of(probe, self.ids, self.mask, mode) for mode in self.accepted}
+            for expected in _without_cache(probe, self.ids, self.mask):
+                self.found.update((mode, _difference(logits, expected)) for mode, logits in got.items())
+                if all(self.found[mode] <= accepted for mode, accepted in self.accepted.items()):
+                    return ""
         except Exception as error:  # noqa: BLE001  # a wrong size makes the user's code fail in any way
             return f"decoding with a cache fails with '{first_line(error)}'"
-        for mode, accepted in self.accepted.items():
-            if not self.found[mode] <= accepted:
-                return f"with a {mode} cache its logits differ by {self.found[mode]:.2g} from those without"
-        return ""
+        mode = next(mode for mode, accepted in self.accepted.items() if not self.found[mode] <= accepted)
+        return f"with a {mode} cache its logits differ by {self.found[mode]:.2g} from those without"
 
     def check(self, module: nn.Module) -> Check:
         """The line of the proof, for a module that has been found to be right."""
@@ -80,6 +81,46 @@ class Decoding:
         kinds = " and ".join(self.accepted)
         note = f"step by step = at once, batch 2, left padding, {kinds} cache"
         return Check("cached", self.found[worst], self.accepted[worst], note)
+
+
+@dataclass
+class Cached:
+    """A decoder's use of its cache, of which the user's module is asked only where a copy does not decode as it should.
+
+    Attributes:
+        source: The user's module; it is left as it is.
+        example: A call of it.
+        note: What to say where a decoder's cache cannot be looked at; empty if there is nothing to say.
+        decoding: How it is decoded; ``None`` where it cannot be.
+    """
+
+    source: nn.Module
+    example: Example
+    note: str = ""
+    decoding: Decoding | None = None
+    _asked: bool = False
+
+    def __post_init__(self) -> None:
+        self.decoding, self.note = strict_decoding(self.source, self.example)
+        self._asked = self.decoding is None
+
+    def run(self, module: nn.Module) -> None:
+        """Decodes with all kinds of cache."""
+        if self.decoding is not None:
+            self.decoding.run(module)
+
+    def judge(self, module: nn.Module) -> str:
+        """Why a module does not decode as the user's does; empty if it does, or if that does not decode at all."""
+        reason = "" if self.decoding is None else self.decoding.judge(module)
+        if not reason or self._asked:
+            return reason
+        self._asked = True
+        self.decoding, self.note = decoding_of(self.source, self.example)
+        return "" if self.decoding is None else self.decoding.judge(module)
+
+    def checks(self, module: nn.Module) -> tuple[Check, ...]:
+        """The line of the proof, for a module that has been found to be right."""
+        return () if self.decoding is None else (self.decoding.check(module),)
 
 
 def prompt_of(source: nn.Module, example: Example) -> dict[str, Any] | None:
@@ -110,6 +151,23 @@ def decoding_of(source: nn.Module, example: Example) -> tuple[Decoding | None, s
     Returns:
         Also what to say where a decoder's cache cannot be looked at; empty if there is nothing to say.
     """
+    strict, reason = strict_decoding(source, example)
+    if strict is None:
+        return None, reason
+    ids, mask = strict.ids, strict.mask
+    accepted: dict[str, float] = {}
+    probe = probe_of(source)
+    try:
+        expected = _logits_of(probe, ids, mask, "none")
+        for mode, tolerance in strict.accepted.items():
+            accepted[mode] = max(tolerance, 2 * _difference(_logits_of(probe, ids, mask, mode), expected))
+    except Exception as error:  # noqa: BLE001  # the class's own means: whatever they raise
+        reason = f"decoding with a cache was not looked at: the original fails with '{first_line(error)}'"
+    return (Decoding(ids, mask, accepted), "") if accepted else (None, reason)
+
+
+def strict_decoding(source: nn.Module, example: Example) -> tuple[Decoding | None, str]:
+    """As :func:`decoding_of`, with nothing allowed for what the user's module itself does otherwise: it is not run."""
     if not _is_decoder(source):
         return None, ""
     ids = _prompt(source, example)
@@ -118,16 +176,21 @@ def decoding_of(source: nn.Module, example: Example) -> tuple[Decoding | None, s
     mask = torch.ones_like(ids)
     mask[1, :N_PADDED] = 0
     tolerance = TOLERANCES[next((each.itemsize for each in source.parameters() if each.is_floating_point()), 4)]
-    accepted: dict[str, float] = {}
-    reason = ""
-    probe = probe_of(source)
-    try:
-        expected = _logits_of(probe, ids, mask, "none")
-        for mode in ("dynamic", "static") if _generates(source) else ("dynamic",):
-            accepted[mode] = max(tolerance, 2 * _difference(_logits_of(probe, ids, mask, mode), expected))
-    except Exception as error:  # noqa: BLE001  # the class's own means: whatever they raise
-        reason = f"decoding with a cache was not looked at: the original fails with '{first_line(error)}'"
-    return (Decoding(ids, mask, accepted), "") if accepted else (None, reason)
+    modes = ("dynamic", "static") if _generates(source) else ("dynamic",)
+    return Decoding(ids, mask, dict.fromkeys(modes, tolerance)), ""
+
+
+def _without_cache(module: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The logits without a cache: of all tokens at once, where the class takes them so, and as its own means give them.
+
+    What decodes as it should is like the first; it takes one forward.
+    """
+    if _generates(module):
+        found: list[torch.Tensor] = []
+        with suppress(Exception), torch.no_grad(), quiet():
+            found.append(_stepped(module, ids, mask, cached=False))
+        yield from found
+    yield _logits_of(module, ids, mask, "none")
 
 
 def _logits_of(module: nn.Module, ids: torch.Tensor, mask: torch.Tensor, mode: str) -> torch.Tensor:

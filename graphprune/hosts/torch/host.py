@@ -25,6 +25,7 @@ from graphprune.hosts.torch.checkpoints.asking import Asking
 from graphprune.hosts.torch.checkpoints.reading import tokenizer_of
 from graphprune.hosts.torch.front import traced
 from graphprune.hosts.torch.program import Program
+from graphprune.hosts.torch.recording.forward import Recording
 from graphprune.hosts.torch.runs import OtherRuns
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import Example, Trace, functional, split_example
@@ -88,14 +89,15 @@ class TorchHost(Program):
         """The host of a module, which is traced on its second call if the first one makes what cannot be traced."""
         try:
             with untouched(model) as looked, noticing(model, looked) as noticed:
-                host = cls.of(traced(model, example, dynamic_shapes))
+                trace = traced(model, example, dynamic_shapes, looked=looked)
+                host, calls = cls.of(trace), trace.calls if isinstance(trace, Recording) else None
         except ModelError:
             again = torch_runs.second_call(model, example, dynamic_shapes, cls.of) if any(noticed) else None
             if again is None:
                 raise
             model, host = again
-            noticed = []
-        runs = torch_runs.other_runs(model, example, host, caches=any(noticed))
+            noticed, calls = [], None
+        runs = torch_runs.other_runs(model, example, host, caches=any(noticed), calls=calls)
         if host.narrow is not None and runs.unreached:  # another way through the code may read what is cut here
             raise host.narrow.error
         return replace(host, dynamic_shapes=dynamic_shapes, source=model, runs=runs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -17,6 +18,9 @@ _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
 Resized = tuple[int, int]
 """A size of the original graph and what became of it."""
+
+_PAIRED: MutableMapping[TorchHost, tuple[tuple[int, ...], Sequence[tuple[str, fx.Node, fx.Node]]]] = WeakKeyDictionary()
+"""Nodes and what became of them, with the graphs that they are of: they are asked for several times of a host."""
 
 
 def repair_known(module: nn.Module, original: TorchHost, pruned: TorchHost) -> None:
@@ -95,15 +99,22 @@ def own_literals(original: TorchHost, pruned: TorchHost) -> dict[str, list[Resiz
     return found
 
 
-def _pairs(original: TorchHost, pruned: TorchHost) -> Iterator[tuple[str, fx.Node, fx.Node]]:
+def _pairs(original: TorchHost, pruned: TorchHost) -> Sequence[tuple[str, fx.Node, fx.Node]]:
     """The path of a module, a node of its own code, and the same node of the pruned graph."""
+    graphs = tuple(id(program.program) for pair in host_pairs(original, pruned) for program in pair)
+    known = _PAIRED.get(pruned)
+    if known is None or known[0] != graphs:
+        known = _PAIRED[pruned] = graphs, tuple(_paired(original, pruned))
+    return known[1]
+
+
+def _paired(original: TorchHost, pruned: TorchHost) -> Iterator[tuple[str, fx.Node, fx.Node]]:
     for before, after in host_pairs(original, pruned):
         new_nodes = {node.name: node for node in after.program.nodes}
         for node in before.program.nodes:
             other = new_nodes.get(node.name)
-            stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()]
-            if other is not None and node.op == "call_function" and stack:
-                yield stack[-1], node, other
+            if other is not None and node.op == "call_function" and (stack := node.meta.get("nn_module_stack")):
+                yield next(reversed(stack.values()))[0], node, other
 
 
 def _changes(old: fx.Node, new: fx.Node) -> Iterator[Resized]:
@@ -125,13 +136,16 @@ def _repeats(attention: fx.Node) -> int:
 
 
 def _numbers(value: Any) -> Iterator[int]:
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int):
+    kind = type(value)
+    if kind is int:
         yield value
+    elif kind is fx.Node or kind is bool or kind is float:
+        return
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _numbers(item)
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _numbers(item)
+    elif isinstance(value, int):
+        yield value

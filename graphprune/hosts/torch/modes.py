@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.errors import first_line
 from graphprune.hosts.torch.quiet import quiet
+from graphprune.hosts.torch.recording.noted import Calls
 from graphprune.hosts.torch.trace import Example, inference
 from graphprune.hosts.torch.untouched import untouched
 
@@ -48,18 +50,28 @@ def _mentions(value: Any, name: str) -> bool:
     return name in code.co_names or name in code.co_consts or any(_mentions(c, name) for c in code.co_consts)
 
 
-def differs_in_training(model: nn.Module, example: Example) -> tuple[bool, str]:
-    """Whether the example runs through other operators in training mode, and why it does not run there."""
+def differs_in_training(model: nn.Module, example: Example, known: Calls | None = None) -> tuple[bool, str]:
+    """Whether the example runs through other operators in training mode, and why it does not run there.
+
+    Args:
+        model: The module; it is left as it was.
+        example: A call of it.
+        known: The operators that it runs through in evaluation mode, where they were noted.
+    """
     args, kwargs = example
-    calls: list[list[Any]] = []
-    for training in (False, True):
-        noted = _Calls()
+    calls: list[list[Any]] = [] if known is None else [known.noted]
+    for training in (False, True)[len(calls) :]:
+        noted = _Noting()
+        below = nullcontext() if known is None else cast("Any", torch._C)._AutoDispatchBelowAutograd()
         try:
-            with untouched(model, runs=True), quiet(), inference(model, training=training), WithoutDropout(), noted:
-                noted.note_outputs(model(*args, **kwargs))
+            with (
+                untouched(model, runs=True), quiet(), inference(model, training=training), below, WithoutDropout(),
+                noted,
+            ):  # fmt: skip
+                noted.calls.note_outputs(model(*args, **kwargs))
         except Exception as error:  # noqa: BLE001  (the user's code raises what it likes)
             return False, first_line(error) if training else ""
-        calls.append(noted.calls)
+        calls.append(noted.calls.noted)
     return calls[0] != calls[1], ""
 
 
@@ -76,25 +88,17 @@ def reads_any(model: nn.Module, example: Example, names: Sequence[str]) -> tuple
     return bool(mode.found), ""
 
 
-class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes operators and the shapes of what they make."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls: list[Any] = []
-        self.made: dict[int, int] = {}
-
-    def note_outputs(self, outputs: Any) -> None:
-        """Notes what the module returns, by the operators that made it."""
-        leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
-        self.calls.append([(self.made.get(id(leaf)), tuple(leaf.shape)) for leaf in leaves])
+        self.calls = Calls()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator."""
         made = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in pytree.tree_leaves(made) if isinstance(leaf, torch.Tensor)]
-        self.made.update((id(leaf), len(self.calls)) for leaf in leaves)
-        self.calls.append((func, [tuple(leaf.shape) for leaf in leaves]))
+        self.calls.note(func, made)
         return made
 
 

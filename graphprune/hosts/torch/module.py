@@ -24,19 +24,19 @@ from graphprune.errors import ModelError, first_line
 from graphprune.hosts.host import Arrays
 from graphprune.hosts.torch.alike import wrong_contents
 from graphprune.hosts.torch.attention import adapt_attention
-from graphprune.hosts.torch.attributes import Candidates, Changes, Use, apply_changes, fit, likeliest, shrunk
-from graphprune.hosts.torch.batch import graph_module, wrong_in_batches
+from graphprune.hosts.torch.attributes import Candidates, Changes, Use, fit
+from graphprune.hosts.torch.batch import graph_module
 from graphprune.hosts.torch.bypass import bypass_modules
 from graphprune.hosts.torch.checkpoints.adopt import Adopted, adopt
 from graphprune.hosts.torch.checkpoints.refusing import refuse_writing
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering
-from graphprune.hosts.torch.constructor import constructed_changes
-from graphprune.hosts.torch.generate import Decoding, decoding_of
+from graphprune.hosts.torch.checkpoints.stating import left_of
+from graphprune.hosts.torch.fitting import fitted, uses_of, with_resizes
+from graphprune.hosts.torch.generate import Cached
 from graphprune.hosts.torch.host import TorchHost
 from graphprune.hosts.torch.layers import repair_known, resized_sizes
 from graphprune.hosts.torch.other_ways import other_uses, other_ways_notes
 from graphprune.hosts.torch.own import foreign_reads, sliced_copy
-from graphprune.hosts.torch.resizes import resize_forwards
 from graphprune.hosts.torch.stored import to_numpy
 from graphprune.hosts.torch.trace import inference
 from graphprune.hosts.torch.untouched import Looked, guarded, untouched
@@ -48,13 +48,13 @@ from graphprune.report.data import AttributeRow
 TOLERANCE = 1e-5
 """Largest accepted difference to the pruned graph, relative to the largest output of each slice."""
 
-_WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
-
-_ONE_WAY = "what was cut is proven for the way that the example takes, in which all parameters are used"
-
 _EXAMPLES = 2
 _NOISE = 8
 """Rounding steps of the largest output that are accepted anywhere."""
+
+_WARM = "the module holds the tables that its code makes on the first call, cut as the rest"
+
+_ONE_WAY = "what was cut is proven for the way that the example takes, in which all parameters are used"
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,8 @@ def pruned_module(state: State) -> Made:
 
 def _pruned_module(state: State, original: TorchHost, pruned: TorchHost) -> Made:
     reason = "the model was given as an exported program"
+    if pruned.is_meta and (left := left_of(original, state)) is not None:
+        return Made(*left)
     if pruned.is_meta:
         reason = "weights on the meta device have no values, with which a copy of your class could be proven"
     elif pruned.source is not None:
@@ -158,44 +160,44 @@ def _sliced_module(
     except Exception as error:  # noqa: BLE001  # a user's class may forbid copies in any way
         return Made(None, (f"the module of class '{type(source).__name__}' cannot be copied: {error}",))
     example = original.arguments(original.example_inputs())
-    with watching():
-        decoding, note = decoding_of(source, example)
-    more = (note,) if note else ()
-    forward = Use("forward", called.run, called.judge)
-    uses = _uses(forward, decoding)
-    checks = () if decoding is None else (decoding,)
+    decoding = Cached(source, example)
+    forward = called.use
+    uses = uses_of(forward, decoding)
     sizes = [pair for changed in resized_sizes(original, pruned).values() for pair in changed]
     adopted = adopt(module, source, sizes)
     reasons = dict(adopted.reasons)
     if adopted.rows:
-        reason = _wrongly_adopted(module, source, (original, pruned), adopted, uses)
+        reason = _wrongly_adopted(module, source, (original, pruned), adopted, uses, called)
         if not reason:
             refuse_writing(module, reasons)
             left = notes if not adopted.renumbering.gone else ()
             return Made(
                 module,
-                (*left, *more),
+                (*left, *filter(None, (decoding.note,))),
                 adopted.rows,
-                tuple(d.check(module) for d in checks),
+                decoding.checks(module),
                 adopted.renumbering,
                 reasons,
             )
         reasons = {**reasons, **dict.fromkeys(adopted.roots, reason)}
         module, notes = _cut_copy(source, original, pruned, sums)
-    notes = (*notes, *more)
     candidates = Candidates.of(source, original, pruned)
-    changes, reason = _fitted(module, candidates, forward, decoding)
+    changes, reason = fitted(module, candidates, uses, called.forget)
     if reason and forward.judge(module):
-        changes, told = _with_resizes(module, candidates, forward, decoding, (original, pruned))
+        changes, told = with_resizes(module, candidates, forward, decoding, (original, pruned))
         reason, notes = ("", (*notes, told)) if told else (reason, notes)
+        called.forget()
     for use in () if reason else other_uses(original, pruned):  # where it cannot be served, a note will say so
-        changes, _ = fit(module, candidates, (*uses, use), changes)
-    reason = foreign_reads(module, source, pruned, forward.run, called.seen_at_once) or reason
+        if use.judge(module):
+            changes, _ = fit(module, candidates, (*uses, use), changes)
+            called.forget()
+    reason = foreign_reads(module, source, pruned, called.run, called.seen_now) or reason
     reason = reason or wrong_contents(module, source, original, pruned, changes)
     if reason:
         return Made(None, (f"a sliced copy of '{type(source).__name__}' is not the pruned model: {reason}",))
     refuse_writing(module, reasons)
-    return Made(module, notes, _rows(candidates, changes), tuple(d.check(module) for d in checks), unsaid=reasons)
+    notes = (*notes, *filter(None, (decoding.note,)))
+    return Made(module, notes, _rows(candidates, changes), decoding.checks(module), unsaid=reasons)
 
 
 def _cut_copy(
@@ -214,7 +216,12 @@ def _cut_copy(
 
 
 def _wrongly_adopted(
-    module: nn.Module, source: nn.Module, hosts: tuple[TorchHost, TorchHost], adopted: Adopted, uses: Sequence[Use]
+    module: nn.Module,
+    source: nn.Module,
+    hosts: tuple[TorchHost, TorchHost],
+    adopted: Adopted,
+    uses: Sequence[Use],
+    called: _Forward,
 ) -> str:
     """Why a copy that is what a config says is not the pruned model; empty if it is."""
     original, pruned = hosts
@@ -223,72 +230,9 @@ def _wrongly_adopted(
     names = adopted.renumbering.old
     return (
         reason
-        or foreign_reads(module, source, pruned, uses[0].run, old=names)
+        or foreign_reads(module, source, pruned, called.run, called.seen_now, names)
         or wrong_contents(module, source, original, pruned, adopted.changes, names)
     )
-
-
-def _fitted(module: nn.Module, candidates: Candidates, forward: Use, decoding: Decoding | None) -> tuple[Changes, str]:
-    """Changes the numbers of a sliced copy: those that it fails without, and those that constructors tie to sizes."""
-    uses = _uses(forward, decoding)
-    needed, reason = fit(module, candidates, (forward,), {})
-    if reason:
-        return needed, reason
-    tied = {**constructed_changes(candidates.source, module), **needed}
-    if tied != needed:
-        apply_changes(module, candidates, needed, tied)
-        if not forward.judge(module):
-            changes, reason = fit(module, candidates, uses, tied, known="")
-            if not reason:
-                return changes, reason
-        apply_changes(module, candidates, tied, needed)
-    return fit(module, candidates, uses, needed, known="")
-
-
-def _uses(forward: Use, decoding: Decoding | None) -> tuple[Use, ...]:
-    """What a copy must serve, in order."""
-    if decoding is None:
-        return (forward,)
-
-    def run(module: nn.Module) -> None:
-        with watching():
-            decoding.run(module)
-
-    def judge(module: nn.Module) -> str:
-        with watching():
-            return decoding.judge(module)
-
-    return forward, Use("cached", run, judge)
-
-
-def _with_resizes(
-    module: nn.Module,
-    candidates: Candidates,
-    forward: Use,
-    decoding: Decoding | None,
-    hosts: tuple[TorchHost, TorchHost],
-) -> tuple[Changes, str]:
-    """Replaces sizes where code gives them to reshapes; with the user's numbers if that will do, else with new ones.
-
-    Returns:
-        The changed numbers and what to tell the user; empty if that does not help.
-    """
-    original, pruned = hosts
-
-    def judge(module: nn.Module) -> str:
-        return (
-            forward.judge(module)
-            or ("" if decoding is None else decoding.judge(module))
-            or wrong_in_batches(module, original, pruned)
-        )
-
-    for parts in ([], [constructed_changes(candidates.source, module)], likeliest(candidates, forward)):
-        changes = {spot: value for part in parts for spot, value in part.items()}
-        apply_changes(module, candidates, {}, changes)
-        if told := resize_forwards(module, pruned, lambda: forward.judge(module), lambda: judge(module)):
-            return shrunk(module, candidates, {}, parts, [Use("resized", forward.run, judge)]), told
-        apply_changes(module, candidates, changes, {})
-    return {}, ""
 
 
 def _rows(candidates: Candidates, changes: Changes) -> tuple[AttributeRow, ...]:
@@ -329,7 +273,7 @@ class _Forward:
         self.pruned, self.expected = pruned, expected
         self.examples = [pruned.example_inputs(0)]
         expected[0] = dict(known) if known is not None else pruned.run(self.examples[0])
-        self._judged, self._seen, self._right = 0, set[Memory](), False
+        self._seen, self._right = set[Memory](), False
         if not proof:
             return
         try:
@@ -348,7 +292,7 @@ class _Forward:
 
     def judge(self, module: nn.Module) -> str:
         """Why a module does not compute what the graph does; empty if it does."""
-        self._judged, self._seen = self._judged + 1, set()
+        self._seen = set()
         # each in a call of its own, whose values are gone before the next: they may be of a whole vocabulary
         looked = Looked(module)
         found = (self._difference(module, i, looked) for i in range(len(self.examples)))
@@ -357,9 +301,18 @@ class _Forward:
         return reason
 
     @property
-    def seen_at_once(self) -> set[Memory] | None:
-        """What a module has read that was right as it came; ``None`` where others were tried or something changed."""
-        return self._seen if self._judged == 1 and self._right else None
+    def use(self) -> Use:
+        """The use of a copy that this is."""
+        return Use("forward", self.run, self.judge)
+
+    @property
+    def seen_now(self) -> set[Memory] | None:
+        """What the module has read that was judged last, if it was right and is as it was then; else ``None``."""
+        return self._seen if self._right else None
+
+    def forget(self) -> None:
+        """Says that the module is not any more, or may not be, what was judged last."""
+        self._right = False
 
     def _difference(self, module: nn.Module, number: int, looked: Looked) -> str:
         """As :meth:`judge`, on one example."""

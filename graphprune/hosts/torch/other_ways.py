@@ -31,6 +31,8 @@ _NAMED = 4
 def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, module: nn.Module) -> Iterator[str]:
     """Sentences on what people should know of the module in other ways than the one that was proven.
 
+    Without a proof, the module is not run in these ways.
+
     Args:
         state: The state after the last pass.
         original: The host of the original.
@@ -40,7 +42,7 @@ def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, modul
     runs, analysis = original.runs, state.analysis
     if analysis is None:
         return
-    for run, other in zip(runs.runs, analysis.others, strict=False):
+    for run, other in zip(runs.runs if state.proves else (), analysis.others, strict=False):
         if run.training and (reason := _failing(state, run, other, module)):
             yield f"{run.label}, the module {reason}; what proves it is the run in evaluation mode alone"
     for run in runs.runs:
@@ -52,7 +54,8 @@ def other_ways_notes(state: State, original: TorchHost, pruned: TorchHost, modul
             "fails if it takes a feature that was cut; give an example that reaches them, or protect what they read"
         )
     source = original.source
-    failing = train_step(module, original.example) if runs.failure or any(run.training for run in runs.runs) else ""
+    trains = runs.failure or (state.proves and any(run.training for run in runs.runs))
+    failing = train_step(module, original.example) if trains else ""
     if failing and source is not None and not train_step(source, original.example):
         yield f"a training step of the module fails, where one of the original does not: {failing}"
     elif failing and runs.failure:

@@ -26,6 +26,7 @@ from graphprune.hosts.torch.modes import Downstream, asks_for_training, differs_
 from graphprune.hosts.torch.program import Program
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.recording.forward import Recording
+from graphprune.hosts.torch.recording.noted import Calls
 from graphprune.hosts.torch.specs import storage_key
 from graphprune.hosts.torch.trace import Example, Trace, inference
 from graphprune.hosts.torch.untouched import untouched
@@ -111,7 +112,9 @@ class OtherRuns:
 AnyProgram = TypeVar("AnyProgram", bound=Program)
 
 
-def other_runs(model: nn.Module, example: Example, main: Program, *, caches: bool) -> OtherRuns:
+def other_runs(
+    model: nn.Module, example: Example, main: Program, *, caches: bool, calls: Calls | None = None
+) -> OtherRuns:
     """Runs a module in the other ways that matter; it is left as it was.
 
     Args:
@@ -119,6 +122,7 @@ def other_runs(model: nn.Module, example: Example, main: Program, *, caches: boo
         example: A call of it.
         main: Its trace in evaluation mode.
         caches: Whether its code makes tables on first use.
+        calls: The operators that it runs through in evaluation mode, where it was recorded.
     """
     looking = _Looking(model, example, main)
     warm = looking.again() if caches else None
@@ -126,8 +130,8 @@ def other_runs(model: nn.Module, example: Example, main: Program, *, caches: boo
     failure = ""
     asks = asks_for_training(model)
     differs = False
-    if asks and not main.is_meta:
-        differs, failure = differs_in_training(model, example)
+    if asks and not main.is_meta and (calls is None or calls.asked):
+        differs, failure = differs_in_training(model, example, calls)
     if differs or (unreached and not failure):
         label = "in training mode" if asks else "where its result is not used"
         failure = looking.try_run(label, example, needed=differs)

@@ -31,6 +31,8 @@ _ATOMS = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.
 _NOT_THE_USERS = sys.stdlib_module_names | {"torch", "numpy"}
 _OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.CodeType)
 _PLAIN = (OrderedDict, dict, list, set, deque)
+_EMPTY: dict[type, Any] = {OrderedDict: {}, dict: {}, list: [], set: set(), deque: []}
+"""What an empty container holds; never written to."""
 _SORTS: dict[str, tuple[type, ...]] = {
     "atom": (*_ATOMS, *_OPAQUE),
     "tensor": (torch.Tensor,),
@@ -84,6 +86,8 @@ class Looked:
                 waiting.append(value.__self__)
             elif sort == "fixed":
                 waiting.extend(value)
+            elif kind in _PLAIN and not value:  # most of what a layer holds are tables of hooks that nobody has set
+                self.kept.append((value, kind, _EMPTY[kind]))
             else:
                 contents = _contents(value)
                 if contents is not None:
@@ -269,6 +273,8 @@ def _same(now: Any, before: Any) -> bool:
 
 
 def _put_back(value: Any, kind: type, before: Any) -> None:
+    if not before and not value and type(value) is kind and kind in _PLAIN:
+        return
     if type(value) is not kind:  # a lazy layer becomes a plain one
         object.__setattr__(value, "__class__", kind)
     if _same(_now(value, before), before):

@@ -10,7 +10,8 @@ from torch import nn
 from torch_proof import prove
 
 import graphprune as gp
-from graphprune.hosts.torch.generate import decoding_of
+from graphprune.hosts.torch import generate as generating
+from graphprune.hosts.torch.generate import Cached, decoding_of
 from graphprune.hosts.torch.module import sliced_module
 
 IDS = torch.randint(3, 19, (1, 8), generator=torch.Generator().manual_seed(0))
@@ -179,3 +180,24 @@ def test_the_original_is_the_measure() -> None:
     assert decoding is None
     assert note == "decoding with a cache was not looked at: the original fails with 'no cache here'"
     assert decoding_of(nn.Linear(3, 3), ((torch.ones(1, 3),), {})) == (None, "")
+
+
+def test_the_original_is_not_decoded_where_the_copy_decodes_as_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward of all tokens at once is what steps with a cache are held against; the original is not run at all."""
+    asked: list[str] = []
+    logits = generating._logits_of
+    monkeypatch.setattr(generating, "_logits_of", lambda *given: asked.append(given[3]) or logits(*given))
+    model = llama().eval()
+    example: Any = ((), {"input_ids": IDS})
+    exact = Cached(model, example)
+    assert exact.judge(model) == ""
+    assert asked == ["dynamic", "static"]
+    assert [check.tolerance for check in exact.checks(model)] == [1e-5]
+    asked.clear()
+    lossy = Cached(Approximate().eval(), ((IDS,), {}))
+    assert lossy.judge(lossy.source) == ""
+    assert asked == ["dynamic", "none", "none", "dynamic", "dynamic", "none"]
+    without = Cached(WithoutCache().eval(), ((IDS,), {}))
+    assert without.judge(without.source) == ""
+    assert without.checks(without.source) == ()
+    assert without.note == "decoding with a cache was not looked at: the original fails with 'no cache here'"

@@ -172,7 +172,7 @@ ROWS: Mapping[str, Row | Op] = {
     "ScatterND": lookups.scatter_nd,
     "OneHot": lookups.one_hot,
     # made from sizes
-    "Shape": lambda c: opaque(c.results, _SIZES, n_operands=1),
+    "Shape": Op(lambda c: opaque(c.results, _SIZES, n_operands=1), role="sizes"),
     "Size": lambda c: rows.whole(c, "the number of elements of this tensor is counted"),
     "Range": lambda c: opaque(c.results, "a range has values that depend on its size", n_operands=len(c.operands)),
     "ConstantOfShape": lambda c: create(c.y, slot="input", n_operands=1),

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.hosts.torch.checkpoints.apart import inseparable
 from graphprune.hosts.torch.checkpoints.implied import IMPLIED
 from graphprune.hosts.torch.checkpoints.renumber import Renumbering, close_gaps, placeholders_in
 from graphprune.hosts.torch.checkpoints.search import Base, Statement, Wanted, find_statement, pairs_of, torn
@@ -64,6 +65,9 @@ def adopt(module: nn.Module, source: nn.Module, pairs: Iterable[tuple[int, int]]
         if old == shapes:
             continue
         renamed = {below.new(name): shape for name, shape in old.items() if not below.is_gone(name)}
+        if reason := inseparable(root, old, left):
+            reasons[path] = reason
+            continue
         base, reason = Base.of(root)
         statement = None
         if base is not None and not (reason := torn(base, renamed, shapes)):

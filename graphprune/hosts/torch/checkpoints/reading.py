@@ -20,7 +20,8 @@ from graphprune.files import is_there
 from graphprune.hosts.torch.quiet import quiet
 
 CONFIG = "config.json"
-_FOLDER = "_graphprune_folder"
+FOLDER = "_graphprune_folder"
+"""The attribute in which a module notes the folder that it was read from."""
 
 TOKENIZER_FILES = (
     *("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
@@ -42,7 +43,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 def folder_of(source: nn.Module | None) -> Path | None:
     """The folder that a module was read from, where that was done here."""
-    found = vars(source).get(_FOLDER) if source is not None else None
+    found = vars(source).get(FOLDER) if source is not None else None
     return Path(found) if isinstance(found, str) else None
 
 
@@ -63,6 +64,74 @@ def read_checkpoint(folder: Path, *, trust: bool = False) -> nn.Module:
         ModelError: It cannot be read, or holds no weights for some of the model.
         OptionError: It brings code of its own, and is not trusted.
     """
+    kind = _class_of(folder, trust=trust)
+    try:
+        with quiet():
+            model, found = kind.from_pretrained(
+                folder, output_loading_info=True, local_files_only=True, dtype="auto", trust_remote_code=trust
+            )
+    except Exception as error:  # the class's own reader raises what it likes
+        raise ModelError(
+            f"cannot read '{folder}' as '{kind.__name__}': {first_line(error)}; mend the folder"
+        ) from error
+    if missing := sorted(map(str, found.get("missing_keys", ()))):
+        raise ModelError(
+            f"'{folder}' holds no weights for '{missing[0]}' of '{kind.__name__}', which would be drawn at random; "
+            "give a whole checkpoint"
+        )
+    vars(model)[FOLDER] = str(folder.resolve())
+    read: nn.Module = model.eval()
+    return read
+
+
+def built_without_weights(folder: Path, dtype: str, *, trust: bool = False) -> nn.Module:
+    """The model of a folder on the meta device, in evaluation mode: its structure alone.
+
+    Args:
+        folder: The folder.
+        dtype: What the header of safetensors calls the type of its first tensor; the config's goes before it.
+        trust: Whether code that lies in it may be run.
+
+    Raises:
+        ModelError: It cannot be built, or the config says that weights are quantised.
+        OptionError: It brings code of its own, and is not trusted.
+    """
+    kind = _class_of(folder, trust=trust)
+    import transformers
+
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+            if getattr(config, "quantization_config", None) is not None:
+                raise ModelError(
+                    f"the weights of '{folder}' are quantised, and their scales lie elsewhere, so that cutting them is "
+                    "not exact; give a checkpoint of bfloat16, float16 or float32"
+                )
+            stored = {"F64": torch.float64, "F16": torch.float16, "BF16": torch.bfloat16}.get(dtype, torch.float32)
+            said = getattr(config, "dtype", None)
+            options: dict[str, Any] = {"dtype": said if isinstance(said, torch.dtype) else stored}
+            with torch.device("meta"):
+                if hasattr(kind, "_from_config"):
+                    model = kind._from_config(config, **options)
+                else:
+                    model = kind.from_config(config, trust_remote_code=trust, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # the class raises what it likes
+        raise ModelError(
+            f"cannot build '{kind.__name__}' from '{folder / CONFIG}': {first_line(error)}; mend the folder"
+        ) from error
+    built: nn.Module = model.eval()
+    return built
+
+
+def _class_of(folder: Path, *, trust: bool) -> Any:
+    """The class that the config of a folder names, or the automatic one that finds it.
+
+    Raises:
+        ModelError: The config cannot be read.
+        OptionError: The folder brings code of its own, and is not trusted.
+    """
     try:
         data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -81,23 +150,7 @@ def read_checkpoint(folder: Path, *, trust: bool = False) -> nn.Module:
     if kind is None:
         auto = next((key for key in data.get("auto_map", {}) if key.startswith("AutoModel")), "AutoModel")
         kind = getattr(transformers, auto, transformers.AutoModel)
-    try:
-        with quiet():
-            model, found = kind.from_pretrained(
-                folder, output_loading_info=True, local_files_only=True, dtype="auto", trust_remote_code=trust
-            )
-    except Exception as error:  # the class's own reader raises what it likes
-        raise ModelError(
-            f"cannot read '{folder}' as '{kind.__name__}': {first_line(error)}; mend the folder"
-        ) from error
-    if missing := sorted(map(str, found.get("missing_keys", ()))):
-        raise ModelError(
-            f"'{folder}' holds no weights for '{missing[0]}' of '{kind.__name__}', which would be drawn at random; "
-            "give a whole checkpoint"
-        )
-    vars(model)[_FOLDER] = str(folder.resolve())
-    read: nn.Module = model.eval()
-    return read
+    return kind
 
 
 def example_of(model: nn.Module, shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Any]:

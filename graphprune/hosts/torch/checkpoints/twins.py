@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.hosts.torch.constructor import unseen
+from graphprune.hosts.torch.constructor import unfilled, unseen
 from graphprune.hosts.torch.spots import own_attributes
 
 Shapes = dict[str, tuple[int, ...]]
@@ -78,7 +78,7 @@ class Twin:
     @classmethod
     def built(cls, kind: type[nn.Module], data: Mapping[str, Any], like: Any) -> Twin:
         """Builds a class as :meth:`of` does, and raises whatever it, or its config, raises."""
-        with unseen(), _silent(), _unfilled(), torch.no_grad():
+        with unseen(), _silent(), unfilled(), torch.no_grad():
             config = read_config(data, like)
             with torch.device("meta"):
                 module = kind(config)
@@ -137,23 +137,6 @@ def is_plain(value: Any) -> bool:
 
 def _sized(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
-
-
-@contextmanager
-def _unfilled() -> Iterator[None]:
-    """Tensors without memory are not given values to start with; others, which a thread may make meanwhile, are."""
-    ways = {name: way for name, way in vars(nn.init).items() if name.endswith("_") and callable(way)}
-
-    def filled(way: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else way(tensor, *args, **kwargs)
-
-    try:
-        for name, way in ways.items():
-            setattr(nn.init, name, filled(way))
-        yield
-    finally:
-        for name, way in ways.items():
-            setattr(nn.init, name, way)
 
 
 @contextmanager

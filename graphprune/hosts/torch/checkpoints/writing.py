@@ -90,7 +90,7 @@ def write_checkpoint(
                     write_with_code(module, inside, max_shard_size=SHARD)
                 else:
                     module.save_pretrained(inside, max_shard_size=SHARD)  # type: ignore[operator]
-                _write_tokenizer(tokenizer, inside)
+                write_tokenizer(tokenizer, inside)
             for name, write in beside.items():
                 write(inside / name)
         except GraphpruneError:
@@ -119,7 +119,16 @@ def _taking_the_place_of(folder: Path) -> Iterator[Path]:
             raise OutputError(f"cannot write '{folder}': {error.strerror}; give another folder") from error
 
 
-def _write_tokenizer(tokenizer: Any, folder: Path) -> None:
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Writes a tokenizer's files into a folder.
+
+    Args:
+        tokenizer: What has ``save_pretrained``, or the path of a tokenizer's folder or file; ``None``: none.
+        folder: The folder.
+
+    Raises:
+        OptionError: It is none.
+    """
     if tokenizer is None:
         return
     if callable(getattr(tokenizer, "save_pretrained", None)):

@@ -18,6 +18,7 @@ from graphprune.errors import ModelError
 from graphprune.hosts.torch.normal_form import normalized
 from graphprune.hosts.torch.quiet import quiet
 from graphprune.hosts.torch.recording.known import VARYING
+from graphprune.hosts.torch.recording.noted import Calls
 from graphprune.hosts.torch.recording.operators import READS, Unrecordable
 from graphprune.hosts.torch.recording.places import called
 from graphprune.hosts.torch.recording.recorder import Recorder
@@ -54,6 +55,7 @@ class Recording:
         doubts: Why the recording may be no more than one of several ways that the code takes.
         decisive: Tensors of the example whose values the code has read, or what follows from them.
         narrow: What is known of other ways, where it is in doubt and the exporter cannot take it instead.
+        calls: The operators that have run.
     """
 
     graph: fx.Graph
@@ -65,6 +67,7 @@ class Recording:
     doubts: tuple[str, ...] = ()
     decisive: tuple[torch.Tensor, ...] = ()
     narrow: Narrow | None = None
+    calls: Calls = field(default_factory=Calls, repr=False)
 
     @property
     def pinned(self) -> tuple[torch.Tensor, ...]:
@@ -111,9 +114,11 @@ def record(model: nn.Module, example: Example, looked: Looked, *, training: bool
             torch._C._AutoDispatchBelowAutograd(),
             recorder.places.followed(),
             watching(recorder),
+            recorder.calls.asking(),
             recorder,
         ):
             returned = called(model, args, kwargs)
+        recorder.calls.note_outputs(returned)
         if recorder.refused:
             raise Unrecordable(recorder.refused)
         results, out_spec = pytree.tree_flatten(returned)
@@ -136,6 +141,7 @@ def record(model: nn.Module, example: Example, looked: Looked, *, training: bool
         state,
         tuple(dict.fromkeys(recorder.doubts)),
         tuple(leaf for leaf, origin in origins if decided & (origin | VARYING)),
+        calls=recorder.calls,
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.hosts.torch.recording.aliases import OPAQUE, Alias, Store, View, current, sizes_of_parts, write
 from graphprune.hosts.torch.recording.known import VARYING, Known
+from graphprune.hosts.torch.recording.noted import Calls
 from graphprune.hosts.torch.recording.operators import (
     READS,
     Facts,
@@ -21,6 +23,7 @@ from graphprune.hosts.torch.recording.operators import (
     named_arguments,
 )
 from graphprune.hosts.torch.recording.tensors import PLAIN, PROMOTED, holds_node, promoted_type, spec_of
+from graphprune.hosts.torch.recording.without_values import number
 from graphprune.hosts.torch.specs import SPEC
 
 _ATEN = torch.ops.aten
@@ -37,12 +40,20 @@ class Recorder(Known, TorchDispatchMode):
     def __init__(self, model: nn.Module) -> None:
         TorchDispatchMode.__init__(self)  # type: ignore[no-untyped-call]
         Known.__init__(self, model)
+        self.calls = Calls()
+        self.inside = False  # of an operator that runs as others
 
     # -- operators ---------------------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operator and records it."""
-        kwargs = kwargs or {}
+        if self.inside:
+            return self._recorded(func, args, kwargs or {})
+        made = self._recorded(func, args, kwargs or {})
+        self.calls.note(func, made)
+        return made
+
+    def _recorded(self, func: Any, args: Any, kwargs: Any) -> Any:
         facts = facts_of(func)
         if facts.passes:
             return self._passed(func, args, kwargs)
@@ -60,7 +71,8 @@ class Recorder(Known, TorchDispatchMode):
             self._refuse(str(error))
         if facts.writes:
             return self._written(func, facts, args, kwargs, (nodes, named, operands))
-        made = func(*args, **kwargs)
+        made = self._without_values(func, nodes, named, operands) if func in READS else None
+        made = func(*args, **kwargs) if made is None else made
         if isinstance(made, torch.Tensor):
             if facts.views and any(made is each for each in operands):
                 return made
@@ -84,10 +96,17 @@ class Recorder(Known, TorchDispatchMode):
             self._sized(func, facts, args, kwargs)
         return made
 
+    def _without_values(self, func: Any, nodes: Any, named: Any, operands: list[torch.Tensor]) -> Any:
+        """What code asks of tensors on the meta device that follow from nothing; ``None`` of all others."""
+        if self._origin(operands) or not any(each.is_meta for each in operands):
+            return None
+        with torch._C._DisableTorchDispatch():
+            return number(func, nodes, named, self.tensors)
+
     def _apart(self, func: Any, facts: Facts, args: Any, kwargs: Any) -> Any:
         """Runs an operator as others, which are recorded; ``NotImplemented`` where that is not to be."""
         if facts.parts is not None:
-            with self:
+            with self._as_parts():
                 return facts.parts(*args, **kwargs)
         if in_training(func, args, kwargs):
             given = named_arguments(func, args, kwargs)
@@ -97,9 +116,19 @@ class Recorder(Known, TorchDispatchMode):
                 return self._updating(given)
             if func is _ATEN.batch_norm.default:
                 x, weight, bias, momentum, eps = (given[n] for n in ("input", "weight", "bias", "momentum", "eps"))
-                with self:
+                with self._as_parts():
                     return _ATEN._native_batch_norm_legit.no_stats(x, weight, bias, _COUNTS, momentum, eps)[0]
         return NotImplemented
+
+    @contextmanager
+    def _as_parts(self) -> Iterator[None]:
+        """Operators that run inside are parts of one."""
+        outer, self.inside = self.inside, True
+        try:
+            with self:
+                yield
+        finally:
+            self.inside = outer
 
     def _updating(self, given: Mapping[str, Any]) -> torch.Tensor:
         """Runs a batch norm that updates its running statistics."""
