@@ -33,7 +33,7 @@ from graphprune.training.methods.llm_pruner import importance as of_elements
 from graphprune.training.methods.lora_taylor import LoraTaylor
 
 PROJECTIONS = ("half-space", "decay")
-SCORES = ("additions", "weights", "criterion")
+SCORES = ("additions", "weights")
 
 
 @dataclass(kw_only=True, repr=False)
@@ -45,8 +45,7 @@ class Lhspg(LoraTaylor):
         protect: This fraction of the groups stays whole: those whose units cost most on trial; 0: none.
         projection: ``half-space`` or ``decay``.
         scores_of: What says how important units are: ``additions``, their gradients over time; or ``weights``, those of
-            all weights in the one step that begins a period (``Σ |w · g|``, as ``llm-pruner``), which take memory then;
-            or the ``criterion`` of the recipe, on the dense model.
+            all weights in the one step that begins a period (``Σ |w · g|``, as ``llm-pruner``), which take memory then.
         epsilon: A unit is zero where less than this part of it would be left along what it is.
     """
 
@@ -76,8 +75,6 @@ class Lhspg(LoraTaylor):
         super().begin(loop)
         if self.protect:
             loop.chooser.protect_sensitive(self.protect)
-        if self.scores_of == "criterion":
-            self.tensors["scores"] = loop.chooser.scores()
 
     def before_step(self, loop: Loop) -> None:
         """The running mean follows; at the begin of a period it says which units become redundant."""
