@@ -182,9 +182,12 @@ def guarded(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _as_before(looked: Looked, *, traced: bool) -> Iterator[None]:
-    """Puts back a module and the states of random generators."""
+    """Puts back a module and the states of random generators, NumPy's and Python's, too; all runs draw alike."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if cast("Any", torch.cuda).is_initialized() else None
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
     try:
         yield
     finally:
