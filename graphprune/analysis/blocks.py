@@ -19,7 +19,7 @@ from math import prod
 
 from graphprune.analysis.adapters import Adapter, find_adapters
 from graphprune.analysis.branch import Block, Bypass, Unneeded
-from graphprune.analysis.chains import as_many, chain_of, form, layer_of, periods
+from graphprune.analysis.chains import as_many, chain_of, form, layer_of, periods, what_is
 from graphprune.ir.dims import factors_of
 from graphprune.ir.graph import Graph, Node
 from graphprune.ir.liveness import flow_of
@@ -333,14 +333,15 @@ class Branches:
 
     def _like(self, example: str, start: str, last: str) -> str | None:
         """The value that the same operators give behind ``last`` as give ``example`` behind ``start``."""
-        ops: list[str] = []
+        behind: list[Node] = []
         while example != start:
             node = self._nodes[self._producer[example]]
-            ops.append(node.op)
+            behind.append(node)
             example = self._computed(node)[0]
-        for op in reversed(ops):
+        for node in reversed(behind):
             users = [self._nodes[i] for i in self._users.get(last, ())]
-            if len(users) != 1 or users[0].op != op or last in self._outputs or users[0].results[0] is None:
+            alike = len(users) == 1 and what_is(users[0]) == what_is(node)
+            if not alike or last in self._outputs or users[0].results[0] is None:
                 return None
             last = users[0].results[0]
         return last

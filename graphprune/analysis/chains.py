@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from graphprune.analysis.branch import Block
-from graphprune.ir.graph import Value
+from graphprune.ir.graph import Node, Value
 
 MOST_SKIPS = 64
 """Sums that a skip edge may run through before it reaches the value that the branch starts from."""
@@ -17,6 +17,11 @@ LONGEST_PERIOD = 4
 def form(value: Value) -> tuple[object, ...]:
     """What values have in common that may take each other's place."""
     return value.shape, value.dtype, value.dynamic
+
+
+def what_is(node: Node) -> tuple[object, ...]:
+    """What nodes have in common that do the same."""
+    return node.op, node.options, len(node.operands), len(node.results)
 
 
 def chain_of(skip: str, skips: Mapping[str, str]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from graphprune.commands.pipelines import print_pipelines
 from graphprune.commands.shell import dump, out, present, print_json, progress, require_distinct
 from graphprune.errors import OptionError
 from graphprune.files import require_writable, require_writable_folder
-from graphprune.opening import outgrows_memory
 from graphprune.recipe import Recipe
 from graphprune.report.envelope import described
 from graphprune.report.terminal import render_report
@@ -45,7 +44,7 @@ def prune(
         recipe = recipe if recipe.passes or recipe.allocate.layout else recipe.changed(layout="stock")
     for path in (*present(None if checkpoint else output, writing.plan_out), *data.written()):
         require_writable(path)
-    streamed = checkpoint and (writing.stream or outgrows_memory(Path(model)))
+    streamed = checkpoint and (writing.stream or _outgrows_memory(model))
     if writing.stream and not checkpoint:
         raise OptionError("--stream writes a checkpoint's folder; give -o a path without a suffix")
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
@@ -126,3 +125,9 @@ def _show(
         for step, seconds in result.report.seconds:
             table.add_row(step, f"{seconds:.3f}")
         out.print("", table)
+
+
+def _outgrows_memory(model: str) -> bool:
+    from graphprune.opening import outgrows_memory  # reads with onnx, which takes half of the start
+
+    return outgrows_memory(Path(model))

@@ -25,8 +25,8 @@ ABSENT = {
 
 _INNER = frozenset({"head", "qk-dim", "value-dim"})
 _CAUSAL = ("is_causal=True", "is_causal=1")
-_CACHING = ("GroupQueryAttention",)
-"""Operators that always look back."""
+_CACHING = "caching"
+"""What operators are that always look back."""
 
 
 def cached(analysis: Analysis, without: Collection[str] = ()) -> Iterator[tuple[list[Dim], float]]:
@@ -50,7 +50,7 @@ def cached(analysis: Analysis, without: Collection[str] = ()) -> Iterator[tuple[
 
 def _is_causal(node: Node) -> bool:
     labels = {*node.rule.labels.values()} if node.rule is not None else set()
-    looks_back = any(text in node.options for text in _CAUSAL) or node.op.endswith(_CACHING)
+    looks_back = any(text in node.options for text in _CAUSAL) or node.role == _CACHING
     return looks_back and {"qk-dim", "value-dim"} <= labels and len(node.operands) > 2
 
 

@@ -17,6 +17,9 @@ from graphprune.observer import Observer, Step
 SHARES: Mapping[str, float] = {
     "fold-constants": 0.03,
     "analyze": 0.3,
+    "fit-shape": 0.3,
+    "find-dead": 1.0,
+    "fold-dead": 0.1,
     "calibrate": 1.0,
     "score": 0.7,
     "protect-sensitive": 4.0,

@@ -65,11 +65,13 @@ Row: TypeAlias = Callable[[Call], Rule]
 Role: TypeAlias = Literal[
     "", "batch-norm", "softmax", "log-softmax", "sigmoid", "copy", "dropout", "quantize", "turn", "view", "join",
     "unit", "norm", "sum", "square", "bound", "pool", "sizes",
+    "caching",
 ]  # fmt: skip
 """What an operator is for those who ask: a normalisation by stored statistics, what makes probabilities; a copy (of
 another type, perhaps), what is one but for training or but for rounding, a copy with its axes in another order, or in
 another shape, several in one; what brings vectors to length one, the length of vectors, a sum along axes, a square,
-what keeps numbers away from zero or from large ones, a mean along axes; what reads sizes alone, and no element.
+what keeps numbers away from zero or from large ones, a mean along axes; what reads sizes alone, and no
+element; attention that looks back, whatever its attributes.
 """
 
 EXACT = "exact"

@@ -11,7 +11,7 @@ from graphprune.errors import GraphpruneError, OptionError, TargetError
 from graphprune.planning.target import parse_targets
 from graphprune.suggest import meant, nearest
 
-WHAT = "macs, params, bytes, latency, as in 'macs=0.5'"
+WHAT = "macs, params, bytes, latency, active_params, kv_cache, as in 'macs=0.5'"
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ BENCHMARKS = {
     "losses": "losses on trial, against trials without what makes them fast",
     "memory": "resident memory at its peak, phase by phase",
     "startup": "what commands cost before and beside the work",
+    "streaming": "checkpoints larger than memory: memory, time, and what killing leaves",
     "sweeps": "two points of a sweep on two workers, beside one",
 }
 """By name: what is measured."""

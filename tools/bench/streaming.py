@@ -13,7 +13,6 @@ moments until one comes to its end; the folder has to be the same, byte by byte,
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -26,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from tools.bench.runner import parser_of
 
 LLAMA: dict[str, Any] = {"vocab_size": 32_000, "pad_token_id": 0, "max_position_embeddings": 4096}
 CASES: dict[str, dict[str, Any]] = {
@@ -198,7 +199,7 @@ def killed(times: int, root: Path) -> int:
 
 def main() -> int:
     """Runs the cases and prints what they took; 1 if one is above its bound, or ended in other bytes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--only", nargs="+", choices=[*CASES], default=[*CASES])
     parser.add_argument(
         "--folder", type=Path, help="where checkpoints are made: a disk with room for twice the largest"

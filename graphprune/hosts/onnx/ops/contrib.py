@@ -88,7 +88,7 @@ _OWN: Mapping[str, Row | Op] = {
     "Attention": attention.packed_weights,
     "QAttention": partial(attention.packed_weights, quantized=True),
     "MultiHeadAttention": attention.multi_head,
-    "GroupQueryAttention": attention.grouped_query,
+    "GroupQueryAttention": Op(attention.grouped_query, role="caching"),
     "RotaryEmbedding": attention.rotary,
     "MoE": experts,
     "NhwcMaxPool": spatial.nhwc_pooling,
