@@ -19,7 +19,7 @@ from graphprune.hosts.recurrent import Recurrent
 from graphprune.importance import Evidence
 from graphprune.importance.at_once import adopted_at_once, refitted_at_once
 from graphprune.importance.context import Float
-from graphprune.importance.held_out import judge, preferred
+from graphprune.importance.held_out import far_behind, judge, preferred
 from graphprune.ir.dims import Factor, Index
 from graphprune.pipeline import keys
 from graphprune.pipeline.edits import smaller
@@ -160,16 +160,16 @@ class ChooseAllocation(Compound):
         if any(isinstance(state.host.recurrent(node.name), Recurrent) for node in analysis.graph.nodes):
             return list(found)
         evidence = Evidence(analysis, state.host.read, statistics=statistics)
-        looks: dict[str, float] = {}
+        looks: dict[str, Float] = {}
         for name, planned in found.items():
             kept, removed = planned.kept, planned.removed
 
             def cut(host: Host, kept: Mapping[Factor, Index] = kept, removed: tuple[Block, ...] = removed) -> Host:
                 return smaller(host, analysis, kept, removed)
 
-            looks[name] = float(np.mean(loss(adopted_at_once(state.host, refitted_at_once(evidence, kept), cut))))
-        least = min((look for look in looks.values() if np.isfinite(look)), default=np.inf)
-        return [name for name, look in looks.items() if not look > FAR * least]
+            looks[name] = loss(adopted_at_once(state.host, refitted_at_once(evidence, kept), cut))
+        behind = far_behind(looks, FAR)
+        return [name for name in found if name not in behind]
 
     def _refitted(self, planned: State, batches: Batches) -> Host:
         """The model after the cuts, refitted to some batches."""
@@ -194,6 +194,8 @@ def sentence(losses: Mapping[str, float], best: str, n_tried: int) -> str:
         )
     others = [f"'{name}' loses {value:.3g}" for name, value in losses.items() if name != best]
     behind = ["the others were far behind"] if len(losses) < n_tried else []
+    if min(losses.values(), key=lambda each: np.inf if np.isnan(each) else each) < losses[best]:
+        behind.append("what is less is no more than chance explains")
     return (
         f"of {n_tried} ways to share the budget '{best}' was taken: its refitted model loses {losses[best]:.3g} on "
         f"inputs that scores and this refit have not seen ({', '.join([*others, *behind])})"

@@ -14,7 +14,7 @@ from graphprune.hosts.host import Arrays, Host
 from graphprune.importance.context import Float
 from graphprune.importance.judge import Asked
 from graphprune.importance.loss import Standard
-from graphprune.statistics.distributed import averaged
+from graphprune.statistics.distributed import alone, averaged
 
 MEMORY = 1 << 30
 """Bytes of outputs of the original that are kept, most of them on disk; at least those of one batch are."""
@@ -32,22 +32,25 @@ def judge(
         asked: How the user wants outputs compared.
 
     Returns:
-        A function from a model to the loss of its outputs on each batch, see
-        :class:`graphprune.importance.loss.Standard`; of all processes where there are several.
+        A function from a model to the loss of its outputs on each sample, see
+        :class:`graphprune.importance.loss.Standard`; on each batch where outputs do not say which sample they are of,
+        and where there are several processes, of all of them.
     """
     graph, found = dense.graph(), list(batches)
     n_batches = int(averaged(np.array(len(found))))  # all processes run as many
     found = [found[min(i, len(found) - 1)] for i in range(max(1, n_batches))]
     shelf = Shelf()
     standards = [Standard(dense.run, [(batch, None)], graph, asked, shelf) for batch in _fitting(dense, found, memory)]
-    return lambda host: np.array([standard.loss(host.run) for standard in standards])
+    if not alone():  # all of them have to choose alike
+        return lambda host: np.array([standard.loss(host.run) for standard in standards])
+    return lambda host: np.array([each for standard in standards for each in standard.losses(host.run)])
 
 
 def preferred(losses: Mapping[str, Float]) -> str:
     """The name of what loses least; the first one, unless another is better by more than chance explains.
 
     Args:
-        losses: By name, in the order of preference: the loss on each of some batches, the same for all.
+        losses: By name, in the order of preference: the loss on each of some samples, the same for all.
     """
     first, *others = losses
     best = first
@@ -58,6 +61,17 @@ def preferred(losses: Mapping[str, Float]) -> str:
         if not np.isfinite(losses[best]).all() or ahead.mean() > _chance(ahead):
             best = name
     return best
+
+
+def far_behind(losses: Mapping[str, Float], far: float) -> set[str]:
+    """The names of what loses ``far`` times as much as the best, by more than chance explains."""
+    finite = {name: each for name, each in losses.items() if np.isfinite(each).all()}
+    if not finite:
+        return set()
+    best = min(finite.values(), key=lambda each: float(each.mean()))
+    more = {name: each for name, each in finite.items() if each.mean() > far * best.mean()}
+    behind = {name for name, each in more.items() if (ahead := each - far * best).mean() > _chance(ahead)}
+    return behind | (losses.keys() - finite.keys())
 
 
 def _chance(ahead: Float) -> float:

@@ -26,7 +26,7 @@ Given: TypeAlias = str | Mapping[str, str] | Sequence[str] | None
 """A loss as the user gives it: ``"kl"``, ``"kl:1"``, ``["boxes=mse", "scores=bce"]``, ``{"boxes": "mse"}``."""
 
 AUTO = "auto"
-_ALONG = ("kl", "cosine")
+ALONG = ("kl", "cosine")
 """Losses along an axis."""
 CHUNK = 1 << 17
 """Logits that are compared at a time: vocabularies of language models would fill the memory many times over."""
@@ -117,7 +117,7 @@ class Judge:
             output = output[(*[slice(None)] * axis, slice(start, end))]
         if self.final is not None:
             return self.final.before(output)
-        return np.moveaxis(output, self.axis, -1) if self.kind in _ALONG else output
+        return np.moveaxis(output, self.axis, -1) if self.kind in ALONG else output
 
     def loss(self, wanted: Array, found: Array) -> float:
         """The mean loss of what is prepared; of ``mse`` not yet relative to a variance."""
@@ -186,8 +186,8 @@ def parse_losses(given: Given, *, used: bool = True) -> tuple[Asked, ...]:
                 f"unknown loss {meant(kind, LOSSES)}; expected one of {', '.join(LOSSES)}, of one output as in "
                 "'scores=bce', with the axis of the classes as in 'kl:1'"
             )
-        if colon and kind not in _ALONG:
-            raise OptionError(f"loss '{text}' names an axis, which only {' and '.join(_ALONG)} have; leave it out")
+        if colon and kind not in ALONG:
+            raise OptionError(f"loss '{text}' names an axis, which only {' and '.join(ALONG)} have; leave it out")
         try:
             axis = int(number) if colon else None
         except ValueError:
@@ -271,7 +271,7 @@ def _auto(final: Final, *, alone: bool) -> Judge:
     if final.kind == "scores" and not alone:
         final = replace(final, kind="")
     kind = _OF_KINDS.get(final.kind, "mse")
-    axis = final.axis if kind in _ALONG else -1
+    axis = final.axis if kind in ALONG else -1
     return Judge(final.output, 0, kind, axis, final if final.kind else None, final.part, _FOUND[final.kind])
 
 
@@ -280,12 +280,12 @@ def _given(asked: Asked, graph: Graph, output: str, finals: Sequence[Final], nam
     whole = finals[0] if len(finals) == 1 and finals[0].part is None else None
     made = whole if whole is not None and _OF_KINDS.get(whole.kind) == asked.kind and whole.node else None
     axis = asked.axis if asked.axis is not None else made.axis if made is not None else -1
-    if asked.kind in _ALONG and not -rank <= axis < rank:
+    if asked.kind in ALONG and not -rank <= axis < rank:
         raise OptionError(
             f"output '{name}' has {rank} axes and none that is {axis}; give an axis from 0 to {rank - 1}, as in 'kl:1'"
         )
-    axis = axis % rank if asked.kind in _ALONG and rank else -1
-    if made is not None and asked.kind in _ALONG and made.axis != axis:
+    axis = axis % rank if asked.kind in ALONG and rank else -1
+    if made is not None and asked.kind in ALONG and made.axis != axis:
         made = None
     return Judge(output, 0, asked.kind, axis, made, None, "as given")
 

@@ -17,7 +17,7 @@ from graphprune.compensation.activation_cache import Shelf
 from graphprune.errors import OptionError
 from graphprune.hosts.host import Array, Arrays, Gate, Host
 from graphprune.importance.context import Evidence, Float
-from graphprune.importance.judge import Asked, Judge, judges_of, with_labels
+from graphprune.importance.judge import ALONG, Asked, Judge, judges_of, with_labels
 from graphprune.importance.judge import divergence as divergence
 from graphprune.importance.outcome import Spread
 from graphprune.ir.dims import unit_of
@@ -206,6 +206,29 @@ class Standard:
         losses = [self._loss_on(next(each), wanted) for _, wanted in self._data]  # one batch's outputs at a time
         total, count = summed(np.array([sum(losses), len(losses)]))
         return float(total / max(count, 1))
+
+    def losses(self, run: Run) -> list[float]:
+        """The loss of a model on each sample, where samples are the first axis of what is compared; else on each batch.
+
+        Their mean is the loss where batches are equally large. Of this process.
+        """
+        return [each for batch, wanted in self._data for each in self._losses_on(batch, run(batch), wanted)]
+
+    def _losses_on(
+        self, batch: Arrays, outputs: Arrays, wanted: Sequence[tuple[Callable[[], Array], float]]
+    ) -> list[float]:
+        n = max((len(array) for array in batch.values() if array.ndim), default=1)
+        judged = list(zip(self._judges or (), wanted, self._scales, strict=True))
+        pairs = [(array(), judge.prepared(outputs)) for judge, (array, _), _ in judged]
+        each = all(a.ndim and b.ndim and len(a) == len(b) == n for a, b in pairs)
+        if not each or any(judge.kind in ALONG and judge.axis == 0 for judge, _, _ in judged):
+            return [self._loss_on(outputs, wanted)]
+        rows = range(n)
+        table = [
+            [self._loss(judge, a[i : i + 1], b[i : i + 1], variance) / scale for i in rows]
+            for (judge, (_, variance), scale), (a, b) in zip(judged, pairs, strict=True)
+        ]
+        return [float(each) for each in np.mean(table, axis=0)]
 
     def loss_on(self, number: int, outputs: Arrays) -> float:
         """The loss of outputs on one batch of the data, of this process."""

@@ -20,7 +20,7 @@ from graphprune.hosts.onnx.host import OnnxHost
 from graphprune.importance import Evidence
 from graphprune.importance.at_once import adopted_at_once, refitted_at_once
 from graphprune.importance.context import readings
-from graphprune.importance.held_out import judge, preferred
+from graphprune.importance.held_out import far_behind, judge, preferred
 from graphprune.importance.loss import Standard
 from graphprune.importance.trials import read_with_biases, refitted
 from graphprune.passes import Allocate, ChooseAllocation, all_passes, choosing
@@ -305,7 +305,17 @@ def test_a_judge_holds_as_many_outputs_as_it_may(model):
         Standard(host.run, ((each, None) for each in batches), host.graph()).loss(pruned.run)
     )
     n_bytes = 8 * 8 * 4
-    assert [len(judge(host, batches, n * n_bytes)(pruned)) for n in (0, 1, 3, 99)] == [1, 1, 3, 10]
+    assert [len(judge(host, batches, n * n_bytes)(pruned)) for n in (0, 1, 3, 99)] == [8, 8, 24, 80]
+    single = [judge(host, [{"x": X[i : i + 1]}])(pruned) for i in range(8)]  # relative to another variance
+    ratio = np.concatenate(single) / losses[:8]
+    variances = [np.var(host.run({"x": X[i : i + 1]})["y"]) for i in range(8)]
+    np.testing.assert_allclose(ratio, np.var(host.run({"x": X[:8]})["y"]) / variances, rtol=1e-4)
+
+
+def test_who_is_far_behind():
+    losses = {"a": [1.0, 1.2], "b": [9.0, 9.5], "c": [0.0, 9.0], "d": [np.nan, 1.0]}
+    assert far_behind({name: np.array(each) for name, each in losses.items()}, 3.0) == {"b", "d"}
+    assert far_behind({"a": np.array([np.nan])}, 3.0) == set()
 
 
 def test_part_of_the_batches(model):
