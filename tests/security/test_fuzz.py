@@ -41,8 +41,8 @@ PLANTED: dict[str, tuple[str, list[str]]] = {
     "noise": ("print('{}'); sys.stderr.write('warned')", ["noise"]),
     "no JSON": ("print('hello {}')", ["no JSON"]),
     "control": ("print(chr(27) + '[2J')", ["control characters", "no JSON"]),
-    "memory": ("x = bytearray(b'1' * (400 << 20)); print('{}')", ["MB"]),
-    "time": ("[0 for _ in iter(lambda: time.process_time() < 1.2, False)]; print('{}')", ["s"]),
+    "memory": ("x = b'1' * (400 << 20); print('{}')", ["MB"]),
+    "time": ("[0 for _ in iter(lambda: time.process_time() < 3.2, False)]; print('{}')", ["s"]),
     "outside": ("open('../outside/canary.bin').read(); print('{}')", ["read outside the folder"]),
     "secret": (
         "open('out', 'wb').write(open('link.bin', 'rb').read()); print('{}')",
@@ -58,7 +58,7 @@ JUDGE = """
 import json, os, sys, tempfile, time
 from pathlib import Path
 import fuzz_trials as trials
-trials.SECONDS, trials.MEGABYTES = 1, 300
+trials.SECONDS, trials.MEGABYTES = 3, 300
 bodies, found = json.loads(sys.argv[1]), {}
 for name, body in bodies.items():
     def made(self, rng, number, kind, folder):
