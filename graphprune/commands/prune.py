@@ -46,7 +46,8 @@ def prune(
         require_writable(path)
     streamed = checkpoint and (writing.stream or _outgrows_memory(model))
     if writing.stream and not checkpoint:
-        raise OptionError("--stream writes a checkpoint's folder; give -o a path without a suffix")
+        what = "MODEL is none" if not Path(model).is_dir() else "-o has a suffix; give it none"
+        raise OptionError(f"--stream takes the weights of a checkpoint's folder and writes another one, and {what}")
     files = described(model=model, profile=running.profile, recipe=recipe.source) if showing.as_json else {}
     with progress(showing.as_json, after=("write",)) as tell:
         result = gp.prune(
