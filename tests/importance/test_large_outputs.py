@@ -111,15 +111,15 @@ def test_a_tall_weight_is_cut_in_pieces(monkeypatch):
 
 @pytest.mark.parametrize("module", [verify, compensate], ids=["verify", "compensate"])
 def test_nobody_holds_statistics_where_models_of_all_weights_are_made(module, monkeypatch):
-    def held() -> int:
+    def held() -> list[Statistics]:
         gc.collect()
-        return sum(type(each) is Statistics for each in gc.get_objects())
+        return [each for each in gc.get_objects() if type(each) is Statistics]
 
-    before, found = held(), []
+    before, found = held(), []  # what other tests have left must not go meanwhile
     run = getattr(module, module.__name__.rpartition(".")[2])
 
     def noted(*args: Any, **options: Any) -> Any:
-        found.append(held() - before)
+        found.append(len(held()) - len(before))
         return run(*args, **options)
 
     monkeypatch.setattr(module, run.__name__, noted)
