@@ -35,6 +35,11 @@ from tools.demo.train import accuracy, augment, read_idx
 from tools.quality import data, train_cnn
 
 BATCH = 128
+ONCE: dict[str, Any] = {
+    "method": "iterative", "schedule": "once", "begin": 0.0, "end": 0.0, "refit": "as-is", "criterion": "obs",
+    "allocation": "dp",
+}  # fmt: skip
+"""All that goes at the begin, refitted; then training."""
 OURS: dict[str, dict[str, Any]] = {
     "iterative": {},
     "soft": {},
@@ -49,25 +54,8 @@ OURS: dict[str, dict[str, Any]] = {
     "iterative-taylor": {"method": "iterative", "options": {"gradients": True}},
     "iterative-distill": {"method": "iterative", "distill": 1.0},
     "iterative-taylor-distill": {"method": "iterative", "options": {"gradients": True}, "distill": 1.0},
-    "once-refit": {
-        "method": "iterative",
-        "schedule": "once",
-        "begin": 0.0,
-        "end": 0.0,
-        "refit": "as-is",
-        "criterion": "obs",
-        "allocation": "dp",
-    },
-    "once-refit-distill": {
-        "method": "iterative",
-        "schedule": "once",
-        "begin": 0.0,
-        "end": 0.0,
-        "refit": "as-is",
-        "criterion": "obs",
-        "allocation": "dp",
-        "distill": 1.0,
-    },
+    "once-refit": ONCE,
+    "once-refit-distill": {**ONCE, "distill": 1.0},
     "iterative-refit-distill": {
         "method": "iterative",
         "begin": 0.0,
